@@ -1,1 +1,3 @@
-//! Workspace skeleton.
+//! What the tests of this workspace share.
+
+pub mod memory;

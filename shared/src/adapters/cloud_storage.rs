@@ -1,0 +1,350 @@
+//! The bucket port over Google Cloud Storage, through the official client.
+//!
+//! The client has no timeout of its own on reads and writes, and retries inside
+//! itself: here every call is bounded as a whole, and the store alone decides
+//! about retries.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use google_cloud_auth::credentials::anonymous;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_gax::retry_policy::NeverRetry;
+use google_cloud_storage::client::{Storage, StorageControl};
+
+use crate::ports::{Bucket, BucketError, Generation, Listing, Object};
+use crate::record::MAX_RECORD_BYTES;
+
+/// Larger objects are cut off here; what is cut is no record any more.
+const MAX_OBJECT_BYTES: usize = MAX_RECORD_BYTES + 1;
+
+/// Where the bucket is.
+#[derive(Debug, Clone, Default)]
+pub struct CloudStorageConfig {
+    /// The bucket's name.
+    pub bucket: String,
+    /// Bound on one call, from the request to the last byte of the answer.
+    /// Default 10 s.
+    pub timeout: Option<Duration>,
+    /// Origin of an emulator's JSON API (`http://127.0.0.1:4443`). With it no
+    /// credentials are sent.
+    pub emulator: Option<String>,
+    /// `host:port` of the emulator's gRPC API, for list and delete.
+    pub emulator_grpc: Option<String>,
+}
+
+/// A Cloud Storage bucket.
+pub struct CloudStorage {
+    objects: Storage,
+    /// `None` with an emulator that has no gRPC API.
+    control: Option<StorageControl>,
+    name: String,
+    resource: String,
+    timeout: Duration,
+}
+
+impl CloudStorage {
+    /// Connects lazily, with Application Default Credentials unless an emulator
+    /// is configured.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with the credentials or the endpoint.
+    pub async fn connect(config: CloudStorageConfig) -> Result<Self, String> {
+        let mut objects = Storage::builder().with_retry_policy(NeverRetry);
+        let control = match (&config.emulator, &config.emulator_grpc) {
+            (None, _) => Some(StorageControl::builder().with_retry_policy(NeverRetry)),
+            (Some(_), Some(grpc)) => Some(
+                StorageControl::builder()
+                    .with_retry_policy(NeverRetry)
+                    .with_endpoint(format!("http://{grpc}"))
+                    .with_credentials(anonymous::Builder::new().build()),
+            ),
+            (Some(_), None) => None,
+        };
+        if let Some(origin) = &config.emulator {
+            objects = objects
+                .with_endpoint(origin.trim_end_matches('/'))
+                .with_credentials(anonymous::Builder::new().build());
+        }
+        let text = |error: google_cloud_gax::client_builder::Error| {
+            format!("the Cloud Storage client cannot be built: {error}")
+        };
+        Ok(Self {
+            objects: objects.build().await.map_err(text)?,
+            control: match control {
+                Some(control) => Some(control.build().await.map_err(text)?),
+                None => None,
+            },
+            resource: format!("projects/_/buckets/{}", config.bucket),
+            name: config.bucket,
+            timeout: config.timeout.unwrap_or(Duration::from_secs(10)),
+        })
+    }
+
+    /// The bucket's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Creates the bucket, uniform access and public access prevention on, if it
+    /// does not exist. Returns whether it was created.
+    ///
+    /// # Errors
+    /// [`BucketError`].
+    pub async fn create_if_missing(&self, project: &str) -> Result<bool, BucketError> {
+        use google_cloud_storage::model::Bucket as Wanted;
+        use google_cloud_storage::model::bucket::iam_config::UniformBucketLevelAccess;
+        use google_cloud_storage::model::bucket::{IamConfig, SoftDeletePolicy};
+        let control = self.control()?;
+        let access = IamConfig::new()
+            .set_uniform_bucket_level_access(UniformBucketLevelAccess::new().set_enabled(true))
+            .set_public_access_prevention("enforced");
+        let wanted = Wanted::new()
+            .set_project(format!("projects/{project}"))
+            .set_iam_config(access)
+            // A deleted credential must be gone.
+            .set_soft_delete_policy(
+                SoftDeletePolicy::new()
+                    .set_retention_duration(google_cloud_wkt::Duration::default()),
+            );
+        let call = control
+            .create_bucket()
+            .set_parent("projects/_")
+            .set_bucket_id(&self.name)
+            .set_bucket(wanted)
+            .send();
+        match self.bounded(call).await {
+            Ok(_) => Ok(true),
+            Err(Failure::Service(e)) if code(&e) == Some(Code::AlreadyExists) => Ok(false),
+            Err(Failure::Service(e)) if e.http_status_code() == Some(409) => Ok(false),
+            Err(failure) => Err(self.failed(failure)),
+        }
+    }
+
+    fn control(&self) -> Result<&StorageControl, BucketError> {
+        self.control.as_ref().ok_or_else(|| {
+            BucketError::Refused(
+                "listing, deleting and creating need the emulator's gRPC API; set STORAGE_EMULATOR_HOST_GRPC to its host:port"
+                    .into(),
+            )
+        })
+    }
+
+    async fn bounded<T>(
+        &self,
+        call: impl Future<Output = google_cloud_storage::Result<T>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(self.timeout, call).await {
+            Ok(result) => result.map_err(Failure::Service),
+            Err(_) => Err(Failure::TimedOut),
+        }
+    }
+
+    /// What a failure means for the caller.
+    fn failed(&self, failure: Failure) -> BucketError {
+        let error = match failure {
+            Failure::TimedOut => {
+                let text = format!("no answer within {:?} from bucket {}", self.timeout, self.name);
+                return BucketError::Unavailable(text.into());
+            }
+            Failure::Service(error) => error,
+        };
+        match (error.http_status_code(), code(&error)) {
+            (Some(412), _) | (None, Some(Code::FailedPrecondition)) => {
+                BucketError::PreconditionFailed
+            }
+            (Some(429), _) | (None, Some(Code::ResourceExhausted)) => BucketError::Throttled,
+            (Some(404), _) | (None, Some(Code::NotFound)) => BucketError::Refused(
+                format!(
+                    "bucket {} does not exist; create it (`fleet setup`, or Terraform) or correct --bucket",
+                    self.name
+                )
+                .into(),
+            ),
+            (Some(401), _) | (None, Some(Code::Unauthenticated)) => BucketError::Refused(
+                format!(
+                    "bucket {}: the credentials of this process are not accepted; check Application Default Credentials",
+                    self.name
+                )
+                .into(),
+            ),
+            (Some(403), _) | (None, Some(Code::PermissionDenied)) => BucketError::Refused(
+                format!(
+                    "bucket {}: permission denied; grant this process roles/storage.objectUser on it",
+                    self.name
+                )
+                .into(),
+            ),
+            _ if error.is_authentication() => BucketError::Refused(
+                format!(
+                    "no credentials for bucket {}; set up Application Default Credentials, or the emulator variables",
+                    self.name
+                )
+                .into(),
+            ),
+            _ => BucketError::Unavailable(describe(&error).into()),
+        }
+    }
+}
+
+enum Failure {
+    TimedOut,
+    Service(google_cloud_storage::Error),
+}
+
+fn code(error: &google_cloud_storage::Error) -> Option<Code> {
+    error.status().map(|status| status.code)
+}
+
+/// The status and the innermost cause; never a body, which might quote content.
+fn describe(error: &google_cloud_storage::Error) -> String {
+    if let Some(status) = error.http_status_code() {
+        return format!("HTTP status {status} from Cloud Storage");
+    }
+    if let Some(status) = error.status() {
+        return format!("{} from Cloud Storage", status.code);
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    format!("Cloud Storage cannot be reached: {cause}")
+}
+
+/// A 404 on an object read says whether the object or the bucket is missing. A
+/// missing bucket must not look like unknown users.
+fn says_no_bucket(error: &google_cloud_storage::Error) -> bool {
+    let in_payload = error
+        .http_payload()
+        .is_some_and(|body| String::from_utf8_lossy(body).contains("bucket does not exist"));
+    in_payload || error.status().is_some_and(|s| s.message.contains("bucket does not exist"))
+}
+
+impl Bucket for CloudStorage {
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Object>, BucketError>> {
+        async move {
+            let call = async {
+                let mut response = self
+                    .objects
+                    .read_object(&self.resource, name)
+                    .with_retry_policy(NeverRetry)
+                    .send()
+                    .await?;
+                let generation = Generation(response.object().generation);
+                let mut content = BytesMut::new();
+                while let Some(chunk) = response.next().await {
+                    content.extend_from_slice(&chunk?);
+                    if content.len() > MAX_OBJECT_BYTES {
+                        break;
+                    }
+                }
+                Ok(Object { content: content.freeze(), generation })
+            };
+            // The official client's futures are tens of kilobytes large.
+            match self.bounded(Box::pin(call)).await {
+                Ok(object) => Ok(Some(object)),
+                Err(Failure::Service(e))
+                    if (e.http_status_code() == Some(404) || code(&e) == Some(Code::NotFound))
+                        && !says_no_bucket(&e) =>
+                {
+                    Ok(None)
+                }
+                Err(failure) => Err(self.failed(failure)),
+            }
+        }
+        .boxed()
+    }
+
+    fn put<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        async move {
+            let call = self
+                .objects
+                .write_object(&self.resource, name, content)
+                .set_if_generation_match(expected.0)
+                .set_content_type("application/json")
+                // Never served from a cache between here and the bucket.
+                .set_cache_control("no-store")
+                .with_retry_policy(NeverRetry)
+                .send_buffered();
+            let object = self.bounded(Box::pin(call)).await.map_err(|f| self.failed(f))?;
+            Ok(Generation(object.generation))
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<bool, BucketError>> {
+        async move {
+            let call = self
+                .control()?
+                .delete_object()
+                .set_bucket(&self.resource)
+                .set_object(name)
+                .set_if_generation_match(expected.0)
+                .send();
+            match self.bounded(call).await {
+                Ok(()) => Ok(true),
+                Err(Failure::Service(e))
+                    if (e.http_status_code() == Some(404) || code(&e) == Some(Code::NotFound))
+                        && !says_no_bucket(&e) =>
+                {
+                    Ok(false)
+                }
+                Err(failure) => Err(self.failed(failure)),
+            }
+        }
+        .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        page: Option<String>,
+    ) -> BoxFuture<'a, Result<Listing, BucketError>> {
+        async move {
+            let call = self
+                .control()?
+                .list_objects()
+                .set_parent(&self.resource)
+                .set_prefix(prefix)
+                .set_page_token(page.unwrap_or_default())
+                .send();
+            let found = self.bounded(call).await.map_err(|f| self.failed(f))?;
+            Ok(Listing {
+                objects: found
+                    .objects
+                    .into_iter()
+                    .map(|o| (o.name, Generation(o.generation)))
+                    .collect(),
+                next_page: Some(found.next_page_token).filter(|t| !t.is_empty()),
+            })
+        }
+        .boxed()
+    }
+}
+
+impl fmt::Debug for CloudStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CloudStorage").field("bucket", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl CloudStorage {
+    /// Shared, as the store wants it.
+    pub fn shared(self) -> Arc<dyn Bucket> {
+        Arc::new(self)
+    }
+}

@@ -1,0 +1,106 @@
+//! What can go wrong with a credential, by what the caller can do about it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::record::BadRecord;
+
+/// Why a credential could not be had. Variants name the caller's remedy; no
+/// text holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Only the user can help: ask for consent, then try again.
+    #[error("the user must consent: {0}")]
+    NeedsConsent(ConsentReason),
+    /// Another replica is at it, or was a moment ago: try again later.
+    #[error("the credential is busy: {0}")]
+    Busy(Arc<str>),
+    /// The bucket or the token endpoint does not answer: try again later, and
+    /// take no new work meanwhile.
+    #[error("the credential is not available: {0}")]
+    Unavailable(Arc<str>),
+    /// The stored object cannot be read and is left as it is: an operator must
+    /// restore or delete it.
+    #[error(
+        "object {object} cannot be read: {why}; restore it, or delete the user and let them consent again"
+    )]
+    Corrupt {
+        /// Name of the object in the bucket.
+        object: String,
+        /// What is wrong with it.
+        why: BadRecord,
+    },
+    /// The record belongs to another OAuth client; its secret was not sent.
+    #[error(
+        "object {object} was granted to another OAuth client: its {field} is {stored:?}, the configured one is {configured:?}; use that client's file, or let the user consent to this one"
+    )]
+    WrongClient {
+        /// Name of the object in the bucket.
+        object: String,
+        /// `client_id` or `token_uri`.
+        field: &'static str,
+        /// Its value in the record.
+        stored: String,
+        /// Its value in the configured client.
+        configured: String,
+    },
+    /// The OAuth client or the token endpoint is configured wrongly: an operator
+    /// must act; no user is at fault and nothing was written.
+    #[error(
+        "the OAuth client is not accepted: {0}; check the client file and the provider's console"
+    )]
+    Misconfigured(Arc<str>),
+    /// An active record exists and replacing it was not asked for.
+    #[error("object {object} exists and is active; say so explicitly to replace it")]
+    Exists {
+        /// Name of the object in the bucket.
+        object: String,
+    },
+}
+
+/// Why the user must consent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ConsentReason {
+    /// There is no record: never consented, or deleted.
+    Unknown,
+    /// The provider rejected the refresh token.
+    Revoked {
+        /// What the provider said.
+        reason: Option<String>,
+        /// When it was noticed.
+        at: Timestamp,
+    },
+    /// The stored grant lacks scopes that the job needs.
+    MissingScopes(Vec<String>),
+}
+
+impl std::fmt::Display for ConsentReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("no credential is stored"),
+            Self::Revoked { reason, at } => {
+                let reason = reason.as_deref().unwrap_or("no reason given");
+                write!(f, "the credential was revoked ({reason}; noticed {at:.0})")
+            }
+            Self::MissingScopes(scopes) => {
+                write!(f, "these scopes were not granted: {}", scopes.join(" "))
+            }
+        }
+    }
+}
+
+impl Error {
+    /// Trying again later can help without anybody's action.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::Unavailable(_))
+    }
+
+    pub(crate) fn waited(limit: Duration) -> Self {
+        Self::Busy(
+            format!("another replica is renewing it, and {limit:?} have passed; try again").into(),
+        )
+    }
+}

@@ -1,0 +1,13 @@
+//! The outside world, behind small traits.
+//!
+//! The store decides; these do. Production implements them over Cloud Storage,
+//! an OAuth token endpoint and the system clock ([`crate::adapters`]); tests and
+//! the simulation over memory and virtual time.
+
+mod bucket;
+mod clock;
+mod token_endpoint;
+
+pub use bucket::{Bucket, BucketError, Generation, Listing, Object};
+pub use clock::{Clock, Monotonic, Now, Randomness};
+pub use token_endpoint::{Answer, EndpointError, TokenEndpoint};

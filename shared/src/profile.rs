@@ -1,0 +1,93 @@
+//! Who a user is, as the provider says.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+use crate::store::{Credentials, TokenStore};
+use crate::user_id::UserId;
+
+/// Google's OpenID Connect userinfo endpoint.
+pub const GOOGLE_USERINFO_URL: &str = "https://openidconnect.googleapis.com/v1/userinfo";
+
+/// A profile is small; more than this is not one.
+const MAX_PROFILE_BYTES: usize = 256 * 1024;
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why there is no profile.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// No fresh credential of the user.
+    #[error(transparent)]
+    Credentials(#[from] Error),
+    /// The endpoint answered with a failure; `status` as HTTP names it.
+    #[error("the userinfo endpoint answered with HTTP status {status}")]
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// How long it asked to wait (`Retry-After`), if it did.
+        retry_after: Option<Duration>,
+    },
+    /// No answer, or none that is a JSON object.
+    #[error("the userinfo endpoint {0}")]
+    NoAnswer(String),
+}
+
+/// Fetches the profile (OpenID Connect Core 1.0, section 5.3) of `user` from
+/// `userinfo_url`, which the operator configured, with a fresh credential. If
+/// the endpoint rejects the credential it is renewed once.
+///
+/// Cancelling it is harmless.
+///
+/// # Errors
+/// [`ProfileError`]. No text holds a part of the answer.
+pub async fn get_profile(
+    store: &TokenStore,
+    http: &reqwest::Client,
+    userinfo_url: &str,
+    user: &UserId,
+) -> Result<Map<String, Value>, ProfileError> {
+    let credentials = store.get_credentials(user).await?;
+    match fetch(http, userinfo_url, &credentials).await {
+        Err(ProfileError::Status { status: 401, .. }) => {
+            let renewed = store.renew(&credentials).await?;
+            fetch(http, userinfo_url, &renewed).await
+        }
+        other => other,
+    }
+}
+
+async fn fetch(
+    http: &reqwest::Client,
+    url: &str,
+    credentials: &Credentials,
+) -> Result<Map<String, Value>, ProfileError> {
+    let no_answer =
+        |e: reqwest::Error| ProfileError::NoAnswer(format!("gave no answer: {}", e.without_url()));
+    let mut response = http
+        .get(url)
+        .bearer_auth(credentials.access_token().expose())
+        .timeout(TIMEOUT)
+        .send()
+        .await
+        .map_err(no_answer)?;
+    let status = response.status().as_u16();
+    if status != 200 {
+        let retry_after = response
+            .headers()
+            .get(http::header::RETRY_AFTER)
+            .and_then(|v| v.to_str().ok()?.trim().parse().ok())
+            .map(Duration::from_secs);
+        return Err(ProfileError::Status { status, retry_after });
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_PROFILE_BYTES {
+            return Err(ProfileError::NoAnswer("gave an answer that is too large".into()));
+        }
+    }
+    serde_json::from_slice(&body)
+        .map_err(|_| ProfileError::NoAnswer("gave an answer that is no JSON object".into()))
+}

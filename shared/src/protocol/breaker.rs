@@ -1,0 +1,102 @@
+//! The circuit breaker: an outage of the token endpoint must not cost one lease
+//! write per user per ttl.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::ports::Monotonic;
+use crate::user_id::UserId;
+
+/// Counts users whose refresh failed transiently, in a row, on one replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Breaker {
+    failing: BTreeSet<UserId>,
+    open_until: Option<Monotonic>,
+    probing: bool,
+}
+
+impl Breaker {
+    /// Asks to take a lease now.
+    ///
+    /// # Errors
+    /// While the breaker is open: how long it stays so. After the pause one
+    /// caller is let through as the probe; the others keep waiting for its
+    /// result.
+    pub fn admit(&mut self, now: Monotonic) -> Result<(), Duration> {
+        match self.open_until {
+            None => Ok(()),
+            Some(until) if now < until => Err(until.since(now)),
+            Some(_) if self.probing => Err(Duration::from_secs(1)),
+            Some(_) => {
+                self.probing = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// The endpoint answered, whatever it said.
+    pub fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+
+    /// A series of attempts for `user` ended without an answer.
+    pub fn failed(&mut self, user: &UserId, threshold: usize, pause: Duration, now: Monotonic) {
+        self.probing = false;
+        if self.failing.len() < threshold {
+            self.failing.insert(user.clone());
+        }
+        if self.failing.len() >= threshold {
+            self.open_until = Some(now.plus(pause));
+        }
+    }
+
+    /// A flight that was let through ended without reaching the endpoint.
+    pub fn abandoned(&mut self) {
+        self.probing = false;
+    }
+
+    /// Whether leases are not taken at the moment.
+    pub fn is_open(&self, now: Monotonic) -> bool {
+        self.open_until.is_some_and(|until| now < until || self.probing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(s: u64) -> Monotonic {
+        Monotonic(Duration::from_secs(s))
+    }
+
+    #[test]
+    fn opens_probes_and_closes() {
+        let ttl = Duration::from_secs(30);
+        let users: Vec<_> = (0..3).map(|i| UserId::new(format!("u{i}")).unwrap()).collect();
+        let mut breaker = Breaker::default();
+        breaker.failed(&users[0], 3, ttl, at(0));
+        breaker.failed(&users[0], 3, ttl, at(0));
+        breaker.failed(&users[1], 3, ttl, at(0));
+        assert_eq!(breaker.admit(at(0)), Ok(()), "two users are not many");
+        breaker.failed(&users[2], 3, ttl, at(0));
+        assert_eq!(breaker.admit(at(10)), Err(Duration::from_secs(20)));
+        assert_eq!(breaker.admit(at(30)), Ok(()), "one probe");
+        assert!(breaker.admit(at(30)).is_err(), "and only one");
+        breaker.failed(&users[0], 3, ttl, at(31));
+        assert!(breaker.admit(at(60)).is_err());
+        assert_eq!(breaker.admit(at(61)), Ok(()));
+        breaker.succeeded();
+        assert_eq!(breaker.admit(at(61)), Ok(()));
+        assert_eq!(breaker.admit(at(61)), Ok(()));
+    }
+
+    #[test]
+    fn an_abandoned_probe_lets_the_next_one_through() {
+        let user = UserId::new("u").unwrap();
+        let mut breaker = Breaker::default();
+        breaker.failed(&user, 1, Duration::from_secs(1), at(0));
+        assert_eq!(breaker.admit(at(1)), Ok(()));
+        breaker.abandoned();
+        assert_eq!(breaker.admit(at(1)), Ok(()));
+    }
+}

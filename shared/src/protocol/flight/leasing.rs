@@ -1,0 +1,216 @@
+//! Step 2: the lease.
+
+use crate::error::{ConsentReason, Error};
+use crate::ports::Generation;
+
+use super::super::lease::{Lease, Observation, SeenLease, Verdict, judge};
+use super::messages::{Action, Finish, PutFault, ReadFault, Stored};
+use super::{Around, Flight, Hold, State, Taking};
+
+impl Flight {
+    pub(super) fn seek_lease(&mut self, base: Box<Stored>, around: &mut Around<'_>) -> Action {
+        if let Some(hint) = base.record.lease_generation
+            && around.memory.hint_used != Some(base.generation)
+        {
+            around.memory.hint_used = Some(base.generation);
+            return self.take_lease(base, None, hint, false, around);
+        }
+        self.enter(State::ReadingLease { base, doubt: None })
+    }
+
+    pub(super) fn take_lease(
+        &mut self,
+        base: Box<Stored>,
+        doubt: Option<Box<Taking>>,
+        expected: Generation,
+        takeover: bool,
+        around: &Around<'_>,
+    ) -> Action {
+        let taking = match doubt {
+            // The same acquisition goes on: a PUT that is still on its way is
+            // recognised by its attempt, and the ttl counts from the first.
+            Some(doubt) => Taking { expected, takeover: takeover || doubt.takeover, ..*doubt },
+            None => Taking {
+                lease: Lease {
+                    holder: self.identity.holder.to_string(),
+                    attempt: around.draw.id(),
+                    guards: base.generation.0,
+                    ttl_ms: u64::try_from(self.policy.lease_ttl.as_millis()).unwrap_or(u64::MAX),
+                    acquired_at: around.now.wall,
+                },
+                expected,
+                first_sent: around.now.monotonic,
+                takeover,
+            },
+        };
+        self.enter(State::PuttingLease { base, taking: Box::new(taking) })
+    }
+
+    pub(super) fn on_lease_put(
+        &mut self,
+        base: Box<Stored>,
+        taking: Box<Taking>,
+        put: Result<Generation, PutFault>,
+        around: &mut Around<'_>,
+    ) -> Action {
+        match put {
+            Ok(generation) => self.acquired(base, &taking, generation, around),
+            Err(PutFault::Conflict) => {
+                self.enter(State::ReadingLease { base, doubt: Some(taking) })
+            }
+            Err(PutFault::Unknown(why)) => {
+                let next = State::ReadingLease { base, doubt: Some(taking) };
+                self.retry(why, next, self.deadline, around)
+            }
+            Err(PutFault::Refused(why)) => self.fail(Error::Unavailable(why)),
+            Err(PutFault::Paused(pause)) => self.fail(Error::Unavailable(
+                format!("refreshes fail for many users; this replica pauses them for {pause:.0?}")
+                    .into(),
+            )),
+        }
+    }
+
+    pub(super) fn on_lease_read(
+        &mut self,
+        base: Box<Stored>,
+        doubt: Option<Box<Taking>>,
+        read: Result<Option<SeenLease>, ReadFault>,
+        around: &mut Around<'_>,
+    ) -> Action {
+        let seen = match read {
+            Ok(seen) => seen,
+            Err(fault) => {
+                let next = State::ReadingLease { base, doubt };
+                return self.read_failed(fault, next, self.deadline, around);
+            }
+        };
+        if let (Some(taking), Some(lease)) = (&doubt, &seen)
+            && lease.is_attempt(&taking.lease.attempt)
+        {
+            return self.acquired(base, taking, lease.generation, around);
+        }
+        match (judge(seen.as_ref(), base.generation), seen) {
+            (Verdict::Void(expected), _) => self.take_lease(base, doubt, expected, false, around),
+            (Verdict::Ahead, Some(lease)) => {
+                self.enter(State::RereadingToken { base, lease: lease.generation })
+            }
+            (_, Some(lease)) => {
+                let now = around.now.monotonic;
+                let seen = &mut around.memory.observation;
+                Observation::note(seen, lease.generation, lease.ttl(), now);
+                self.wait_or_take_over(base, around)
+            }
+            (_, None) => unreachable!("no lease is void"),
+        }
+    }
+
+    pub(super) fn on_reread(
+        &mut self,
+        base: Box<Stored>,
+        lease: Generation,
+        read: Result<Option<Box<Stored>>, ReadFault>,
+        around: &mut Around<'_>,
+    ) -> Action {
+        match read {
+            Err(fault) => {
+                let next = State::RereadingToken { base, lease };
+                self.read_failed(fault, next, self.deadline, around)
+            }
+            Ok(None) => self.consent(ConsentReason::Unknown),
+            Ok(Some(stored)) if stored.generation == base.generation => {
+                // Read after the lease and still older than what it guards: the
+                // bucket was restored, and the lease means nothing here.
+                self.take_lease(base, None, lease, false, around)
+            }
+            Ok(Some(stored)) => self.moved(&base.record.grant_id, stored, around),
+        }
+    }
+
+    pub(super) fn acquired(
+        &mut self,
+        base: Box<Stored>,
+        taking: &Taking,
+        generation: Generation,
+        around: &mut Around<'_>,
+    ) -> Action {
+        self.notes.leases += 1;
+        self.notes.takeovers += u32::from(taking.takeover);
+        self.retries.reset();
+        // If this series fails, my own standing lease is waited out like any other.
+        let (ttl, now) = (self.policy.lease_ttl, around.now.monotonic);
+        Observation::note(&mut around.memory.observation, generation, ttl, now);
+        let hold = Hold {
+            generation,
+            deadline: taking.first_sent.plus(ttl),
+            takeover: taking.takeover,
+            ambiguous: false,
+            revoking: None,
+        };
+        if taking.expected == Generation::ABSENT || taking.takeover {
+            self.enter(State::Confirming { base, hold })
+        } else {
+            self.refresh(base, hold, None, around)
+        }
+    }
+
+    pub(super) fn on_confirmed(
+        &mut self,
+        base: Box<Stored>,
+        hold: Hold,
+        read: Result<Option<Box<Stored>>, ReadFault>,
+        around: &mut Around<'_>,
+    ) -> Action {
+        match read {
+            Err(fault) => {
+                let until = hold.deadline;
+                self.read_failed(fault, State::Confirming { base, hold }, until, around)
+            }
+            Ok(None) => self.consent(ConsentReason::Unknown),
+            Ok(Some(stored)) if stored.generation == base.generation => {
+                self.refresh(base, hold, None, around)
+            }
+            Ok(Some(stored)) => self.moved(&base.record.grant_id, stored, around),
+        }
+    }
+
+    /// Another replica holds the lease.
+    pub(super) fn wait_or_take_over(
+        &mut self,
+        base: Box<Stored>,
+        around: &mut Around<'_>,
+    ) -> Action {
+        let now = around.now.monotonic;
+        let Some(seen) = around.memory.observation.clone() else {
+            return self.enter(State::ReadingLease { base, doubt: None });
+        };
+        let remaining = seen.remaining(now);
+        if remaining.is_zero() {
+            return self.take_lease(base, None, seen.generation, true, around);
+        }
+        if !self.foreground {
+            return self.finish(Finish::HeldElsewhere);
+        }
+        let patience = self.deadline.since(now);
+        if patience.is_zero() {
+            return self.fail(Error::waited(self.policy.wait_limit));
+        }
+        let pause = self.polls.next(around.draw.unit()).min(remaining).min(patience);
+        self.pause(pause, State::Polling { base })
+    }
+
+    pub(super) fn on_polled(
+        &mut self,
+        base: Box<Stored>,
+        read: Result<Option<Box<Stored>>, ReadFault>,
+        around: &mut Around<'_>,
+    ) -> Action {
+        match read {
+            Err(fault) => self.read_failed(fault, State::Polling { base }, self.deadline, around),
+            Ok(None) => self.consent(ConsentReason::Unknown),
+            Ok(Some(stored)) if stored.generation == base.generation => {
+                self.wait_or_take_over(base, around)
+            }
+            Ok(Some(stored)) => self.moved(&base.record.grant_id, stored, around),
+        }
+    }
+}

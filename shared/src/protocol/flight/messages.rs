@@ -1,0 +1,174 @@
+//! What a flight is told, what it asks for, and what it remembers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::ports::{Answer, EndpointError, Generation, Monotonic, Randomness};
+use crate::record::{BadRecord, GrantId, TokenRecord};
+use crate::secret::Secret;
+
+use super::super::freshness::{Held, Rejected};
+use super::super::lease::{Lease, Observation, SeenLease};
+
+/// A record and the version at which it was read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Stored {
+    /// The record.
+    pub record: TokenRecord,
+    /// Its version.
+    pub generation: Generation,
+}
+
+/// What the driver is to do next. Each action is answered by one [`Event`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Read the token object.
+    ReadToken,
+    /// Read the lease object.
+    ReadLease,
+    /// Write the lease object if it is at this generation.
+    PutLease(Lease, Generation),
+    /// Send this refresh token to the endpoint, for at most this long. From
+    /// here to the end of the flight nothing may cancel it.
+    Refresh(Secret, Duration),
+    /// Write the token object if it is at this generation.
+    PutToken(Box<TokenRecord>, Generation),
+    /// Let time pass.
+    Sleep(Duration),
+    /// The flight is over.
+    Finish(Finish),
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The flight begins.
+    Start,
+    /// The token object, or that there is none.
+    TokenRead(Result<Option<Box<Stored>>, ReadFault>),
+    /// The lease object, or that there is none.
+    LeaseRead(Result<Option<SeenLease>, ReadFault>),
+    /// The lease is written.
+    LeasePut(Result<Generation, PutFault>),
+    /// The endpoint's answer.
+    Refreshed(Result<Answer, EndpointError>),
+    /// The token is written.
+    TokenPut(Result<Generation, PutFault>),
+    /// The time has passed.
+    Slept,
+}
+
+/// Why a read failed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ReadFault {
+    /// Worth trying again.
+    Unavailable(Arc<str>),
+    /// Not before an operator acts.
+    Refused(Arc<str>),
+    /// The object is no record.
+    Corrupt(BadRecord),
+}
+
+/// Why a write failed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PutFault {
+    /// The object is at another generation; perhaps by this very write.
+    Conflict,
+    /// The write may have been applied, or may still be.
+    Unknown(Arc<str>),
+    /// Not applied, and not before an operator acts.
+    Refused(Arc<str>),
+    /// Not sent: this replica takes no leases for this long.
+    Paused(Duration),
+}
+
+/// How the flight ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Finish {
+    /// With a token to use.
+    Use(Box<Held>, Source),
+    /// The token that is held is due but still usable, and another replica is
+    /// renewing it. Only background flights end like this.
+    HeldElsewhere,
+    /// Without one.
+    Failed(Error),
+}
+
+/// Where a token came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// Another replica, or a login, stored it.
+    Adopted,
+    /// This flight obtained it from the provider.
+    Obtained,
+}
+
+/// The configured OAuth client, as far as records must agree with it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The client's ID.
+    pub client_id: Arc<str>,
+    /// Its token endpoint.
+    pub token_uri: Arc<str>,
+    /// This process.
+    pub holder: Arc<str>,
+}
+
+/// What one replica remembers about one user between flights.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Memory {
+    /// Grants that an API rejected.
+    pub rejected: Rejected,
+    /// The lease generation under observation.
+    pub observation: Option<Observation>,
+    /// The token generation whose lease hint was used up.
+    pub hint_used: Option<Generation>,
+    /// The last grant that this replica received from the provider itself.
+    pub received: Option<(GrantId, Monotonic)>,
+}
+
+impl Memory {
+    pub(super) fn received_at(&self, grant: &GrantId) -> Option<Monotonic> {
+        self.received.as_ref().filter(|(id, _)| id == grant).map(|(_, at)| *at)
+    }
+}
+
+/// Where identifiers and jitter come from.
+pub trait Draw {
+    /// A number in `0.0..1.0`.
+    fn unit(&self) -> f64;
+    /// A fresh identifier.
+    fn id(&self) -> String;
+}
+
+impl Draw for Randomness {
+    fn unit(&self) -> f64 {
+        Self::unit(self)
+    }
+
+    fn id(&self) -> String {
+        Self::id(self)
+    }
+}
+
+/// What is worth counting about a flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Notes {
+    /// Requests to the token endpoint.
+    pub attempts: u32,
+    /// Requests whose answer was lost.
+    pub ambiguous: u32,
+    /// Leases acquired.
+    pub leases: u32,
+    /// Of these, by takeover.
+    pub takeovers: u32,
+    /// A grant was found dead after a takeover or a lost answer: nobody has its
+    /// successor.
+    pub lost_grant: bool,
+    /// An answer could not be stored since the user was deleted or the record
+    /// had become unreadable.
+    pub orphan: bool,
+    /// A 412 on the commit, whatever came of it.
+    pub conflict: bool,
+}

@@ -1,0 +1,396 @@
+//! One attempt to have a usable token, step by step.
+//!
+//! This file has the states and step 1 (is it needed?); the lease, the refresh
+//! with its commit, and the provider's rejection have files of their own.
+
+mod leasing;
+mod messages;
+mod refreshing;
+mod rejection;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{ConsentReason, Error};
+use crate::policy::Policy;
+use crate::ports::{Generation, Monotonic, Now};
+use crate::record::{GrantId, TokenRecord, WriteId};
+use crate::schedule::Schedule;
+use crate::user_id::UserId;
+
+use super::conflict::{Adoption, adopt};
+use super::freshness::{Freshness, Held};
+use super::lease::Lease;
+
+pub use messages::{
+    Action, Draw, Event, Finish, Identity, Memory, Notes, PutFault, ReadFault, Source, Stored,
+};
+
+/// A lease that I hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Hold {
+    generation: Generation,
+    /// The ttl counted from before the first PUT was sent.
+    deadline: Monotonic,
+    takeover: bool,
+    ambiguous: bool,
+    revoking: Option<WriteId>,
+}
+
+/// A lease that I am asking for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Taking {
+    lease: Lease,
+    expected: Generation,
+    first_sent: Monotonic,
+    takeover: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum State {
+    /// Step 1.
+    ReadingToken,
+    /// Step 2. With `doubt`, a PUT of mine may have been applied.
+    ReadingLease {
+        base: Box<Stored>,
+        doubt: Option<Box<Taking>>,
+    },
+    /// The lease guards a later generation than `base`.
+    RereadingToken {
+        base: Box<Stored>,
+        lease: Generation,
+    },
+    PuttingLease {
+        base: Box<Stored>,
+        taking: Box<Taking>,
+    },
+    /// A lease was taken that says nothing about when `base` was read.
+    Confirming {
+        base: Box<Stored>,
+        hold: Hold,
+    },
+    /// Another replica holds the lease.
+    Polling {
+        base: Box<Stored>,
+    },
+    /// Step 3.
+    Refreshing {
+        base: Box<Stored>,
+        hold: Hold,
+    },
+    /// Step 4.
+    Committing {
+        base: Box<Stored>,
+        hold: Hold,
+        mine: Box<TokenRecord>,
+        expected: Generation,
+    },
+    ReadingConflict {
+        base: Box<Stored>,
+        hold: Hold,
+        mine: Box<TokenRecord>,
+    },
+    /// Step 5.
+    ReadingRejection {
+        base: Box<Stored>,
+        hold: Hold,
+        reason: Arc<str>,
+    },
+    Revoking {
+        base: Box<Stored>,
+        hold: Hold,
+        reason: Arc<str>,
+        on: Generation,
+        dead: Box<TokenRecord>,
+    },
+    /// Time passes, then the inner state begins.
+    Pausing(Box<State>),
+    Over,
+}
+
+/// One attempt of one replica to have a usable token of one user.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Flight {
+    user: UserId,
+    policy: Arc<Policy>,
+    identity: Identity,
+    /// The version that the replica holds; a newer one that is merely due is
+    /// good enough.
+    held: Option<Generation>,
+    /// Somebody waits; otherwise the held token is still usable.
+    foreground: bool,
+    deadline: Monotonic,
+    polls: Schedule,
+    retries: Schedule,
+    state: State,
+    notes: Notes,
+}
+
+/// What a step may look at.
+struct Around<'a> {
+    now: Now,
+    memory: &'a mut Memory,
+    draw: &'a dyn Draw,
+}
+
+impl Flight {
+    /// A flight for `user` by a replica that holds the record at `held`.
+    /// `foreground` when a caller waits for it.
+    pub fn new(
+        user: UserId,
+        policy: Arc<Policy>,
+        identity: Identity,
+        held: Option<Generation>,
+        foreground: bool,
+        now: Monotonic,
+    ) -> Self {
+        Self {
+            user,
+            identity,
+            held,
+            foreground,
+            deadline: now.plus(policy.wait_limit),
+            polls: Schedule::new(policy.poll_min, policy.poll_max),
+            retries: Schedule::new(policy.retry_min, policy.retry_max),
+            policy,
+            state: State::ReadingToken,
+            notes: Notes::default(),
+        }
+    }
+
+    /// What is worth counting so far.
+    pub fn notes(&self) -> Notes {
+        self.notes
+    }
+
+    /// The record whose commit is pending: it may be served, and no other flight
+    /// of this user may start here.
+    pub fn pending_commit(&self) -> Option<&TokenRecord> {
+        let state = match &self.state {
+            State::Pausing(inner) => inner,
+            other => other,
+        };
+        match state {
+            State::Committing { mine, .. } | State::ReadingConflict { mine, .. } => Some(mine),
+            _ => None,
+        }
+    }
+
+    /// Whether the flight waits for another replica's lease.
+    pub fn is_waiting(&self) -> bool {
+        matches!(&self.state, State::Pausing(inner) if matches!(**inner, State::Polling { .. }))
+            || matches!(self.state, State::Polling { .. })
+    }
+
+    /// Takes one event and says what to do next.
+    ///
+    /// # Panics
+    /// When the event does not answer the last action: a fault of the driver.
+    pub fn step(&mut self, event: Event, now: Now, memory: &mut Memory, draw: &dyn Draw) -> Action {
+        let mut around = Around { now, memory, draw };
+        let around = &mut around;
+        let state = std::mem::replace(&mut self.state, State::Over);
+        match (state, event) {
+            (State::ReadingToken, Event::Start) => self.enter(State::ReadingToken),
+            (State::Pausing(next), Event::Slept) => self.enter(*next),
+            (State::ReadingToken, Event::TokenRead(read)) => self.on_first_read(read, around),
+            (State::ReadingLease { base, doubt }, Event::LeaseRead(read)) => {
+                self.on_lease_read(base, doubt, read, around)
+            }
+            (State::RereadingToken { base, lease }, Event::TokenRead(read)) => {
+                self.on_reread(base, lease, read, around)
+            }
+            (State::PuttingLease { base, taking }, Event::LeasePut(put)) => {
+                self.on_lease_put(base, taking, put, around)
+            }
+            (State::Confirming { base, hold }, Event::TokenRead(read)) => {
+                self.on_confirmed(base, hold, read, around)
+            }
+            (State::Polling { base }, Event::TokenRead(read)) => self.on_polled(base, read, around),
+            (State::Refreshing { base, hold }, Event::Refreshed(answer)) => {
+                self.on_refreshed(base, hold, answer, around)
+            }
+            (State::Committing { base, hold, mine, expected }, Event::TokenPut(put)) => {
+                self.on_committed(base, hold, mine, expected, &put, around)
+            }
+            (State::ReadingConflict { base, hold, mine }, Event::TokenRead(read)) => {
+                self.on_conflict_read(base, hold, mine, read, around)
+            }
+            (State::ReadingRejection { base, hold, reason }, Event::TokenRead(read)) => {
+                self.on_rejection_read(base, hold, reason, read, around)
+            }
+            (State::Revoking { base, hold, reason, dead, .. }, Event::TokenPut(put)) => {
+                self.on_revoked(base, hold, reason, &dead, put, around)
+            }
+            (state, event) => panic!("{event:?} does not answer {state:?}"),
+        }
+    }
+
+    /// Begins a state with the action that it stands for.
+    fn enter(&mut self, next: State) -> Action {
+        let action = match &next {
+            State::ReadingToken
+            | State::RereadingToken { .. }
+            | State::Confirming { .. }
+            | State::Polling { .. }
+            | State::ReadingConflict { .. }
+            | State::ReadingRejection { .. } => Action::ReadToken,
+            State::ReadingLease { .. } => Action::ReadLease,
+            State::PuttingLease { taking, .. } => {
+                Action::PutLease(taking.lease.clone(), taking.expected)
+            }
+            State::Refreshing { base, .. } => {
+                self.notes.attempts += 1;
+                Action::Refresh(base.record.refresh_token.clone(), self.policy.attempt_timeout)
+            }
+            State::Committing { mine, expected, .. } => Action::PutToken(mine.clone(), *expected),
+            State::Revoking { dead, on, .. } => Action::PutToken(dead.clone(), *on),
+            State::Pausing(_) | State::Over => unreachable!("entered by pause() and finish()"),
+        };
+        self.state = next;
+        action
+    }
+
+    fn pause(&mut self, duration: Duration, next: State) -> Action {
+        self.state = State::Pausing(Box::new(next));
+        Action::Sleep(duration)
+    }
+
+    fn finish(&mut self, finish: Finish) -> Action {
+        self.state = State::Over;
+        Action::Finish(finish)
+    }
+
+    fn fail(&mut self, error: Error) -> Action {
+        self.finish(Finish::Failed(error))
+    }
+
+    fn consent(&mut self, why: ConsentReason) -> Action {
+        self.fail(Error::NeedsConsent(why))
+    }
+
+    fn use_record(&mut self, stored: Stored, source: Source, around: &Around<'_>) -> Action {
+        let held = self.hold(stored.record, Some(stored.generation), around);
+        self.finish(Finish::Use(Box::new(held), source))
+    }
+
+    fn hold(
+        &self,
+        record: TokenRecord,
+        generation: Option<Generation>,
+        around: &Around<'_>,
+    ) -> Held {
+        Held {
+            received_at: around.memory.received_at(&record.grant_id),
+            ahead: self.policy.refresh_ahead_for(record.expires_in, around.draw.unit()),
+            record,
+            generation,
+        }
+    }
+
+    // Step 1: is it needed?
+
+    fn on_first_read(
+        &mut self,
+        read: Result<Option<Box<Stored>>, ReadFault>,
+        around: &mut Around<'_>,
+    ) -> Action {
+        match read {
+            Err(fault) => self.read_failed(fault, State::ReadingToken, self.deadline, around),
+            Ok(None) => self.consent(ConsentReason::Unknown),
+            Ok(Some(stored)) => self.judge_token(stored, around),
+        }
+    }
+
+    fn judge_token(&mut self, stored: Box<Stored>, around: &mut Around<'_>) -> Action {
+        if let Some(action) = self.refuse(&stored.record) {
+            return action;
+        }
+        let held = self.hold(stored.record.clone(), Some(stored.generation), around);
+        let now = around.now;
+        match held.freshness(&self.policy, &around.memory.rejected, || now) {
+            Freshness::Fresh => self.finish(Finish::Use(Box::new(held), Source::Adopted)),
+            Freshness::Due if self.held != Some(stored.generation) => {
+                self.finish(Finish::Use(Box::new(held), Source::Adopted))
+            }
+            Freshness::Due | Freshness::Unusable => self.seek_lease(stored, around),
+        }
+    }
+
+    /// Ends the flight when the record is another client's, whose secret is
+    /// never sent anywhere, or revoked.
+    fn refuse(&mut self, record: &TokenRecord) -> Option<Action> {
+        let checks = [
+            ("client_id", &record.client_id, Arc::clone(&self.identity.client_id)),
+            ("token_uri", &record.token_uri, Arc::clone(&self.identity.token_uri)),
+        ];
+        for (field, stored, configured) in checks {
+            if **stored != *configured {
+                let error = Error::WrongClient {
+                    object: self.user.token_object(),
+                    field,
+                    stored: stored.clone(),
+                    configured: configured.to_string(),
+                };
+                return Some(self.fail(error));
+            }
+        }
+        (!record.is_active()).then(|| self.consent(revoked(record)))
+    }
+
+    /// A record that somebody else wrote: does it end the call?
+    fn moved(
+        &mut self,
+        began_with: &GrantId,
+        stored: Box<Stored>,
+        around: &mut Around<'_>,
+    ) -> Action {
+        if let Some(action) = self.refuse(&stored.record) {
+            return action;
+        }
+        match adopt(&stored.record, began_with, &around.memory.rejected) {
+            Adoption::Use => self.use_record(*stored, Source::Adopted, around),
+            Adoption::NeedsConsent => self.consent(revoked(&stored.record)),
+            Adoption::Again => self.judge_token(stored, around),
+        }
+    }
+
+    // Faults of the bucket.
+
+    fn read_failed(
+        &mut self,
+        fault: ReadFault,
+        next: State,
+        until: Monotonic,
+        around: &Around<'_>,
+    ) -> Action {
+        match fault {
+            ReadFault::Unavailable(why) => self.retry(why, next, until, around),
+            ReadFault::Refused(why) => self.fail(Error::Unavailable(why)),
+            ReadFault::Corrupt(why) => {
+                self.fail(Error::Corrupt { object: self.user.token_object(), why })
+            }
+        }
+    }
+
+    /// Tries `next` after a pause, unless the time is over. A background flight
+    /// does not insist: the next look will.
+    fn retry(
+        &mut self,
+        why: Arc<str>,
+        next: State,
+        until: Monotonic,
+        around: &Around<'_>,
+    ) -> Action {
+        let pause = self.retries.next(around.draw.unit());
+        let unheld = matches!(next, State::ReadingToken | State::Polling { .. });
+        if around.now.monotonic.plus(pause) >= until || (unheld && !self.foreground) {
+            return self.fail(Error::Unavailable(why));
+        }
+        self.pause(pause, next)
+    }
+}
+
+fn revoked(record: &TokenRecord) -> ConsentReason {
+    ConsentReason::Revoked { reason: record.reason.clone(), at: record.updated_at }
+}

@@ -1,0 +1,185 @@
+//! Is the token that I hold usable, and is it due?
+
+use std::time::Duration;
+
+use crate::policy::Policy;
+use crate::ports::{Generation, Monotonic, Now};
+use crate::record::{GrantId, TokenRecord};
+
+/// A record as this replica holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// The record.
+    pub record: TokenRecord,
+    /// The version at which it is stored; `None` while the commit of a grant
+    /// that this replica obtained is still pending.
+    pub generation: Option<Generation>,
+    /// When this replica received the grant from the provider, if it did.
+    pub received_at: Option<Monotonic>,
+    /// The refresh-ahead that this replica drew for it.
+    pub ahead: Duration,
+}
+
+/// What may be done with a held token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Freshness {
+    /// Use it, no I/O.
+    Fresh,
+    /// Use it, and renew it in the background.
+    Due,
+    /// Not to be handed out.
+    Unusable,
+}
+
+/// Grants that an API rejected, as reported to this replica. Only grants that
+/// could still be stored matter, so a few are enough.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Rejected(Vec<GrantId>);
+
+impl Rejected {
+    const KEPT: usize = 4;
+
+    /// Remembers a grant.
+    pub fn insert(&mut self, grant: &GrantId) {
+        if !self.contains(grant) {
+            if self.0.len() == Self::KEPT {
+                self.0.remove(0);
+            }
+            self.0.push(grant.clone());
+        }
+    }
+
+    /// Whether the grant was reported.
+    pub fn contains(&self, grant: &GrantId) -> bool {
+        self.0.contains(grant)
+    }
+}
+
+impl Held {
+    /// Judges the token. *Usable* means: active, with at least `min_ttl` left by
+    /// the local clock and its grant not reported as rejected here. A grant that
+    /// this replica obtained itself counts as fresh until half of its lifetime
+    /// has passed on the monotonic clock, so that a wrong wall clock cannot make
+    /// a storm of refreshes.
+    pub fn freshness(
+        &self,
+        policy: &Policy,
+        rejected: &Rejected,
+        now: impl FnOnce() -> Now,
+    ) -> Freshness {
+        let record = &self.record;
+        let (Some(_), Some(expires_at)) = (&record.access_token, record.expires_at) else {
+            return Freshness::Unusable;
+        };
+        if !record.is_active() || rejected.contains(&record.grant_id) {
+            return Freshness::Unusable;
+        }
+        let now = now();
+        let mut left =
+            Duration::try_from(expires_at.duration_since(now.wall)).unwrap_or(Duration::ZERO);
+        if let (Some(received_at), Some(life)) = (self.received_at, record.expires_in) {
+            let age = now.monotonic.since(received_at);
+            if age < life / 2 {
+                return Freshness::Fresh;
+            }
+            left = left.min(life.saturating_sub(age));
+        }
+        if left.is_zero() || left < policy.min_ttl_for(record.expires_in) {
+            Freshness::Unusable
+        } else if left <= self.ahead {
+            Freshness::Due
+        } else {
+            Freshness::Fresh
+        }
+    }
+
+    /// How old the grant is: by the monotonic clock when this replica received
+    /// it, else by the wall clock. `None` when that cannot be told.
+    pub fn age(&self, now: Now) -> Option<Duration> {
+        if let Some(received_at) = self.received_at {
+            return Some(now.monotonic.since(received_at));
+        }
+        let issued_at = self.record.expires_at?.checked_sub(self.record.expires_in?).ok()?;
+        Duration::try_from(now.wall.duration_since(issued_at)).ok()
+    }
+
+    /// Whether the access token has expired by the local wall clock.
+    pub fn expired(&self, now: Now) -> bool {
+        self.record.expires_at.is_none_or(|at| at <= now.wall)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::testing::{now_at, record};
+
+    fn held(expires_after: i64, life: u64, received_at: Option<u64>) -> Held {
+        let mut record = record("u");
+        record.expires_in = Some(Duration::from_secs(life));
+        record.expires_at = Some(now_at(expires_after).wall);
+        let ahead = Policy::default().refresh_ahead_for(record.expires_in, 0.5);
+        Held {
+            record,
+            generation: Some(Generation(1)),
+            received_at: received_at.map(|s| now_at(i64::try_from(s).unwrap()).monotonic),
+            ahead,
+        }
+    }
+
+    fn judge(held: &Held, at: i64) -> Freshness {
+        held.freshness(&Policy::default(), &Rejected::default(), || now_at(at))
+    }
+
+    #[test]
+    fn by_the_wall_clock() {
+        let token = held(3600, 3600, None);
+        assert_eq!(judge(&token, 0), Freshness::Fresh);
+        assert_eq!(judge(&token, 3299), Freshness::Fresh);
+        assert_eq!(judge(&token, 3300), Freshness::Due);
+        assert_eq!(judge(&token, 3540), Freshness::Due);
+        assert_eq!(judge(&token, 3541), Freshness::Unusable);
+        assert_eq!(judge(&token, 9999), Freshness::Unusable);
+    }
+
+    #[test]
+    fn own_grants_age_on_the_monotonic_clock() {
+        // The wall clock says that it expired long ago.
+        let token = held(-600, 3600, Some(0));
+        assert_eq!(judge(&token, 0), Freshness::Fresh);
+        assert_eq!(judge(&token, 1799), Freshness::Fresh);
+        assert_eq!(judge(&token, 1800), Freshness::Unusable);
+        // The wall clock says that it lives for ever.
+        let token = held(1_000_000, 3600, Some(0));
+        assert_eq!(judge(&token, 3299), Freshness::Fresh);
+        assert_eq!(judge(&token, 3300), Freshness::Due);
+        assert_eq!(judge(&token, 3600), Freshness::Unusable);
+    }
+
+    #[test]
+    fn rejected_revoked_or_missing_is_unusable() {
+        let mut token = held(3600, 3600, Some(0));
+        let mut rejected = Rejected::default();
+        rejected.insert(&token.record.grant_id);
+        let policy = Policy::default();
+        assert_eq!(token.freshness(&policy, &rejected, || now_at(0)), Freshness::Unusable);
+        token.record.state = crate::record::State::Revoked;
+        assert_eq!(judge(&token, 0), Freshness::Unusable);
+        let mut token = held(3600, 3600, None);
+        token.record.access_token = None;
+        assert_eq!(judge(&token, 0), Freshness::Unusable);
+    }
+
+    #[test]
+    fn short_tokens_are_capped() {
+        let token = held(2, 2, None);
+        let at = |ms: i64| {
+            let mut now = now_at(0);
+            now.wall += jiff::SignedDuration::from_millis(ms);
+            token.freshness(&Policy::default(), &Rejected::default(), || now)
+        };
+        assert_eq!(at(1499), Freshness::Fresh, "ahead is at most a quarter");
+        assert_eq!(at(1700), Freshness::Due);
+        assert_eq!(at(1801), Freshness::Unusable, "min ttl is at most a tenth");
+    }
+}

@@ -1,0 +1,84 @@
+//! What the store counts: totals since its start.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::Error;
+use crate::protocol::{Finish, Notes, Source};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        #[derive(Debug, Default)]
+        pub(super) struct Counters {
+            $($name: AtomicU64),*
+        }
+
+        /// Totals since the store was built; see [`TokenStore::counts`](super::TokenStore::counts).
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Counts {
+            $($(#[$doc])* pub $name: u64),*
+        }
+
+        impl Counters {
+            pub(super) fn read(&self) -> Counts {
+                Counts { $($name: self.$name.load(Ordering::Relaxed)),* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Requests sent to the token endpoint.
+    endpoint_requests,
+    /// Of these, requests whose answer was lost: the provider may have rotated.
+    ambiguous_requests,
+    /// Grants obtained and stored.
+    refreshed,
+    /// Records of another replica or a login that a flight ended with.
+    adopted,
+    /// Leases acquired.
+    leases,
+    /// Of these, taken over from a holder that did not commit in time.
+    takeovers,
+    /// Commits that met another write.
+    commit_conflicts,
+    /// Grants found dead after a takeover or a lost answer: the successor is lost.
+    lost_grants,
+    /// Answers that could not be stored since the user was deleted meanwhile.
+    orphans,
+    /// Flights that ended since the user must consent.
+    needs_consent,
+    /// Flights that ended in a transient failure.
+    unavailable,
+    /// Flights that ended since the client is not accepted.
+    misconfigured,
+    /// API rejections of a token that was renewed because of them.
+    rejected_tokens,
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+impl Counters {
+    pub(super) fn flight_over(&self, notes: Notes, finish: &Finish) {
+        add(&self.endpoint_requests, notes.attempts.into());
+        add(&self.ambiguous_requests, notes.ambiguous.into());
+        add(&self.leases, notes.leases.into());
+        add(&self.takeovers, notes.takeovers.into());
+        add(&self.commit_conflicts, notes.conflict.into());
+        add(&self.lost_grants, notes.lost_grant.into());
+        add(&self.orphans, notes.orphan.into());
+        match finish {
+            Finish::Use(_, Source::Obtained) => add(&self.refreshed, 1),
+            Finish::Use(_, Source::Adopted) => add(&self.adopted, 1),
+            Finish::Failed(Error::NeedsConsent(_)) => add(&self.needs_consent, 1),
+            Finish::Failed(Error::Misconfigured(_)) => add(&self.misconfigured, 1),
+            Finish::Failed(error) if error.is_transient() => add(&self.unavailable, 1),
+            Finish::Failed(_) | Finish::HeldElsewhere => {}
+        }
+    }
+
+    pub(super) fn token_rejected(&self) {
+        add(&self.rejected_tokens, 1);
+    }
+}

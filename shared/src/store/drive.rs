@@ -1,0 +1,250 @@
+//! Carries out what a flight asks for, in a task of its own, so that a caller
+//! that goes away cancels its wait and never the refresh.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use crate::error::Error;
+use crate::ports::{BucketError, EndpointError};
+use crate::protocol::{
+    Action, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease, Stored,
+};
+use crate::record::TokenRecord;
+
+use super::entry::{Entry, Phase};
+use super::{Health, Inner};
+
+/// Frees the entry however the task ends, so that a panic wedges nobody.
+struct Landing {
+    entry: Arc<Entry>,
+    inner: Arc<Inner>,
+    /// Let through by the breaker, and no result reported to it yet.
+    admitted: bool,
+    /// The result is in the entry; it may be in another flight by now.
+    landed: bool,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.entry.lock().flight = None;
+            self.entry.set_flying(false);
+        }
+        if self.admitted {
+            self.inner.breaker().abandoned();
+        }
+    }
+}
+
+/// Drives `flight` to its end. Cancelling it (dropping the task) would lose an
+/// answer of the provider; only the end of the runtime does that.
+pub(super) async fn drive(
+    inner: Arc<Inner>,
+    entry: Arc<Entry>,
+    mut flight: Flight,
+    phase: watch::Sender<Phase>,
+) {
+    let mut landing = Landing {
+        entry: Arc::clone(&entry),
+        inner: Arc::clone(&inner),
+        admitted: false,
+        landed: false,
+    };
+    let token_object = entry.user.token_object();
+    let lease_object = entry.user.lease_object();
+    let mut event = Event::Start;
+    let finish = loop {
+        let action = {
+            let now = inner.clock.now();
+            let mut state = entry.lock();
+            flight.step(event, now, &mut state.memory, &*inner.random)
+        };
+        event = match action {
+            Action::ReadToken => Event::TokenRead(read_token(&inner, &entry, &token_object).await),
+            Action::ReadLease => Event::LeaseRead(match inner.bucket.get(&lease_object).await {
+                Ok(object) => Ok(object.map(|o| SeenLease::decode(&o.content, o.generation))),
+                Err(error) => Err(read_fault(error)),
+            }),
+            Action::PutLease(lease, expected) => {
+                let admitted = inner.breaker().admit(inner.now());
+                Event::LeasePut(if let Err(pause) = admitted {
+                    Err(PutFault::Paused(pause))
+                } else {
+                    landing.admitted = true;
+                    let put = inner.bucket.put(&lease_object, lease.encode(), expected);
+                    put.await.map_err(put_fault)
+                })
+            }
+            Action::Refresh(refresh_token, timeout) => {
+                let answer = inner.endpoint.refresh(&refresh_token, timeout).await;
+                note_answer(&inner, &mut landing, &answer);
+                Event::Refreshed(answer)
+            }
+            Action::PutToken(record, expected) => {
+                let put = inner.bucket.put(&token_object, record.encode(), expected);
+                Event::TokenPut(put.await.map_err(put_fault))
+            }
+            Action::Sleep(pause) => {
+                if let Some(record) = flight.pending_commit() {
+                    serve_pending(&inner, &entry, record, &phase);
+                }
+                if flight.is_waiting() {
+                    tokio::select! {
+                        biased;
+                        () = inner.stopping.cancelled() => {
+                            let why = "this process is stopping";
+                            break Finish::Failed(Error::Busy(why.into()));
+                        }
+                        () = inner.clock.sleep(pause) => {}
+                    }
+                } else {
+                    inner.clock.sleep(pause).await;
+                }
+                Event::Slept
+            }
+            Action::Finish(finish) => break finish,
+        };
+    };
+    land(&inner, &entry, &flight, finish, &mut landing, &phase);
+}
+
+/// Takes the result into the entry, then tells those who wait.
+fn land(
+    inner: &Inner,
+    entry: &Entry,
+    flight: &Flight,
+    finish: Finish,
+    landing: &mut Landing,
+    phase: &watch::Sender<Phase>,
+) {
+    let notes = flight.notes();
+    inner.counters.flight_over(notes, &finish);
+    let user = entry.user.digest();
+    if notes.lost_grant {
+        warn!(user, "the provider rejects a refresh token whose successor was lost");
+    }
+    if notes.orphan {
+        warn!(user, "a new grant could not be stored: the user was deleted or is unreadable");
+    }
+    if let Finish::Failed(error) = &finish {
+        debug!(user, %error, "no fresh credential");
+    } else {
+        debug!(user, refreshed = notes.attempts > 0, "flight over");
+    }
+    if landing.admitted
+        && notes.attempts > 0
+        && matches!(&finish, Finish::Failed(Error::Unavailable(_)))
+    {
+        landing.admitted = false;
+        let now = inner.now();
+        let mut breaker = inner.breaker();
+        let policy = &inner.policy;
+        breaker.failed(&entry.user, policy.breaker_threshold, policy.lease_ttl, now);
+        if breaker.is_open(now) {
+            inner.set_health(Health::EndpointDown);
+        }
+    }
+    let mut state = entry.lock();
+    let now = inner.now();
+    let outcome = match finish {
+        Finish::Use(held, _) => {
+            let held = Arc::new(*held);
+            state.held = Some(Arc::clone(&held));
+            state.looks.reset();
+            state.next_look = None;
+            Phase::Done(Ok(held))
+        }
+        Finish::HeldElsewhere => {
+            state.next_look = Some(now.plus(state.looks.next(inner.random.unit())));
+            Phase::HeldElsewhere
+        }
+        Finish::Failed(error) => {
+            if matches!(error, Error::NeedsConsent(_)) {
+                state.held = None;
+            }
+            state.next_look = Some(now.plus(state.looks.next(inner.random.unit())));
+            Phase::Done(Err(error))
+        }
+    };
+    // Cleared under the same lock as the result is set, so that nobody joins a
+    // flight that is over.
+    state.flight = None;
+    entry.set_flying(false);
+    landing.landed = true;
+    drop(state);
+    phase.send_replace(outcome);
+}
+
+/// The new token is served from here while its commit is retried.
+fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &watch::Sender<Phase>) {
+    let mut state = entry.lock();
+    let known = state.held.as_ref().is_some_and(|h| h.record.grant_id == record.grant_id);
+    if !known {
+        let received = state.memory.received.as_ref().filter(|(id, _)| *id == record.grant_id);
+        let held = Held {
+            received_at: received.map(|(_, at)| *at),
+            ahead: inner.policy.refresh_ahead_for(record.expires_in, inner.random.unit()),
+            record: record.clone(),
+            generation: None,
+        };
+        state.held = Some(Arc::new(held));
+    }
+    drop(state);
+    phase.send_replace(Phase::Serving);
+}
+
+async fn read_token(
+    inner: &Inner,
+    entry: &Entry,
+    name: &str,
+) -> Result<Option<Box<Stored>>, ReadFault> {
+    match inner.bucket.get(name).await {
+        Ok(None) => Ok(None),
+        Ok(Some(object)) => match TokenRecord::decode(&entry.user, &object.content) {
+            Ok(record) => Ok(Some(Box::new(Stored { record, generation: object.generation }))),
+            Err(why) => Err(ReadFault::Corrupt(why)),
+        },
+        Err(error) => Err(read_fault(error)),
+    }
+}
+
+fn note_answer<T>(inner: &Inner, landing: &mut Landing, answer: &Result<T, EndpointError>) {
+    match answer {
+        Ok(_) | Err(EndpointError::InvalidGrant(_)) => {
+            inner.breaker().succeeded();
+            landing.admitted = false;
+            inner.set_health(Health::Ready);
+        }
+        Err(EndpointError::Misconfigured(why)) => {
+            inner.set_health(Health::Misconfigured(Arc::clone(why)));
+        }
+        Err(EndpointError::Transient(_) | EndpointError::Ambiguous(_)) => {}
+    }
+}
+
+fn read_fault(error: BucketError) -> ReadFault {
+    match error {
+        BucketError::Refused(why) => ReadFault::Refused(why),
+        other => ReadFault::Unavailable(other.to_string().into()),
+    }
+}
+
+fn put_fault(error: BucketError) -> PutFault {
+    match error {
+        BucketError::PreconditionFailed => PutFault::Conflict,
+        BucketError::Refused(why) => PutFault::Refused(why),
+        other => PutFault::Unknown(other.to_string().into()),
+    }
+}
+
+impl Inner {
+    fn set_health(&self, health: Health) {
+        self.health.send_if_modified(|current| {
+            let changed = *current != health;
+            *current = health;
+            changed
+        });
+    }
+}

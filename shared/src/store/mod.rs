@@ -1,0 +1,437 @@
+//! The token store: one credential per user in a bucket, shared by a fleet.
+
+mod counters;
+mod credentials;
+mod drive;
+mod entry;
+mod write;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use quick_cache::{Lifecycle, UnitWeighter};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::Error;
+use crate::policy::{BadPolicy, Policy};
+use crate::ports::{Bucket, BucketError, Clock, Monotonic, Randomness, TokenEndpoint};
+use crate::protocol::{Breaker, Flight, Freshness, Held, Identity, Stored};
+use crate::record::TokenRecord;
+use crate::user_id::UserId;
+
+pub use counters::Counts;
+pub use credentials::Credentials;
+pub use write::{Grant, Imported, Login};
+
+use counters::Counters;
+use entry::{Entry, EntryState, Phase, Running};
+
+/// How many users are kept in memory unless the builder is told otherwise.
+pub const DEFAULT_CACHED_USERS: usize = 100_000;
+
+/// Whether a replica can make fresh credentials at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// As far as is known.
+    Ready,
+    /// The provider does not accept the OAuth client, or answers nonsense. Ends
+    /// with the next refresh that succeeds.
+    Misconfigured(Arc<str>),
+    /// Refreshes fail for many users: the token endpoint is down.
+    EndpointDown,
+}
+
+/// Hands out fresh credentials of users, and keeps them fresh.
+///
+/// Cheap to clone; clones share everything. Must be used inside a tokio runtime.
+/// Many processes over one bucket are safe together by the refresh protocol; all
+/// of them must use it.
+#[derive(Clone)]
+pub struct TokenStore(Arc<Inner>);
+
+pub(crate) struct Inner {
+    bucket: Arc<dyn Bucket>,
+    endpoint: Arc<dyn TokenEndpoint>,
+    clock: Arc<dyn Clock>,
+    random: Arc<Randomness>,
+    policy: Arc<Policy>,
+    identity: Identity,
+    entries: Cache<UserId, Arc<Entry>, UnitWeighter, ahash::RandomState, PinFlights>,
+    breaker: Mutex<Breaker>,
+    health: watch::Sender<Health>,
+    counters: Counters,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+/// Keeps entries with a flight under way in the cache.
+#[derive(Debug, Clone, Copy)]
+struct PinFlights;
+
+impl Lifecycle<UserId, Arc<Entry>> for PinFlights {
+    type RequestState = ();
+
+    fn begin_request(&self) {}
+
+    fn on_evict(&self, _state: &mut (), _user: UserId, _entry: Arc<Entry>) {}
+
+    fn is_pinned(&self, _user: &UserId, entry: &Arc<Entry>) -> bool {
+        entry.is_flying()
+    }
+}
+
+/// Configures a [`TokenStore`].
+#[derive(Debug)]
+pub struct Builder {
+    bucket: Arc<dyn Bucket>,
+    endpoint: Arc<dyn TokenEndpoint>,
+    clock: Arc<dyn Clock>,
+    random: Arc<Randomness>,
+    policy: Policy,
+    holder: Option<String>,
+    cached_users: usize,
+}
+
+impl Builder {
+    /// Replaces the default [`Policy`].
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Replaces the system's clocks.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Replaces the system's randomness.
+    #[must_use]
+    pub fn randomness(mut self, random: Arc<Randomness>) -> Self {
+        self.random = random;
+        self
+    }
+
+    /// Names this process in leases and records; one name per process start.
+    /// Default: random.
+    #[must_use]
+    pub fn holder(mut self, holder: impl Into<String>) -> Self {
+        self.holder = Some(holder.into());
+        self
+    }
+
+    /// How many users are kept in memory. Default [`DEFAULT_CACHED_USERS`].
+    #[must_use]
+    pub fn cached_users(mut self, users: usize) -> Self {
+        self.cached_users = users;
+        self
+    }
+
+    /// The store.
+    ///
+    /// # Errors
+    /// [`BadPolicy`] when the policy cannot work.
+    pub fn build(self) -> Result<TokenStore, BadPolicy> {
+        self.policy.check()?;
+        let holder = self.holder.unwrap_or_else(|| self.random.id());
+        let seed = || self.random.seed();
+        let hasher = ahash::RandomState::with_seeds(seed(), seed(), seed(), seed());
+        let capacity = self.cached_users.max(1);
+        Ok(TokenStore(Arc::new(Inner {
+            identity: Identity {
+                client_id: self.endpoint.client_id().into(),
+                token_uri: self.endpoint.token_uri().into(),
+                holder: holder.into(),
+            },
+            entries: Cache::with(
+                capacity,
+                u64::try_from(capacity).unwrap_or(u64::MAX),
+                UnitWeighter,
+                hasher,
+                PinFlights,
+            ),
+            bucket: self.bucket,
+            endpoint: self.endpoint,
+            clock: self.clock,
+            random: self.random,
+            policy: Arc::new(self.policy),
+            breaker: Mutex::default(),
+            health: watch::Sender::new(Health::Ready),
+            counters: Counters::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        })))
+    }
+}
+
+impl TokenStore {
+    /// A store over `bucket` that refreshes at `endpoint`.
+    pub fn builder(bucket: Arc<dyn Bucket>, endpoint: Arc<dyn TokenEndpoint>) -> Builder {
+        Builder {
+            bucket,
+            endpoint,
+            clock: Arc::new(crate::adapters::SystemClock::default()),
+            random: Arc::new(Randomness::from_system()),
+            policy: Policy::default(),
+            holder: None,
+            cached_users: DEFAULT_CACHED_USERS,
+        }
+    }
+
+    /// A fresh credential of `user`: usable, or obtained or adopted by this very
+    /// call. A usable token in memory costs no I/O; one that is due is returned
+    /// at once and renewed in the background; otherwise the caller waits for at
+    /// most the policy's wait limit, together with every other caller of this
+    /// user in this process.
+    ///
+    /// Cancelling it cancels the wait, never a refresh.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::NeedsConsent`] when only the user can help.
+    pub async fn get_credentials(&self, user: &UserId) -> Result<Credentials, Error> {
+        let entry = self.0.entry(user);
+        let mut deadline = None;
+        loop {
+            let mut running = {
+                let mut state = entry.lock();
+                if let Some(held) = self.serve(&entry, &mut state) {
+                    return Ok(Credentials::new(held));
+                }
+                match &state.flight {
+                    Some(running) => running.clone(),
+                    None => self.start(&entry, &mut state, true),
+                }
+            };
+            let limit = self.0.policy.wait_limit;
+            let now = self.0.clock.monotonic();
+            let until = *deadline.get_or_insert_with(|| now.plus(limit));
+            tokio::select! {
+                biased;
+                outcome = self.join(&entry, &mut running) => match outcome {
+                    Some(Ok(held)) => return Ok(Credentials::new(held)),
+                    // The flight's limit may end before this caller's own.
+                    Some(Err(Error::Busy(_))) if self.0.clock.monotonic() < until => {}
+                    Some(Err(error)) if running.foreground => return Err(error),
+                    // Nobody waited for that flight; start one that insists.
+                    Some(Err(_)) | None => {}
+                },
+                () = self.0.clock.sleep(until.since(now)) => return Err(Error::waited(limit)),
+            }
+        }
+    }
+
+    /// The held token, when it may be handed out; starts a background flight
+    /// when it is due.
+    fn serve(&self, entry: &Arc<Entry>, state: &mut EntryState) -> Option<Arc<Held>> {
+        let clock = &self.0.clock;
+        let held = state.held.as_ref()?;
+        match held.freshness(&self.0.policy, &state.memory.rejected, || clock.now()) {
+            Freshness::Unusable => return None,
+            Freshness::Fresh => {}
+            Freshness::Due => {
+                let held = Arc::clone(held);
+                let now = clock.monotonic();
+                if state.flight.is_none() && state.next_look.is_none_or(|at| at <= now) {
+                    self.start(entry, state, false);
+                }
+                return Some(held);
+            }
+        }
+        Some(Arc::clone(held))
+    }
+
+    fn start(&self, entry: &Arc<Entry>, state: &mut EntryState, foreground: bool) -> Running {
+        let flight = Flight::new(
+            entry.user.clone(),
+            Arc::clone(&self.0.policy),
+            self.0.identity.clone(),
+            state.held.as_ref().and_then(|held| held.generation),
+            foreground,
+            self.0.clock.monotonic(),
+        );
+        let (sender, phase) = watch::channel(Phase::Flying);
+        let running = Running { phase, foreground };
+        state.flight = Some(running.clone());
+        entry.set_flying(true);
+        self.0.tasks.spawn(drive::drive(Arc::clone(&self.0), Arc::clone(entry), flight, sender));
+        running
+    }
+
+    /// Waits for a flight; `None` when it has to be looked at anew.
+    async fn join(
+        &self,
+        entry: &Arc<Entry>,
+        running: &mut Running,
+    ) -> Option<Result<Arc<Held>, Error>> {
+        loop {
+            let phase = running.phase.borrow_and_update().clone();
+            match phase {
+                Phase::Flying => {}
+                Phase::Serving => {
+                    let state = entry.lock();
+                    let held = state.held.as_ref()?;
+                    let usable = held
+                        .freshness(&self.0.policy, &state.memory.rejected, || self.0.clock.now());
+                    if usable != Freshness::Unusable {
+                        return Some(Ok(Arc::clone(held)));
+                    }
+                }
+                Phase::HeldElsewhere => return None,
+                Phase::Done(Ok(held)) => {
+                    let rejected = entry.lock().memory.rejected.contains(&held.record.grant_id);
+                    return (!rejected).then_some(Ok(held));
+                }
+                Phase::Done(Err(error)) => return Some(Err(error)),
+            }
+            if running.phase.changed().await.is_err() {
+                let why = "the task that renewed it ended unexpectedly; try again";
+                return Some(Err(Error::Unavailable(why.into())));
+            }
+        }
+    }
+
+    /// A successor for a credential that an API answered with 401. A thousand
+    /// such reports of one grant cost one refresh.
+    ///
+    /// A rejection of an unexpired grant younger than the lease ttl is not
+    /// believed: others keep using the token, and this caller is told to try
+    /// again later, so that an API that answers 401 to everything costs at most
+    /// one refresh per user and ttl. Cancelling it cancels the wait only.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] in that case; else as [`TokenStore::get_credentials`].
+    pub async fn renew(&self, used: &Credentials) -> Result<Credentials, Error> {
+        let entry = self.0.entry(used.user());
+        {
+            let held = used.held();
+            let now = self.0.clock.now();
+            let mut state = entry.lock();
+            let known = state.memory.rejected.contains(&held.record.grant_id);
+            let young = held.age(now).is_some_and(|age| age < self.0.policy.lease_ttl);
+            if !known && young && !held.expired(now) {
+                return Err(Error::Busy(
+                    "the API rejected a token that was renewed a moment ago; try again later"
+                        .into(),
+                ));
+            }
+            if !known {
+                state.memory.rejected.insert(&held.record.grant_id);
+                self.0.counters.token_rejected();
+            }
+        }
+        self.get_credentials(used.user()).await
+    }
+
+    /// The stored record of `user`, read now, past the memory of this process.
+    ///
+    /// # Errors
+    /// [`Error::NeedsConsent`] when there is none, [`Error::Corrupt`] when it
+    /// cannot be read, [`Error::Unavailable`] when the bucket does not answer.
+    pub async fn read_record(&self, user: &UserId) -> Result<TokenRecord, Error> {
+        let stored = self.0.read(user).await?;
+        stored.map(|s| s.record).ok_or(Error::NeedsConsent(crate::ConsentReason::Unknown))
+    }
+
+    /// One page of the stored users, in the order of their encoded names, and
+    /// the token of the next page. Objects under `tokens/` whose name is not an
+    /// encoded user ID are left out.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn list_users(
+        &self,
+        page: Option<String>,
+    ) -> Result<(Vec<UserId>, Option<String>), Error> {
+        let listing = self.0.bucket.list("tokens/", page).await.map_err(unavailable)?;
+        let users = listing.objects.iter().filter_map(|(name, _)| UserId::of_token_object(name));
+        Ok((users.collect(), listing.next_page))
+    }
+
+    /// Whether this replica can make fresh credentials, and changes of it.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.0.health.subscribe()
+    }
+
+    /// Totals since the store was built.
+    pub fn counts(&self) -> Counts {
+        self.0.counters.read()
+    }
+
+    /// How this process is named in leases and records.
+    pub fn holder(&self) -> &str {
+        &self.0.identity.holder
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    /// Waits until no refresh is under way, at most for `limit`: a grant that was
+    /// obtained must be stored before the process ends. Flights that merely wait
+    /// for another replica are given up. Returns whether all ended.
+    pub async fn shutdown(&self, limit: Duration) -> bool {
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        tokio::select! {
+            biased;
+            () = self.0.tasks.wait() => true,
+            () = self.0.clock.sleep(limit) => false,
+        }
+    }
+}
+
+impl Inner {
+    fn entry(&self, user: &UserId) -> Arc<Entry> {
+        if let Some(entry) = self.entries.get(user) {
+            return entry;
+        }
+        let new =
+            || Ok::<_, std::convert::Infallible>(Arc::new(Entry::new(user.clone(), &self.policy)));
+        match self.entries.get_or_insert_with(user, new) {
+            Ok(entry) => entry,
+            Err(never) => match never {},
+        }
+    }
+
+    fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Monotonic {
+        self.clock.monotonic()
+    }
+
+    /// Reads a user's record for the operations that do not fly.
+    async fn read(&self, user: &UserId) -> Result<Option<Stored>, Error> {
+        let name = user.token_object();
+        let Some(object) = self.bucket.get(&name).await.map_err(unavailable)? else {
+            return Ok(None);
+        };
+        match TokenRecord::decode(user, &object.content) {
+            Ok(record) => Ok(Some(Stored { record, generation: object.generation })),
+            Err(why) => Err(Error::Corrupt { object: name, why }),
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
+fn unavailable(error: BucketError) -> Error {
+    Error::Unavailable(error.to_string().into())
+}
+
+impl fmt::Debug for TokenStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenStore")
+            .field("bucket", &self.0.bucket)
+            .field("holder", &self.0.identity.holder)
+            .field("cached_users", &self.0.entries.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,200 @@
+//! A bucket in memory that counts requests and fails on demand.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use shared::adapters::MemoryBucket;
+use shared::ports::{Bucket, BucketError, Generation, Listing, Object};
+use tokio::time::Instant;
+
+/// What happens to one write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteFault {
+    /// It fails before it is applied.
+    NotApplied,
+    /// It is applied and its reply is lost.
+    ReplyLost,
+    /// The official client's own retry: applied, then 412 on the second try.
+    ConflictWithItself,
+    /// It takes this long, and then succeeds or fails as it would.
+    Slow(Duration),
+}
+
+/// How many requests were made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Reads of token objects.
+    pub token_reads: u64,
+    /// Reads of lease objects.
+    pub lease_reads: u64,
+    /// Writes of token objects, failed ones included.
+    pub token_writes: u64,
+    /// Writes of lease objects, failed ones included.
+    pub lease_writes: u64,
+    /// Writes that came less than a second after the last one of the same name.
+    pub too_fast: u64,
+}
+
+impl Requests {
+    /// All reads.
+    pub fn reads(&self) -> u64 {
+        self.token_reads + self.lease_reads
+    }
+
+    /// All writes.
+    pub fn writes(&self) -> u64 {
+        self.token_writes + self.lease_writes
+    }
+}
+
+/// See the module's page.
+#[derive(Debug, Default)]
+pub struct FaultyBucket {
+    inner: MemoryBucket,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    requests: Requests,
+    latency: Duration,
+    down: bool,
+    /// Faults of the next writes whose name starts with a prefix.
+    faults: BTreeMap<&'static str, VecDeque<WriteFault>>,
+    written_at: BTreeMap<String, Instant>,
+}
+
+impl FaultyBucket {
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Every request takes this long from now on.
+    pub fn set_latency(&self, latency: Duration) {
+        self.with(|s| s.latency = latency);
+    }
+
+    /// Every request fails from now on, or no longer.
+    pub fn set_down(&self, down: bool) {
+        self.with(|s| s.down = down);
+    }
+
+    /// The next write of a name that starts with `prefix` meets this fault;
+    /// several queue up.
+    pub fn fail_write(&self, prefix: &'static str, fault: WriteFault) {
+        self.with(|s| s.faults.entry(prefix).or_default().push_back(fault));
+    }
+
+    /// Requests since the start, or since the last call.
+    pub fn take_requests(&self) -> Requests {
+        self.with(|s| std::mem::take(&mut s.requests))
+    }
+
+    async fn arrive(&self) -> Result<(), BucketError> {
+        let latency = self.with(|s| s.latency);
+        if !latency.is_zero() {
+            tokio::time::sleep_until(Instant::now() + latency).await;
+        }
+        if self.with(|s| s.down) {
+            return Err(BucketError::Unavailable("down for the test".into()));
+        }
+        Ok(())
+    }
+
+    fn next_fault(&self, name: &str) -> Option<WriteFault> {
+        self.with(|s| {
+            s.faults
+                .iter_mut()
+                .find(|(p, _)| name.starts_with(**p))
+                .and_then(|(_, f)| f.pop_front())
+        })
+    }
+}
+
+impl Bucket for FaultyBucket {
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Object>, BucketError>> {
+        async move {
+            self.with(|s| {
+                if name.starts_with("tokens/") {
+                    s.requests.token_reads += 1;
+                } else {
+                    s.requests.lease_reads += 1;
+                }
+            });
+            self.arrive().await?;
+            self.inner.get(name).await
+        }
+        .boxed()
+    }
+
+    fn put<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        async move {
+            self.with(|s| {
+                if name.starts_with("tokens/") {
+                    s.requests.token_writes += 1;
+                } else {
+                    s.requests.lease_writes += 1;
+                }
+            });
+            self.arrive().await?;
+            let lost = || BucketError::Unavailable("the reply was lost for the test".into());
+            let fault = self.next_fault(name);
+            match fault {
+                Some(WriteFault::NotApplied) => return Err(lost()),
+                Some(WriteFault::Slow(delay)) => {
+                    tokio::time::sleep_until(Instant::now() + delay).await;
+                }
+                _ => {}
+            }
+            let written = self.inner.put(name, content, expected).await;
+            if written.is_ok() {
+                self.with(|s| {
+                    let now = Instant::now();
+                    let before = s.written_at.insert(name.to_owned(), now);
+                    if before.is_some_and(|at| now - at < Duration::from_secs(1)) {
+                        s.requests.too_fast += 1;
+                    }
+                });
+            }
+            match fault {
+                Some(WriteFault::ReplyLost) => Err(lost()),
+                Some(WriteFault::ConflictWithItself) => Err(BucketError::PreconditionFailed),
+                _ => written,
+            }
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<bool, BucketError>> {
+        async move {
+            self.arrive().await?;
+            self.inner.delete(name, expected).await
+        }
+        .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        page: Option<String>,
+    ) -> BoxFuture<'a, Result<Listing, BucketError>> {
+        async move {
+            self.arrive().await?;
+            self.inner.list(prefix, page).await
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,90 @@
+//! The store's ports in memory and virtual time, with faults on demand.
+//!
+//! [`Fleet`] is a bucket and a provider with any number of replicas over them.
+//! Everything runs on tokio's paused clock: time passes only when every task
+//! waits for it, so a test that takes ten virtual minutes takes milliseconds.
+
+mod bucket;
+mod clock;
+mod provider;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use shared::ports::Randomness;
+use shared::{Grant, Policy, TokenStore, UserId};
+
+pub use bucket::{FaultyBucket, Requests, WriteFault};
+pub use clock::VirtualClock;
+pub use provider::{AnswerFault, Provider};
+
+/// Replicas over one bucket and one provider.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    /// The bucket that all replicas share.
+    pub bucket: Arc<FaultyBucket>,
+    /// The provider.
+    pub provider: Arc<Provider>,
+    /// The policy of every replica that is started from now on.
+    pub policy: Policy,
+}
+
+impl Fleet {
+    /// An empty bucket, and a provider that rotates refresh tokens or not. Its
+    /// access tokens live for an hour.
+    pub fn new(rotating: bool) -> Self {
+        Self {
+            bucket: Arc::new(FaultyBucket::default()),
+            provider: Arc::new(Provider::new(rotating, Duration::from_secs(3600))),
+            policy: Policy::default(),
+        }
+    }
+
+    /// A replica whose wall clock is right. `name` seeds its randomness.
+    ///
+    /// # Panics
+    /// When the policy cannot work.
+    pub fn replica(&self, name: &str) -> TokenStore {
+        self.replica_with_clock(name, VirtualClock::new(SignedDuration::ZERO))
+    }
+
+    /// A replica with this clock.
+    ///
+    /// # Panics
+    /// When the policy cannot work.
+    pub fn replica_with_clock(&self, name: &str, clock: VirtualClock) -> TokenStore {
+        let seed = name.bytes().fold(7_u64, |seed, b| seed.wrapping_mul(31) + u64::from(b));
+        let bucket: Arc<dyn shared::ports::Bucket> = Arc::<FaultyBucket>::clone(&self.bucket);
+        let endpoint: Arc<dyn shared::ports::TokenEndpoint> =
+            Arc::<Provider>::clone(&self.provider);
+        TokenStore::builder(bucket, endpoint)
+            .policy(self.policy.clone())
+            .clock(Arc::new(clock))
+            .randomness(Arc::new(Randomness::seeded(seed)))
+            .holder(name)
+            .build()
+            .expect("the policy works")
+    }
+
+    /// A user at the provider whose grant, with a live access token, is stored.
+    ///
+    /// # Panics
+    /// When the ID is no user ID or the bucket fails.
+    pub async fn user(&self, id: &str) -> UserId {
+        let user = UserId::new(id).expect("a user ID");
+        let grant = self.provider.consent(id);
+        self.replica("importer").import(&user, grant, true).await.expect("imports");
+        user
+    }
+
+    /// A fresh grant of an existing user, as a login brings it.
+    pub fn login(&self, user: &UserId) -> Grant {
+        self.provider.consent(user.as_str())
+    }
+}
+
+/// Lets virtual time pass, and everything that waits for it happen.
+pub async fn pass(duration: Duration) {
+    VirtualClock::new(SignedDuration::ZERO).pass(duration).await;
+}

@@ -1,0 +1,201 @@
+//! A provider in memory: rotating or not, revoking the family on reuse, and
+//! failing on demand.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use jiff::SignedDuration;
+use shared::ports::{Answer, Clock as _, EndpointError, TokenEndpoint};
+use shared::{Grant, Secret};
+use tokio::time::Instant;
+
+use super::VirtualClock;
+
+/// What happens to one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnswerFault {
+    /// Refused before anything was spent (503).
+    Transient,
+    /// Carried out, and the answer lost.
+    AnswerLost,
+    /// The client is not accepted.
+    Misconfigured,
+    /// Carried out and answered after this long.
+    Slow(Duration),
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Provider {
+    rotating: bool,
+    lifetime: Mutex<Duration>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    serial: u64,
+    /// Refresh token → its user, and whether it was spent.
+    refresh_tokens: BTreeMap<String, (String, bool)>,
+    /// Users whose grants died.
+    revoked: BTreeMap<String, bool>,
+    faults: VecDeque<AnswerFault>,
+    latency: Duration,
+    calls: u64,
+    reuse: u64,
+}
+
+impl Provider {
+    /// A provider whose access tokens live for `lifetime`.
+    pub fn new(rotating: bool, lifetime: Duration) -> Self {
+        Self { rotating, lifetime: Mutex::new(lifetime), state: Mutex::default() }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lifetime(&self) -> Duration {
+        *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Access tokens issued from now on live this long.
+    pub fn set_lifetime(&self, lifetime: Duration) {
+        *self.lifetime.lock().unwrap_or_else(PoisonError::into_inner) = lifetime;
+    }
+
+    /// The user consents: a grant of its own family, older families live on.
+    ///
+    /// # Panics
+    /// When the lifetime is longer than a timestamp can say.
+    pub fn consent(&self, user: &str) -> Grant {
+        let lifetime = self.lifetime();
+        self.with(|s| {
+            s.serial += 1;
+            let family = format!("{user}#{}", s.serial);
+            let token = format!("fake-refresh-{family}-{}", s.serial);
+            s.refresh_tokens.insert(token.clone(), (family, false));
+            let now = VirtualClock::new(SignedDuration::ZERO).wall();
+            Grant {
+                refresh_token: Some(Secret::new(token)),
+                access_token: Some(Secret::new(format!("fake-access-{}", s.serial))),
+                expires_at: Some(now + SignedDuration::try_from(lifetime).expect("short")),
+                expires_in: Some(lifetime),
+                scopes: vec!["openid".into(), "email".into()],
+                sub: Some(user.to_owned()),
+            }
+        })
+    }
+
+    /// The user withdraws access: every grant of theirs dies.
+    pub fn revoke(&self, user: &str) {
+        self.with(|s| {
+            let families: Vec<_> = s.refresh_tokens.values().map(|(f, _)| f.clone()).collect();
+            for family in families {
+                if family.rsplit_once('#').is_some_and(|(u, _)| u == user) {
+                    s.revoked.insert(family, true);
+                }
+            }
+        });
+    }
+
+    /// The next request meets this fault; several queue up.
+    pub fn fail(&self, fault: AnswerFault) {
+        self.with(|s| s.faults.push_back(fault));
+    }
+
+    /// Every request takes this long from now on.
+    pub fn set_latency(&self, latency: Duration) {
+        self.with(|s| s.latency = latency);
+    }
+
+    /// Requests so far.
+    pub fn calls(&self) -> u64 {
+        self.with(|s| s.calls)
+    }
+
+    /// Requests that presented a spent refresh token.
+    pub fn reuse(&self) -> u64 {
+        self.with(|s| s.reuse)
+    }
+
+    fn carry_out(&self, presented: &str) -> Result<Answer, EndpointError> {
+        let lifetime = self.lifetime();
+        let rotating = self.rotating;
+        self.with(|s| {
+            let invalid = || EndpointError::InvalidGrant("invalid_grant".into());
+            let Some((family, spent)) = s.refresh_tokens.get(presented).cloned() else {
+                return Err(invalid());
+            };
+            if spent {
+                s.reuse += 1;
+                s.revoked.insert(family.clone(), true);
+            }
+            if s.revoked.contains_key(&family) {
+                return Err(invalid());
+            }
+            s.serial += 1;
+            let refresh_token = rotating.then(|| format!("fake-refresh-{family}-{}", s.serial));
+            if let Some(token) = &refresh_token {
+                s.refresh_tokens.insert(token.clone(), (family.clone(), false));
+                s.refresh_tokens.insert(presented.to_owned(), (family, true));
+            }
+            Ok(Answer {
+                access_token: Secret::new(format!("fake-access-{}", s.serial)),
+                refresh_token: refresh_token.map(Secret::new),
+                expires_in: Some(lifetime),
+                scopes: None,
+            })
+        })
+    }
+}
+
+impl TokenEndpoint for Provider {
+    fn refresh<'a>(
+        &'a self,
+        refresh_token: &'a Secret,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
+        async move {
+            let (fault, latency) = self.with(|s| {
+                s.calls += 1;
+                (s.faults.pop_front(), s.latency)
+            });
+            let latency = match fault {
+                Some(AnswerFault::Slow(slow)) => slow,
+                _ => latency,
+            };
+            if !latency.is_zero() {
+                let until = Instant::now() + latency.min(timeout);
+                tokio::time::sleep_until(until).await;
+            }
+            let lost = || EndpointError::Ambiguous("the answer was lost for the test".into());
+            match fault {
+                Some(AnswerFault::Transient) => {
+                    return Err(EndpointError::Transient("down for the test".into()));
+                }
+                Some(AnswerFault::Misconfigured) => {
+                    return Err(EndpointError::Misconfigured("invalid_client".into()));
+                }
+                _ => {}
+            }
+            let answer = self.carry_out(refresh_token.expose());
+            if fault == Some(AnswerFault::AnswerLost) || latency > timeout {
+                return Err(lost());
+            }
+            answer
+        }
+        .boxed()
+    }
+
+    fn client_id(&self) -> &'static str {
+        "test-client"
+    }
+
+    fn token_uri(&self) -> &'static str {
+        "https://provider.test/token"
+    }
+}
