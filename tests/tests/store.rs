@@ -1,4 +1,9 @@
 //! The token store's plain behaviour, on memory ports in virtual time.
+#![allow(
+    clippy::unwrap_used,
+    clippy::unchecked_time_subtraction,
+    reason = "a test fails by panicking"
+)]
 
 use std::time::Duration;
 
