@@ -1,1 +1,192 @@
-//! Placeholder of the storage emulator.
+//! Cloud Storage on loopback: the JSON API and the gRPC API over the same objects.
+//!
+//! The official client reads and writes over the JSON API and asks for everything
+//! else over gRPC, so the emulator has two endpoints. What it is made for is what a
+//! fleet builds on: generations, preconditions on every verb, and the limit on how
+//! often one object may be written. All writes pass one lock with their content
+//! complete, so of any number of writers that race with the same `ifGenerationMatch`
+//! exactly one wins.
+//!
+//! # Where production differs
+//!
+//! - **One mutation per second and name** is strict here: a second one within a second
+//!   is always a 429 (`RESOURCE_EXHAUSTED` over gRPC). Production gives bursts some
+//!   slack, and counts refused requests too. Failed preconditions come first and
+//!   cost nothing. [`Storage::set_one_mutation_per_second`] switches the limit.
+//! - Only live versions are kept: no versioning, soft delete, holds or retention. No
+//!   metadata updates, so every metageneration is 1; no compose, rewrite or move.
+//! - Over gRPC there are buckets, and get, list and delete of objects; no reads and
+//!   writes of content.
+//! - Nobody is authenticated, buckets belong to no project, and everything is in memory.
+//! - A chunk of a resumable upload counts when all of it has arrived, may have any
+//!   length, and is forgotten with its session after 1,024 younger ones.
+//! - No MD5 is computed or verified; CRC-32C is both.
+//! - A read that is not modified is `ABORTED` over gRPC, as in Google's test bench.
+
+mod clock;
+mod conditions;
+mod crc32c;
+mod download;
+mod extract;
+mod grpc;
+mod json_api;
+mod listing;
+mod multipart;
+mod object;
+mod observers;
+mod pace;
+mod refusal;
+mod resumable;
+mod server;
+mod state;
+mod store;
+mod upload;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use object::StoredObject;
+pub use observers::Written;
+
+use clock::Clock;
+use server::Listeners;
+use state::State;
+use store::Store;
+
+/// Where the emulator listens and what it enforces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// The JSON API; port 0 takes a free one.
+    pub http: SocketAddr,
+    /// The gRPC API; port 0 takes a free one.
+    pub grpc: SocketAddr,
+    /// Whether a name that was written less than a second ago refuses another mutation.
+    pub one_mutation_per_second: bool,
+}
+
+impl Default for Config {
+    /// Free ports on 127.0.0.1, with the limit on.
+    fn default() -> Self {
+        Self {
+            http: (Ipv4Addr::LOCALHOST, 0).into(),
+            grpc: (Ipv4Addr::LOCALHOST, 0).into(),
+            one_mutation_per_second: true,
+        }
+    }
+}
+
+/// How many requests for objects were answered in which way, over both protocols. Each
+/// request counts once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Content or metadata was sent.
+    pub reads: u64,
+    /// An object was written.
+    pub writes: u64,
+    /// An object was deleted.
+    pub deletes: u64,
+    /// A page of a listing was sent.
+    pub lists: u64,
+    /// 429: the name was written less than a second ago.
+    pub throttled: u64,
+    /// 412.
+    pub precondition_failed: u64,
+    /// 304.
+    pub not_modified: u64,
+    /// 404: the bucket is there, the object is not.
+    pub not_found: u64,
+}
+
+/// A running emulator. Dropping it stops both servers and cuts what is under way.
+#[derive(Debug)]
+pub struct Storage {
+    store: Arc<Store>,
+    grpc: SocketAddr,
+    _stop: DropGuard,
+}
+
+impl Storage {
+    /// Starts both servers. When this returns, they accept connections.
+    ///
+    /// Cancelling it leaves nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on.
+    pub async fn start(config: Config) -> io::Result<Self> {
+        let listeners = Listeners::bind(config.http, config.grpc).await?;
+        let origin = format!("http://{}", listeners.http_address);
+        let grpc = listeners.grpc_address;
+        let state = State::new(config.one_mutation_per_second);
+        let store = Arc::new(Store::new(state, Clock::start(), origin));
+        let stop = CancellationToken::new();
+        listeners.serve(&store, &stop);
+        Ok(Self {
+            store,
+            grpc,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// The origin of the JSON API: `http://127.0.0.1:PORT`.
+    pub fn http_origin(&self) -> String {
+        self.store.origin.clone()
+    }
+
+    /// The address of the gRPC API.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// What was answered so far.
+    pub fn stats(&self) -> Stats {
+        self.store.lock().stats
+    }
+
+    /// Switches the limit on mutations of one name, from the next request on.
+    pub fn set_one_mutation_per_second(&self, enforced: bool) {
+        self.store.lock().one_mutation_per_second = enforced;
+    }
+
+    /// The live version of an object, read past both protocols and not counted.
+    pub fn object(&self, bucket: &str, name: &str) -> Option<StoredObject> {
+        let state = self.store.lock();
+        state.peek(bucket, name).map(|object| (**object).clone())
+    }
+
+    /// The names of all objects in a bucket, sorted; not counted. Empty if there is no
+    /// such bucket.
+    pub fn object_names(&self, bucket: &str) -> Vec<String> {
+        self.store.lock().names(bucket)
+    }
+
+    /// Calls `observer` for every write from now on: with no lock held, in the order of
+    /// the writes, one at a time. The observer runs on a server's thread and holds up its
+    /// answer, so it is to be quick. As a rule a write's answer waits for its observers;
+    /// one that arrives while another write's observers run does not.
+    pub fn on_write(&self, observer: impl Fn(&Written) + Send + Sync + 'static) {
+        self.store.observers.add(Arc::new(observer));
+    }
+
+    /// Makes a bucket; one that exists stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the name is not one that a bucket can have.
+    pub fn create_bucket(&self, name: &str) -> Result<(), InvalidBucketName> {
+        match self.store.create_bucket(name) {
+            Ok(()) | Err(refusal::Refusal::BucketExists) => Ok(()),
+            Err(_) => Err(InvalidBucketName(name.to_owned())),
+        }
+    }
+}
+
+/// Not a name for a bucket: those have 3 to 222 of `a–z 0–9 - _ .` and begin and end
+/// with a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid bucket name {0:?}")]
+pub struct InvalidBucketName(pub String);

@@ -1,0 +1,206 @@
+//! The JSON API: routes, and everything but uploads and downloads.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::{DefaultBodyLimit, State as Shared};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::StatusCode;
+use prost_types::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::conditions::Conditions;
+use super::extract::{Content, Params, Segments};
+use super::listing::ListQuery;
+use super::refusal::Refusal;
+use super::store::Store;
+use super::{download, upload};
+
+/// The largest request body; everything is kept in memory.
+const MAX_BODY: usize = 1 << 30;
+
+/// Names and prefixes in one page, at most and by default, as in production.
+pub(super) const MAX_RESULTS: usize = 1_000;
+
+pub(super) fn router(store: Arc<Store>) -> Router {
+    Router::new()
+        .route("/storage/v1/b", get(list_buckets).post(create_bucket))
+        .route(
+            "/storage/v1/b/{bucket}",
+            get(get_bucket).delete(delete_bucket),
+        )
+        .route("/storage/v1/b/{bucket}/o", get(list_objects))
+        .route(
+            "/storage/v1/b/{bucket}/o/{object}",
+            get(download::get_object).delete(delete_object),
+        )
+        .route(
+            "/download/storage/v1/b/{bucket}/o/{object}",
+            get(download::get_object),
+        )
+        .route(
+            "/upload/storage/v1/b/{bucket}/o",
+            post(upload::start)
+                .put(upload::advance)
+                .delete(upload::cancel),
+        )
+        .fallback(no_route)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(store)
+}
+
+async fn no_route() -> Response {
+    let error = json!({"code": 404, "message": "Not Found", "errors": [
+        {"domain": "global", "reason": "notFound", "message": "Not Found"},
+    ]});
+    (StatusCode::NOT_FOUND, Json(json!({"error": error}))).into_response()
+}
+
+async fn create_bucket(
+    Shared(store): Shared<Arc<Store>>,
+    Content(body): Content,
+) -> Result<Json<Value>, Refusal> {
+    #[derive(Deserialize)]
+    struct NewBucket {
+        name: String,
+    }
+    let NewBucket { name } = serde_json::from_slice(&body)
+        .map_err(|error| Refusal::invalid(format!("Malformed bucket: {error}")))?;
+    store.create_bucket(&name)?;
+    let created = store.lock().bucket(&name)?;
+    Ok(Json(bucket_json(&store.origin, &name, created)))
+}
+
+async fn get_bucket(
+    Shared(store): Shared<Arc<Store>>,
+    Segments(name): Segments<String>,
+) -> Result<Json<Value>, Refusal> {
+    let created = store.lock().bucket(&name)?;
+    Ok(Json(bucket_json(&store.origin, &name, created)))
+}
+
+async fn list_buckets(Shared(store): Shared<Arc<Store>>) -> Json<Value> {
+    let items: Vec<Value> = store
+        .lock()
+        .buckets()
+        .map(|(name, created)| bucket_json(&store.origin, name, created))
+        .collect();
+    Json(json!({"kind": "storage#buckets", "items": items}))
+}
+
+async fn delete_bucket(
+    Shared(store): Shared<Arc<Store>>,
+    Segments(name): Segments<String>,
+) -> Result<StatusCode, Refusal> {
+    store.lock().delete_bucket(&name)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn bucket_json(origin: &str, name: &str, created: SystemTime) -> Value {
+    let time = Timestamp::from(created).to_string();
+    json!({
+        "kind": "storage#bucket",
+        "id": name,
+        "selfLink": format!("{origin}/storage/v1/b/{name}"),
+        "name": name,
+        "projectNumber": "0",
+        "metageneration": "1",
+        "location": "US",
+        "locationType": "multi-region",
+        "storageClass": "STANDARD",
+        "etag": "CAE=",
+        "timeCreated": time,
+        "updated": time,
+    })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListParams {
+    #[serde(default)]
+    prefix: String,
+    #[serde(default)]
+    delimiter: String,
+    #[serde(default)]
+    start_offset: String,
+    #[serde(default)]
+    end_offset: String,
+    #[serde(default)]
+    page_token: String,
+    max_results: Option<usize>,
+}
+
+async fn list_objects(
+    Shared(store): Shared<Arc<Store>>,
+    Segments(bucket): Segments<String>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<Value>, Refusal> {
+    let query = ListQuery {
+        prefix: params.prefix,
+        delimiter: params.delimiter,
+        start: params.start_offset,
+        end: params.end_offset,
+        after: decode_page_token(&params.page_token)?,
+        limit: page_size(params.max_results),
+    };
+    let page = store.lock().list(&bucket, &query)?;
+    let mut json = json!({"kind": "storage#objects"});
+    if !page.objects.is_empty() {
+        let items = page.objects.iter();
+        json["items"] = items
+            .map(|(name, object)| object.to_json(&store.origin, &bucket, name))
+            .collect();
+    }
+    if !page.prefixes.is_empty() {
+        json["prefixes"] = json!(page.prefixes);
+    }
+    if let Some(next) = page.next {
+        json["nextPageToken"] = encode_page_token(&next).into();
+    }
+    Ok(Json(json))
+}
+
+/// `None` and zero ask for the default.
+pub(super) fn page_size(asked: Option<usize>) -> usize {
+    match asked {
+        None | Some(0) => MAX_RESULTS,
+        Some(asked) => asked.min(MAX_RESULTS),
+    }
+}
+
+pub(super) fn encode_page_token(after: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(after)
+}
+
+/// The empty token asks for the first page.
+pub(super) fn decode_page_token(token: &str) -> Result<Option<String>, Refusal> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    BASE64_URL_SAFE_NO_PAD
+        .decode(token)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .map(Some)
+        .ok_or_else(|| Refusal::invalid("Invalid page token."))
+}
+
+#[derive(Debug, Deserialize)]
+struct GenerationParam {
+    generation: Option<i64>,
+}
+
+async fn delete_object(
+    Shared(store): Shared<Arc<Store>>,
+    Segments((bucket, name)): Segments<(String, String)>,
+    Params(conditions): Params<Conditions>,
+    Params(GenerationParam { generation }): Params<GenerationParam>,
+) -> Result<StatusCode, Refusal> {
+    store.delete(&bucket, &name, generation, conditions)?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,211 @@
+//! Listings: a prefix of the sorted names, page by page, folded at a delimiter.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::object::StoredObject;
+
+/// What a listing asks for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ListQuery {
+    pub(super) prefix: String,
+    /// Names that contain it after the prefix are folded into one prefix each; empty folds nothing.
+    pub(super) delimiter: String,
+    /// First name listed, inclusive.
+    pub(super) start: String,
+    /// First name not listed; empty means no end.
+    pub(super) end: String,
+    /// The last name or prefix of the page before; what follows it is listed.
+    pub(super) after: Option<String>,
+    /// Names and prefixes together, at most.
+    pub(super) limit: usize,
+}
+
+/// One page of a listing, in order of names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Page {
+    pub(super) objects: Vec<(String, Arc<StoredObject>)>,
+    pub(super) prefixes: Vec<String>,
+    /// The value of [`ListQuery::after`] for the next page, if there is one.
+    pub(super) next: Option<String>,
+}
+
+impl ListQuery {
+    /// One page. Costs what it returns, not what the bucket holds.
+    pub(super) fn page(&self, objects: &BTreeMap<String, Arc<StoredObject>>) -> Page {
+        let mut page = Page::default();
+        let mut last = None;
+        let mut cursor = self.cursor();
+        while let Some((name, object)) = cursor.next(objects) {
+            if !name.starts_with(&self.prefix) || (!self.end.is_empty() && *name >= self.end) {
+                break;
+            }
+            if page.objects.len() + page.prefixes.len() == self.limit {
+                page.next = last;
+                break;
+            }
+            if let Some(folded) = self.fold(name) {
+                page.prefixes.push(folded.clone());
+                last = Some(folded.clone());
+                cursor = Cursor::past_all_under(folded);
+            } else {
+                page.objects.push((name.clone(), Arc::clone(object)));
+                last = Some(name.clone());
+                cursor = Cursor::past(name.clone());
+            }
+        }
+        page
+    }
+
+    fn cursor(&self) -> Cursor {
+        let first = self.prefix.as_str().max(self.start.as_str());
+        match &self.after {
+            Some(after) if self.fold(after).as_ref() == Some(after) => {
+                Cursor::past_all_under(after.clone())
+            }
+            Some(after) if after.as_str() >= first => Cursor::past(after.clone()),
+            _ => Cursor {
+                from: Bound::Included(first.to_owned()),
+                skip: None,
+            },
+        }
+    }
+
+    /// The prefix that `name` is folded into: up to the first delimiter after the asked prefix.
+    fn fold(&self, name: &str) -> Option<String> {
+        if self.delimiter.is_empty() {
+            return None;
+        }
+        let rest = name.strip_prefix(&self.prefix)?;
+        let end = rest.find(&self.delimiter)? + self.delimiter.len();
+        Some(name[..self.prefix.len() + end].to_owned())
+    }
+}
+
+/// Where a listing continues.
+#[derive(Debug)]
+struct Cursor {
+    from: Bound<String>,
+    /// Names that start with this are passed over.
+    skip: Option<String>,
+}
+
+impl Cursor {
+    fn past(name: String) -> Self {
+        Self {
+            from: Bound::Excluded(name),
+            skip: None,
+        }
+    }
+
+    fn past_all_under(prefix: String) -> Self {
+        Self {
+            // Seeks over nearly all of them: only names that go on with this very
+            // character, the last there is, remain to be skipped.
+            from: Bound::Included(format!("{prefix}\u{10FFFF}")),
+            skip: Some(prefix),
+        }
+    }
+
+    fn next<'a>(
+        &self,
+        objects: &'a BTreeMap<String, Arc<StoredObject>>,
+    ) -> Option<(&'a String, &'a Arc<StoredObject>)> {
+        let skipped = |name: &str| {
+            self.skip
+                .as_ref()
+                .is_some_and(|under| name.starts_with(under))
+        };
+        objects
+            .range::<String, _>((self.from.as_ref(), Bound::Unbounded))
+            .find(|(name, _)| !skipped(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::storage::object::{Attributes, Upload};
+
+    fn objects(names: &[&str]) -> BTreeMap<String, Arc<StoredObject>> {
+        let upload = Upload::new(Bytes::new(), Attributes::default()).unwrap();
+        let object = Arc::new(StoredObject::new(upload, 1, SystemTime::UNIX_EPOCH));
+        names
+            .iter()
+            .map(|name| ((*name).to_owned(), Arc::clone(&object)))
+            .collect()
+    }
+
+    /// All pages: names and prefixes as they come, and how many pages there were.
+    fn all(query: &ListQuery, names: &[&str]) -> (Vec<String>, usize) {
+        let objects = objects(names);
+        let mut query = query.clone();
+        let mut seen = Vec::new();
+        for pages in 1..100 {
+            let page = query.page(&objects);
+            seen.extend(page.objects.into_iter().map(|(name, _)| name));
+            seen.extend(page.prefixes);
+            query.after = page.next;
+            if query.after.is_none() {
+                seen.sort();
+                return (seen, pages);
+            }
+        }
+        panic!("the listing does not end");
+    }
+
+    #[test]
+    fn pages_cover_a_prefix_once() {
+        let names = ["a/1", "a/2", "a/3", "a0", "b/1"];
+        for limit in 1..=4 {
+            let query = ListQuery {
+                prefix: "a/".to_owned(),
+                limit,
+                ..ListQuery::default()
+            };
+            let (seen, pages) = all(&query, &names);
+            assert_eq!(seen, ["a/1", "a/2", "a/3"]);
+            assert_eq!(pages, 3_usize.div_ceil(limit));
+        }
+    }
+
+    #[test]
+    fn a_delimiter_folds_whole_subtrees() {
+        let names = [
+            "a/1",
+            "a/b/1",
+            "a/b/2",
+            "a/b/\u{10FFFF}x",
+            "a/c",
+            "a/d/1",
+            "e",
+        ];
+        for limit in 1..=5 {
+            let query = ListQuery {
+                prefix: "a/".to_owned(),
+                delimiter: "/".to_owned(),
+                limit,
+                ..ListQuery::default()
+            };
+            let (seen, _) = all(&query, &names);
+            assert_eq!(seen, ["a/1", "a/b/", "a/c", "a/d/"], "limit {limit}");
+        }
+    }
+
+    #[test]
+    fn start_and_end_bound_the_names() {
+        let query = ListQuery {
+            start: "b".to_owned(),
+            end: "d".to_owned(),
+            limit: 10,
+            ..ListQuery::default()
+        };
+        let (seen, _) = all(&query, &["a", "b", "c", "d"]);
+        assert_eq!(seen, ["b", "c"]);
+    }
+}

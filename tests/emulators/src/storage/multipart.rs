@@ -1,0 +1,207 @@
+//! Splitting a `multipart/related` upload into its parts.
+//!
+//! The official client sends the metadata and the media, and, when it computes the
+//! checksum while it sends, a third part that carries it. The media may be large, so
+//! the delimiter is searched in long strides and no byte is copied.
+
+use bytes::Bytes;
+
+use super::object::Attributes;
+use super::refusal::Refusal;
+
+/// Metadata and media of a multipart upload.
+#[derive(Debug)]
+pub(super) struct Multipart {
+    pub(super) attributes: Attributes,
+    pub(super) media: Bytes,
+}
+
+struct Part {
+    content_type: Option<String>,
+    body: Bytes,
+}
+
+/// Parses `body` as the `Content-Type` header says it is delimited.
+pub(super) fn parse(content_type: &str, body: &Bytes) -> Result<Multipart, Refusal> {
+    let boundary = boundary(content_type).ok_or_else(|| {
+        Refusal::invalid("A multipart upload needs Content-Type: multipart/related; boundary=…")
+    })?;
+    let mut parts = split(boundary, body)
+        .ok_or_else(|| Refusal::invalid("Malformed multipart body."))?
+        .into_iter();
+    let (Some(metadata), Some(media), trailer, None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Refusal::invalid(
+            "A multipart upload has a metadata part, a media part, and at most a checksum part.",
+        ));
+    };
+    let mut attributes = attributes(&metadata.body)?;
+    if attributes.content_type.is_none() {
+        attributes.content_type = media.content_type;
+    }
+    if let Some(trailer) = trailer {
+        let trailer = self::attributes(&trailer.body)?;
+        attributes.crc32c = attributes.crc32c.or(trailer.crc32c);
+    }
+    Ok(Multipart {
+        attributes,
+        media: media.body,
+    })
+}
+
+/// The metadata that a writer sent as JSON; nothing at all stands for an empty object.
+pub(super) fn attributes(json: &[u8]) -> Result<Attributes, Refusal> {
+    if json.is_empty() {
+        return Ok(Attributes::default());
+    }
+    serde_json::from_slice(json)
+        .map_err(|error| Refusal::invalid(format!("Malformed object metadata: {error}")))
+}
+
+fn boundary(content_type: &str) -> Option<&str> {
+    let (media_type, parameters) = content_type.split_once(';')?;
+    let media_type = media_type.trim();
+    let multipart = media_type.get(..10)?.eq_ignore_ascii_case("multipart/");
+    let boundary = parameters.split(';').find_map(|parameter| {
+        let (key, value) = parameter.trim().split_once('=')?;
+        key.eq_ignore_ascii_case("boundary")
+            .then(|| value.trim_matches('"'))
+    })?;
+    (multipart && !boundary.is_empty()).then_some(boundary)
+}
+
+/// `None` when the body does not open with the boundary or is not closed by it.
+fn split(boundary: &str, body: &Bytes) -> Option<Vec<Part>> {
+    let opening = format!("--{boundary}");
+    let delimiter = Finder::new(format!("\r\n--{boundary}").into_bytes());
+    let mut rest = body.slice_ref(body.strip_prefix(opening.as_bytes())?);
+    let mut parts = Vec::new();
+    loop {
+        if rest.starts_with(b"--") {
+            return Some(parts);
+        }
+        let part = rest.slice_ref(rest.strip_prefix(b"\r\n")?);
+        let end = delimiter.find(&part)?;
+        rest = part.slice(end + delimiter.needle.len()..);
+        parts.push(Part::parse(&part.slice(..end))?);
+    }
+}
+
+impl Part {
+    fn parse(part: &Bytes) -> Option<Self> {
+        // Without headers, the blank line that ends them comes first.
+        if let Some(body) = part.strip_prefix(b"\r\n") {
+            return Some(Self {
+                content_type: None,
+                body: part.slice_ref(body),
+            });
+        }
+        let end = Finder::new(b"\r\n\r\n".to_vec()).find(part)?;
+        let headers = std::str::from_utf8(&part[..end]).ok()?;
+        let content_type = headers.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-type")
+                .then(|| value.trim().to_owned())
+        });
+        Some(Self {
+            content_type,
+            body: part.slice(end + 4..),
+        })
+    }
+}
+
+/// Horspool's search: looks at one byte in as many as the needle is long.
+struct Finder {
+    needle: Vec<u8>,
+    /// How far the window may move when its last byte is this one.
+    stride: [usize; 256],
+}
+
+impl Finder {
+    /// `needle` is not empty.
+    fn new(needle: Vec<u8>) -> Self {
+        let mut stride = [needle.len(); 256];
+        for (at, byte) in needle[..needle.len() - 1].iter().enumerate() {
+            stride[usize::from(*byte)] = needle.len() - 1 - at;
+        }
+        Self { needle, stride }
+    }
+
+    fn find(&self, haystack: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while let Some(window) = haystack.get(at..at + self.needle.len()) {
+            if window == self.needle {
+                return Some(at);
+            }
+            at += self.stride[usize::from(window[window.len() - 1])];
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TYPE: &str = "multipart/related; boundary=frontier";
+
+    fn parsed(body: &'static str) -> Result<Multipart, Refusal> {
+        parse(TYPE, &Bytes::from_static(body.as_bytes()))
+    }
+
+    #[test]
+    fn two_parts() {
+        let parsed = parsed(
+            "--frontier\r\nContent-Disposition: form-data; name=\"metadata\"\r\n\
+             Content-Type: application/json; charset=UTF-8\r\n\r\n\
+             {\"metadata\":{\"k\":\"v\"},\"storageClass\":\"STANDARD\"}\r\n\
+             --frontier\r\ncontent-type: text/plain\r\n\r\nhello\r\nworld\r\n--frontier--\r\n",
+        )
+        .unwrap();
+        assert_eq!(&parsed.media[..], b"hello\r\nworld");
+        assert_eq!(parsed.attributes.metadata["k"], "v");
+        assert_eq!(
+            parsed.attributes.content_type.as_deref(),
+            Some("text/plain")
+        );
+    }
+
+    #[test]
+    fn the_third_part_carries_the_checksum() {
+        let parsed = parsed(
+            "--frontier\r\n\r\n{\"contentType\":\"a/b\"}\r\n--frontier\r\n\r\n\r\n--frontier\r\n\
+             Content-Type: application/json\r\n\r\n{\"crc32c\":\"AAAAAA==\"}\r\n--frontier--",
+        )
+        .unwrap();
+        assert_eq!(&parsed.media[..], b"");
+        assert_eq!(parsed.attributes.crc32c.as_deref(), Some("AAAAAA=="));
+        assert_eq!(parsed.attributes.content_type.as_deref(), Some("a/b"));
+    }
+
+    #[test]
+    fn boundaries_may_be_quoted_and_contents_may_look_alike() {
+        let body = "--a\r\n\r\n{}\r\n--a\r\n\r\n\r\n--\r\n-a\r\r\n--a--";
+        let parsed = parse(
+            "Multipart/Related; type=x; Boundary=\"a\"",
+            &Bytes::from_static(body.as_bytes()),
+        )
+        .unwrap();
+        assert_eq!(&parsed.media[..], b"\r\n--\r\n-a\r");
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for body in [
+            "",
+            "--frontier--",
+            "--frontier\r\n\r\n{}\r\n--frontier--",
+            "--frontier\r\n\r\n{}\r\n--frontier\r\n\r\ncut off",
+            "--frontier\r\n\r\nnot json\r\n--frontier\r\n\r\nx\r\n--frontier--",
+        ] {
+            assert!(matches!(parsed(body), Err(Refusal::Invalid(_))), "{body:?}");
+        }
+        assert!(parse("multipart/related", &Bytes::new()).is_err());
+        assert!(parse("text/plain; boundary=a", &Bytes::new()).is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! Why a request was not carried out, and how each protocol says so.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde_json::json;
+
+/// A request that changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("The specified bucket does not exist.")]
+    NoBucket,
+    #[error("No such object: {bucket}/{object}")]
+    NoObject { bucket: String, object: String },
+    #[error("No such upload session")]
+    NoUpload,
+    #[error("At least one of the pre-conditions you specified did not hold.")]
+    Precondition,
+    /// A read whose `NotMatch` condition names what is there.
+    #[error("Not modified")]
+    NotModified,
+    #[error(
+        "The object {bucket}/{object} exceeded the rate limit for object mutation operations \
+         (create, update, and delete). Please reduce your request rate."
+    )]
+    Pace { bucket: String, object: String },
+    #[error("Your previous request to create the named bucket succeeded and you already own it.")]
+    BucketExists,
+    #[error("The bucket you tried to delete is not empty.")]
+    BucketNotEmpty,
+    #[error("The requested range cannot be satisfied.")]
+    Range { size: usize },
+    #[error("{0}")]
+    Invalid(String),
+    #[error("The request body exceeds what this emulator holds in memory.")]
+    TooLarge,
+}
+
+impl Refusal {
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid(message.into())
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::NoBucket | Self::NoObject { .. } | Self::NoUpload => StatusCode::NOT_FOUND,
+            Self::Precondition => StatusCode::PRECONDITION_FAILED,
+            Self::NotModified => StatusCode::NOT_MODIFIED,
+            Self::Pace { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::BucketExists | Self::BucketNotEmpty => StatusCode::CONFLICT,
+            Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NoBucket | Self::NoObject { .. } | Self::NoUpload => "notFound",
+            Self::Precondition => "conditionNotMet",
+            Self::NotModified => "notModified",
+            Self::Pace { .. } => "rateLimitExceeded",
+            Self::BucketExists | Self::BucketNotEmpty => "conflict",
+            Self::Range { .. } => "requestedRangeNotSatisfiable",
+            Self::Invalid(_) => "invalid",
+            Self::TooLarge => "uploadTooLarge",
+        }
+    }
+
+    fn domain(&self) -> &'static str {
+        match self {
+            Self::Pace { .. } => "usageLimits",
+            _ => "global",
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        if self == Self::NotModified {
+            return status.into_response();
+        }
+        let message = self.to_string();
+        let mut error = json!({
+            "domain": self.domain(), "reason": self.reason(), "message": message,
+        });
+        if self == Self::Precondition {
+            error["locationType"] = "header".into();
+            error["location"] = "If-Match".into();
+        }
+        let body = Json(json!({
+            "error": {"code": status.as_u16(), "message": message, "errors": [error]},
+        }));
+        match self {
+            Self::Range { size } => {
+                let range = [(http::header::CONTENT_RANGE, format!("bytes */{size}"))];
+                (status, range, body).into_response()
+            }
+            _ => (status, body).into_response(),
+        }
+    }
+}
+
+impl From<Refusal> for tonic::Status {
+    fn from(refusal: Refusal) -> Self {
+        use tonic::Code;
+        let code = match &refusal {
+            Refusal::NoBucket | Refusal::NoObject { .. } | Refusal::NoUpload => Code::NotFound,
+            Refusal::Precondition | Refusal::BucketNotEmpty => Code::FailedPrecondition,
+            // gRPC has no 304; this is what Google's own test bench answers.
+            Refusal::NotModified => Code::Aborted,
+            Refusal::Pace { .. } | Refusal::TooLarge => Code::ResourceExhausted,
+            Refusal::BucketExists => Code::AlreadyExists,
+            Refusal::Range { .. } => Code::OutOfRange,
+            Refusal::Invalid(_) => Code::InvalidArgument,
+        };
+        Self::new(code, refusal.to_string())
+    }
+}

@@ -1,0 +1,119 @@
+//! The state behind its lock: what both protocols drive.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::clock::Clock;
+use super::conditions::Conditions;
+use super::object::{StoredObject, Upload};
+use super::observers::{Observers, Written};
+use super::refusal::Refusal;
+use super::resumable::{Chunk, Progress, Sessions, Target};
+use super::state::State;
+
+#[derive(Debug)]
+pub(super) struct Store {
+    state: Mutex<State>,
+    /// Locked before the state where both are needed.
+    sessions: Mutex<Sessions>,
+    pub(super) observers: Observers,
+    clock: Clock,
+    /// Where the JSON API is reached, for the links that it gives out.
+    pub(super) origin: String,
+}
+
+impl Store {
+    pub(super) fn new(state: State, clock: Clock, origin: String) -> Self {
+        Self {
+            state: Mutex::new(state),
+            sessions: Mutex::default(),
+            observers: Observers::default(),
+            clock,
+            origin,
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn create_bucket(&self, name: &str) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        state.create_bucket(self.clock.now(), name)
+    }
+
+    pub(super) fn write(
+        &self,
+        bucket: &str,
+        name: &str,
+        upload: Upload,
+        conditions: Conditions,
+    ) -> Result<Arc<StoredObject>, Refusal> {
+        let object = self.commit(bucket, name, upload, conditions)?;
+        self.observers.deliver();
+        Ok(object)
+    }
+
+    /// Writes and queues the news; the caller has it delivered.
+    fn commit(
+        &self,
+        bucket: &str,
+        name: &str,
+        upload: Upload,
+        conditions: Conditions,
+    ) -> Result<Arc<StoredObject>, Refusal> {
+        let mut state = self.lock();
+        // The time is read under the lock, so that it does not go back between writes.
+        let object = state.write(self.clock.now(), bucket, name, upload, conditions)?;
+        self.observers.push(|| Written {
+            bucket: bucket.to_owned(),
+            name: name.to_owned(),
+            content: object.content.clone(),
+            generation: object.generation,
+        });
+        Ok(object)
+    }
+
+    pub(super) fn delete(
+        &self,
+        bucket: &str,
+        name: &str,
+        generation: Option<i64>,
+        conditions: Conditions,
+    ) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        state.delete(self.clock.now(), bucket, name, generation, conditions)
+    }
+
+    /// Opens an upload session, whose ID is returned.
+    pub(super) fn open_upload(&self, target: Target) -> Result<String, Refusal> {
+        self.lock()
+            .begin_upload(&target.bucket, &target.name, target.conditions)?;
+        Ok(self.sessions().open(target))
+    }
+
+    pub(super) fn advance_upload(
+        &self,
+        id: &str,
+        chunk: Chunk,
+        content: &Bytes,
+        checksum: Option<String>,
+    ) -> Result<Progress, Refusal> {
+        let progress = self
+            .sessions()
+            .advance(id, chunk, content, checksum, |target, upload| {
+                self.commit(&target.bucket, &target.name, upload, target.conditions)
+            });
+        self.observers.deliver();
+        progress
+    }
+
+    pub(super) fn cancel_upload(&self, id: &str) -> Result<(), Refusal> {
+        self.sessions().cancel(id)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,141 @@
+//! Writing an object: in one request, or over an upload session.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+
+use super::conditions::Conditions;
+use super::extract::{Content, Params, Segments};
+use super::multipart::{self, Multipart};
+use super::object::{Attributes, StoredObject, Upload, encode_segment};
+use super::refusal::Refusal;
+use super::resumable::{Chunk, Progress, Target};
+use super::store::Store;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StartParams {
+    upload_type: Option<String>,
+    name: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct SessionParams {
+    upload_id: String,
+}
+
+/// `POST /upload/…/o`: an object in one request, or a new session.
+pub(super) async fn start(
+    Shared(store): Shared<Arc<Store>>,
+    Segments(bucket): Segments<String>,
+    Params(params): Params<StartParams>,
+    Params(conditions): Params<Conditions>,
+    headers: HeaderMap,
+    Content(body): Content,
+) -> Result<Response, Refusal> {
+    let content_type = header(&headers, CONTENT_TYPE.as_str());
+    let (attributes, content) = match params.upload_type.as_deref() {
+        Some("multipart") => {
+            let content_type = content_type.unwrap_or_default();
+            let Multipart { attributes, media } = multipart::parse(content_type, &body)?;
+            (attributes, media)
+        }
+        Some("media") => {
+            let attributes = Attributes {
+                content_type: content_type.map(ToOwned::to_owned),
+                ..Attributes::default()
+            };
+            (attributes, body)
+        }
+        Some("resumable") => {
+            let mut attributes = multipart::attributes(&body)?;
+            if attributes.content_type.is_none() {
+                attributes.content_type =
+                    header(&headers, "x-upload-content-type").map(ToOwned::to_owned);
+            }
+            let name = object_name(params.name, &attributes)?;
+            let target = Target {
+                bucket,
+                name,
+                attributes,
+                conditions,
+            };
+            return open_session(&store, target);
+        }
+        other => {
+            let given = other.unwrap_or_default();
+            return Err(Refusal::invalid(format!("Invalid uploadType: '{given}'")));
+        }
+    };
+    let name = object_name(params.name, &attributes)?;
+    let upload = Upload::new(content, attributes)?;
+    let object = store.write(&bucket, &name, upload, conditions)?;
+    Ok(stored(&store, &bucket, &name, &object))
+}
+
+fn open_session(store: &Store, target: Target) -> Result<Response, Refusal> {
+    let path = format!(
+        "{}/upload/storage/v1/b/{}/o?uploadType=resumable&name={}",
+        store.origin,
+        target.bucket,
+        encode_segment(&target.name)
+    );
+    let id = store.open_upload(target)?;
+    let location = [(LOCATION, format!("{path}&upload_id={id}"))];
+    Ok((StatusCode::OK, location).into_response())
+}
+
+/// `PUT` on a session: a chunk, or the question how far it is.
+pub(super) async fn advance(
+    Shared(store): Shared<Arc<Store>>,
+    Params(SessionParams { upload_id }): Params<SessionParams>,
+    headers: HeaderMap,
+    Content(body): Content,
+) -> Result<Response, Refusal> {
+    let chunk = Chunk::parse(header(&headers, CONTENT_RANGE.as_str()))?;
+    let checksum = header(&headers, "x-goog-hash").and_then(|hashes| {
+        let mut hashes = hashes.split(',').map(str::trim);
+        hashes.find_map(|hash| hash.strip_prefix("crc32c=").map(ToOwned::to_owned))
+    });
+    match store.advance_upload(&upload_id, chunk, &body, checksum)? {
+        Progress::Stored {
+            bucket,
+            name,
+            object,
+        } => Ok(stored(&store, &bucket, &name, &object)),
+        Progress::Incomplete(0) => Ok(StatusCode::PERMANENT_REDIRECT.into_response()),
+        Progress::Incomplete(have) => {
+            let range = [(RANGE, format!("bytes=0-{}", have - 1))];
+            Ok((StatusCode::PERMANENT_REDIRECT, range).into_response())
+        }
+    }
+}
+
+/// `DELETE` on a session.
+pub(super) async fn cancel(
+    Shared(store): Shared<Arc<Store>>,
+    Params(SessionParams { upload_id }): Params<SessionParams>,
+) -> Result<StatusCode, Refusal> {
+    store.cancel_upload(&upload_id)?;
+    // "Client closed request": what production answers to a cancelled upload.
+    Ok(StatusCode::from_u16(499).unwrap_or(StatusCode::NO_CONTENT))
+}
+
+fn object_name(query: Option<String>, attributes: &Attributes) -> Result<String, Refusal> {
+    query
+        .or_else(|| attributes.name.clone())
+        .ok_or_else(|| Refusal::invalid("Required object name."))
+}
+
+fn stored(store: &Store, bucket: &str, name: &str, object: &StoredObject) -> Response {
+    Json(object.to_json(&store.origin, bucket, name)).into_response()
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
