@@ -1,1 +1,295 @@
-//! Placeholder of the google emulator.
+//! Google's identity provider and some of its APIs, on one loopback origin.
+//!
+//! The token endpoint is the one that a fleet must not call too often: it can rotate
+//! refresh tokens, take the reuse of a spent one for a theft and end the grant, and it
+//! keeps a record of every call. The APIs check the bearer token as Google's do, and
+//! inserting a task leaves an effect that can be counted.
+//!
+//! | path | |
+//! |---|---|
+//! | `POST /token` | `grant_type=refresh_token`; the client's secret in the body or as basic authentication |
+//! | `POST /revoke` | `token`, in the form or the query |
+//! | `GET /v1/userinfo`, `/oauth2/v3/userinfo`, `/oauth2/v2/userinfo` | the profile, as far as scopes allow |
+//! | `GET /drive/v3/files`, `/drive/v3/files/{id}?alt=media&size=N` | scope `…/auth/drive.readonly` |
+//! | `GET`, `POST /tasks/v1/lists/{list}/tasks` | scope `…/auth/tasks`; `x-effect-id` names the job |
+//! | `/v1/status/{code}?retry_after=&reason=&location=` | that status |
+//! | `/v1/echo` | the request as it arrived |
+//!
+//! A request is decided and takes effect when it arrives; a latency only holds its
+//! answer back. A caller that gives up meanwhile has spent its refresh token, which is
+//! the worst that can happen to it.
+//!
+//! # Where production differs
+//!
+//! - Google does not rotate refresh tokens as a rule, and issues a successor only now
+//!   and then; [`Config::rotate`] stands for providers that do. What one that detects a
+//!   reuse does is [`OnReuse`].
+//! - There is one client, and its grants come from [`Google::add_user`]: there is no
+//!   consent page and no `authorization_code` exchange. One would record a consent the
+//!   same way and exchange its code at the token endpoint.
+//! - Revoking one token ends the grant that it came from. Google may withdraw every
+//!   grant that the account gave to the project.
+//! - No ID tokens, no `access_token` in the query, no quotas but [`Google::limit_user`].
+//! - All hosts of Google are this one origin: the path alone tells the API.
+//! - `fields` and other parameters that are not named above are ignored.
+
+mod clock;
+mod core;
+mod drive;
+mod identity;
+mod ledger;
+mod limit;
+mod oauth;
+mod params;
+mod probe;
+mod refusal;
+mod server;
+mod tasks;
+mod token;
+mod user;
+mod userinfo;
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use clock::Clock;
+pub use ledger::{Effect, Issued, RefreshCall, RefreshOutcome, Stats, StatsQuery};
+pub use token::Fingerprint;
+pub use user::{Grant, User};
+
+use self::core::Shared;
+use identity::{Client, Identity, Policy};
+use limit::Limit;
+use server::Latencies;
+use token::{Minter, Secret};
+
+/// Where the emulator listens and how it behaves.
+#[derive(Clone)]
+pub struct Config {
+    /// The one address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How long an access token lives.
+    pub token_lifetime: Duration,
+    /// Whether a refresh spends the refresh token and brings another.
+    pub rotate: bool,
+    /// What presenting a spent refresh token leads to.
+    pub on_reuse: OnReuse,
+    /// How long answers of the token endpoint are held back.
+    pub refresh_latency: Duration,
+    /// How long answers of the APIs are held back.
+    pub api_latency: Duration,
+    /// Makes the tokens: the same calls in the same order bring the same tokens.
+    pub seed: u64,
+    /// The client's ID; an obviously fake one if `None`.
+    pub client_id: Option<String>,
+    /// The client's secret; an obviously fake one if `None`.
+    pub client_secret: Option<String>,
+    /// The time by which tokens age and calls are recorded.
+    pub clock: Clock,
+}
+
+impl Default for Config {
+    /// A free port on 127.0.0.1, tokens of an hour, no rotation, no latency.
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            token_lifetime: Duration::from_hours(1),
+            rotate: false,
+            on_reuse: OnReuse::default(),
+            refresh_latency: Duration::ZERO,
+            api_latency: Duration::ZERO,
+            seed: 0,
+            client_id: None,
+            client_secret: None,
+            clock: Clock::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("listen", &self.listen)
+            .field("token_lifetime", &self.token_lifetime)
+            .field("rotate", &self.rotate)
+            .field("on_reuse", &self.on_reuse)
+            .field("refresh_latency", &self.refresh_latency)
+            .field("api_latency", &self.api_latency)
+            .field("seed", &self.seed)
+            .field("client_id", &self.client_id)
+            .field("client_secret", &"[redacted]")
+            .finish_non_exhaustive()
+    }
+}
+
+/// What presenting a spent refresh token leads to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnReuse {
+    /// It is taken for a theft: the grant ends, with its current refresh token and all its
+    /// access tokens.
+    #[default]
+    RevokeFamily,
+    /// It is answered like any other, and counted.
+    Accept,
+}
+
+/// The two kinds of OAuth client, which Google's console exports with different keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientKind {
+    /// A program on the user's computer.
+    Installed,
+    /// A web server.
+    Web,
+}
+
+/// A running emulator. Dropping it stops the server and cuts what is under way.
+#[derive(Debug)]
+pub struct Google {
+    shared: Arc<Shared>,
+    _stop: DropGuard,
+}
+
+impl Google {
+    /// Starts the server. When this returns, it accepts connections.
+    ///
+    /// Cancelling it leaves nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be listened on.
+    pub async fn start(config: Config) -> io::Result<Self> {
+        let listener = TcpListener::bind(config.listen).await?;
+        let origin = format!("http://{}", listener.local_addr()?);
+        let mut minter = Minter::new(config.seed);
+        let (id, secret) = (minter.client_id(), minter.client_secret());
+        let client = Client {
+            id: config.client_id.unwrap_or(id),
+            secret: config.client_secret.map_or(secret, Secret::new),
+        };
+        let policy = Policy {
+            token_lifetime: config.token_lifetime,
+            rotate: config.rotate,
+            on_reuse: config.on_reuse,
+        };
+        let identity = Identity::new(policy, client, minter);
+        let shared = Arc::new(Shared::new(identity, config.clock, origin));
+        let latencies = Latencies {
+            refresh: config.refresh_latency,
+            api: config.api_latency,
+        };
+        let stop = CancellationToken::new();
+        server::serve(listener, Arc::clone(&shared), latencies, &stop);
+        Ok(Self {
+            shared,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// Where everything is reached: `http://127.0.0.1:PORT`.
+    pub fn origin(&self) -> String {
+        self.shared.origin.clone()
+    }
+
+    /// The URL of the OpenID Connect userinfo endpoint.
+    pub fn userinfo_url(&self) -> String {
+        format!("{}/v1/userinfo", self.shared.origin)
+    }
+
+    /// The URL of the revocation endpoint.
+    pub fn revoke_url(&self) -> String {
+        format!("{}/revoke", self.shared.origin)
+    }
+
+    /// The client's file as Google's console downloads it, with the URLs of this emulator.
+    /// It holds the client's secret.
+    pub fn client_json(&self, kind: ClientKind, redirect_uris: &[&str]) -> Value {
+        let origin = &self.shared.origin;
+        let client = self.shared.step(|core, _| core.identity.client().clone());
+        let details = json!({
+            "client_id": client.id,
+            "project_id": "fake-project",
+            "auth_uri": format!("{origin}/o/oauth2/auth"),
+            "token_uri": format!("{origin}/token"),
+            "auth_provider_x509_cert_url": format!("{origin}/oauth2/v1/certs"),
+            "client_secret": client.secret.expose(),
+            "redirect_uris": redirect_uris,
+        });
+        match kind {
+            ClientKind::Installed => json!({"installed": details}),
+            ClientKind::Web => json!({"web": details}),
+        }
+    }
+
+    /// Grants `scopes` to the client on a user's behalf, as a consent would. The account
+    /// is made, or brought up to date if `user.sub` is known; its other grants stay.
+    pub fn add_user<S: Into<String>>(
+        &self,
+        user: User,
+        scopes: impl IntoIterator<Item = S>,
+    ) -> Grant {
+        let scopes = scopes.into_iter().map(Into::into).collect();
+        self.shared
+            .step(|core, now| core.identity.grant(now, user, scopes))
+    }
+
+    /// Ends all grants of a user, as when access is withdrawn in the Google account.
+    pub fn revoke_user(&self, sub: &str) {
+        self.shared.step(|core, _| core.identity.revoke_user(sub));
+    }
+
+    /// Expires every access token that was issued for a user so far.
+    pub fn expire_access_tokens(&self, sub: &str) {
+        self.shared
+            .step(|core, _| core.identity.expire_access_tokens(sub));
+    }
+
+    /// Lets `remaining` more API calls of a user pass and answers the next with 429 and
+    /// `Retry-After`. Once the wait that it named is over, the limit is gone.
+    pub fn limit_user(&self, sub: &str, remaining: u64, retry_after: Duration) {
+        let limit = Limit::new(remaining, retry_after);
+        self.shared
+            .step(|core, _| core.identity.limit_user(sub, limit));
+    }
+
+    /// What happened so far.
+    pub fn stats(&self, query: &StatsQuery) -> Stats {
+        self.shared.step(|core, _| core.ledger.stats(query))
+    }
+
+    /// Waits until the numbers for everybody satisfy `condition`, and returns them.
+    /// Cancelling it changes nothing.
+    pub async fn wait_for(&self, condition: impl FnMut(&Stats) -> bool) -> Stats {
+        let mut stats = self.shared.watch();
+        match stats.wait_for(condition).await {
+            Ok(seen) => *seen,
+            // The sender is gone, which cannot be while `self` is there.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Every call of the token endpoint so far, in order.
+    pub fn refresh_calls(&self) -> Vec<RefreshCall> {
+        self.shared
+            .step(|core, _| core.ledger.refresh_calls.clone())
+    }
+
+    /// Every effect so far, in order.
+    pub fn effects(&self) -> Vec<Effect> {
+        self.shared.step(|core, _| core.ledger.effects.clone())
+    }
+
+    /// How many access tokens, of all that were ever issued here (those of
+    /// [`Google::add_user`] included), had reached `age` at `until`.
+    pub fn expiries(&self, age: Duration, until: Instant) -> u64 {
+        self.shared
+            .step(|core, _| core.identity.expiries(age, until))
+    }
+}

@@ -1,0 +1,84 @@
+//! The listener: which routes there are, what delays them, and how they stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::serve::ListenerExt as _;
+use http::StatusCode;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::core::Shared;
+use super::refusal::Refusal;
+use super::{drive, oauth, probe, tasks, userinfo};
+
+/// How long answers are held back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Latencies {
+    /// Of the token endpoint.
+    pub(super) refresh: Duration,
+    /// Of the APIs, userinfo included.
+    pub(super) api: Duration,
+}
+
+/// Serves until `stop` is cancelled.
+pub(super) fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    latencies: Latencies,
+    stop: &CancellationToken,
+) {
+    let apis = Router::new()
+        .merge(userinfo::routes())
+        .merge(drive::routes())
+        .merge(tasks::routes())
+        .merge(probe::routes())
+        .layer(from_fn_with_state(latencies.api, held_back));
+    let tokens = oauth::token_routes().layer(from_fn_with_state(latencies.refresh, held_back));
+    let router = Router::new()
+        .merge(apis)
+        .merge(tokens)
+        .merge(oauth::revoke_routes())
+        .fallback(async || Refusal::not_found("Method"))
+        .with_state(shared)
+        .layer(from_fn_with_state(stop.clone(), until_stopped));
+    let listener = listener.tap_io(|stream| {
+        // Answers are small and go out whole; a socket that refuses is only slower.
+        stream.set_nodelay(true).unwrap_or_default();
+    });
+    let server =
+        axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the emulator of Google's identity and APIs ended");
+        }
+    });
+}
+
+/// Decides at once and answers later.
+async fn held_back(State(latency): State<Duration>, request: Request, next: Next) -> Response {
+    let due = Instant::now() + latency;
+    let response = next.run(request).await;
+    if !latency.is_zero() {
+        sleep_until(due).await;
+    }
+    response
+}
+
+/// Ends requests that wait for something, so that no connection outlives the emulator.
+async fn until_stopped(
+    State(stop): State<CancellationToken>,
+    request: Request,
+    next: Next,
+) -> Response {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        response = next.run(request) => response,
+    }
+}
