@@ -184,6 +184,25 @@ async fn drive_streams_as_much_as_is_asked_for() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_download_ends_with_the_emulator() -> Result<()> {
+    let stand = Stand::start().await?;
+    let files: Value = stand
+        .get("/drive/v3/files?pageSize=1")
+        .await?
+        .json()
+        .await?;
+    let id = files["files"][0]["id"].as_str().unwrap();
+    let path = format!("/drive/v3/files/{id}?alt=media&size={}", 1_u64 << 40);
+    let mut endless = stand.get(&path).await?;
+    assert!(endless.chunk().await?.is_some());
+    drop(stand.google);
+    while let Ok(chunk) = endless.chunk().await {
+        assert!(chunk.is_some(), "it must not end as if it were complete");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn inserted_tasks_are_effects() -> Result<()> {
     let stand = Stand::start().await?;
     for id in ["job-1", "job-2", "job-1"] {

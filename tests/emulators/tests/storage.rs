@@ -518,8 +518,7 @@ async fn a_dropped_emulator_is_gone() -> Result<()> {
     let hanging = tokio::spawn(hanging);
     chunks.send(Ok(Bytes::from_static(b"some"))).await?;
     drop(stand.emulator);
-    let ended = hanging.await?;
-    assert!(ended.map_or(true, |answer| answer.status() == 503));
+    assert!(hanging.await?.is_err());
     let after = stand.storage.read_object(BUCKET, "a").send().await;
     assert!(after.is_err());
     Ok(())

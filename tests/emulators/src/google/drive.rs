@@ -28,6 +28,9 @@ const SCOPES: [&str; 2] = [
 /// How many files every user has.
 const FILES: usize = 42;
 
+/// The largest download.
+const MAX_SIZE: u64 = 1 << 40;
+
 /// Bytes in one piece of a download.
 const PIECE: usize = 64 * 1024;
 
@@ -109,6 +112,9 @@ async fn file(
         return Ok(Json(file_json(&caller.sub, index)).into_response());
     }
     let size = params.size.unwrap_or(1_024);
+    if size > MAX_SIZE {
+        return Err(Refusal::invalid("size is at most 1 TiB."));
+    }
     let headers = [
         (CONTENT_TYPE, "application/octet-stream".to_owned()),
         (CONTENT_LENGTH, size.to_string()),

@@ -6,9 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt as _;
-use http::StatusCode;
+use axum::response::Response;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::core::Shared;
 use super::refusal::Refusal;
 use super::{drive, oauth, probe, tasks, userinfo};
+use crate::storage::connection::Cuttable;
 
 /// How long answers are held back.
 #[derive(Debug, Clone, Copy)]
@@ -45,12 +44,8 @@ pub(super) fn serve(
         .merge(tokens)
         .merge(oauth::revoke_routes())
         .fallback(async || Refusal::not_found("Method"))
-        .with_state(shared)
-        .layer(from_fn_with_state(stop.clone(), until_stopped));
-    let listener = listener.tap_io(|stream| {
-        // Answers are small and go out whole; a socket that refuses is only slower.
-        stream.set_nodelay(true).unwrap_or_default();
-    });
+        .with_state(shared);
+    let listener = Cuttable::new(listener, stop.clone());
     let server =
         axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::spawn(async move {
@@ -68,17 +63,4 @@ async fn held_back(State(latency): State<Duration>, request: Request, next: Next
         sleep_until(due).await;
     }
     response
-}
-
-/// Ends requests that wait for something, so that no connection outlives the emulator.
-async fn until_stopped(
-    State(stop): State<CancellationToken>,
-    request: Request,
-    next: Next,
-) -> Response {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-        response = next.run(request) => response,
-    }
 }

@@ -25,6 +25,7 @@
 
 mod clock;
 mod conditions;
+pub(crate) mod connection;
 mod crc32c;
 mod download;
 mod extract;
