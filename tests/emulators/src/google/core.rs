@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::clock::Clock;
-use super::identity::{AccessError, Caller, Identity, Refused};
+use super::exchange::{AccessError, Caller, Refused};
+use super::identity::Identity;
 use super::ledger::{Ledger, Stats, StatsQuery};
 use super::tasks::TaskLists;
 

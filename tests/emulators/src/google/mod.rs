@@ -36,6 +36,7 @@
 mod clock;
 mod core;
 mod drive;
+mod exchange;
 mod identity;
 mod ledger;
 mod limit;

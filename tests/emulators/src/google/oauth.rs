@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::core::{Shared, text, user_agent};
-use super::identity::{Fresh, RefreshRequest, TokenError};
+use super::exchange::{Fresh, RefreshRequest, TokenError};
 use super::ledger::RefreshOutcome;
 use super::token::{Fingerprint, Secret};
 

@@ -8,7 +8,7 @@ use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use super::identity::AccessError;
+use super::exchange::AccessError;
 
 /// An error answer of an API.
 #[derive(Debug, Clone)]

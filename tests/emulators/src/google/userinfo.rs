@@ -10,7 +10,7 @@ use http::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::core::Shared;
-use super::identity::Caller;
+use super::exchange::Caller;
 use super::refusal::Refusal;
 use super::user::User;
 
