@@ -50,12 +50,7 @@ impl Stand {
     }
 
     async fn rotating(on_reuse: OnReuse) -> Result<Self> {
-        Self::start(Config {
-            rotate: true,
-            on_reuse,
-            ..Config::default()
-        })
-        .await
+        Self::start(Config { rotate: true, on_reuse, ..Config::default() }).await
     }
 
     async fn token(&self, form: &[(&str, &str)]) -> Result<Response> {
@@ -136,20 +131,14 @@ async fn a_refresh_brings_a_live_access_token() -> Result<()> {
     let access_token = text(&answer, "access_token");
     assert!(access_token.starts_with("ya29.fake-"));
     assert_eq!(stand.userinfo(access_token).await?.status(), 200);
-    assert_eq!(
-        stand.userinfo(&stand.grant.access_token).await?.status(),
-        200
-    );
+    assert_eq!(stand.userinfo(&stand.grant.access_token).await?.status(), 200);
 
     let calls = stand.google.refresh_calls();
     assert_eq!(calls.len(), 1);
     assert_eq!(calls[0].seq, 0);
     assert_eq!(calls[0].user_agent.as_deref(), Some("replica-1"));
     assert_eq!(calls[0].sub.as_deref(), Some(SUB));
-    assert_eq!(
-        calls[0].presented,
-        Some(Fingerprint::of(&stand.grant.refresh_token))
-    );
+    assert_eq!(calls[0].presented, Some(Fingerprint::of(&stand.grant.refresh_token)));
     let RefreshOutcome::Issued(issued) = &calls[0].outcome else {
         panic!("{:?}", calls[0]);
     };
@@ -164,21 +153,16 @@ async fn a_refresh_brings_a_live_access_token() -> Result<()> {
 
 #[tokio::test]
 async fn credentials_may_come_as_basic_authentication() -> Result<()> {
-    let stand = Stand::start(Config {
-        client_secret: Some("a:b c+d/é%".to_owned()),
-        ..Config::default()
-    })
-    .await?;
+    let stand =
+        Stand::start(Config { client_secret: Some("a:b c+d/é%".to_owned()), ..Config::default() })
+            .await?;
     let encode =
         |text: &str| -> String { url::form_urlencoded::byte_serialize(text.as_bytes()).collect() };
     let url = format!("{}/token", stand.google.origin());
     let ask = |secret: &str| {
         let request = stand.http.post(&url);
         let request = request.basic_auth(encode(&stand.id), Some(encode(secret)));
-        let form = [
-            ("grant_type", "refresh_token"),
-            ("refresh_token", &stand.grant.refresh_token),
-        ];
+        let form = [("grant_type", "refresh_token"), ("refresh_token", &stand.grant.refresh_token)];
         request.form(&form).send()
     };
     assert_eq!(ask(&stand.secret).await?.status(), 200);
@@ -198,11 +182,7 @@ async fn refusals_of_the_token_endpoint() -> Result<()> {
     ];
     for (field, value, expected) in [
         ("grant_type", None, (400, "invalid_request")),
-        (
-            "grant_type",
-            Some("password"),
-            (400, "unsupported_grant_type"),
-        ),
+        ("grant_type", Some("password"), (400, "unsupported_grant_type")),
         ("client_id", None, (400, "invalid_request")),
         ("client_id", Some("x"), (401, "invalid_client")),
         ("client_secret", None, (400, "invalid_request")),
@@ -211,10 +191,7 @@ async fn refusals_of_the_token_endpoint() -> Result<()> {
         ("refresh_token", Some("x"), (400, "invalid_grant")),
         ("scope", Some("openid https://x"), (400, "invalid_scope")),
     ] {
-        let mut form: Vec<_> = good
-            .into_iter()
-            .filter(|(name, _)| *name != field)
-            .collect();
+        let mut form: Vec<_> = good.into_iter().filter(|(name, _)| *name != field).collect();
         form.extend(value.map(|value| (field, value)));
         let (status, code) = refusal(stand.token(&form).await?).await?;
         assert_eq!((status, code.as_str()), expected, "{field} = {value:?}");
@@ -227,9 +204,7 @@ async fn refusals_of_the_token_endpoint() -> Result<()> {
     assert_eq!((stats.token_calls, stats.refreshed), (10, 1));
     assert_eq!((stats.invalid_grants, stats.reused), (1, 0));
     // Calls count for a user only where the refresh token tells which.
-    let query = StatsQuery {
-        sub: Some(SUB.to_owned()),
-    };
+    let query = StatsQuery { sub: Some(SUB.to_owned()) };
     assert_eq!(stand.google.stats(&query).token_calls, 8);
     Ok(())
 }
@@ -250,12 +225,8 @@ async fn a_reused_refresh_token_ends_the_grant() -> Result<()> {
     let ended = refusal(stand.refresh(next).await?).await?;
     assert_eq!(ended, (400, "invalid_grant".to_owned()));
     assert_eq!(stand.userinfo(access_token).await?.status(), 401);
-    let outcomes: Vec<_> = stand
-        .google
-        .refresh_calls()
-        .into_iter()
-        .map(|call| call.outcome)
-        .collect();
+    let outcomes: Vec<_> =
+        stand.google.refresh_calls().into_iter().map(|call| call.outcome).collect();
     assert!(matches!(
         outcomes[..],
         [
@@ -282,10 +253,7 @@ async fn of_racing_refreshes_one_is_no_reuse() -> Result<()> {
         assert_eq!(answer?.status(), 200);
     }
     let stats = stand.google.stats(&StatsQuery::default());
-    assert_eq!(
-        (stats.token_calls, stats.refreshed, stats.reused),
-        (16, 16, 15)
-    );
+    assert_eq!((stats.token_calls, stats.refreshed, stats.reused), (16, 16, 15));
     Ok(())
 }
 
@@ -328,11 +296,7 @@ async fn access_tokens_expire_by_the_clock() -> Result<()> {
     let first = &stand.grant.access_token;
     *now.lock().unwrap() += Duration::from_secs(599);
     assert_eq!(stand.userinfo(first).await?.status(), 200);
-    let second: Value = stand
-        .refresh(&stand.grant.refresh_token)
-        .await?
-        .json()
-        .await?;
+    let second: Value = stand.refresh(&stand.grant.refresh_token).await?.json().await?;
     assert_eq!(second["expires_in"], 600);
     let second = text(&second, "access_token");
     *now.lock().unwrap() += Duration::from_secs(1);
@@ -406,17 +370,9 @@ async fn userinfo_tells_what_the_scopes_allow() -> Result<()> {
 
 #[tokio::test]
 async fn a_dropped_emulator_is_gone() -> Result<()> {
-    let stand = Stand::start(Config {
-        api_latency: Duration::from_hours(1),
-        ..Config::default()
-    })
-    .await?;
-    let Stand {
-        google,
-        http,
-        grant,
-        ..
-    } = stand;
+    let stand =
+        Stand::start(Config { api_latency: Duration::from_hours(1), ..Config::default() }).await?;
+    let Stand { google, http, grant, .. } = stand;
     let url = google.userinfo_url();
     let waiting = http.get(&url).bearer_auth(&grant.access_token).send();
     let waiting = tokio::spawn(waiting);

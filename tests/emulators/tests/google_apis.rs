@@ -22,11 +22,7 @@ impl Stand {
     async fn start() -> Result<Self> {
         let google = Google::start(Config::default()).await?;
         let token = add_user(&google, SUB, &[DRIVE, TASKS]);
-        Ok(Self {
-            google,
-            http: Client::builder().user_agent("replica-1").build()?,
-            token,
-        })
+        Ok(Self { google, http: Client::builder().user_agent("replica-1").build()?, token })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -48,10 +44,7 @@ impl Stand {
 }
 
 fn add_user(google: &Google, sub: &str, scopes: &[&str]) -> String {
-    let user = User {
-        sub: sub.to_owned(),
-        ..User::default()
-    };
+    let user = User { sub: sub.to_owned(), ..User::default() };
     google.add_user(user, scopes.iter().copied()).access_token
 }
 
@@ -99,9 +92,7 @@ async fn a_missing_scope_is_named() -> Result<()> {
     let reason = &error["details"][0]["reason"];
     assert_eq!(reason, "ACCESS_TOKEN_SCOPE_INSUFFICIENT");
     assert_eq!(stand.google.effects(), []);
-    let query = StatsQuery {
-        sub: Some("2".to_owned()),
-    };
+    let query = StatsQuery { sub: Some("2".to_owned()) };
     assert_eq!(stand.google.stats(&query).forbidden, 1);
     Ok(())
 }
@@ -109,9 +100,7 @@ async fn a_missing_scope_is_named() -> Result<()> {
 #[tokio::test]
 async fn a_limited_user_is_told_when_to_come_back() -> Result<()> {
     let stand = Stand::start().await?;
-    stand
-        .google
-        .limit_user(SUB, 1, Duration::from_millis(29_500));
+    stand.google.limit_user(SUB, 1, Duration::from_millis(29_500));
     assert_eq!(stand.get("/v1/echo").await?.status(), 200);
     let refused = stand.get("/v1/echo").await?;
     assert_eq!(refused.status(), 429);
@@ -150,11 +139,7 @@ async fn drive_lists_the_same_files_in_pages() -> Result<()> {
         assert_eq!(refused.status(), 400, "{bad}");
     }
     let id = seen[3]["id"].as_str().unwrap();
-    let file: Value = stand
-        .get(&format!("/drive/v3/files/{id}"))
-        .await?
-        .json()
-        .await?;
+    let file: Value = stand.get(&format!("/drive/v3/files/{id}")).await?.json().await?;
     assert_eq!(file, seen[3]);
     assert_eq!(stand.get("/drive/v3/files/other").await?.status(), 404);
     Ok(())
@@ -163,11 +148,7 @@ async fn drive_lists_the_same_files_in_pages() -> Result<()> {
 #[tokio::test]
 async fn drive_streams_as_much_as_is_asked_for() -> Result<()> {
     let stand = Stand::start().await?;
-    let files: Value = stand
-        .get("/drive/v3/files?pageSize=1")
-        .await?
-        .json()
-        .await?;
+    let files: Value = stand.get("/drive/v3/files?pageSize=1").await?.json().await?;
     let id = files["files"][0]["id"].as_str().unwrap();
     let content = async |size: u64| -> Result<_> {
         let path = format!("/drive/v3/files/{id}?alt=media&size={size}");
@@ -186,11 +167,7 @@ async fn drive_streams_as_much_as_is_asked_for() -> Result<()> {
 #[tokio::test]
 async fn a_download_ends_with_the_emulator() -> Result<()> {
     let stand = Stand::start().await?;
-    let files: Value = stand
-        .get("/drive/v3/files?pageSize=1")
-        .await?
-        .json()
-        .await?;
+    let files: Value = stand.get("/drive/v3/files?pageSize=1").await?.json().await?;
     let id = files["files"][0]["id"].as_str().unwrap();
     let path = format!("/drive/v3/files/{id}?alt=media&size={}", 1_u64 << 40);
     let mut endless = stand.get(&path).await?;
@@ -216,32 +193,21 @@ async fn inserted_tasks_are_effects() -> Result<()> {
     let invalid = invalid.bearer_auth(&stand.token).body("{}").send().await?;
     assert_eq!(invalid.status(), 400);
     let effects = stand.google.effects();
-    let ids: Vec<_> = effects
-        .iter()
-        .filter_map(|effect| effect.id.as_deref())
-        .collect();
+    let ids: Vec<_> = effects.iter().filter_map(|effect| effect.id.as_deref()).collect();
     assert_eq!(ids, ["job-1", "job-2", "job-1"]);
     assert_eq!(effects[2].seq, 2);
     assert_eq!(effects[2].sub, SUB);
     assert_eq!(effects[2].user_agent.as_deref(), Some("replica-1"));
     assert!(effects[0].at <= effects[1].at);
 
-    let first: Value = stand
-        .get(&format!("{TASKS_PATH}?maxResults=2"))
-        .await?
-        .json()
-        .await?;
+    let first: Value = stand.get(&format!("{TASKS_PATH}?maxResults=2")).await?.json().await?;
     assert_eq!(first["items"].as_array().map(Vec::len), Some(2));
     let next = first["nextPageToken"].as_str().unwrap();
     let rest = format!("{TASKS_PATH}?maxResults=2&pageToken={next}");
     let rest: Value = stand.get(&rest).await?.json().await?;
     assert_eq!(rest["items"][0]["title"], "Task of job-1");
     assert_eq!(rest.get("nextPageToken"), None);
-    let other: Value = stand
-        .get("/tasks/v1/lists/other/tasks")
-        .await?
-        .json()
-        .await?;
+    let other: Value = stand.get("/tasks/v1/lists/other/tasks").await?.json().await?;
     assert_eq!(other["items"], json!([]));
     Ok(())
 }
@@ -269,13 +235,8 @@ async fn any_status_can_be_asked_for() -> Result<()> {
     assert_eq!(busy.status(), 503);
     assert_eq!(busy.headers()["retry-after"], "7");
     let error = busy.json::<Value>().await?["error"].clone();
-    assert_eq!(
-        (&error["code"], &error["status"]),
-        (&json!(503), &json!("UNAVAILABLE"))
-    );
-    let limited = stand
-        .get("/v1/status/403?reason=userRateLimitExceeded")
-        .await?;
+    assert_eq!((&error["code"], &error["status"]), (&json!(503), &json!("UNAVAILABLE")));
+    let limited = stand.get("/v1/status/403?reason=userRateLimitExceeded").await?;
     let error = limited.json::<Value>().await?["error"].clone();
     assert_eq!(error["errors"][0]["reason"], "userRateLimitExceeded");
     let unauthorized = stand.get("/v1/status/401").await?;

@@ -43,27 +43,16 @@ impl Stand {
             .with_retry_policy(NeverRetry)
             .build()
             .await?;
-        Ok(Self {
-            emulator,
-            storage,
-            control,
-        })
+        Ok(Self { emulator, storage, control })
     }
 
     /// Without the limit on mutations of one name.
     async fn unlimited() -> Result<Self> {
-        Self::start(Config {
-            one_mutation_per_second: false,
-            ..Config::default()
-        })
-        .await
+        Self::start(Config { one_mutation_per_second: false, ..Config::default() }).await
     }
 
     async fn write(&self, name: &str, content: impl Into<Bytes>) -> Result<Object> {
-        let write = self
-            .storage
-            .write_object(BUCKET, name, content.into())
-            .send_buffered();
+        let write = self.storage.write_object(BUCKET, name, content.into()).send_buffered();
         Ok(write.await?)
     }
 
@@ -119,11 +108,7 @@ async fn writes_and_reads_with_growing_generations() -> Result<()> {
     assert_eq!(first.content_type, "application/json");
     assert!(first.update_time.is_some());
 
-    let response = stand
-        .storage
-        .read_object(BUCKET, "users/a.json")
-        .send()
-        .await?;
+    let response = stand.storage.read_object(BUCKET, "users/a.json").send().await?;
     let seen = response.object();
     assert_eq!(seen.generation, first.generation);
     assert_eq!(seen.metageneration, 1);
@@ -175,11 +160,8 @@ async fn of_racing_writers_exactly_one_wins() -> Result<()> {
                     .await
             });
         }
-        let (won, lost): (Vec<_>, Vec<_>) = writers
-            .join_all()
-            .await
-            .into_iter()
-            .partition(Result::is_ok);
+        let (won, lost): (Vec<_>, Vec<_>) =
+            writers.join_all().await.into_iter().partition(Result::is_ok);
         assert_eq!(won.len(), 1);
         assert!(lost.into_iter().all(|lost| http_status(lost) == Some(412)));
         generation = won.into_iter().next().unwrap()?.generation;
@@ -193,12 +175,8 @@ async fn of_racing_writers_exactly_one_wins() -> Result<()> {
 async fn reads_are_conditional() -> Result<()> {
     let stand = Stand::unlimited().await?;
     let generation = stand.write("a", "x").await?.generation;
-    let unchanged = stand
-        .storage
-        .read_object(BUCKET, "a")
-        .set_if_generation_not_match(generation)
-        .send()
-        .await;
+    let unchanged =
+        stand.storage.read_object(BUCKET, "a").set_if_generation_not_match(generation).send().await;
     assert_eq!(http_status(unchanged), Some(304));
     let changed = stand
         .storage
@@ -207,20 +185,12 @@ async fn reads_are_conditional() -> Result<()> {
         .send()
         .await?;
     assert_eq!(changed.object().generation, generation);
-    let other = stand
-        .storage
-        .read_object(BUCKET, "a")
-        .set_if_generation_match(generation - 1)
-        .send()
-        .await;
+    let other =
+        stand.storage.read_object(BUCKET, "a").set_if_generation_match(generation - 1).send().await;
     assert_eq!(http_status(other), Some(412));
     let missing = stand.storage.read_object(BUCKET, "b").send().await;
     assert_eq!(http_status(missing), Some(404));
-    let nowhere = stand
-        .storage
-        .read_object("projects/_/buckets/nowhere", "a")
-        .send()
-        .await;
+    let nowhere = stand.storage.read_object("projects/_/buckets/nowhere", "a").send().await;
     assert_eq!(http_status(nowhere), Some(404));
     assert_eq!(stand.emulator.stats().not_modified, 1);
     Ok(())
@@ -291,10 +261,7 @@ async fn metadata_comes_over_grpc() -> Result<()> {
     assert_eq!(seen.size, 3);
     assert_eq!(seen.update_time, written.update_time);
     assert_eq!(seen.checksums, written.checksums);
-    let unchanged = get()
-        .set_if_generation_not_match(written.generation)
-        .send()
-        .await;
+    let unchanged = get().set_if_generation_not_match(written.generation).send().await;
     assert_eq!(grpc_code(unchanged), Some(Code::Aborted));
     let other = get().set_if_generation_match(1).send().await;
     assert_eq!(grpc_code(other), Some(Code::FailedPrecondition));
@@ -310,18 +277,11 @@ async fn buckets_are_managed_over_grpc() -> Result<()> {
     };
     let made = create("another").send().await?;
     assert_eq!(made.name, "projects/_/buckets/another");
-    assert_eq!(
-        grpc_code(create("another").send().await),
-        Some(Code::AlreadyExists)
-    );
+    assert_eq!(grpc_code(create("another").send().await), Some(Code::AlreadyExists));
     let get = stand.control.get_bucket().set_name(&made.name);
     assert_eq!(get.send().await?.bucket_id, "another");
-    let mut buckets = stand
-        .control
-        .list_buckets()
-        .set_parent("projects/p")
-        .set_page_size(1)
-        .by_item();
+    let mut buckets =
+        stand.control.list_buckets().set_parent("projects/p").set_page_size(1).by_item();
     let mut ids = Vec::new();
     while let Some(bucket) = buckets.next().await.transpose()? {
         ids.push(bucket.bucket_id);
@@ -356,10 +316,7 @@ async fn lists_a_prefix_in_pages() -> Result<()> {
     let folded = list().set_delimiter("/").set_page_size(10).send().await?;
     assert_eq!(folded.prefixes, ["a/x/"]);
     assert_eq!(folded.objects.len(), 3);
-    let nowhere = stand
-        .control
-        .list_objects()
-        .set_parent("projects/_/buckets/nowhere");
+    let nowhere = stand.control.list_objects().set_parent("projects/_/buckets/nowhere");
     assert_eq!(grpc_code(nowhere.send().await), Some(Code::NotFound));
     Ok(())
 }
@@ -400,11 +357,8 @@ async fn names_survive_every_encoding() -> Result<()> {
 async fn unbuffered_writes_bring_their_checksum_last() -> Result<()> {
     let stand = Stand::unlimited().await?;
     let content = noise(300_000);
-    let written = stand
-        .storage
-        .write_object(BUCKET, "a", content.clone())
-        .send_unbuffered()
-        .await?;
+    let written =
+        stand.storage.write_object(BUCKET, "a", content.clone()).send_unbuffered().await?;
     let (generation, read) = stand.read("a").await?;
     assert_eq!(generation, written.generation);
     assert_eq!(read, content);
@@ -467,9 +421,7 @@ async fn sources_of_unknown_length_are_uploaded_in_chunks() -> Result<()> {
     for (name, length) in [("empty", 0), ("whole", 2 * 256 * 1024), ("odd", 600_000)] {
         let content = content.slice(..length);
         let chunks: Vec<Bytes> = content.chunks(10_000).map(Bytes::copy_from_slice).collect();
-        let source = Unmeasured {
-            chunks: chunks.into_iter(),
-        };
+        let source = Unmeasured { chunks: chunks.into_iter() };
         stand
             .storage
             .write_object(BUCKET, name, source)
@@ -494,9 +446,7 @@ async fn observers_see_every_write_in_order() -> Result<()> {
         stand.write("a", format!("a{round}")).await?;
     }
     let seen = seen.lock().unwrap();
-    let expected: Vec<_> = (0..5)
-        .map(|round| ("a".to_owned(), format!("a{round}")))
-        .collect();
+    let expected: Vec<_> = (0..5).map(|round| ("a".to_owned(), format!("a{round}"))).collect();
     assert_eq!(*seen, expected);
     Ok(())
 }
@@ -510,9 +460,7 @@ async fn a_dropped_emulator_is_gone() -> Result<()> {
     let (chunks, body) = tokio::sync::mpsc::channel::<std::io::Result<Bytes>>(1);
     let body = reqwest::Body::wrap_stream(tokio_stream::wrappers::ReceiverStream::new(body));
     let hanging = reqwest::Client::new()
-        .post(format!(
-            "{address}/upload/storage/v1/b/tokens/o?uploadType=media&name=b"
-        ))
+        .post(format!("{address}/upload/storage/v1/b/tokens/o?uploadType=media&name=b"))
         .body(body)
         .send();
     let hanging = tokio::spawn(hanging);

@@ -14,10 +14,7 @@ impl Api {
     async fn start() -> Result<Self> {
         let storage = Storage::start(Config::default()).await?;
         storage.create_bucket("tokens")?;
-        Ok(Self {
-            storage,
-            client: Client::new(),
-        })
+        Ok(Self { storage, client: Client::new() })
     }
 
     async fn send(&self, method: Method, path: &str, body: &'static str) -> Result<Response> {
@@ -113,11 +110,7 @@ async fn media_reads_describe_the_object() -> Result<()> {
     assert!(header("last-modified").ends_with(" GMT"));
     assert!(header("etag").starts_with('"'));
     assert_eq!(read.text().await?, "hello");
-    let metadata: Value = api
-        .get("/storage/v1/b/tokens/o/d%2Fa")
-        .await?
-        .json()
-        .await?;
+    let metadata: Value = api.get("/storage/v1/b/tokens/o/d%2Fa").await?.json().await?;
     assert_eq!(metadata, written);
 
     let same = format!("/storage/v1/b/tokens/o/d%2Fa?alt=media&ifGenerationNotMatch={generation}");
@@ -181,11 +174,7 @@ async fn lists_and_buckets() -> Result<()> {
     assert_eq!(first["items"][0]["name"], "a");
     assert_eq!(first["prefixes"], json!(["b/"]));
     let token = first["nextPageToken"].as_str().unwrap_or_default();
-    let rest: Value = api
-        .get(&format!("{path}&pageToken={token}"))
-        .await?
-        .json()
-        .await?;
+    let rest: Value = api.get(&format!("{path}&pageToken={token}")).await?.json().await?;
     assert_eq!(rest["items"][0]["name"], "c");
     assert_eq!(rest.get("prefixes"), None);
     assert_eq!(rest.get("nextPageToken"), None);

@@ -33,17 +33,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(identity: Identity, clock: Clock, origin: String) -> Self {
-        let core = Core {
-            identity,
-            ledger: Ledger::default(),
-            tasks: TaskLists::default(),
-        };
-        Self {
-            core: Mutex::new(core),
-            clock,
-            stats: watch::Sender::new(Stats::default()),
-            origin,
-        }
+        let core = Core { identity, ledger: Ledger::default(), tasks: TaskLists::default() };
+        Self { core: Mutex::new(core), clock, stats: watch::Sender::new(Stats::default()), origin }
     }
 
     /// One atomic step. The time is read under the lock, so that it does not go back

@@ -20,10 +20,8 @@ use super::params::Params;
 use super::refusal::Refusal;
 
 /// Any one of these lets a token read; the first is the one to ask for.
-const SCOPES: [&str; 2] = [
-    "https://www.googleapis.com/auth/drive.readonly",
-    "https://www.googleapis.com/auth/drive",
-];
+const SCOPES: [&str; 2] =
+    ["https://www.googleapis.com/auth/drive.readonly", "https://www.googleapis.com/auth/drive"];
 
 /// How many files every user has.
 const FILES: usize = 42;
@@ -35,9 +33,7 @@ const MAX_SIZE: u64 = 1 << 40;
 const PIECE: usize = 64 * 1024;
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
-    Router::new()
-        .route("/drive/v3/files", get(list))
-        .route("/drive/v3/files/{id}", get(file))
+    Router::new().route("/drive/v3/files", get(list)).route("/drive/v3/files/{id}", get(file))
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,9 +58,7 @@ async fn list(
         Some(token) => page_start(&token).ok_or_else(|| Refusal::invalid("Invalid page token."))?,
     };
     let end = FILES.min(start + size);
-    let files: Vec<Value> = (start..end)
-        .map(|index| file_json(&caller.sub, index))
-        .collect();
+    let files: Vec<Value> = (start..end).map(|index| file_json(&caller.sub, index)).collect();
     let mut json = json!({"kind": "drive#fileList", "incompleteSearch": false, "files": files});
     if end < FILES {
         json["nextPageToken"] = format!("~page-{end}").into();
@@ -115,10 +109,8 @@ async fn file(
     if size > MAX_SIZE {
         return Err(Refusal::invalid("size is at most 1 TiB."));
     }
-    let headers = [
-        (CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (CONTENT_LENGTH, size.to_string()),
-    ];
+    let headers =
+        [(CONTENT_TYPE, "application/octet-stream".to_owned()), (CONTENT_LENGTH, size.to_string())];
     Ok((headers, content(&id, size)).into_response())
 }
 

@@ -106,26 +106,19 @@ impl Identity {
     /// begins beside those that it has.
     pub(super) fn grant(&mut self, now: Instant, user: User, scopes: Vec<String>) -> Grant {
         let family = self.families.len();
-        let account = self
-            .accounts
-            .entry(user.sub.clone())
-            .or_insert_with(|| Account {
-                user: User::default(),
-                families: VecDeque::new(),
-                expired_before: 0,
-                limit: None,
-            });
+        let account = self.accounts.entry(user.sub.clone()).or_insert_with(|| Account {
+            user: User::default(),
+            families: VecDeque::new(),
+            expired_before: 0,
+            limit: None,
+        });
         account.families.push_back(family);
         if account.families.len() > MAX_GRANTS
             && let Some(oldest) = account.families.pop_front()
         {
             self.families[oldest].ended = true;
         }
-        self.families.push(Family {
-            sub: user.sub.clone(),
-            scopes: scopes.clone(),
-            ended: false,
-        });
+        self.families.push(Family { sub: user.sub.clone(), scopes: scopes.clone(), ended: false });
         account.user = user;
         let refresh_token = self.issue_refresh_token(family);
         let access_token = self.issue_access_token(now, family, scopes.clone());
@@ -180,13 +173,8 @@ impl Identity {
         let presented = request
             .refresh_token
             .as_ref()
-            .ok_or(TokenError::InvalidRequest(
-                "Missing required parameter: refresh_token",
-            ))?;
-        let token = self
-            .refresh_tokens
-            .get(presented)
-            .ok_or(TokenError::UnknownToken)?;
+            .ok_or(TokenError::InvalidRequest("Missing required parameter: refresh_token"))?;
+        let token = self.refresh_tokens.get(presented).ok_or(TokenError::UnknownToken)?;
         let (family, spent) = (token.family, token.spent);
         if spent && self.policy.on_reuse == OnReuse::RevokeFamily {
             self.end_family(family);
@@ -215,9 +203,7 @@ impl Identity {
         let id = request
             .client_id
             .as_ref()
-            .ok_or(TokenError::InvalidRequest(
-                "Could not determine client ID from request.",
-            ))?;
+            .ok_or(TokenError::InvalidRequest("Could not determine client ID from request."))?;
         if *id != self.client.id {
             return Err(TokenError::UnknownClient);
         }
@@ -250,20 +236,12 @@ impl Identity {
     ) -> Result<Caller, Refused> {
         let unknown = |error| Refused { sub: None, error };
         let token = token.ok_or(unknown(AccessError::MissingToken))?;
-        let token = self
-            .access_tokens
-            .get(token)
-            .ok_or(unknown(AccessError::InvalidToken))?;
+        let token = self.access_tokens.get(token).ok_or(unknown(AccessError::InvalidToken))?;
         let family = &self.families[token.family];
         let sub = family.sub.clone();
-        let refuse = |error| Refused {
-            sub: Some(sub.clone()),
-            error,
-        };
-        let account = self
-            .accounts
-            .get_mut(&sub)
-            .ok_or_else(|| refuse(AccessError::InvalidToken))?;
+        let refuse = |error| Refused { sub: Some(sub.clone()), error };
+        let account =
+            self.accounts.get_mut(&sub).ok_or_else(|| refuse(AccessError::InvalidToken))?;
         let live =
             !family.ended && now < token.expires_at && token.serial >= account.expired_before;
         if !live {
@@ -280,10 +258,7 @@ impl Identity {
         {
             return Err(refuse(AccessError::Limited(wait)));
         }
-        Ok(Caller {
-            scopes: token.scopes.clone(),
-            sub,
-        })
+        Ok(Caller { scopes: token.scopes.clone(), sub })
     }
 
     /// Ends the family of a refresh or access token, as its client may ask; returns whose
@@ -297,8 +272,7 @@ impl Identity {
                 .filter(|access| now < access.expires_at)
                 .map(|access| access.family)?,
         };
-        self.end_family(family)
-            .then(|| self.families[family].sub.clone())
+        self.end_family(family).then(|| self.families[family].sub.clone())
     }
 
     /// Ends all grants of an account.
@@ -346,10 +320,7 @@ impl Identity {
 
     fn issue_refresh_token(&mut self, family: usize) -> Secret {
         let token = self.minter.refresh_token();
-        let kept = RefreshToken {
-            family,
-            spent: false,
-        };
+        let kept = RefreshToken { family, spent: false };
         self.refresh_tokens.insert(token.clone(), kept);
         token
     }
@@ -384,24 +355,13 @@ mod tests {
 
     impl World {
         fn new(rotate: bool, on_reuse: OnReuse) -> Self {
-            let policy = Policy {
-                token_lifetime: HOUR,
-                rotate,
-                on_reuse,
-            };
+            let policy = Policy { token_lifetime: HOUR, rotate, on_reuse };
             let mut minter = Minter::new(7);
-            let client = Client {
-                id: minter.client_id(),
-                secret: minter.client_secret(),
-            };
+            let client = Client { id: minter.client_id(), secret: minter.client_secret() };
             let mut identity = Identity::new(policy, client, minter);
             let now = Instant::now();
             let grant = identity.grant(now, user(), scopes(&["a", "b"]));
-            Self {
-                identity,
-                now,
-                grant,
-            }
+            Self { identity, now, grant }
         }
 
         fn request(&self, refresh_token: &str) -> RefreshRequest {
@@ -426,10 +386,7 @@ mod tests {
     }
 
     fn user() -> User {
-        User {
-            sub: SUB.to_owned(),
-            ..User::default()
-        }
+        User { sub: SUB.to_owned(), ..User::default() }
     }
 
     fn scopes(scopes: &[&str]) -> Vec<String> {
@@ -496,15 +453,9 @@ mod tests {
         let first = world.grant.clone();
         let now = world.now;
         // An access token revokes its family; once.
-        assert_eq!(
-            world.identity.revoke(now, &first.access_token).as_deref(),
-            Some(SUB)
-        );
+        assert_eq!(world.identity.revoke(now, &first.access_token).as_deref(), Some(SUB));
         assert_eq!(world.identity.revoke(now, &first.refresh_token), None);
-        assert_eq!(
-            world.refresh(&first.refresh_token).0.unwrap_err(),
-            TokenError::EndedGrant
-        );
+        assert_eq!(world.refresh(&first.refresh_token).0.unwrap_err(), TokenError::EndedGrant);
         assert!(world.refresh(&other.refresh_token).0.is_ok());
         world.identity.revoke_user(SUB);
         assert!(world.refresh(&other.refresh_token).0.is_err());
@@ -520,10 +471,7 @@ mod tests {
         }
         assert!(world.refresh(&oldest).0.is_ok());
         let newest = world.identity.grant(world.now, user(), scopes(&["a"]));
-        assert_eq!(
-            world.refresh(&oldest).0.unwrap_err(),
-            TokenError::EndedGrant
-        );
+        assert_eq!(world.refresh(&oldest).0.unwrap_err(), TokenError::EndedGrant);
         assert!(world.refresh(&newest.refresh_token).0.is_ok());
     }
 
@@ -567,25 +515,17 @@ mod tests {
         assert_eq!(fresh.scopes, ["b"]);
         let token = fresh.access_token.expose();
         assert_eq!(world.access(token, &["b"]), Ok(()));
-        assert_eq!(
-            world.access(token, &["a", "x"]),
-            Err(AccessError::MissingScope("a"))
-        );
+        assert_eq!(world.access(token, &["a", "x"]), Err(AccessError::MissingScope("a")));
         // The grant keeps what it had.
-        let fresh = world
-            .refresh(fresh.refresh_token.unwrap().expose())
-            .0
-            .unwrap();
+        let fresh = world.refresh(fresh.refresh_token.unwrap().expose()).0.unwrap();
         assert_eq!(fresh.scopes, ["a", "b"]);
     }
 
     #[test]
     fn access_tokens_expire_with_time_or_when_told() {
         let mut world = World::new(false, OnReuse::RevokeFamily);
-        let (first, refresh_token) = (
-            world.grant.access_token.clone(),
-            world.grant.refresh_token.clone(),
-        );
+        let (first, refresh_token) =
+            (world.grant.access_token.clone(), world.grant.refresh_token.clone());
         world.now += HOUR;
         assert!(world.access(&first, &[]).is_err());
         world.now -= Duration::from_millis(1);

@@ -157,14 +157,7 @@ impl Ledger {
             }
         });
         let seq = self.refresh_calls.len() as u64;
-        self.refresh_calls.push(RefreshCall {
-            seq,
-            at,
-            user_agent,
-            sub,
-            presented,
-            outcome,
-        });
+        self.refresh_calls.push(RefreshCall { seq, at, user_agent, sub, presented, outcome });
     }
 
     pub(super) fn effect(
@@ -176,12 +169,6 @@ impl Ledger {
     ) {
         self.count(Some(sub), |stats| stats.effects += 1);
         let seq = self.effects.len() as u64;
-        self.effects.push(Effect {
-            id,
-            sub: sub.to_owned(),
-            user_agent,
-            seq,
-            at,
-        });
+        self.effects.push(Effect { id, sub: sub.to_owned(), user_agent, seq, at });
     }
 }

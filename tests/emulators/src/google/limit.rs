@@ -14,11 +14,7 @@ pub(super) struct Limit {
 
 impl Limit {
     pub(super) fn new(remaining: u64, retry_after: Duration) -> Self {
-        Self {
-            remaining,
-            retry_after,
-            lifted_at: None,
-        }
+        Self { remaining, retry_after, lifted_at: None }
     }
 
     /// Uses up one call, or says how long to wait.

@@ -182,16 +182,10 @@ impl Google {
         };
         let identity = Identity::new(policy, client, minter);
         let shared = Arc::new(Shared::new(identity, config.clock, origin));
-        let latencies = Latencies {
-            refresh: config.refresh_latency,
-            api: config.api_latency,
-        };
+        let latencies = Latencies { refresh: config.refresh_latency, api: config.api_latency };
         let stop = CancellationToken::new();
         server::serve(listener, Arc::clone(&shared), latencies, &stop);
-        Ok(Self {
-            shared,
-            _stop: stop.drop_guard(),
-        })
+        Ok(Self { shared, _stop: stop.drop_guard() })
     }
 
     /// Where everything is reached: `http://127.0.0.1:PORT`.
@@ -237,8 +231,7 @@ impl Google {
         scopes: impl IntoIterator<Item = S>,
     ) -> Grant {
         let scopes = scopes.into_iter().map(Into::into).collect();
-        self.shared
-            .step(|core, now| core.identity.grant(now, user, scopes))
+        self.shared.step(|core, now| core.identity.grant(now, user, scopes))
     }
 
     /// Ends all grants of a user, as when access is withdrawn in the Google account.
@@ -248,16 +241,14 @@ impl Google {
 
     /// Expires every access token that was issued for a user so far.
     pub fn expire_access_tokens(&self, sub: &str) {
-        self.shared
-            .step(|core, _| core.identity.expire_access_tokens(sub));
+        self.shared.step(|core, _| core.identity.expire_access_tokens(sub));
     }
 
     /// Lets `remaining` more API calls of a user pass and answers the next with 429 and
     /// `Retry-After`. Once the wait that it named is over, the limit is gone.
     pub fn limit_user(&self, sub: &str, remaining: u64, retry_after: Duration) {
         let limit = Limit::new(remaining, retry_after);
-        self.shared
-            .step(|core, _| core.identity.limit_user(sub, limit));
+        self.shared.step(|core, _| core.identity.limit_user(sub, limit));
     }
 
     /// What happened so far.
@@ -278,8 +269,7 @@ impl Google {
 
     /// Every call of the token endpoint so far, in order.
     pub fn refresh_calls(&self) -> Vec<RefreshCall> {
-        self.shared
-            .step(|core, _| core.ledger.refresh_calls.clone())
+        self.shared.step(|core, _| core.ledger.refresh_calls.clone())
     }
 
     /// Every effect so far, in order.
@@ -290,7 +280,6 @@ impl Google {
     /// How many access tokens, of all that were ever issued here (those of
     /// [`Google::add_user`] included), had reached `age` at `until`.
     pub fn expiries(&self, age: Duration, until: Instant) -> u64 {
-        self.shared
-            .step(|core, _| core.identity.expiries(age, until))
+        self.shared.step(|core, _| core.identity.expiries(age, until))
     }
 }

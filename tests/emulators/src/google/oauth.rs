@@ -36,14 +36,9 @@ async fn token(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byte
     let answer = shared.step(|core, now| {
         let (answer, outcome) = match grant_type.as_deref() {
             Some("refresh_token") => core.identity.refresh(now, &request),
-            Some(_) => (
-                Err(TokenError::UnsupportedGrantType),
-                RefreshOutcome::Malformed,
-            ),
+            Some(_) => (Err(TokenError::UnsupportedGrantType), RefreshOutcome::Malformed),
             None => (
-                Err(TokenError::InvalidRequest(
-                    "Missing required parameter: grant_type",
-                )),
+                Err(TokenError::InvalidRequest("Missing required parameter: grant_type")),
                 RefreshOutcome::Malformed,
             ),
         };
@@ -123,21 +118,17 @@ fn error_json(error: TokenError) -> (StatusCode, Value) {
     let (status, code, description) = match error {
         TokenError::InvalidRequest(description) => (bad, "invalid_request", description),
         TokenError::UnsupportedGrantType => (bad, "unsupported_grant_type", "Invalid grant_type"),
-        TokenError::UnknownClient => (
-            unauthorized,
-            "invalid_client",
-            "The OAuth client was not found.",
-        ),
+        TokenError::UnknownClient => {
+            (unauthorized, "invalid_client", "The OAuth client was not found.")
+        }
         TokenError::WrongSecret => (unauthorized, "invalid_client", "Unauthorized"),
         TokenError::UnknownToken => (bad, "invalid_grant", "Bad Request"),
         TokenError::EndedGrant | TokenError::SpentToken => {
             (bad, "invalid_grant", "Token has been expired or revoked.")
         }
-        TokenError::InvalidScope => (
-            bad,
-            "invalid_scope",
-            "Some requested scopes were not granted.",
-        ),
+        TokenError::InvalidScope => {
+            (bad, "invalid_scope", "Some requested scopes were not granted.")
+        }
     };
     let body = json!({"error": code, "error_description": description});
     (status, body)

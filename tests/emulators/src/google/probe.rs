@@ -19,9 +19,7 @@ use super::params::Params;
 use super::refusal::Refusal;
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
-    Router::new()
-        .route("/v1/status/{code}", any(status))
-        .route("/v1/echo", any(echo))
+    Router::new().route("/v1/status/{code}", any(status)).route("/v1/echo", any(echo))
 }
 
 #[derive(Debug, Deserialize)]

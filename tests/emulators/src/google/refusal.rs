@@ -58,9 +58,7 @@ impl Refusal {
 
     /// With a challenge; `parameters` come after the realm.
     pub(super) fn challenge(mut self, parameters: &str) -> Self {
-        self.challenge = Some(format!(
-            "Bearer realm=\"https://accounts.google.com/\"{parameters}"
-        ));
+        self.challenge = Some(format!("Bearer realm=\"https://accounts.google.com/\"{parameters}"));
         self
     }
 
@@ -80,9 +78,7 @@ impl Refusal {
         let challenge = self.challenge.as_ref();
         let challenge = challenge.and_then(|text| HeaderValue::try_from(text).ok());
         let challenge = challenge.map(|value| (WWW_AUTHENTICATE, value));
-        let retry_after = self
-            .retry_after
-            .map(|seconds| (RETRY_AFTER, seconds.into()));
+        let retry_after = self.retry_after.map(|seconds| (RETRY_AFTER, seconds.into()));
         challenge.into_iter().chain(retry_after).collect()
     }
 
@@ -150,16 +146,12 @@ impl From<AccessError> for Refusal {
                 "Request had insufficient authentication scopes.",
             )
             .info("ACCESS_TOKEN_SCOPE_INSUFFICIENT")
-            .challenge(&format!(
-                ", error=\"insufficient_scope\", scope=\"{scope}\""
-            )),
-            AccessError::Limited(wait) => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "rateLimitExceeded",
-                "Rate Limit Exceeded",
-            )
-            .info("RATE_LIMIT_EXCEEDED")
-            .retry_after(wait),
+            .challenge(&format!(", error=\"insufficient_scope\", scope=\"{scope}\"")),
+            AccessError::Limited(wait) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rateLimitExceeded", "Rate Limit Exceeded")
+                    .info("RATE_LIMIT_EXCEEDED")
+                    .retry_after(wait)
+            }
         }
     }
 }

@@ -16,10 +16,8 @@ use super::params::Params;
 use super::refusal::Refusal;
 
 const WRITE: [&str; 1] = ["https://www.googleapis.com/auth/tasks"];
-const READ: [&str; 2] = [
-    "https://www.googleapis.com/auth/tasks",
-    "https://www.googleapis.com/auth/tasks.readonly",
-];
+const READ: [&str; 2] =
+    ["https://www.googleapis.com/auth/tasks", "https://www.googleapis.com/auth/tasks.readonly"];
 
 /// The header that names the job which asks for an effect.
 const EFFECT_ID: &str = "x-effect-id";
@@ -48,11 +46,7 @@ struct NewTask {
 impl TaskLists {
     fn insert(&mut self, list: (String, String), new: NewTask) -> Task {
         self.inserted += 1;
-        let task = Task {
-            id: self.inserted,
-            title: new.title,
-            notes: new.notes,
-        };
+        let task = Task { id: self.inserted, title: new.title, notes: new.notes };
         self.lists.entry(list).or_default().push(task.clone());
         task
     }
@@ -94,8 +88,7 @@ async fn insert(
         let new: NewTask = serde_json::from_slice(&body)
             .map_err(|error| Refusal::invalid(format!("Invalid task: {error}")))?;
         let id = text(&headers, EFFECT_ID).map(ToOwned::to_owned);
-        core.ledger
-            .effect(now, id, &caller.sub, user_agent(&headers));
+        core.ledger.effect(now, id, &caller.sub, user_agent(&headers));
         Ok::<_, Refusal>(core.tasks.insert((caller.sub, list.clone()), new))
     })?;
     Ok(Json(task.to_json(&shared.origin, &list)))
@@ -118,22 +111,15 @@ async fn list(
     let size = params.max_results.unwrap_or(20).clamp(1, 100);
     let start: usize = match params.page_token {
         None => 0,
-        Some(token) => token
-            .parse()
-            .map_err(|_| Refusal::invalid("Invalid page token."))?,
+        Some(token) => token.parse().map_err(|_| Refusal::invalid("Invalid page token."))?,
     };
     let (page, more) = shared.step(|core, _| {
         let tasks = core.tasks.lists.get(&(caller.sub, list.clone()));
-        let rest = tasks
-            .and_then(|tasks| tasks.get(start..))
-            .unwrap_or_default();
+        let rest = tasks.and_then(|tasks| tasks.get(start..)).unwrap_or_default();
         let page: Vec<Task> = rest.iter().take(size).cloned().collect();
         (page, rest.len() > size)
     });
-    let items: Vec<Value> = page
-        .iter()
-        .map(|task| task.to_json(&shared.origin, &list))
-        .collect();
+    let items: Vec<Value> = page.iter().map(|task| task.to_json(&shared.origin, &list)).collect();
     let mut json = json!({"kind": "tasks#tasks", "items": items});
     if more {
         json["nextPageToken"] = (start + size).to_string().into();

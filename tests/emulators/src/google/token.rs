@@ -68,9 +68,7 @@ impl fmt::Debug for Minter {
 
 impl Minter {
     pub(super) fn new(seed: u64) -> Self {
-        Self {
-            random: SmallRng::seed_from_u64(seed),
-        }
+        Self { random: SmallRng::seed_from_u64(seed) }
     }
 
     pub(super) fn access_token(&mut self) -> Secret {
@@ -82,10 +80,7 @@ impl Minter {
     }
 
     pub(super) fn client_id(&mut self) -> String {
-        format!(
-            "000000000000-fake{}.apps.googleusercontent.com",
-            self.letters(12).to_lowercase()
-        )
+        format!("000000000000-fake{}.apps.googleusercontent.com", self.letters(12).to_lowercase())
     }
 
     pub(super) fn client_secret(&mut self) -> Secret {
@@ -109,11 +104,7 @@ mod tests {
     fn a_seed_makes_the_same_tokens_again() {
         let mint = |seed| {
             let mut minter = Minter::new(seed);
-            (
-                minter.access_token(),
-                minter.refresh_token(),
-                minter.client_id(),
-            )
+            (minter.access_token(), minter.refresh_token(), minter.client_id())
         };
         assert_eq!(mint(1), mint(1));
         assert_ne!(mint(1), mint(2));

@@ -16,10 +16,7 @@ use super::user::User;
 
 const OPENID: &str = "openid";
 const EMAIL: [&str; 2] = ["email", "https://www.googleapis.com/auth/userinfo.email"];
-const PROFILE: [&str; 2] = [
-    "profile",
-    "https://www.googleapis.com/auth/userinfo.profile",
-];
+const PROFILE: [&str; 2] = ["profile", "https://www.googleapis.com/auth/userinfo.profile"];
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()

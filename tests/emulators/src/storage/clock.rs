@@ -14,15 +14,9 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn start() -> Self {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the adapter: object times are wall times"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "the adapter: object times are wall times")]
         let wall = SystemTime::now();
-        Self {
-            wall,
-            since: Instant::now(),
-        }
+        Self { wall, since: Instant::now() }
     }
 
     pub(super) fn now(&self) -> SystemTime {

@@ -50,11 +50,8 @@ impl Conditions {
     }
 
     fn matches(&self, object: &StoredObject) -> bool {
-        self.generation_match
-            .is_none_or(|wanted| wanted == object.generation)
-            && self
-                .metageneration_match
-                .is_none_or(|wanted| wanted == object.metageneration)
+        self.generation_match.is_none_or(|wanted| wanted == object.generation)
+            && self.metageneration_match.is_none_or(|wanted| wanted == object.metageneration)
     }
 
     fn names(&self, object: &StoredObject) -> bool {

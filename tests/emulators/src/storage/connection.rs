@@ -46,10 +46,8 @@ impl Listener for Cuttable {
         let (stream, address) = Listener::accept(&mut self.listener).await;
         // Answers are small and go out whole; a socket that refuses is only slower.
         stream.set_nodelay(true).unwrap_or_default();
-        let connection = Connection {
-            stream,
-            stopped: Box::pin(self.stop.clone().cancelled_owned()),
-        };
+        let connection =
+            Connection { stream, stopped: Box::pin(self.stop.clone().cancelled_owned()) };
         (connection, address)
     }
 

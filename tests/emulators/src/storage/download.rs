@@ -35,9 +35,7 @@ pub(super) async fn get_object(
     Params(conditions): Params<Conditions>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let object = store
-        .lock()
-        .read(&bucket, &name, params.generation, conditions)?;
+    let object = store.lock().read(&bucket, &name, params.generation, conditions)?;
     if params.alt.as_deref() != Some("media") {
         return Ok(Json(object.to_json(&store.origin, &bucket, &name)).into_response());
     }
@@ -84,31 +82,17 @@ fn object_headers(object: &StoredObject) -> HeaderMap {
         (ETAG, format!("\"{}\"", object.etag())),
         (LAST_MODIFIED, http_date(object.updated)),
         (ACCEPT_RANGES, "bytes".to_owned()),
-        (
-            HeaderName::from_static("x-goog-generation"),
-            object.generation.to_string(),
-        ),
-        (
-            HeaderName::from_static("x-goog-metageneration"),
-            object.metageneration.to_string(),
-        ),
+        (HeaderName::from_static("x-goog-generation"), object.generation.to_string()),
+        (HeaderName::from_static("x-goog-metageneration"), object.metageneration.to_string()),
         (
             HeaderName::from_static("x-goog-hash"),
             format!("crc32c={}", crc32c::encode(object.crc32c)),
         ),
-        (
-            HeaderName::from_static("x-goog-storage-class"),
-            "STANDARD".to_owned(),
-        ),
-        (
-            HeaderName::from_static("x-goog-stored-content-length"),
-            object.content.len().to_string(),
-        ),
+        (HeaderName::from_static("x-goog-storage-class"), "STANDARD".to_owned()),
+        (HeaderName::from_static("x-goog-stored-content-length"), object.content.len().to_string()),
         (
             HeaderName::from_static("x-goog-stored-content-encoding"),
-            said.content_encoding
-                .clone()
-                .unwrap_or_else(|| "identity".to_owned()),
+            said.content_encoding.clone().unwrap_or_else(|| "identity".to_owned()),
         ),
     ];
     let optional = [
@@ -135,13 +119,9 @@ fn object_headers(object: &StoredObject) -> HeaderMap {
 /// A time as HTTP headers show it: `Mon, 23 Nov 2026 12:20:05 GMT`.
 fn http_date(time: SystemTime) -> String {
     const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let seconds = time
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs();
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let days = seconds / 86_400;
     let weekday = WEEKDAYS[usize::try_from(days % 7).unwrap_or(0)];
     // Counted from 1 March of the year 0, so that leap days end years: 400 years have
@@ -174,13 +154,7 @@ mod tests {
         assert_eq!(parse_range("bytes=10-", 10), refused);
         assert_eq!(parse_range("bytes=10-12", 10), refused);
         assert_eq!(parse_range("bytes=-0", 10), refused);
-        for ignored in [
-            "bytes=4-2",
-            "bytes=1-2,4-5",
-            "items=1-2",
-            "bytes=a-b",
-            "bytes=-",
-        ] {
+        for ignored in ["bytes=4-2", "bytes=1-2,4-5", "items=1-2", "bytes=a-b", "bytes=-"] {
             assert_eq!(parse_range(ignored, 10), None, "{ignored}");
         }
     }

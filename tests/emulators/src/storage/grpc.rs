@@ -110,10 +110,7 @@ impl Storage for Service {
             metageneration_not_match: request.if_metageneration_not_match,
         };
         let generation = generation(request.generation);
-        let object = self
-            .store
-            .lock()
-            .read(bucket, &request.object, generation, conditions)?;
+        let object = self.store.lock().read(bucket, &request.object, generation, conditions)?;
         Ok(Response::new(object.to_proto(bucket, &request.object)))
     }
 
@@ -134,14 +131,9 @@ impl Storage for Service {
         let page = self.store.lock().list(bucket, &query)?;
         let objects = page.objects.iter();
         Ok(Response::new(v2::ListObjectsResponse {
-            objects: objects
-                .map(|(name, object)| object.to_proto(bucket, name))
-                .collect(),
+            objects: objects.map(|(name, object)| object.to_proto(bucket, name)).collect(),
             prefixes: page.prefixes,
-            next_page_token: page
-                .next
-                .as_deref()
-                .map_or_else(String::new, encode_page_token),
+            next_page_token: page.next.as_deref().map_or_else(String::new, encode_page_token),
         }))
     }
 
@@ -158,8 +150,7 @@ impl Storage for Service {
             metageneration_not_match: request.if_metageneration_not_match,
         };
         let generation = generation(request.generation);
-        self.store
-            .delete(bucket, &request.object, generation, conditions)?;
+        self.store.delete(bucket, &request.object, generation, conditions)?;
         Ok(Response::new(()))
     }
 }

@@ -30,24 +30,13 @@ pub(super) const MAX_RESULTS: usize = 1_000;
 pub(super) fn router(store: Arc<Store>) -> Router {
     Router::new()
         .route("/storage/v1/b", get(list_buckets).post(create_bucket))
-        .route(
-            "/storage/v1/b/{bucket}",
-            get(get_bucket).delete(delete_bucket),
-        )
+        .route("/storage/v1/b/{bucket}", get(get_bucket).delete(delete_bucket))
         .route("/storage/v1/b/{bucket}/o", get(list_objects))
-        .route(
-            "/storage/v1/b/{bucket}/o/{object}",
-            get(download::get_object).delete(delete_object),
-        )
-        .route(
-            "/download/storage/v1/b/{bucket}/o/{object}",
-            get(download::get_object),
-        )
+        .route("/storage/v1/b/{bucket}/o/{object}", get(download::get_object).delete(delete_object))
+        .route("/download/storage/v1/b/{bucket}/o/{object}", get(download::get_object))
         .route(
             "/upload/storage/v1/b/{bucket}/o",
-            post(upload::start)
-                .put(upload::advance)
-                .delete(upload::cancel),
+            post(upload::start).put(upload::advance).delete(upload::cancel),
         )
         .fallback(no_route)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -152,9 +141,8 @@ async fn list_objects(
     let mut json = json!({"kind": "storage#objects"});
     if !page.objects.is_empty() {
         let items = page.objects.iter();
-        json["items"] = items
-            .map(|(name, object)| object.to_json(&store.origin, &bucket, name))
-            .collect();
+        json["items"] =
+            items.map(|(name, object)| object.to_json(&store.origin, &bucket, name)).collect();
     }
     if !page.prefixes.is_empty() {
         json["prefixes"] = json!(page.prefixes);

@@ -65,10 +65,7 @@ impl ListQuery {
                 Cursor::past_all_under(after.clone())
             }
             Some(after) if after.as_str() >= first => Cursor::past(after.clone()),
-            _ => Cursor {
-                from: Bound::Included(first.to_owned()),
-                skip: None,
-            },
+            _ => Cursor { from: Bound::Included(first.to_owned()), skip: None },
         }
     }
 
@@ -93,10 +90,7 @@ struct Cursor {
 
 impl Cursor {
     fn past(name: String) -> Self {
-        Self {
-            from: Bound::Excluded(name),
-            skip: None,
-        }
+        Self { from: Bound::Excluded(name), skip: None }
     }
 
     fn past_all_under(prefix: String) -> Self {
@@ -112,11 +106,7 @@ impl Cursor {
         &self,
         objects: &'a BTreeMap<String, Arc<StoredObject>>,
     ) -> Option<(&'a String, &'a Arc<StoredObject>)> {
-        let skipped = |name: &str| {
-            self.skip
-                .as_ref()
-                .is_some_and(|under| name.starts_with(under))
-        };
+        let skipped = |name: &str| self.skip.as_ref().is_some_and(|under| name.starts_with(under));
         objects
             .range::<String, _>((self.from.as_ref(), Bound::Unbounded))
             .find(|(name, _)| !skipped(name))
@@ -135,10 +125,7 @@ mod tests {
     fn objects(names: &[&str]) -> BTreeMap<String, Arc<StoredObject>> {
         let upload = Upload::new(Bytes::new(), Attributes::default()).unwrap();
         let object = Arc::new(StoredObject::new(upload, 1, SystemTime::UNIX_EPOCH));
-        names
-            .iter()
-            .map(|name| ((*name).to_owned(), Arc::clone(&object)))
-            .collect()
+        names.iter().map(|name| ((*name).to_owned(), Arc::clone(&object))).collect()
     }
 
     /// All pages: names and prefixes as they come, and how many pages there were.
@@ -163,11 +150,7 @@ mod tests {
     fn pages_cover_a_prefix_once() {
         let names = ["a/1", "a/2", "a/3", "a0", "b/1"];
         for limit in 1..=4 {
-            let query = ListQuery {
-                prefix: "a/".to_owned(),
-                limit,
-                ..ListQuery::default()
-            };
+            let query = ListQuery { prefix: "a/".to_owned(), limit, ..ListQuery::default() };
             let (seen, pages) = all(&query, &names);
             assert_eq!(seen, ["a/1", "a/2", "a/3"]);
             assert_eq!(pages, 3_usize.div_ceil(limit));
@@ -176,15 +159,7 @@ mod tests {
 
     #[test]
     fn a_delimiter_folds_whole_subtrees() {
-        let names = [
-            "a/1",
-            "a/b/1",
-            "a/b/2",
-            "a/b/\u{10FFFF}x",
-            "a/c",
-            "a/d/1",
-            "e",
-        ];
+        let names = ["a/1", "a/b/1", "a/b/2", "a/b/\u{10FFFF}x", "a/c", "a/d/1", "e"];
         for limit in 1..=5 {
             let query = ListQuery {
                 prefix: "a/".to_owned(),

@@ -126,11 +126,7 @@ impl Storage {
         let store = Arc::new(Store::new(state, Clock::start(), origin));
         let stop = CancellationToken::new();
         listeners.serve(&store, &stop);
-        Ok(Self {
-            store,
-            grpc,
-            _stop: stop.drop_guard(),
-        })
+        Ok(Self { store, grpc, _stop: stop.drop_guard() })
     }
 
     /// The origin of the JSON API: `http://127.0.0.1:PORT`.

@@ -44,10 +44,7 @@ pub(super) fn parse(content_type: &str, body: &Bytes) -> Result<Multipart, Refus
         let trailer = self::attributes(&trailer.body)?;
         attributes.crc32c = attributes.crc32c.or(trailer.crc32c);
     }
-    Ok(Multipart {
-        attributes,
-        media: media.body,
-    })
+    Ok(Multipart { attributes, media: media.body })
 }
 
 /// The metadata that a writer sent as JSON; nothing at all stands for an empty object.
@@ -65,8 +62,7 @@ fn boundary(content_type: &str) -> Option<&str> {
     let multipart = media_type.get(..10)?.eq_ignore_ascii_case("multipart/");
     let boundary = parameters.split(';').find_map(|parameter| {
         let (key, value) = parameter.trim().split_once('=')?;
-        key.eq_ignore_ascii_case("boundary")
-            .then(|| value.trim_matches('"'))
+        key.eq_ignore_ascii_case("boundary").then(|| value.trim_matches('"'))
     })?;
     (multipart && !boundary.is_empty()).then_some(boundary)
 }
@@ -92,22 +88,15 @@ impl Part {
     fn parse(part: &Bytes) -> Option<Self> {
         // Without headers, the blank line that ends them comes first.
         if let Some(body) = part.strip_prefix(b"\r\n") {
-            return Some(Self {
-                content_type: None,
-                body: part.slice_ref(body),
-            });
+            return Some(Self { content_type: None, body: part.slice_ref(body) });
         }
         let end = Finder::new(b"\r\n\r\n".to_vec()).find(part)?;
         let headers = std::str::from_utf8(&part[..end]).ok()?;
         let content_type = headers.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-type")
-                .then(|| value.trim().to_owned())
+            name.eq_ignore_ascii_case("content-type").then(|| value.trim().to_owned())
         });
-        Some(Self {
-            content_type,
-            body: part.slice(end + 4..),
-        })
+        Some(Self { content_type, body: part.slice(end + 4..) })
     }
 }
 
@@ -161,10 +150,7 @@ mod tests {
         .unwrap();
         assert_eq!(&parsed.media[..], b"hello\r\nworld");
         assert_eq!(parsed.attributes.metadata["k"], "v");
-        assert_eq!(
-            parsed.attributes.content_type.as_deref(),
-            Some("text/plain")
-        );
+        assert_eq!(parsed.attributes.content_type.as_deref(), Some("text/plain"));
     }
 
     #[test]

@@ -63,22 +63,14 @@ impl Upload {
             Some(provided) if *provided != calculated => Err(Refusal::invalid(format!(
                 "Provided CRC32C \"{provided}\" doesn't match calculated CRC32C \"{calculated}\"."
             ))),
-            _ => Ok(Self {
-                content,
-                attributes,
-                crc32c,
-            }),
+            _ => Ok(Self { content, attributes, crc32c }),
         }
     }
 }
 
 impl StoredObject {
     pub(super) fn new(upload: Upload, generation: i64, now: SystemTime) -> Self {
-        let Upload {
-            content,
-            mut attributes,
-            crc32c,
-        } = upload;
+        let Upload { content, mut attributes, crc32c } = upload;
         Self {
             content,
             generation,

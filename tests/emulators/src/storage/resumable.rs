@@ -42,11 +42,7 @@ pub(super) enum Progress {
     /// So many bytes are there; more are expected.
     Incomplete(usize),
     /// The object is stored.
-    Stored {
-        bucket: String,
-        name: String,
-        object: Arc<StoredObject>,
-    },
+    Stored { bucket: String, name: String, object: Arc<StoredObject> },
 }
 
 /// The `Content-Range` of a request on a session.
@@ -56,22 +52,14 @@ pub(super) enum Chunk {
     /// it when all of a known total is there.
     Query { total: Option<usize> },
     /// `bytes first-last/total`, either end possibly unknown (`*`).
-    Content {
-        first: usize,
-        last: Option<usize>,
-        total: Option<usize>,
-    },
+    Content { first: usize, last: Option<usize>, total: Option<usize> },
 }
 
 impl Chunk {
     /// Reads the header; without one, the request brings the whole object.
     pub(super) fn parse(header: Option<&str>) -> Result<Self, Refusal> {
         let Some(header) = header else {
-            return Ok(Self::Content {
-                first: 0,
-                last: None,
-                total: None,
-            });
+            return Ok(Self::Content { first: 0, last: None, total: None });
         };
         Self::try_parse(header)
             .ok_or_else(|| Refusal::invalid(format!("Malformed Content-Range: {header}")))
@@ -98,11 +86,7 @@ impl Sessions {
     pub(super) fn open(&mut self, target: Target) -> String {
         self.started += 1;
         let id = format!("upload-{}", self.started);
-        let session = Session {
-            target,
-            received: BytesMut::new(),
-            finished: None,
-        };
+        let session = Session { target, received: BytesMut::new(), finished: None };
         self.by_id.insert(id.clone(), session);
         self.order.push_back(id.clone());
         if self.order.len() > MAX_SESSIONS
@@ -234,11 +218,7 @@ mod tests {
         let content = Bytes::from_static(content);
         sessions.advance(id, chunk, &content, None, |_, upload| {
             if allowed {
-                Ok(Arc::new(StoredObject::new(
-                    upload,
-                    7,
-                    SystemTime::UNIX_EPOCH,
-                )))
+                Ok(Arc::new(StoredObject::new(upload, 7, SystemTime::UNIX_EPOCH)))
             } else {
                 Err(Refusal::Precondition)
             }
@@ -328,14 +308,7 @@ mod tests {
 
     #[test]
     fn malformed_ranges_are_refused() {
-        for header in [
-            "",
-            "bytes",
-            "bytes 1/2",
-            "bytes x-1/2",
-            "bytes 0-1",
-            "items 0-1/2",
-        ] {
+        for header in ["", "bytes", "bytes 1/2", "bytes x-1/2", "bytes 0-1", "items 0-1/2"] {
             assert!(Chunk::parse(Some(header)).is_err(), "{header:?}");
         }
     }

@@ -25,12 +25,7 @@ impl Listeners {
     pub(super) async fn bind(http: SocketAddr, grpc: SocketAddr) -> io::Result<Self> {
         let http = TcpListener::bind(http).await?;
         let grpc = TcpListener::bind(grpc).await?;
-        Ok(Self {
-            http_address: http.local_addr()?,
-            grpc_address: grpc.local_addr()?,
-            http,
-            grpc,
-        })
+        Ok(Self { http_address: http.local_addr()?, grpc_address: grpc.local_addr()?, http, grpc })
     }
 
     /// Serves both until `stop` is cancelled.

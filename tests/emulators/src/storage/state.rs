@@ -49,11 +49,7 @@ impl State {
         if self.buckets.contains_key(name) {
             return Err(Refusal::BucketExists);
         }
-        let bucket = Bucket {
-            created: now,
-            objects: BTreeMap::new(),
-            pace: Pace::default(),
-        };
+        let bucket = Bucket { created: now, objects: BTreeMap::new(), pace: Pace::default() };
         self.buckets.insert(name.to_owned(), bucket);
         Ok(())
     }
@@ -65,9 +61,7 @@ impl State {
     }
 
     pub(super) fn buckets(&self) -> impl Iterator<Item = (&str, SystemTime)> {
-        self.buckets
-            .iter()
-            .map(|(name, bucket)| (name.as_str(), bucket.created))
+        self.buckets.iter().map(|(name, bucket)| (name.as_str(), bucket.created))
     }
 
     pub(super) fn delete_bucket(&mut self, name: &str) -> Result<(), Refusal> {
@@ -217,10 +211,7 @@ impl State {
         home.objects
             .get(name)
             .filter(|object| generation.is_none_or(|wanted| wanted == object.generation))
-            .ok_or_else(|| Refusal::NoObject {
-                bucket: bucket.to_owned(),
-                object: name.to_owned(),
-            })
+            .ok_or_else(|| Refusal::NoObject { bucket: bucket.to_owned(), object: name.to_owned() })
     }
 
     fn count(&mut self, refusal: &Refusal) {
@@ -244,10 +235,7 @@ impl Bucket {
         name: &str,
     ) -> Result<(), Refusal> {
         if limited && !self.pace.allows(now, name) {
-            return Err(Refusal::Pace {
-                bucket: bucket.to_owned(),
-                object: name.to_owned(),
-            });
+            return Err(Refusal::Pace { bucket: bucket.to_owned(), object: name.to_owned() });
         }
         self.pace.mutated(now, name);
         Ok(())
@@ -272,9 +260,7 @@ fn check_bucket_name(name: &str) -> Result<(), Refusal> {
         && edge(bytes.first())
         && edge(bytes.last())
         && bytes.iter().all(inner);
-    valid
-        .then_some(())
-        .ok_or_else(|| Refusal::invalid(format!("Invalid bucket name: '{name}'")))
+    valid.then_some(()).ok_or_else(|| Refusal::invalid(format!("Invalid bucket name: '{name}'")))
 }
 
 fn check_object_name(name: &str) -> Result<(), Refusal> {
@@ -283,9 +269,7 @@ fn check_object_name(name: &str) -> Result<(), Refusal> {
         && name != "."
         && name != ".."
         && !name.starts_with(".well-known/acme-challenge/");
-    valid
-        .then_some(())
-        .ok_or_else(|| Refusal::invalid("The specified object name is not valid."))
+    valid.then_some(()).ok_or_else(|| Refusal::invalid("The specified object name is not valid."))
 }
 
 #[cfg(test)]
@@ -316,23 +300,15 @@ mod tests {
         conditions: Conditions,
     ) -> Result<i64, Refusal> {
         let upload = Upload::new(Bytes::from_static(b"x"), Attributes::default()).unwrap();
-        state
-            .write(now, BUCKET, name, upload, conditions)
-            .map(|object| object.generation)
+        state.write(now, BUCKET, name, upload, conditions).map(|object| object.generation)
     }
 
     fn only(generation: i64) -> Conditions {
-        Conditions {
-            generation_match: Some(generation),
-            ..Conditions::default()
-        }
+        Conditions { generation_match: Some(generation), ..Conditions::default() }
     }
 
     fn unless(generation: i64) -> Conditions {
-        Conditions {
-            generation_not_match: Some(generation),
-            ..Conditions::default()
-        }
+        Conditions { generation_not_match: Some(generation), ..Conditions::default() }
     }
 
     #[test]
@@ -340,9 +316,7 @@ mod tests {
         let mut state = state(false);
         let first = put(&mut state, at(0), "a", only(0)).unwrap();
         let second = put(&mut state, at(0), "a", only(first)).unwrap();
-        state
-            .delete(at(0), BUCKET, "a", Some(second), only(second))
-            .unwrap();
+        state.delete(at(0), BUCKET, "a", Some(second), only(second)).unwrap();
         let third = put(&mut state, at(0), "a", only(0)).unwrap();
         assert!(first < second && second < third);
         assert_eq!(first, 1_700_000_000_000_000);
@@ -359,10 +333,7 @@ mod tests {
         assert_eq!(put(&mut state, at(0), "a", only(0)), precondition);
         assert_eq!(put(&mut state, at(0), "a", unless(first)), precondition);
         put(&mut state, at(0), "a", unless(0)).unwrap();
-        let metageneration = Conditions {
-            metageneration_match: Some(2),
-            ..Conditions::default()
-        };
+        let metageneration = Conditions { metageneration_match: Some(2), ..Conditions::default() };
         assert_eq!(put(&mut state, at(0), "a", metageneration), precondition);
         assert_eq!(state.stats.precondition_failed, 6);
         assert_eq!(state.stats.writes, 2);
@@ -373,9 +344,7 @@ mod tests {
         let mut state = state(false);
         let generation = put(&mut state, at(0), "a", Conditions::default()).unwrap();
         let mut read = |wanted, conditions| {
-            state
-                .read(BUCKET, "a", wanted, conditions)
-                .map(|object| object.generation)
+            state.read(BUCKET, "a", wanted, conditions).map(|object| object.generation)
         };
         assert_eq!(read(None, only(generation)), Ok(generation));
         assert_eq!(read(None, unless(0)), Ok(generation));
@@ -388,10 +357,7 @@ mod tests {
             Err(Refusal::NoObject { .. })
         ));
         assert_eq!((state.stats.reads, state.stats.not_modified), (3, 1));
-        assert_eq!(
-            (state.stats.precondition_failed, state.stats.not_found),
-            (2, 1)
-        );
+        assert_eq!((state.stats.precondition_failed, state.stats.not_found), (2, 1));
     }
 
     #[test]
@@ -416,9 +382,7 @@ mod tests {
         assert!(matches!(early, Err(Refusal::Pace { .. })));
         // A refused request does not start another second.
         let second = put(&mut state, at(1_000), "a", only(first)).unwrap();
-        state
-            .delete(at(2_000), BUCKET, "a", None, only(second))
-            .unwrap();
+        state.delete(at(2_000), BUCKET, "a", None, only(second)).unwrap();
         // A delete is a mutation of the name, though the object is gone.
         let early = put(&mut state, at(2_999), "a", only(0));
         assert!(matches!(early, Err(Refusal::Pace { .. })));
@@ -463,15 +427,10 @@ mod tests {
     #[test]
     fn buckets_are_unique_and_go_only_when_empty() {
         let mut state = state(false);
-        assert_eq!(
-            state.create_bucket(at(1), BUCKET),
-            Err(Refusal::BucketExists)
-        );
+        assert_eq!(state.create_bucket(at(1), BUCKET), Err(Refusal::BucketExists));
         put(&mut state, at(1), "a", Conditions::default()).unwrap();
         assert_eq!(state.delete_bucket(BUCKET), Err(Refusal::BucketNotEmpty));
-        state
-            .delete(at(1), BUCKET, "a", None, Conditions::default())
-            .unwrap();
+        state.delete(at(1), BUCKET, "a", None, Conditions::default()).unwrap();
         state.delete_bucket(BUCKET).unwrap();
         assert_eq!(state.delete_bucket(BUCKET), Err(Refusal::NoBucket));
         let orphan = put(&mut state, at(1), "a", Conditions::default());

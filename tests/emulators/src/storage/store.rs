@@ -88,8 +88,7 @@ impl Store {
 
     /// Opens an upload session, whose ID is returned.
     pub(super) fn open_upload(&self, target: Target) -> Result<String, Refusal> {
-        self.lock()
-            .begin_upload(&target.bucket, &target.name, target.conditions)?;
+        self.lock().begin_upload(&target.bucket, &target.name, target.conditions)?;
         Ok(self.sessions().open(target))
     }
 
@@ -100,11 +99,9 @@ impl Store {
         content: &Bytes,
         checksum: Option<String>,
     ) -> Result<Progress, Refusal> {
-        let progress = self
-            .sessions()
-            .advance(id, chunk, content, checksum, |target, upload| {
-                self.commit(&target.bucket, &target.name, upload, target.conditions)
-            });
+        let progress = self.sessions().advance(id, chunk, content, checksum, |target, upload| {
+            self.commit(&target.bucket, &target.name, upload, target.conditions)
+        });
         self.observers.deliver();
         progress
     }

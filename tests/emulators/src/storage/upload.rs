@@ -59,12 +59,7 @@ pub(super) async fn start(
                     header(&headers, "x-upload-content-type").map(ToOwned::to_owned);
             }
             let name = object_name(params.name, &attributes)?;
-            let target = Target {
-                bucket,
-                name,
-                attributes,
-                conditions,
-            };
+            let target = Target { bucket, name, attributes, conditions };
             return open_session(&store, target);
         }
         other => {
@@ -103,11 +98,7 @@ pub(super) async fn advance(
         hashes.find_map(|hash| hash.strip_prefix("crc32c=").map(ToOwned::to_owned))
     });
     match store.advance_upload(&upload_id, chunk, &body, checksum)? {
-        Progress::Stored {
-            bucket,
-            name,
-            object,
-        } => Ok(stored(&store, &bucket, &name, &object)),
+        Progress::Stored { bucket, name, object } => Ok(stored(&store, &bucket, &name, &object)),
         Progress::Incomplete(0) => Ok(StatusCode::PERMANENT_REDIRECT.into_response()),
         Progress::Incomplete(have) => {
             let range = [(RANGE, format!("bytes=0-{}", have - 1))];
