@@ -1,1 +1,3 @@
-//! Placeholder of the pubsub emulator.
+//! The Pub/Sub emulator.
+
+mod service;
