@@ -1,0 +1,172 @@
+//! Drives the broker: the lock, the clock, the timer and the signals.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::broker::{Attachment, Broker};
+use super::consumer::{Delivery, Limits};
+use super::error::Error;
+use super::settings::Settings;
+
+/// Runs operations on the broker one at a time and passes on what they cause.
+#[derive(Debug)]
+pub(super) struct Engine {
+    core: Mutex<Core>,
+    /// Rings when something is due before the time the timer sleeps to.
+    timer: Notify,
+    /// Changes with every operation.
+    changed: watch::Sender<()>,
+    /// Cancelled when the server stops.
+    pub(super) stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Core {
+    broker: Broker,
+    signals: HashMap<Attachment, Arc<Notify>>,
+    /// The time that the timer sleeps to.
+    armed: Option<Instant>,
+}
+
+impl Engine {
+    pub(super) fn new() -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place where the emulator learns the wall clock; publish times derive from it"
+        )]
+        let wall = SystemTime::now();
+        Self {
+            core: Mutex::new(Core {
+                broker: Broker::new(Instant::now(), wall),
+                signals: HashMap::new(),
+                armed: None,
+            }),
+            timer: Notify::new(),
+            changed: watch::Sender::new(()),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Runs an operation at the present time, after what was due before it.
+    pub(super) fn run<T>(&self, operation: impl FnOnce(&mut Broker, Instant) -> T) -> T {
+        self.locked(|core, now| operation(&mut core.broker, now))
+    }
+
+    /// Only looks; wakes nobody.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Broker) -> T) -> T {
+        look(&self.lock().broker)
+    }
+
+    /// Rings after every operation.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Does what is due, when it is due, until the server stops.
+    pub(super) async fn keep_time(&self) {
+        loop {
+            let next = {
+                let mut core = self.lock();
+                core.armed = core.broker.next_wakeup();
+                core.armed
+            };
+            let due = async {
+                match next {
+                    Some(next) => sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.timer.notified() => {}
+                () = due => self.run(|_, _| {}),
+            }
+        }
+    }
+
+    /// Adds a consumer, for as long as the session lives.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        subscription: &str,
+        limits: impl FnOnce(&Settings) -> Limits,
+    ) -> Result<Session, Error> {
+        let signal = Arc::new(Notify::new());
+        let attachment = self.locked(|core, now| {
+            let attachment = core.broker.open(subscription, limits, now)?;
+            core.signals.insert(attachment, Arc::clone(&signal));
+            Ok::<_, Error>(attachment)
+        })?;
+        Ok(Session {
+            engine: Arc::clone(self),
+            attachment,
+            signal,
+        })
+    }
+
+    fn locked<T>(&self, operation: impl FnOnce(&mut Core, Instant) -> T) -> T {
+        let mut core = self.lock();
+        let now = Instant::now();
+        core.broker.advance(now);
+        let result = operation(&mut core, now);
+        for attachment in core.broker.take_woken() {
+            if let Some(signal) = core.signals.get(&attachment) {
+                signal.notify_one();
+            }
+        }
+        let next = core.broker.next_wakeup();
+        let earlier = next.is_some_and(|next| core.armed.is_none_or(|armed| next < armed));
+        if earlier {
+            core.armed = next;
+        }
+        drop(core);
+        if earlier {
+            self.timer.notify_one();
+        }
+        self.changed.send_replace(());
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        // A panic in an operation is a bug that its own test shows; the others
+        // need no second one.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open consumer. Dropping it closes the consumer.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) engine: Arc<Engine>,
+    pub(super) attachment: Attachment,
+    signal: Arc<Notify>,
+}
+
+impl Session {
+    /// What is ready: at most `messages`, and at most `bytes` unless the first
+    /// alone is larger.
+    pub(super) fn take(&self, messages: usize, bytes: u64) -> Result<Vec<Delivery>, Status> {
+        self.engine
+            .run(|broker, now| broker.take(self.attachment, messages, bytes, now))
+            .ok_or_else(|| Status::not_found("the subscription was deleted"))
+    }
+
+    /// Completes when there may be something to take. Cancel safe.
+    pub(super) async fn ready(&self) {
+        self.signal.notified().await;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.engine.locked(|core, now| {
+            core.signals.remove(&self.attachment);
+            core.broker.close(self.attachment, now);
+        });
+    }
+}

@@ -1,0 +1,32 @@
+//! Why a request is refused, and the gRPC code that says so.
+
+use tonic::Status;
+
+/// A refused request. `Display` is the text that the client sees.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Error {
+    /// The named topic or subscription does not exist.
+    #[error("resource not found (resource={0})")]
+    NotFound(String),
+    /// The name is taken.
+    #[error("resource already exists in the project (resource={0})")]
+    AlreadyExists(String),
+    /// The request itself is wrong; repeating it cannot help.
+    #[error("{0}")]
+    Invalid(String),
+    /// Production can do this, the emulator cannot.
+    #[error("the Pub/Sub emulator does not implement {0}")]
+    Unimplemented(&'static str),
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::NotFound(_) => Self::not_found(text),
+            Error::AlreadyExists(_) => Self::already_exists(text),
+            Error::Invalid(_) => Self::invalid_argument(text),
+            Error::Unimplemented(_) => Self::unimplemented(text),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The gRPC service `google.pubsub.v1.Publisher`.
+
+use std::sync::Arc;
+
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
+use tonic::{Request, Response, Status, async_trait};
+
+use super::engine::Engine;
+use super::error::Error;
+use super::page::page;
+use super::service::publisher_server::Publisher;
+
+/// Translates between requests and the broker.
+#[derive(Debug)]
+pub(super) struct PublisherService {
+    pub(super) engine: Arc<Engine>,
+}
+
+#[async_trait]
+impl Publisher for PublisherService {
+    async fn create_topic(
+        &self,
+        request: Request<proto::Topic>,
+    ) -> Result<Response<proto::Topic>, Status> {
+        let topic = request.into_inner();
+        let created = self.engine.run(|broker, _| broker.create_topic(topic))?;
+        Ok(Response::new(created))
+    }
+
+    async fn update_topic(
+        &self,
+        request: Request<proto::UpdateTopicRequest>,
+    ) -> Result<Response<proto::Topic>, Status> {
+        let request = request.into_inner();
+        let updated = self.engine.run(|broker, _| broker.update_topic(request))?;
+        Ok(Response::new(updated))
+    }
+
+    async fn publish(
+        &self,
+        request: Request<proto::PublishRequest>,
+    ) -> Result<Response<proto::PublishResponse>, Status> {
+        let proto::PublishRequest { topic, messages } = request.into_inner();
+        let message_ids = self
+            .engine
+            .run(|broker, now| broker.publish(&topic, messages, now))?;
+        Ok(Response::new(proto::PublishResponse { message_ids }))
+    }
+
+    async fn get_topic(
+        &self,
+        request: Request<proto::GetTopicRequest>,
+    ) -> Result<Response<proto::Topic>, Status> {
+        let name = request.into_inner().topic;
+        let topic = self.engine.read(|broker| broker.topic(&name).cloned())?;
+        Ok(Response::new(topic))
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<proto::ListTopicsRequest>,
+    ) -> Result<Response<proto::ListTopicsResponse>, Status> {
+        let request = request.into_inner();
+        let (topics, next_page_token) = self.engine.read(|broker| {
+            let topics = broker.topics(&request.project, &request.page_token)?;
+            Ok::<_, Error>(page(topics.cloned(), request.page_size, |topic| {
+                &topic.name
+            }))
+        })?;
+        Ok(Response::new(proto::ListTopicsResponse {
+            topics,
+            next_page_token,
+        }))
+    }
+
+    async fn list_topic_subscriptions(
+        &self,
+        request: Request<proto::ListTopicSubscriptionsRequest>,
+    ) -> Result<Response<proto::ListTopicSubscriptionsResponse>, Status> {
+        let request = request.into_inner();
+        let names = self
+            .engine
+            .read(|broker| broker.topic_subscriptions(&request.topic, &request.page_token))?;
+        let (subscriptions, next_page_token) = page(names, request.page_size, |name| name);
+        Ok(Response::new(proto::ListTopicSubscriptionsResponse {
+            subscriptions,
+            next_page_token,
+        }))
+    }
+
+    async fn list_topic_snapshots(
+        &self,
+        _: Request<proto::ListTopicSnapshotsRequest>,
+    ) -> Result<Response<proto::ListTopicSnapshotsResponse>, Status> {
+        Err(Error::Unimplemented("snapshots").into())
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<proto::DeleteTopicRequest>,
+    ) -> Result<Response<()>, Status> {
+        let name = request.into_inner().topic;
+        self.engine.run(|broker, _| broker.delete_topic(&name))?;
+        Ok(Response::new(()))
+    }
+
+    async fn detach_subscription(
+        &self,
+        _: Request<proto::DetachSubscriptionRequest>,
+    ) -> Result<Response<proto::DetachSubscriptionResponse>, Status> {
+        Err(Error::Unimplemented("detaching subscriptions").into())
+    }
+}

@@ -1,0 +1,219 @@
+//! The administrative part of the REST API, on the same port as gRPC.
+//!
+//! The official Rust client manages topics and subscriptions over REST and moves
+//! messages over gRPC; so this has the first and not the second.
+
+mod resources;
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use self::resources::{Subscription, Topic, UpdateSubscription, UpdateTopic};
+use super::engine::Engine;
+use super::error::Error;
+use super::page::page;
+
+type Shared = State<Arc<Engine>>;
+type Answer<T> = Result<Json<T>, Error>;
+
+/// Which page of a list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Paging {
+    page_size: i32,
+    page_token: String,
+}
+
+/// The routes below `/v1`.
+pub(super) fn routes(engine: Arc<Engine>) -> Router {
+    let topics = "/v1/projects/{project}/topics";
+    let subscriptions = "/v1/projects/{project}/subscriptions";
+    Router::new()
+        .route(topics, get(list_topics))
+        .route(
+            &format!("{topics}/{{id}}"),
+            get(get_topic)
+                .put(create_topic)
+                .patch(update_topic)
+                .delete(delete_topic)
+                .post(unimplemented),
+        )
+        .route(
+            &format!("{topics}/{{id}}/subscriptions"),
+            get(list_topic_subscriptions),
+        )
+        .route(subscriptions, get(list_subscriptions))
+        .route(
+            &format!("{subscriptions}/{{id}}"),
+            get(get_subscription)
+                .put(create_subscription)
+                .patch(update_subscription)
+                .delete(delete_subscription)
+                .post(unimplemented),
+        )
+        .with_state(engine)
+}
+
+async fn create_topic(
+    State(engine): Shared,
+    Path(path): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<Topic> {
+    let resource = proto::Topic {
+        name: topic_name(&path),
+        ..parse::<Topic>(&body)?.into()
+    };
+    let created = engine.run(|broker, _| broker.create_topic(resource))?;
+    Ok(Json(created.into()))
+}
+
+async fn get_topic(State(engine): Shared, Path(path): Path<(String, String)>) -> Answer<Topic> {
+    let name = topic_name(&path);
+    let topic = engine.read(|broker| broker.topic(&name).cloned())?;
+    Ok(Json(topic.into()))
+}
+
+async fn update_topic(
+    State(engine): Shared,
+    Path(path): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<Topic> {
+    let update: UpdateTopic = parse(&body)?;
+    let request = update.into_request(topic_name(&path));
+    let updated = engine.run(|broker, _| broker.update_topic(request))?;
+    Ok(Json(updated.into()))
+}
+
+async fn delete_topic(State(engine): Shared, Path(path): Path<(String, String)>) -> Answer<Value> {
+    engine.run(|broker, _| broker.delete_topic(&topic_name(&path)))?;
+    Ok(Json(json!({})))
+}
+
+async fn list_topics(
+    State(engine): Shared,
+    Path(project): Path<String>,
+    Query(paging): Query<Paging>,
+) -> Answer<Value> {
+    let project = format!("projects/{project}");
+    let (topics, next) = engine.read(|broker| {
+        let topics = broker.topics(&project, &paging.page_token)?;
+        Ok::<_, Error>(page(topics.cloned(), paging.page_size, |topic| &topic.name))
+    })?;
+    let topics: Vec<Topic> = topics.into_iter().map(Topic::from).collect();
+    Ok(Json(json!({ "topics": topics, "nextPageToken": next })))
+}
+
+async fn list_topic_subscriptions(
+    State(engine): Shared,
+    Path(path): Path<(String, String)>,
+    Query(paging): Query<Paging>,
+) -> Answer<Value> {
+    let names =
+        engine.read(|broker| broker.topic_subscriptions(&topic_name(&path), &paging.page_token))?;
+    let (names, next) = page(names, paging.page_size, |name| name);
+    Ok(Json(
+        json!({ "subscriptions": names, "nextPageToken": next }),
+    ))
+}
+
+async fn create_subscription(
+    State(engine): Shared,
+    Path(path): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<Subscription> {
+    let resource = proto::Subscription {
+        name: subscription_name(&path),
+        ..parse::<Subscription>(&body)?.into()
+    };
+    let created = engine.run(|broker, _| broker.create_subscription(resource))?;
+    Ok(Json(created.into()))
+}
+
+async fn get_subscription(
+    State(engine): Shared,
+    Path(path): Path<(String, String)>,
+) -> Answer<Subscription> {
+    let name = subscription_name(&path);
+    let resource = engine.read(|broker| broker.subscription(&name).cloned())?;
+    Ok(Json(resource.into()))
+}
+
+async fn update_subscription(
+    State(engine): Shared,
+    Path(path): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<Subscription> {
+    let update: UpdateSubscription = parse(&body)?;
+    let request = update.into_request(subscription_name(&path));
+    let updated = engine.run(|broker, _| broker.update_subscription(request))?;
+    Ok(Json(updated.into()))
+}
+
+async fn delete_subscription(
+    State(engine): Shared,
+    Path(path): Path<(String, String)>,
+) -> Answer<Value> {
+    engine.run(|broker, _| broker.delete_subscription(&subscription_name(&path)))?;
+    Ok(Json(json!({})))
+}
+
+async fn list_subscriptions(
+    State(engine): Shared,
+    Path(project): Path<String>,
+    Query(paging): Query<Paging>,
+) -> Answer<Value> {
+    let project = format!("projects/{project}");
+    let (all, next) = engine.read(|broker| {
+        let all = broker.subscriptions(&project, &paging.page_token)?;
+        Ok::<_, Error>(page(all.cloned(), paging.page_size, |resource| {
+            &resource.name
+        }))
+    })?;
+    let all: Vec<Subscription> = all.into_iter().map(Subscription::from).collect();
+    Ok(Json(json!({ "subscriptions": all, "nextPageToken": next })))
+}
+
+async fn unimplemented() -> Error {
+    Error::Unimplemented("this method over REST; use gRPC")
+}
+
+fn topic_name((project, id): &(String, String)) -> String {
+    format!("projects/{project}/topics/{id}")
+}
+
+fn subscription_name((project, id): &(String, String)) -> String {
+    format!("projects/{project}/subscriptions/{id}")
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    // A client may leave the body out when there is nothing to say.
+    let body = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| Error::Invalid(format!("invalid body: {error}")))
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let (code, status) = match self {
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+            Self::AlreadyExists(_) => (StatusCode::CONFLICT, "ALREADY_EXISTS"),
+            Self::Invalid(_) => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
+            Self::Unimplemented(_) => (StatusCode::NOT_IMPLEMENTED, "UNIMPLEMENTED"),
+        };
+        let error = json!({
+            "code": code.as_u16(),
+            "message": self.to_string(),
+            "status": status,
+        });
+        (code, Json(json!({ "error": error }))).into_response()
+    }
+}

@@ -1,0 +1,172 @@
+//! The gRPC service `google.pubsub.v1.Subscriber`.
+
+use std::sync::Arc;
+
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use super::engine::Engine;
+use super::error::Error;
+use super::page::page;
+use super::pull;
+use super::service::subscriber_server::Subscriber;
+use super::settings;
+use super::stream::{self, Responses};
+
+/// Translates between requests and the broker.
+#[derive(Debug)]
+pub(super) struct SubscriberService {
+    pub(super) engine: Arc<Engine>,
+}
+
+#[async_trait]
+impl Subscriber for SubscriberService {
+    async fn create_subscription(
+        &self,
+        request: Request<proto::Subscription>,
+    ) -> Result<Response<proto::Subscription>, Status> {
+        let resource = request.into_inner();
+        let created = self
+            .engine
+            .run(|broker, _| broker.create_subscription(resource))?;
+        Ok(Response::new(created))
+    }
+
+    async fn get_subscription(
+        &self,
+        request: Request<proto::GetSubscriptionRequest>,
+    ) -> Result<Response<proto::Subscription>, Status> {
+        let name = request.into_inner().subscription;
+        let resource = self
+            .engine
+            .read(|broker| broker.subscription(&name).cloned())?;
+        Ok(Response::new(resource))
+    }
+
+    async fn update_subscription(
+        &self,
+        request: Request<proto::UpdateSubscriptionRequest>,
+    ) -> Result<Response<proto::Subscription>, Status> {
+        let request = request.into_inner();
+        let updated = self
+            .engine
+            .run(|broker, _| broker.update_subscription(request))?;
+        Ok(Response::new(updated))
+    }
+
+    async fn list_subscriptions(
+        &self,
+        request: Request<proto::ListSubscriptionsRequest>,
+    ) -> Result<Response<proto::ListSubscriptionsResponse>, Status> {
+        let request = request.into_inner();
+        let (subscriptions, next_page_token) = self.engine.read(|broker| {
+            let all = broker.subscriptions(&request.project, &request.page_token)?;
+            Ok::<_, Error>(page(all.cloned(), request.page_size, |resource| {
+                &resource.name
+            }))
+        })?;
+        Ok(Response::new(proto::ListSubscriptionsResponse {
+            subscriptions,
+            next_page_token,
+        }))
+    }
+
+    async fn delete_subscription(
+        &self,
+        request: Request<proto::DeleteSubscriptionRequest>,
+    ) -> Result<Response<()>, Status> {
+        let name = request.into_inner().subscription;
+        self.engine
+            .run(|broker, _| broker.delete_subscription(&name))?;
+        Ok(Response::new(()))
+    }
+
+    async fn modify_ack_deadline(
+        &self,
+        request: Request<proto::ModifyAckDeadlineRequest>,
+    ) -> Result<Response<()>, Status> {
+        let request = request.into_inner();
+        let extension = settings::extension(request.ack_deadline_seconds)?;
+        self.engine.run(|broker, now| {
+            broker.modify(&request.subscription, &request.ack_ids, extension, now)
+        })?;
+        Ok(Response::new(()))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<proto::AcknowledgeRequest>,
+    ) -> Result<Response<()>, Status> {
+        let request = request.into_inner();
+        self.engine
+            .run(|broker, now| broker.acknowledge(&request.subscription, &request.ack_ids, now))?;
+        Ok(Response::new(()))
+    }
+
+    async fn pull(
+        &self,
+        request: Request<proto::PullRequest>,
+    ) -> Result<Response<proto::PullResponse>, Status> {
+        let received_messages = pull::pull(&self.engine, &request.into_inner()).await?;
+        Ok(Response::new(proto::PullResponse { received_messages }))
+    }
+
+    type StreamingPullStream = Responses;
+
+    async fn streaming_pull(
+        &self,
+        request: Request<Streaming<proto::StreamingPullRequest>>,
+    ) -> Result<Response<Self::StreamingPullStream>, Status> {
+        let responses = stream::open(&self.engine, request.into_inner()).await?;
+        Ok(Response::new(responses))
+    }
+
+    async fn modify_push_config(
+        &self,
+        _: Request<proto::ModifyPushConfigRequest>,
+    ) -> Result<Response<()>, Status> {
+        Err(Error::Unimplemented("push subscriptions").into())
+    }
+
+    async fn get_snapshot(
+        &self,
+        _: Request<proto::GetSnapshotRequest>,
+    ) -> Result<Response<proto::Snapshot>, Status> {
+        Err(Error::Unimplemented("snapshots").into())
+    }
+
+    async fn list_snapshots(
+        &self,
+        _: Request<proto::ListSnapshotsRequest>,
+    ) -> Result<Response<proto::ListSnapshotsResponse>, Status> {
+        Err(Error::Unimplemented("snapshots").into())
+    }
+
+    async fn create_snapshot(
+        &self,
+        _: Request<proto::CreateSnapshotRequest>,
+    ) -> Result<Response<proto::Snapshot>, Status> {
+        Err(Error::Unimplemented("snapshots").into())
+    }
+
+    async fn update_snapshot(
+        &self,
+        _: Request<proto::UpdateSnapshotRequest>,
+    ) -> Result<Response<proto::Snapshot>, Status> {
+        Err(Error::Unimplemented("snapshots").into())
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _: Request<proto::DeleteSnapshotRequest>,
+    ) -> Result<Response<()>, Status> {
+        Err(Error::Unimplemented("snapshots").into())
+    }
+
+    async fn seek(
+        &self,
+        _: Request<proto::SeekRequest>,
+    ) -> Result<Response<proto::SeekResponse>, Status> {
+        Err(Error::Unimplemented("seeking").into())
+    }
+}

@@ -1,0 +1,552 @@
+//! One subscription: who gets which message when, and what happens to it then.
+//!
+//! A plain state machine. The caller passes the time in, runs [`dispatch`] after
+//! what it changed, wakes the consumers in [`take_woken`], publishes what
+//! [`take_dead`] returns, and calls [`advance`] at [`next_wakeup`].
+//!
+//! Messages wait in lanes (`lane.rs`), lanes wait in line (`queue.rs`), and
+//! consumers take from the line as far as their flow control allows
+//! (`consumer.rs`). The dispatcher serves the consumers in turn, one message
+//! each. While messages of a lane are outstanding the lane stands in the line of
+//! the consumer that holds them, so no other consumer sees its ordering key. If
+//! that consumer is gone, the lane waits until its leases have ended.
+//!
+//! [`dispatch`]: Subscription::dispatch
+//! [`take_woken`]: Subscription::take_woken
+//! [`take_dead`]: Subscription::take_dead
+//! [`advance`]: Subscription::advance
+//! [`next_wakeup`]: Subscription::next_wakeup
+
+use std::collections::{BTreeSet, HashMap};
+use std::mem;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::consumer::{Consumer, ConsumerId, Delivery, Limits};
+use super::lane::{DeliveryId, Lane, LaneId, Place, Position};
+use super::message::Message;
+use super::queue::{self, Class, Queue, Ticket};
+use super::settings::Settings;
+use super::stats::Stats;
+
+/// A message that used up its delivery attempts.
+#[derive(Debug)]
+pub(super) struct DeadLetter {
+    pub(super) message: Arc<Message>,
+    pub(super) attempts: u32,
+}
+
+#[derive(Debug)]
+struct Lease {
+    lane: LaneId,
+    position: Position,
+    consumer: ConsumerId,
+    deadline: Instant,
+    bytes: u64,
+    /// Whether it left the outbox. What did not cannot have failed.
+    sent: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Deadline(DeliveryId),
+    Hold(LaneId),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    Nack,
+    Expiry,
+}
+
+/// See the module page.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) settings: Settings,
+    /// Whether the dead-letter topic exists. While it does not, messages that
+    /// used up their attempts are delivered on.
+    pub(super) dead_letter_open: bool,
+    lanes: HashMap<LaneId, Lane>,
+    keys: HashMap<Arc<str>, LaneId>,
+    leases: HashMap<DeliveryId, Lease>,
+    timers: BTreeSet<(Instant, Timer)>,
+    consumers: HashMap<ConsumerId, Consumer>,
+    /// Consumers with room.
+    roomy: BTreeSet<ConsumerId>,
+    /// Consumers with room and lanes of their own.
+    served: BTreeSet<ConsumerId>,
+    /// Lanes that any consumer may take from.
+    shared: Queue,
+    preferred: Class,
+    last_consumer: ConsumerId,
+    next_lane: LaneId,
+    next_delivery: DeliveryId,
+    next_ticket: Ticket,
+    next_consumer: ConsumerId,
+    woken: Vec<ConsumerId>,
+    dead: Vec<DeadLetter>,
+    stats: Stats,
+}
+
+impl Subscription {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            dead_letter_open: true,
+            lanes: HashMap::new(),
+            keys: HashMap::new(),
+            leases: HashMap::new(),
+            timers: BTreeSet::new(),
+            consumers: HashMap::new(),
+            roomy: BTreeSet::new(),
+            served: BTreeSet::new(),
+            shared: Queue::default(),
+            preferred: Class::Fresh,
+            last_consumer: 0,
+            next_lane: 0,
+            next_delivery: 0,
+            next_ticket: 0,
+            next_consumer: 1,
+            woken: Vec::new(),
+            dead: Vec::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            outstanding: self.leases.len() as u64,
+            ..self.stats
+        }
+    }
+
+    /// When [`advance`](Self::advance) has something to do next.
+    pub(super) fn next_wakeup(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Consumers whose outbox has something new.
+    pub(super) fn take_woken(&mut self) -> Vec<ConsumerId> {
+        mem::take(&mut self.woken)
+    }
+
+    /// Messages to be published to the dead-letter topic.
+    pub(super) fn take_dead(&mut self) -> Vec<DeadLetter> {
+        mem::take(&mut self.dead)
+    }
+
+    pub(super) fn consumers(&self) -> impl Iterator<Item = ConsumerId> {
+        self.consumers.keys().copied()
+    }
+
+    /// Takes in a message.
+    pub(super) fn enqueue(&mut self, message: Arc<Message>) {
+        self.stats.published += 1;
+        self.stats.backlog += 1;
+        let key = message.content.ordering_key.as_str();
+        let ordered = self.settings.ordered && !key.is_empty();
+        let known = if ordered { self.keys.get(key) } else { None };
+        let id = known.copied().unwrap_or_else(|| {
+            self.next_lane += 1;
+            let key: Option<Arc<str>> = ordered.then(|| key.into());
+            if let Some(key) = &key {
+                self.keys.insert(Arc::clone(key), self.next_lane);
+            }
+            self.lanes.insert(self.next_lane, Lane::new(key));
+            self.next_lane
+        });
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.push(message);
+        }
+        self.place(id);
+    }
+
+    /// Adds a consumer.
+    pub(super) fn open(&mut self, limits: Limits) -> ConsumerId {
+        let id = self.next_consumer;
+        self.next_consumer += 1;
+        self.consumers.insert(id, Consumer::new(limits));
+        self.refresh(id);
+        id
+    }
+
+    /// Changes the ack deadline of what the consumer gets from now on.
+    pub(super) fn set_ack_deadline(&mut self, id: ConsumerId, ack_deadline: Duration) {
+        if let Some(consumer) = self.consumers.get_mut(&id) {
+            consumer.limits.ack_deadline = ack_deadline;
+        }
+    }
+
+    /// Removes a consumer. What left the server stays leased until its deadline,
+    /// what did not is available at once.
+    pub(super) fn close(&mut self, id: ConsumerId) {
+        let Some(consumer) = self.consumers.remove(&id) else {
+            return;
+        };
+        self.refresh(id);
+        let own: Vec<LaneId> = consumer.own.lanes().collect();
+        for lane in own {
+            if let Some(lane) = self.lanes.get_mut(&lane) {
+                lane.place = Place::Nowhere;
+            }
+            self.place(lane);
+        }
+        for delivery in consumer.into_outbox() {
+            if let Some(lease) = self.release(delivery) {
+                self.rewind(lease.lane, lease.position);
+                self.place(lease.lane);
+            }
+        }
+    }
+
+    /// What the transport sends next to a consumer: at most `messages`, and at
+    /// most `bytes` unless the first alone is larger.
+    ///
+    /// `None` if there is no such consumer.
+    pub(super) fn take(
+        &mut self,
+        id: ConsumerId,
+        messages: usize,
+        bytes: u64,
+    ) -> Option<Vec<Delivery>> {
+        let consumer = self.consumers.get_mut(&id)?;
+        let mut taken = Vec::new();
+        let mut size = 0;
+        while taken.len() < messages {
+            let budget = if taken.is_empty() {
+                u64::MAX
+            } else {
+                bytes.saturating_sub(size)
+            };
+            let Some(delivery) = consumer.pop(budget) else {
+                break;
+            };
+            // A delivery that was voided in the outbox must not be seen.
+            let Some(lease) = self.leases.get_mut(&delivery.id) else {
+                continue;
+            };
+            lease.sent = true;
+            size += delivery.message.size;
+            self.stats.deliveries += 1;
+            let lane = self.lanes.get_mut(&lease.lane);
+            if let Some(entry) = lane.and_then(|lane| lane.entry_mut(lease.position)) {
+                self.stats.redeliveries += u64::from(entry.deliveries > 0);
+                entry.deliveries += 1;
+            }
+            taken.push(delivery);
+        }
+        self.refresh(id);
+        Some(taken)
+    }
+
+    /// Acknowledges. Unknown and void deliveries are ignored, as in production.
+    pub(super) fn acknowledge(&mut self, deliveries: &[DeliveryId]) {
+        for delivery in deliveries {
+            if let Some(lease) = self.release(*delivery) {
+                self.stats.acknowledged += 1;
+                self.finish(&lease);
+            }
+        }
+    }
+
+    /// Sets the deadline of deliveries to `now` + `extension`; zero gives the
+    /// messages back. Unknown and void deliveries are ignored.
+    pub(super) fn modify(
+        &mut self,
+        deliveries: &mut [DeliveryId],
+        extension: Duration,
+        now: Instant,
+    ) {
+        if extension.is_zero() {
+            // In order of delivery, so that of one key the first is given back
+            // and voids the rest, however the request lists them.
+            deliveries.sort_unstable();
+        }
+        for delivery in deliveries {
+            if extension.is_zero() {
+                self.fail(*delivery, Failure::Nack, now);
+            } else if let Some(lease) = self.leases.get_mut(delivery) {
+                self.timers
+                    .remove(&(lease.deadline, Timer::Deadline(*delivery)));
+                lease.deadline = now + extension;
+                self.timers
+                    .insert((lease.deadline, Timer::Deadline(*delivery)));
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn advance(&mut self, now: Instant) {
+        while let Some((at, timer)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.remove(&(at, timer));
+            match timer {
+                Timer::Deadline(delivery) => self.fail(delivery, Failure::Expiry, now),
+                Timer::Hold(id) => {
+                    if let Some(lane) = self.lanes.get_mut(&id) {
+                        lane.held_until = None;
+                    }
+                    self.place(id);
+                }
+            }
+        }
+    }
+
+    /// Hands waiting messages to consumers with room, in turn.
+    pub(super) fn dispatch(&mut self, now: Instant) {
+        while let Some(id) = self.consumer_in_turn() {
+            let Some(consumer) = self.consumers.get(&id) else {
+                break;
+            };
+            let Some((class, lane)) = queue::next_of(&consumer.own, &self.shared, self.preferred)
+            else {
+                break;
+            };
+            self.preferred = class.other();
+            self.last_consumer = id;
+            self.deliver(lane, id, now);
+        }
+    }
+
+    /// The next consumer after the last one that has room and may take something.
+    fn consumer_in_turn(&self) -> Option<ConsumerId> {
+        let candidates = if self.shared.is_empty() {
+            &self.served
+        } else {
+            &self.roomy
+        };
+        candidates
+            .range((Bound::Excluded(self.last_consumer), Bound::Unbounded))
+            .next()
+            .or_else(|| candidates.first())
+            .copied()
+    }
+
+    fn deliver(&mut self, lane_id: LaneId, consumer_id: ConsumerId, now: Instant) {
+        self.unqueue(lane_id);
+        let (Some(lane), Some(consumer)) = (
+            self.lanes.get_mut(&lane_id),
+            self.consumers.get_mut(&consumer_id),
+        ) else {
+            return;
+        };
+        self.next_delivery += 1;
+        let id = self.next_delivery;
+        let Some((position, entry)) = lane.lease(id, consumer_id) else {
+            return;
+        };
+        let deadline = now + consumer.limits.ack_deadline;
+        self.timers.insert((deadline, Timer::Deadline(id)));
+        self.leases.insert(
+            id,
+            Lease {
+                lane: lane_id,
+                position,
+                consumer: consumer_id,
+                deadline,
+                bytes: entry.message.size,
+                sent: false,
+            },
+        );
+        let attempt = self.settings.dead_letter.as_ref();
+        let wake = consumer.push(Delivery {
+            id,
+            message: Arc::clone(&entry.message),
+            attempt: attempt.map(|_| entry.failures + 1),
+        });
+        if wake {
+            self.woken.push(consumer_id);
+        }
+        self.place(lane_id);
+        self.refresh(consumer_id);
+    }
+
+    fn fail(&mut self, delivery: DeliveryId, failure: Failure, now: Instant) {
+        let Some(lease) = self.release(delivery) else {
+            return;
+        };
+        if !lease.sent {
+            self.rewind(lease.lane, lease.position);
+            self.place(lease.lane);
+            return;
+        }
+        match failure {
+            Failure::Nack => self.stats.nacked += 1,
+            Failure::Expiry => self.stats.expired += 1,
+        }
+        let lane = self.lanes.get_mut(&lease.lane);
+        let Some(entry) = lane.and_then(|lane| lane.entry_mut(lease.position)) else {
+            return;
+        };
+        entry.failures += 1;
+        let failures = entry.failures;
+        let dead = self.dead_letter_open
+            && self
+                .settings
+                .dead_letter
+                .as_ref()
+                .is_some_and(|policy| failures >= policy.max_attempts);
+        if dead {
+            self.dead.push(DeadLetter {
+                message: Arc::clone(&entry.message),
+                attempts: failures,
+            });
+            self.stats.dead_lettered += 1;
+            self.finish(&lease);
+            return;
+        }
+        self.rewind(lease.lane, lease.position);
+        if let Some(retry) = &self.settings.retry {
+            let delay = retry.delay(failures);
+            if !delay.is_zero() {
+                self.hold(lease.lane, now + delay);
+            }
+        }
+        self.place(lease.lane);
+    }
+
+    /// Ends a lease: the message is no longer outstanding.
+    fn release(&mut self, delivery: DeliveryId) -> Option<Lease> {
+        let lease = self.leases.remove(&delivery)?;
+        self.timers
+            .remove(&(lease.deadline, Timer::Deadline(delivery)));
+        if let Some(lane) = self.lanes.get_mut(&lease.lane) {
+            lane.unlease();
+        }
+        if let Some(consumer) = self.consumers.get_mut(&lease.consumer) {
+            consumer.release(lease.bytes);
+            self.refresh(lease.consumer);
+        }
+        Some(lease)
+    }
+
+    /// The message of an ended lease needs no delivery any more.
+    fn finish(&mut self, lease: &Lease) {
+        self.stats.backlog -= 1;
+        if let Some(lane) = self.lanes.get_mut(&lease.lane) {
+            lane.finish(lease.position);
+        }
+        self.place(lease.lane);
+    }
+
+    fn rewind(&mut self, lane_id: LaneId, position: Position) {
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return;
+        };
+        let rewound = lane.rewind(position);
+        self.stats.backlog += rewound.unacknowledged;
+        for delivery in rewound.voided {
+            self.release(delivery);
+        }
+    }
+
+    /// Delivers nothing of a lane before `until`.
+    fn hold(&mut self, lane_id: LaneId, until: Instant) {
+        let Some(lane) = self.lanes.get_mut(&lane_id) else {
+            return;
+        };
+        if lane.held_until.is_some_and(|held| held >= until) {
+            return;
+        }
+        if let Some(held) = lane.held_until.replace(until) {
+            self.timers.remove(&(held, Timer::Hold(lane_id)));
+        }
+        self.timers.insert((until, Timer::Hold(lane_id)));
+    }
+
+    /// Puts a lane in the line where it belongs now, or removes it when empty.
+    fn place(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get(&id) else {
+            return;
+        };
+        if lane.is_empty() {
+            self.unqueue(id);
+            if let Some(key) = self.lanes.remove(&id).and_then(|lane| lane.key) {
+                self.keys.remove(&key);
+            }
+            return;
+        }
+        let owner = lane.consumer;
+        let gone = owner.is_some_and(|owner| !self.consumers.contains_key(&owner));
+        let wanted = if lane.held_until.is_some() || gone {
+            None
+        } else {
+            lane.next_class()
+        };
+        if let (
+            Some(wanted),
+            Place::Queued {
+                owner: at, class, ..
+            },
+        ) = (wanted, lane.place)
+            && (wanted, owner) == (class, at)
+        {
+            return;
+        }
+        self.unqueue(id);
+        let Some(class) = wanted else { return };
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        self.queue_mut(owner).insert(class, ticket, id);
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.place = Place::Queued {
+                owner,
+                class,
+                ticket,
+            };
+        }
+        self.refresh_owner(owner);
+    }
+
+    fn unqueue(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return;
+        };
+        let place = mem::replace(&mut lane.place, Place::Nowhere);
+        if let Place::Queued {
+            owner,
+            class,
+            ticket,
+        } = place
+        {
+            self.queue_mut(owner).remove(class, ticket);
+            self.refresh_owner(owner);
+        }
+    }
+
+    fn queue_mut(&mut self, owner: Option<ConsumerId>) -> &mut Queue {
+        match owner.and_then(|owner| self.consumers.get_mut(&owner)) {
+            Some(consumer) => &mut consumer.own,
+            None => &mut self.shared,
+        }
+    }
+
+    fn refresh_owner(&mut self, owner: Option<ConsumerId>) {
+        if let Some(owner) = owner {
+            self.refresh(owner);
+        }
+    }
+
+    /// Brings the sets of consumers up to date with one of them.
+    fn refresh(&mut self, id: ConsumerId) {
+        let consumer = self.consumers.get(&id);
+        let roomy = consumer.is_some_and(Consumer::has_room);
+        let served = roomy && consumer.is_some_and(|consumer| !consumer.own.is_empty());
+        for (set, belongs) in [(&mut self.roomy, roomy), (&mut self.served, served)] {
+            if belongs {
+                set.insert(id);
+            } else {
+                set.remove(&id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "subscription_tests.rs"]
+mod tests;

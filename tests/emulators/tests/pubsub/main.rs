@@ -1,0 +1,4 @@
+//! The Pub/Sub emulator as the official client sees it.
+
+mod delivery;
+mod fixture;
