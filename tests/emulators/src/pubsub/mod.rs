@@ -1,4 +1,68 @@
-//! The Pub/Sub emulator.
+//! A Pub/Sub emulator in the process, on the real wire protocol.
+//!
+//! Official clients use it unchanged: gRPC for messages and administration, and on
+//! the same port the administrative REST API, because the official Rust client
+//! manages topics and subscriptions over REST. Give clients the endpoint
+//! `http://` + [`PubSub::address`] and anonymous credentials.
+//!
+//! ```no_run
+//! # async fn run() -> std::io::Result<()> {
+//! use emulators::pubsub::{Config, PubSub};
+//!
+//! let pubsub = PubSub::start(Config::default()).await?;
+//! println!("export PUBSUB_EMULATOR_HOST={}", pubsub.address());
+//! pubsub.wait_for(|stats| stats.acknowledged == 10).await;
+//! # Ok(()) }
+//! ```
+//!
+//! # How it is built
+//!
+//! `lane`, `queue` and `consumer` are the parts of `subscription`, which decides
+//! who gets which message when. `broker` holds all topics and subscriptions. All
+//! of these are plain state machines: the time is passed in, and their tests wait
+//! for nothing. `engine` drives them: one lock, one clock, one timer, a signal
+//! for each consumer. `publisher`, `subscriber`, `stream`, `pull` and `rest`
+//! translate between the wire and the broker.
+//!
+//! # As in production
+//!
+//! - **Flow control** is enforced for each stream: messages that are delivered and
+//!   neither acknowledged, given back nor expired count, in number and bytes.
+//!   The message that crosses the byte limit is still sent.
+//! - **Deadlines**: a delivery has the deadline of its stream, each extension
+//!   counts from when it is asked for, and each delivery has its own ack ID.
+//!   When a stream closes, what it delivered stays leased until the deadline.
+//! - **Ordering**: messages of a key are delivered in publish order, several at a
+//!   time, to one stream while any is outstanding. When one is given back or
+//!   expires, it and all later ones of its key that were delivered, acknowledged
+//!   or not, are delivered again; their old ack IDs are accepted and ignored.
+//! - **Retry policy**: redelivery waits for the minimum backoff, doubled with each
+//!   failure up to the maximum, and with ordering so does the rest of the key.
+//! - **Dead letters**: `delivery_attempt` is 1 + nacks + expiries of the message
+//!   and is absent without a policy. When the failures reach the maximum, the
+//!   message is forwarded with the `CloudPubSubDeadLetterSource…` attributes.
+//!
+//! # Not as in production
+//!
+//! - Exact where production is approximate: attempts, backoff, flow control and
+//!   deadlines are kept to the letter, and nothing is duplicated without a reason.
+//! - Streams are served in turn, message by message. A redelivery alternates with
+//!   the backlog. Production promises neither.
+//! - What was assigned to a stream but had not left the server when the stream
+//!   closed, or when its deadline passed, is available at once and without blame.
+//! - When several messages of a key fail together, only the first is blamed: it
+//!   voids the deliveries of the others.
+//! - Messages live in memory, for ever: retention, expiration and labels are
+//!   stored and have no effect. A `Pull` waits for 3 s.
+//! - A message that is given up while its dead-letter topic is missing is
+//!   delivered on, and no permissions are needed to forward it.
+//! - No exactly-once delivery, filters, push or export subscriptions, schemas,
+//!   transforms, snapshots, seeking, IAM. Asking for one of them is refused
+//!   (`UNIMPLEMENTED`, or `INVALID_ARGUMENT` for a field that REST does not
+//!   know), not ignored.
+//! - No authentication: any credentials or none will do.
+//! - No quotas except the limits of a request: its size, and of messages their
+//!   attributes and ordering keys.
 
 mod broker;
 mod consumer;
@@ -90,11 +154,11 @@ impl PubSub {
             .add_service(publisher)
             .add_service(subscriber);
         // HTTP/1 is for the REST API.
-        let router = Server::builder().accept_http1(true).add_routes(routes);
+        let http = Server::builder().accept_http1(true).add_routes(routes);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let driver = Arc::clone(&engine);
         let server = tokio::spawn(async move {
-            let serve = router.serve_with_incoming_shutdown(incoming, driver.stop.cancelled());
+            let serve = http.serve_with_incoming_shutdown(incoming, driver.stop.cancelled());
             let (served, ()) = tokio::join!(serve, driver.keep_time());
             if let Err(error) = served {
                 tracing::error!(%error, "the Pub/Sub emulator failed");

@@ -11,7 +11,7 @@ use super::names::{self, Kind};
 const ACK_DEADLINES: std::ops::RangeInclusive<i32> = 10..=600;
 const ATTEMPTS: std::ops::RangeInclusive<i32> = 5..=100;
 const DEFAULT_ATTEMPTS: i32 = 5;
-const MAX_BACKOFF: Duration = Duration::from_secs(600);
+const MAX_BACKOFF: Duration = Duration::from_mins(10);
 const DEFAULT_MIN_BACKOFF: Duration = Duration::from_secs(10);
 const DAY_SECONDS: i64 = 24 * 60 * 60;
 
@@ -109,7 +109,9 @@ pub(super) fn update(
         match path.as_str() {
             "ack_deadline_seconds" => updated.ack_deadline_seconds = new.ack_deadline_seconds,
             "retry_policy" => updated.retry_policy = new.retry_policy,
-            "dead_letter_policy" => updated.dead_letter_policy = new.dead_letter_policy.clone(),
+            "dead_letter_policy" => updated
+                .dead_letter_policy
+                .clone_from(&new.dead_letter_policy),
             "labels" => updated.labels.clone_from(&new.labels),
             "retain_acked_messages" => updated.retain_acked_messages = new.retain_acked_messages,
             "message_retention_duration" => {
@@ -241,8 +243,8 @@ mod tests {
         }
     }
 
-    fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-        Some(prost_types::Duration { seconds, nanos: 0 })
+    fn seconds(seconds: i64) -> prost_types::Duration {
+        prost_types::Duration { seconds, nanos: 0 }
     }
 
     fn update_with(new: proto::Subscription, paths: &[&str]) -> Result<proto::Subscription, Error> {
@@ -262,7 +264,10 @@ mod tests {
     fn defaults_are_those_of_production() {
         let complete = complete(resource()).expect("valid");
         assert_eq!(complete.ack_deadline_seconds, 10);
-        assert_eq!(complete.message_retention_duration, seconds(7 * 86_400));
+        assert_eq!(
+            complete.message_retention_duration,
+            Some(seconds(7 * 86_400))
+        );
         assert_eq!(
             read(&complete),
             Ok(Settings {
@@ -296,11 +301,11 @@ mod tests {
 
     #[test]
     fn retry_policies_are_checked_and_filled_in() {
-        let with = |minimum, maximum| {
+        let with = |minimum: Option<i64>, maximum: Option<i64>| {
             complete(proto::Subscription {
                 retry_policy: Some(proto::RetryPolicy {
-                    minimum_backoff: minimum,
-                    maximum_backoff: maximum,
+                    minimum_backoff: minimum.map(seconds),
+                    maximum_backoff: maximum.map(seconds),
                 }),
                 ..resource()
             })
@@ -308,18 +313,18 @@ mod tests {
         };
         let filled = with(None, None).expect("valid").retry.expect("set");
         assert_eq!(filled.minimum, Duration::from_secs(10));
-        assert_eq!(filled.maximum, Duration::from_secs(600));
-        assert!(with(seconds(0), seconds(0)).is_ok());
-        assert!(with(seconds(-1), None).is_err());
-        assert!(with(None, seconds(601)).is_err());
-        assert!(with(seconds(20), seconds(10)).is_err());
+        assert_eq!(filled.maximum, Duration::from_mins(10));
+        assert!(with(Some(0), Some(0)).is_ok());
+        assert!(with(Some(-1), None).is_err());
+        assert!(with(None, Some(601)).is_err());
+        assert!(with(Some(20), Some(10)).is_err());
     }
 
     #[test]
     fn delays_double_up_to_the_maximum() {
         let retry = Retry {
             minimum: Duration::from_secs(10),
-            maximum: Duration::from_secs(60),
+            maximum: Duration::from_mins(1),
         };
         let delays: Vec<u64> = (1..=5).map(|n| retry.delay(n).as_secs()).collect();
         assert_eq!(delays, [10, 20, 40, 60, 60]);

@@ -2,7 +2,7 @@
 
 /// Counts of one subscription, or of all of them.
 ///
-/// `outstanding` and `backlog` are levels, everything else only grows.
+/// `outstanding`, `backlog` and `consumers` are levels, everything else only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Messages that entered the subscription. In the totals: messages that
@@ -25,6 +25,8 @@ pub struct Stats {
     pub outstanding: u64,
     /// Messages that are not acknowledged now, the outstanding ones included.
     pub backlog: u64,
+    /// Open streams and waiting pulls.
+    pub consumers: u64,
 }
 
 impl Stats {
@@ -38,5 +40,6 @@ impl Stats {
         self.dead_lettered += subscription.dead_lettered;
         self.outstanding += subscription.outstanding;
         self.backlog += subscription.backlog;
+        self.consumers += subscription.consumers;
     }
 }

@@ -1,10 +1,13 @@
 //! An emulator with a topic and a subscription, and clients for it.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use emulators::pubsub::{Config, PubSub};
+use google_cloud_auth::credentials::Credentials;
 use google_cloud_auth::credentials::anonymous::Builder as Anonymous;
 use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model::{Message, Subscription};
+use google_cloud_pubsub::subscriber::MessageStream;
+use google_cloud_pubsub::subscriber::handler::Handler;
 
 pub(crate) const TOPIC: &str = "projects/test/topics/jobs";
 pub(crate) const SUBSCRIPTION: &str = "projects/test/subscriptions/workers";
@@ -25,8 +28,7 @@ impl Fixture {
     }
 
     pub(crate) async fn with(subscription: Subscription) -> Result<Self> {
-        let pubsub = PubSub::start(Config::default()).await?;
-        let fixture = Self { pubsub };
+        let fixture = Self::empty().await?;
         let topics = fixture.topics().await?;
         topics.create_topic().set_name(TOPIC).send().await?;
         let subscriptions = fixture.subscriptions().await?;
@@ -38,55 +40,64 @@ impl Fixture {
         Ok(fixture)
     }
 
+    /// An emulator with nothing in it.
+    pub(crate) async fn empty() -> Result<Self> {
+        let pubsub = PubSub::start(Config::default()).await?;
+        Ok(Self { pubsub })
+    }
+
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.pubsub.address())
     }
 
     pub(crate) async fn topics(&self) -> Result<TopicAdmin> {
         let builder = TopicAdmin::builder().with_endpoint(self.endpoint());
-        Ok(builder
-            .with_credentials(Anonymous::new().build())
-            .build()
-            .await?)
+        Ok(builder.with_credentials(anonymous()).build().await?)
     }
 
     pub(crate) async fn subscriptions(&self) -> Result<SubscriptionAdmin> {
         let builder = SubscriptionAdmin::builder().with_endpoint(self.endpoint());
-        Ok(builder
-            .with_credentials(Anonymous::new().build())
-            .build()
-            .await?)
+        Ok(builder.with_credentials(anonymous()).build().await?)
     }
 
     pub(crate) async fn subscriber(&self) -> Result<Subscriber> {
         let builder = Subscriber::builder().with_endpoint(self.endpoint());
-        Ok(builder
-            .with_credentials(Anonymous::new().build())
-            .build()
-            .await?)
+        Ok(builder.with_credentials(anonymous()).build().await?)
+    }
+
+    pub(crate) async fn publisher(&self) -> Result<Publisher> {
+        let builder = Publisher::builder(TOPIC).with_endpoint(self.endpoint());
+        Ok(builder.with_credentials(anonymous()).build().await?)
+    }
+
+    /// A stream with the client's default flow control.
+    pub(crate) async fn subscribe(&self) -> Result<MessageStream> {
+        Ok(self.subscriber().await?.subscribe(SUBSCRIPTION).build())
     }
 
     /// Publishes (ordering key, text) pairs in order.
     pub(crate) async fn publish<T: AsRef<str>>(&self, messages: &[(&str, T)]) -> Result<()> {
-        let builder = Publisher::builder(TOPIC).with_endpoint(self.endpoint());
-        let publisher = builder
-            .with_credentials(Anonymous::new().build())
-            .build()
-            .await?;
-        let mut published = Vec::new();
+        let publisher = self.publisher().await?;
+        let mut results = Vec::with_capacity(messages.len());
         for (key, text) in messages {
             let message = Message::new()
                 .set_data(text.as_ref().as_bytes().to_vec())
                 .set_ordering_key(*key);
-            published.push(publisher.publish(message));
+            results.push(publisher.publish(message));
         }
-        for published in published {
-            published.await?;
+        for result in results {
+            result.await?;
         }
         Ok(())
     }
 }
 
-pub(crate) fn text(message: &Message) -> String {
-    String::from_utf8_lossy(&message.data).into_owned()
+/// The next message of a stream as text.
+pub(crate) async fn next(stream: &mut MessageStream) -> Result<(String, Handler)> {
+    let (message, handler) = stream.next().await.context("the stream ended")??;
+    Ok((String::from_utf8(message.data.to_vec())?, handler))
+}
+
+fn anonymous() -> Credentials {
+    Anonymous::new().build()
 }

@@ -1,4 +1,8 @@
-//! The Pub/Sub emulator as the official client sees it.
+//! The Pub/Sub emulator as its clients see it: the official one, and a generic
+//! gRPC client for what the official one does not send.
 
+mod admin;
 mod delivery;
 mod fixture;
+mod grpc;
+mod ordering;

@@ -4,9 +4,8 @@
 //! what it changed, wakes the consumers in [`take_woken`], publishes what
 //! [`take_dead`] returns, and calls [`advance`] at [`next_wakeup`].
 //!
-//! Messages wait in lanes (`lane.rs`), lanes wait in line (`queue.rs`), and
-//! consumers take from the line as far as their flow control allows
-//! (`consumer.rs`). The dispatcher serves the consumers in turn, one message
+//! Messages wait in lanes ([`Lane`]), lanes wait in line ([`Queue`]), and consumers
+//! take from the line as far as their flow control allows ([`Consumer`]). The dispatcher serves the consumers in turn, one message
 //! each. While messages of a lane are outstanding the lane stands in the line of
 //! the consumer that holds them, so no other consumer sees its ordering key. If
 //! that consumer is gone, the lane waits until its leases have ended.
@@ -17,9 +16,10 @@
 //! [`advance`]: Subscription::advance
 //! [`next_wakeup`]: Subscription::next_wakeup
 
+mod dispatch;
+
 use std::collections::{BTreeSet, HashMap};
 use std::mem;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use super::consumer::{Consumer, ConsumerId, Delivery, Limits};
 use super::lane::{DeliveryId, Lane, LaneId, Place, Position};
 use super::message::Message;
-use super::queue::{self, Class, Queue, Ticket};
+use super::queue::{Class, Queue, Ticket};
 use super::settings::Settings;
 use super::stats::Stats;
 
@@ -119,6 +119,7 @@ impl Subscription {
     pub(super) fn stats(&self) -> Stats {
         Stats {
             outstanding: self.leases.len() as u64,
+            consumers: self.consumers.len() as u64,
             ..self.stats
         }
     }
@@ -297,75 +298,6 @@ impl Subscription {
         }
     }
 
-    /// Hands waiting messages to consumers with room, in turn.
-    pub(super) fn dispatch(&mut self, now: Instant) {
-        while let Some(id) = self.consumer_in_turn() {
-            let Some(consumer) = self.consumers.get(&id) else {
-                break;
-            };
-            let Some((class, lane)) = queue::next_of(&consumer.own, &self.shared, self.preferred)
-            else {
-                break;
-            };
-            self.preferred = class.other();
-            self.last_consumer = id;
-            self.deliver(lane, id, now);
-        }
-    }
-
-    /// The next consumer after the last one that has room and may take something.
-    fn consumer_in_turn(&self) -> Option<ConsumerId> {
-        let candidates = if self.shared.is_empty() {
-            &self.served
-        } else {
-            &self.roomy
-        };
-        candidates
-            .range((Bound::Excluded(self.last_consumer), Bound::Unbounded))
-            .next()
-            .or_else(|| candidates.first())
-            .copied()
-    }
-
-    fn deliver(&mut self, lane_id: LaneId, consumer_id: ConsumerId, now: Instant) {
-        self.unqueue(lane_id);
-        let (Some(lane), Some(consumer)) = (
-            self.lanes.get_mut(&lane_id),
-            self.consumers.get_mut(&consumer_id),
-        ) else {
-            return;
-        };
-        self.next_delivery += 1;
-        let id = self.next_delivery;
-        let Some((position, entry)) = lane.lease(id, consumer_id) else {
-            return;
-        };
-        let deadline = now + consumer.limits.ack_deadline;
-        self.timers.insert((deadline, Timer::Deadline(id)));
-        self.leases.insert(
-            id,
-            Lease {
-                lane: lane_id,
-                position,
-                consumer: consumer_id,
-                deadline,
-                bytes: entry.message.size,
-                sent: false,
-            },
-        );
-        let attempt = self.settings.dead_letter.as_ref();
-        let wake = consumer.push(Delivery {
-            id,
-            message: Arc::clone(&entry.message),
-            attempt: attempt.map(|_| entry.failures + 1),
-        });
-        if wake {
-            self.woken.push(consumer_id);
-        }
-        self.place(lane_id);
-        self.refresh(consumer_id);
-    }
-
     fn fail(&mut self, delivery: DeliveryId, failure: Failure, now: Instant) {
         let Some(lease) = self.release(delivery) else {
             return;
@@ -458,95 +390,7 @@ impl Subscription {
         }
         self.timers.insert((until, Timer::Hold(lane_id)));
     }
-
-    /// Puts a lane in the line where it belongs now, or removes it when empty.
-    fn place(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.get(&id) else {
-            return;
-        };
-        if lane.is_empty() {
-            self.unqueue(id);
-            if let Some(key) = self.lanes.remove(&id).and_then(|lane| lane.key) {
-                self.keys.remove(&key);
-            }
-            return;
-        }
-        let owner = lane.consumer;
-        let gone = owner.is_some_and(|owner| !self.consumers.contains_key(&owner));
-        let wanted = if lane.held_until.is_some() || gone {
-            None
-        } else {
-            lane.next_class()
-        };
-        if let (
-            Some(wanted),
-            Place::Queued {
-                owner: at, class, ..
-            },
-        ) = (wanted, lane.place)
-            && (wanted, owner) == (class, at)
-        {
-            return;
-        }
-        self.unqueue(id);
-        let Some(class) = wanted else { return };
-        self.next_ticket += 1;
-        let ticket = self.next_ticket;
-        self.queue_mut(owner).insert(class, ticket, id);
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.place = Place::Queued {
-                owner,
-                class,
-                ticket,
-            };
-        }
-        self.refresh_owner(owner);
-    }
-
-    fn unqueue(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.get_mut(&id) else {
-            return;
-        };
-        let place = mem::replace(&mut lane.place, Place::Nowhere);
-        if let Place::Queued {
-            owner,
-            class,
-            ticket,
-        } = place
-        {
-            self.queue_mut(owner).remove(class, ticket);
-            self.refresh_owner(owner);
-        }
-    }
-
-    fn queue_mut(&mut self, owner: Option<ConsumerId>) -> &mut Queue {
-        match owner.and_then(|owner| self.consumers.get_mut(&owner)) {
-            Some(consumer) => &mut consumer.own,
-            None => &mut self.shared,
-        }
-    }
-
-    fn refresh_owner(&mut self, owner: Option<ConsumerId>) {
-        if let Some(owner) = owner {
-            self.refresh(owner);
-        }
-    }
-
-    /// Brings the sets of consumers up to date with one of them.
-    fn refresh(&mut self, id: ConsumerId) {
-        let consumer = self.consumers.get(&id);
-        let roomy = consumer.is_some_and(Consumer::has_room);
-        let served = roomy && consumer.is_some_and(|consumer| !consumer.own.is_empty());
-        for (set, belongs) in [(&mut self.roomy, roomy), (&mut self.served, served)] {
-            if belongs {
-                set.insert(id);
-            } else {
-                set.remove(&id);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
-#[path = "subscription_tests.rs"]
 mod tests;

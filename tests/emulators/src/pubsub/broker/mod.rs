@@ -1,0 +1,311 @@
+//! All topics and subscriptions, and the way from one to the other.
+//!
+//! A plain state machine like [`Subscription`]: the time is passed in, and
+//! whoever changes something hands [`take_woken`](Broker::take_woken) to the
+//! consumers named there and calls [`advance`](Broker::advance) at
+//! [`next_wakeup`](Broker::next_wakeup).
+
+mod dead_letter;
+mod subscriptions;
+mod topics;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::time::{Duration, SystemTime};
+
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
+use tokio::time::Instant;
+
+use super::consumer::{ConsumerId, Delivery, Limits};
+use super::error::Error;
+use super::lane::DeliveryId;
+use super::names::{self, Kind};
+use super::settings::Settings;
+use super::stats::Stats;
+use super::subscription::Subscription;
+
+/// Names a subscription for as long as it lives; a later one of the same name
+/// has another.
+pub(super) type SubscriptionId = u64;
+
+/// Names a consumer among all subscriptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Attachment {
+    pub(super) subscription: SubscriptionId,
+    pub(super) consumer: ConsumerId,
+}
+
+/// Names a delivery among all subscriptions; its text is the ack ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AckId {
+    subscription: SubscriptionId,
+    delivery: DeliveryId,
+}
+
+impl AckId {
+    fn parse(text: &str) -> Option<Self> {
+        let (subscription, delivery) = text.split_once('-')?;
+        Some(Self {
+            subscription: subscription.parse().ok()?,
+            delivery: delivery.parse().ok()?,
+        })
+    }
+}
+
+/// The ack ID of a delivery, as subscribers see it.
+pub(super) fn ack_id(subscription: SubscriptionId, delivery: DeliveryId) -> String {
+    format!("{subscription}-{delivery}")
+}
+
+#[derive(Debug)]
+struct Topic {
+    resource: proto::Topic,
+    subscriptions: BTreeSet<SubscriptionId>,
+}
+
+#[derive(Debug)]
+struct Attached {
+    resource: proto::Subscription,
+    state: Subscription,
+    /// The wakeup that is on record for it.
+    wakeup: Option<Instant>,
+}
+
+/// See the module page.
+#[derive(Debug)]
+pub(super) struct Broker {
+    /// One moment on both clocks: from it the publish times are derived.
+    started: (Instant, SystemTime),
+    topics: BTreeMap<String, Topic>,
+    names: BTreeMap<String, SubscriptionId>,
+    subscriptions: HashMap<SubscriptionId, Attached>,
+    wakeups: BTreeSet<(Instant, SubscriptionId)>,
+    woken: Vec<Attachment>,
+    next_subscription: SubscriptionId,
+    next_message: u64,
+    published: u64,
+    /// Counts of deleted subscriptions.
+    retired: Stats,
+}
+
+impl Broker {
+    pub(super) fn new(now: Instant, wall: SystemTime) -> Self {
+        Self {
+            started: (now, wall),
+            topics: BTreeMap::new(),
+            names: BTreeMap::new(),
+            subscriptions: HashMap::new(),
+            wakeups: BTreeSet::new(),
+            woken: Vec::new(),
+            next_subscription: 1,
+            next_message: 1,
+            published: 0,
+            retired: Stats::default(),
+        }
+    }
+
+    /// Adds a consumer to a subscription.
+    pub(super) fn open(
+        &mut self,
+        subscription: &str,
+        limits: impl FnOnce(&Settings) -> Limits,
+        now: Instant,
+    ) -> Result<Attachment, Error> {
+        let id = self.find(subscription)?;
+        let attached = self
+            .subscriptions
+            .get_mut(&id)
+            .ok_or_else(|| Error::NotFound(subscription.to_owned()))?;
+        let limits = limits(&attached.state.settings);
+        let consumer = attached.state.open(limits);
+        self.settle(id, now);
+        Ok(Attachment {
+            subscription: id,
+            consumer,
+        })
+    }
+
+    /// Removes a consumer; see [`Subscription::close`].
+    pub(super) fn close(&mut self, attachment: Attachment, now: Instant) {
+        if let Some(attached) = self.subscriptions.get_mut(&attachment.subscription) {
+            attached.state.close(attachment.consumer);
+        }
+        self.settle(attachment.subscription, now);
+    }
+
+    /// Changes the ack deadline of what a consumer gets from now on.
+    pub(super) fn set_ack_deadline(&mut self, attachment: Attachment, ack_deadline: Duration) {
+        if let Some(attached) = self.subscriptions.get_mut(&attachment.subscription) {
+            attached
+                .state
+                .set_ack_deadline(attachment.consumer, ack_deadline);
+        }
+    }
+
+    /// What is ready for a consumer; see [`Subscription::take`]. `None` if its
+    /// subscription was deleted.
+    pub(super) fn take(
+        &mut self,
+        attachment: Attachment,
+        messages: usize,
+        bytes: u64,
+        now: Instant,
+    ) -> Option<Vec<Delivery>> {
+        let attached = self.subscriptions.get_mut(&attachment.subscription)?;
+        let taken = attached.state.take(attachment.consumer, messages, bytes)?;
+        self.settle(attachment.subscription, now);
+        Some(taken)
+    }
+
+    /// Acknowledges. If one ID is malformed nothing happens.
+    pub(super) fn acknowledge(
+        &mut self,
+        subscription: &str,
+        ack_ids: &[String],
+        now: Instant,
+    ) -> Result<(), Error> {
+        let id = self.find(subscription)?;
+        let deliveries = deliveries(id, ack_ids)?;
+        if let Some(attached) = self.subscriptions.get_mut(&id) {
+            attached.state.acknowledge(&deliveries);
+        }
+        self.settle(id, now);
+        Ok(())
+    }
+
+    /// Changes deadlines; zero gives back. If one ID is malformed nothing happens.
+    pub(super) fn modify(
+        &mut self,
+        subscription: &str,
+        ack_ids: &[String],
+        extension: Duration,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let id = self.find(subscription)?;
+        let mut deliveries = deliveries(id, ack_ids)?;
+        if let Some(attached) = self.subscriptions.get_mut(&id) {
+            attached.state.modify(&mut deliveries, extension, now);
+        }
+        self.settle(id, now);
+        Ok(())
+    }
+
+    /// When [`advance`](Self::advance) has something to do next.
+    pub(super) fn next_wakeup(&self) -> Option<Instant> {
+        self.wakeups.first().map(|(at, _)| *at)
+    }
+
+    /// Does what is due.
+    pub(super) fn advance(&mut self, now: Instant) {
+        while let Some((at, id)) = self.wakeups.first().copied() {
+            if at > now {
+                break;
+            }
+            self.wakeups.remove(&(at, id));
+            if let Some(attached) = self.subscriptions.get_mut(&id) {
+                attached.wakeup = None;
+                attached.state.advance(now);
+            }
+            self.settle(id, now);
+        }
+    }
+
+    /// Consumers that have something to take or whose subscription is gone.
+    pub(super) fn take_woken(&mut self) -> Vec<Attachment> {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// The counts of one subscription.
+    pub(super) fn subscription_stats(&self, name: &str) -> Option<Stats> {
+        let id = self.names.get(name)?;
+        Some(self.subscriptions.get(id)?.state.stats())
+    }
+
+    /// The counts of everything.
+    pub(super) fn stats(&self) -> Stats {
+        let mut total = Stats {
+            published: self.published,
+            ..self.retired
+        };
+        for attached in self.subscriptions.values() {
+            total.add(&attached.state.stats());
+        }
+        total
+    }
+
+    /// Carries out what a change of a subscription led to.
+    fn settle(&mut self, id: SubscriptionId, now: Instant) {
+        let Some(attached) = self.subscriptions.get_mut(&id) else {
+            return;
+        };
+        attached.state.dispatch(now);
+        for consumer in attached.state.take_woken() {
+            self.woken.push(Attachment {
+                subscription: id,
+                consumer,
+            });
+        }
+        let wakeup = attached.state.next_wakeup();
+        if wakeup != attached.wakeup {
+            if let Some(old) = attached.wakeup {
+                self.wakeups.remove(&(old, id));
+            }
+            if let Some(new) = wakeup {
+                self.wakeups.insert((new, id));
+            }
+            attached.wakeup = wakeup;
+        }
+        let dead = attached.state.take_dead();
+        if !dead.is_empty()
+            && let Some(policy) = attached.state.settings.dead_letter.clone()
+        {
+            let source = attached.resource.name.clone();
+            let forwarded = dead
+                .iter()
+                .map(|dead| dead_letter::forwarded(dead, &source))
+                .collect();
+            self.distribute(&policy.topic, forwarded, now);
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<SubscriptionId, Error> {
+        names::parse(Kind::Subscription, name)?;
+        self.names
+            .get(name)
+            .copied()
+            .ok_or_else(|| Error::NotFound(name.to_owned()))
+    }
+}
+
+/// Parses ack IDs, which must all be of this subscription.
+fn deliveries(id: SubscriptionId, ack_ids: &[String]) -> Result<Vec<DeliveryId>, Error> {
+    if ack_ids.is_empty() {
+        return Err(Error::Invalid("no ack IDs given".to_owned()));
+    }
+    let parse = |text: &String| match AckId::parse(text) {
+        Some(ack_id) if ack_id.subscription == id => Ok(ack_id.delivery),
+        _ => Err(Error::Invalid(format!(
+            "{text:?} is not an ack ID of this subscription"
+        ))),
+    };
+    ack_ids.iter().map(parse).collect()
+}
+
+/// The entries whose names have the prefix and come after `after`.
+fn under<'a, T>(
+    map: &'a BTreeMap<String, T>,
+    prefix: String,
+    after: &str,
+) -> impl Iterator<Item = &'a T> + use<'a, T> {
+    let start = if after > prefix.as_str() {
+        Bound::Excluded(after.to_owned())
+    } else {
+        Bound::Included(prefix.clone())
+    };
+    map.range((start, Bound::Unbounded))
+        .take_while(move |(name, _)| name.starts_with(&prefix))
+        .map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests;
