@@ -170,3 +170,120 @@ impl Drop for Session {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
+
+    use super::*;
+
+    const TOPIC: &str = "projects/p/topics/jobs";
+    const SUBSCRIPTION: &str = "projects/p/subscriptions/workers";
+
+    /// An engine with a topic, a subscription and a running timer.
+    fn start() -> Arc<Engine> {
+        let engine = Arc::new(Engine::new());
+        let topic = proto::Topic {
+            name: TOPIC.to_owned(),
+            ..proto::Topic::default()
+        };
+        let subscription = proto::Subscription {
+            name: SUBSCRIPTION.to_owned(),
+            topic: TOPIC.to_owned(),
+            ..proto::Subscription::default()
+        };
+        engine
+            .run(|broker, _| {
+                broker.create_topic(topic)?;
+                broker.create_subscription(subscription)
+            })
+            .expect("created");
+        let timer = Arc::clone(&engine);
+        tokio::spawn(async move { timer.keep_time().await });
+        engine
+    }
+
+    fn publish(engine: &Engine, text: &str) {
+        let message = proto::PubsubMessage {
+            data: text.into(),
+            ..proto::PubsubMessage::default()
+        };
+        engine
+            .run(|broker, now| broker.publish(TOPIC, vec![message], now))
+            .expect("published");
+    }
+
+    fn open(engine: &Arc<Engine>, seconds: u64) -> Session {
+        let limits = |_: &Settings| Limits {
+            messages: Some(1),
+            bytes: None,
+            ack_deadline: Duration::from_secs(seconds),
+        };
+        engine.open(SUBSCRIPTION, limits).expect("it exists")
+    }
+
+    /// Waits for something to take.
+    async fn take(session: &Session) -> Vec<Delivery> {
+        loop {
+            let taken = session.take(10, u64::MAX).expect("it exists");
+            if !taken.is_empty() {
+                return taken;
+            }
+            session.ready().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_timer_brings_back_what_expired() {
+        let engine = start();
+        let started = Instant::now();
+        let session = open(&engine, 10);
+        publish(&engine, "x");
+        take(&session).await;
+        take(&session).await;
+        let waited = started.elapsed();
+        assert!((10_000..10_010).contains(&waited.as_millis()), "{waited:?}");
+        engine.stop.cancel();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_timer_notices_an_earlier_deadline() {
+        let engine = start();
+        let started = Instant::now();
+        let patient = open(&engine, 600);
+        publish(&engine, "x");
+        take(&patient).await;
+        tokio::task::yield_now().await;
+        let hasty = open(&engine, 10);
+        publish(&engine, "y");
+        take(&hasty).await;
+        take(&hasty).await;
+        let waited = started.elapsed();
+        assert!((10_000..10_010).contains(&waited.as_millis()), "{waited:?}");
+        engine.stop.cancel();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_session_is_no_consumer_any_more() {
+        let engine = start();
+        let session = open(&engine, 10);
+        publish(&engine, "x");
+        let consumers = |engine: &Engine| engine.read(Broker::stats).consumers;
+        assert_eq!(consumers(&engine), 1);
+        drop(session);
+        assert_eq!(consumers(&engine), 0);
+        assert!(engine.lock().signals.is_empty());
+        assert_eq!(take(&open(&engine, 10)).await.len(), 1, "it never left");
+        engine.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn keeping_time_ends_with_the_server() {
+        let engine = Engine::new();
+        engine.stop.cancel();
+        engine.keep_time().await;
+        assert!(engine.stop.is_cancelled());
+    }
+}

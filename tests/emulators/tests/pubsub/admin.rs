@@ -5,7 +5,7 @@ use google_cloud_gax::error::Error;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::paginator::ItemPaginator as _;
 use google_cloud_pubsub::model::{Subscription, UpdateSubscriptionRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, SUBSCRIPTION, TOPIC};
 
@@ -129,5 +129,26 @@ async fn an_update_changes_what_the_mask_names() -> Result<()> {
     assert!(policy.maximum_backoff.is_some(), "filled in");
     let fixed = update("labels,enableMessageOrdering")?.send().await;
     assert_eq!(code(fixed), Some(Code::InvalidArgument));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_plain_http_client_reads_errors_as_google_writes_them() -> Result<()> {
+    let fixture = Fixture::empty().await?;
+    let url = format!("{}/v1/{TOPIC}", fixture.endpoint());
+    let client = reqwest::Client::new();
+    let missing = client.get(&url).send().await?;
+    assert_eq!(missing.status(), 404);
+    let body: Value = missing.json().await?;
+    assert_eq!(body["error"]["code"], 404);
+    assert_eq!(body["error"]["status"], "NOT_FOUND");
+
+    let unknown = json!({"schemaSettings": {"schema": "s"}});
+    let refused = client.put(&url).json(&unknown).send().await?;
+    assert_eq!(refused.status(), 400);
+    let created = client.put(&url).send().await?;
+    assert_eq!(created.json::<Value>().await?["name"], TOPIC);
+    let publish = client.post(format!("{url}:publish")).send().await?;
+    assert_eq!(publish.status(), 501);
     Ok(())
 }

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result};
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use proto::publisher_client::PublisherClient;
 use proto::subscriber_client::SubscriberClient;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -114,6 +115,7 @@ async fn stopping_ends_streams_and_pulls() -> Result<()> {
         ..proto::PullRequest::default()
     });
     let mut official = fixture.subscribe().await?;
+    let address = fixture.pubsub.address();
     let stop = async {
         fixture.pubsub.wait_for(|stats| stats.consumers == 3).await;
         fixture.pubsub.stop().await;
@@ -130,6 +132,18 @@ async fn stopping_ends_streams_and_pulls() -> Result<()> {
         Code::Unavailable
     );
     assert_eq!(pulled.err().context("a status")?.code(), Code::Unavailable);
+    let connected = TcpStream::connect(address).await;
+    assert!(connected.is_err(), "nobody listens any more");
+    Ok(())
+}
+
+#[tokio::test]
+async fn dropping_the_handle_stops_the_server() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let (_requests, mut responses) = open(&fixture, first_request()).await?;
+    drop(fixture);
+    let status = responses.message().await.err().context("a status")?;
+    assert_eq!(status.code(), Code::Unavailable);
     Ok(())
 }
 
