@@ -52,17 +52,9 @@ fn publisher() -> Service {
                 "ListTopicSubscriptionsRequest",
                 "ListTopicSubscriptionsResponse",
             ),
-            (
-                "ListTopicSnapshots",
-                "ListTopicSnapshotsRequest",
-                "ListTopicSnapshotsResponse",
-            ),
+            ("ListTopicSnapshots", "ListTopicSnapshotsRequest", "ListTopicSnapshotsResponse"),
             ("DeleteTopic", "DeleteTopicRequest", EMPTY),
-            (
-                "DetachSubscription",
-                "DetachSubscriptionRequest",
-                "DetachSubscriptionResponse",
-            ),
+            ("DetachSubscription", "DetachSubscriptionRequest", "DetachSubscriptionResponse"),
         ],
     )
     .build()
@@ -77,27 +69,15 @@ fn subscriber() -> Service {
         &[
             ("CreateSubscription", "Subscription", "Subscription"),
             ("GetSubscription", "GetSubscriptionRequest", "Subscription"),
-            (
-                "UpdateSubscription",
-                "UpdateSubscriptionRequest",
-                "Subscription",
-            ),
-            (
-                "ListSubscriptions",
-                "ListSubscriptionsRequest",
-                "ListSubscriptionsResponse",
-            ),
+            ("UpdateSubscription", "UpdateSubscriptionRequest", "Subscription"),
+            ("ListSubscriptions", "ListSubscriptionsRequest", "ListSubscriptionsResponse"),
             ("DeleteSubscription", "DeleteSubscriptionRequest", EMPTY),
             ("ModifyAckDeadline", "ModifyAckDeadlineRequest", EMPTY),
             ("Acknowledge", "AcknowledgeRequest", EMPTY),
             ("Pull", "PullRequest", "PullResponse"),
             ("ModifyPushConfig", "ModifyPushConfigRequest", EMPTY),
             ("GetSnapshot", "GetSnapshotRequest", "Snapshot"),
-            (
-                "ListSnapshots",
-                "ListSnapshotsRequest",
-                "ListSnapshotsResponse",
-            ),
+            ("ListSnapshots", "ListSnapshotsRequest", "ListSnapshotsResponse"),
             ("CreateSnapshot", "CreateSnapshotRequest", "Snapshot"),
             ("UpdateSnapshot", "UpdateSnapshotRequest", "Snapshot"),
             ("DeleteSnapshot", "DeleteSnapshotRequest", EMPTY),
@@ -105,15 +85,10 @@ fn subscriber() -> Service {
         ],
     )
     .method(
-        method(
-            types,
-            "StreamingPull",
-            "StreamingPullRequest",
-            "StreamingPullResponse",
-        )
-        .client_streaming()
-        .server_streaming()
-        .build(),
+        method(types, "StreamingPull", "StreamingPullRequest", "StreamingPullResponse")
+            .client_streaming()
+            .server_streaming()
+            .build(),
     )
     .build()
 }

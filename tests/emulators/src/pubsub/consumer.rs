@@ -82,9 +82,7 @@ impl Consumer {
 
     /// The next delivery for the transport, if it has at most `bytes`.
     pub(super) fn pop(&mut self, bytes: u64) -> Option<Delivery> {
-        let delivery = self
-            .outbox
-            .pop_front_if(|delivery| delivery.message.size <= bytes)?;
+        let delivery = self.outbox.pop_front_if(|delivery| delivery.message.size <= bytes)?;
         self.outbox_bytes -= delivery.message.size;
         Some(delivery)
     }
@@ -108,23 +106,12 @@ mod tests {
     use super::*;
 
     fn consumer(messages: Option<u64>, bytes: Option<u64>) -> Consumer {
-        Consumer::new(Limits {
-            messages,
-            bytes,
-            ack_deadline: Duration::from_secs(10),
-        })
+        Consumer::new(Limits { messages, bytes, ack_deadline: Duration::from_secs(10) })
     }
 
     fn delivery(id: DeliveryId, size: usize) -> Delivery {
-        let content = PubsubMessage {
-            data: vec![0; size],
-            ..PubsubMessage::default()
-        };
-        Delivery {
-            id,
-            message: Arc::new(Message::new(content)),
-            attempt: None,
-        }
+        let content = PubsubMessage { data: vec![0; size], ..PubsubMessage::default() };
+        Delivery { id, message: Arc::new(Message::new(content)), attempt: None }
     }
 
     #[test]

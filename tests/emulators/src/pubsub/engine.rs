@@ -102,11 +102,7 @@ impl Engine {
             core.signals.insert(attachment, Arc::clone(&signal));
             Ok::<_, Error>(attachment)
         })?;
-        Ok(Session {
-            engine: Arc::clone(self),
-            attachment,
-            signal,
-        })
+        Ok(Session { engine: Arc::clone(self), attachment, signal })
     }
 
     fn locked<T>(&self, operation: impl FnOnce(&mut Core, Instant) -> T) -> T {
@@ -185,10 +181,7 @@ mod tests {
     /// An engine with a topic, a subscription and a running timer.
     fn start() -> Arc<Engine> {
         let engine = Arc::new(Engine::new());
-        let topic = proto::Topic {
-            name: TOPIC.to_owned(),
-            ..proto::Topic::default()
-        };
+        let topic = proto::Topic { name: TOPIC.to_owned(), ..proto::Topic::default() };
         let subscription = proto::Subscription {
             name: SUBSCRIPTION.to_owned(),
             topic: TOPIC.to_owned(),
@@ -206,13 +199,8 @@ mod tests {
     }
 
     fn publish(engine: &Engine, text: &str) {
-        let message = proto::PubsubMessage {
-            data: text.into(),
-            ..proto::PubsubMessage::default()
-        };
-        engine
-            .run(|broker, now| broker.publish(TOPIC, vec![message], now))
-            .expect("published");
+        let message = proto::PubsubMessage { data: text.into(), ..proto::PubsubMessage::default() };
+        engine.run(|broker, now| broker.publish(TOPIC, vec![message], now)).expect("published");
     }
 
     fn open(engine: &Arc<Engine>, seconds: u64) -> Session {

@@ -153,11 +153,7 @@ impl Lane {
         if let Some(entry) = self.entry_mut(position) {
             entry.state = State::Acknowledged;
         }
-        while self
-            .entries
-            .front()
-            .is_some_and(|entry| entry.state == State::Acknowledged)
-        {
+        while self.entries.front().is_some_and(|entry| entry.state == State::Acknowledged) {
             self.entries.pop_front();
             self.first += 1;
         }
@@ -236,13 +232,7 @@ mod tests {
             lease(&mut lane, delivery);
         }
         lane.finish(2);
-        assert_eq!(
-            lane.rewind(1),
-            Rewound {
-                voided: vec![11, 13],
-                unacknowledged: 1
-            }
-        );
+        assert_eq!(lane.rewind(1), Rewound { voided: vec![11, 13], unacknowledged: 1 });
         assert_eq!(lease(&mut lane, 20), 1);
         assert_eq!(lease(&mut lane, 21), 2);
     }

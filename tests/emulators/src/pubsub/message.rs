@@ -78,9 +78,7 @@ fn check(message: &PubsubMessage) -> Result<usize, Error> {
     }
     let size = message.encoded_len();
     if size > MAX_BYTES {
-        return invalid(format!(
-            "a message has at most {MAX_BYTES} bytes, this one {size}"
-        ));
+        return invalid(format!("a message has at most {MAX_BYTES} bytes, this one {size}"));
     }
     Ok(size)
 }
@@ -94,10 +92,7 @@ mod tests {
     use super::*;
 
     fn text(data: &str) -> PubsubMessage {
-        PubsubMessage {
-            data: data.into(),
-            ..PubsubMessage::default()
-        }
+        PubsubMessage { data: data.into(), ..PubsubMessage::default() }
     }
 
     #[test]
@@ -111,19 +106,13 @@ mod tests {
 
     #[test]
     fn an_empty_message_is_refused_even_with_a_key() {
-        let message = PubsubMessage {
-            ordering_key: "k".to_owned(),
-            ..PubsubMessage::default()
-        };
+        let message = PubsubMessage { ordering_key: "k".to_owned(), ..PubsubMessage::default() };
         assert!(check_batch(&[text("x"), message]).is_err());
     }
 
     #[test]
     fn limits_hold_at_their_edge() {
-        let keyed = |bytes| PubsubMessage {
-            ordering_key: "k".repeat(bytes),
-            ..text("x")
-        };
+        let keyed = |bytes| PubsubMessage { ordering_key: "k".repeat(bytes), ..text("x") };
         assert!(check_batch(&[keyed(1_024)]).is_ok());
         assert!(check_batch(&[keyed(1_025)]).is_err());
 

@@ -114,9 +114,7 @@ pub struct Config {
 impl Default for Config {
     /// A free port of the loopback interface.
     fn default() -> Self {
-        Self {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        }
+        Self { listen: (Ipv4Addr::LOCALHOST, 0).into() }
     }
 }
 
@@ -140,12 +138,8 @@ impl PubSub {
         let listener = TcpListener::bind(config.listen).await?;
         let address = listener.local_addr()?;
         let engine = Arc::new(Engine::new());
-        let publisher = PublisherService {
-            engine: Arc::clone(&engine),
-        };
-        let subscriber = SubscriberService {
-            engine: Arc::clone(&engine),
-        };
+        let publisher = PublisherService { engine: Arc::clone(&engine) };
+        let subscriber = SubscriberService { engine: Arc::clone(&engine) };
         let publisher =
             PublisherServer::new(publisher).max_decoding_message_size(MAX_REQUEST_BYTES);
         let subscriber =
@@ -164,11 +158,7 @@ impl PubSub {
                 tracing::error!(%error, "the Pub/Sub emulator failed");
             }
         });
-        Ok(Self {
-            address,
-            engine,
-            server,
-        })
+        Ok(Self { address, engine, server })
     }
 
     /// Where clients connect, without TLS.

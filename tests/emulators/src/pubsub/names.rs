@@ -32,37 +32,25 @@ pub(super) struct Name<'a> {
 pub(super) fn parse(kind: Kind, name: &str) -> Result<Name<'_>, Error> {
     let collection = kind.collection();
     let mut parts = name.split('/');
-    let parsed = match (
-        parts.next(),
-        parts.next(),
-        parts.next(),
-        parts.next(),
-        parts.next(),
-    ) {
+    let parsed = match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some("projects"), Some(project), Some(kind), Some(id), None) if kind == collection => {
             Some(Name { project, id })
         }
         _ => None,
     };
-    parsed
-        .filter(|name| valid_project(name.project) && valid_id(name.id))
-        .ok_or_else(|| {
-            Error::Invalid(format!(
-                "invalid name {name:?}: expected projects/{{project}}/{collection}/{{id}}, the id 3 to \
+    parsed.filter(|name| valid_project(name.project) && valid_id(name.id)).ok_or_else(|| {
+        Error::Invalid(format!(
+            "invalid name {name:?}: expected projects/{{project}}/{collection}/{{id}}, the id 3 to \
                  255 letters, digits or any of -_.~+%, starting with a letter and not with \"goog\""
-            ))
-        })
+        ))
+    })
 }
 
 /// Checks `projects/{project}`, as the list requests name it.
 pub(super) fn parse_project(name: &str) -> Result<&str, Error> {
-    name.strip_prefix("projects/")
-        .filter(|project| valid_project(project))
-        .ok_or_else(|| {
-            Error::Invalid(format!(
-                "invalid project {name:?}: expected projects/{{project}}"
-            ))
-        })
+    name.strip_prefix("projects/").filter(|project| valid_project(project)).ok_or_else(|| {
+        Error::Invalid(format!("invalid project {name:?}: expected projects/{{project}}"))
+    })
 }
 
 fn valid_project(project: &str) -> bool {
@@ -73,9 +61,7 @@ fn valid_id(id: &str) -> bool {
     (3..=255).contains(&id.len())
         && id.starts_with(|first: char| first.is_ascii_alphabetic())
         && !id.starts_with("goog")
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.~+%".contains(&byte))
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~+%".contains(&byte))
 }
 
 #[cfg(test)]
@@ -86,10 +72,7 @@ mod tests {
     fn a_name_is_split() {
         assert_eq!(
             parse(Kind::Topic, "projects/p/topics/jobs"),
-            Ok(Name {
-                project: "p",
-                id: "jobs"
-            })
+            Ok(Name { project: "p", id: "jobs" })
         );
     }
 

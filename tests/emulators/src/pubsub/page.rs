@@ -9,10 +9,7 @@ pub(super) fn page<T>(
     size: i32,
     name: impl Fn(&T) -> &String,
 ) -> (Vec<T>, String) {
-    let size = usize::try_from(size)
-        .ok()
-        .filter(|size| *size > 0)
-        .unwrap_or(DEFAULT_SIZE);
+    let size = usize::try_from(size).ok().filter(|size| *size > 0).unwrap_or(DEFAULT_SIZE);
     let mut items = items.into_iter();
     let page: Vec<T> = items.by_ref().take(size).collect();
     let more = items.next().is_some();

@@ -41,9 +41,7 @@ impl Publisher for PublisherService {
         request: Request<proto::PublishRequest>,
     ) -> Result<Response<proto::PublishResponse>, Status> {
         let proto::PublishRequest { topic, messages } = request.into_inner();
-        let message_ids = self
-            .engine
-            .run(|broker, now| broker.publish(&topic, messages, now))?;
+        let message_ids = self.engine.run(|broker, now| broker.publish(&topic, messages, now))?;
         Ok(Response::new(proto::PublishResponse { message_ids }))
     }
 
@@ -63,14 +61,9 @@ impl Publisher for PublisherService {
         let request = request.into_inner();
         let (topics, next_page_token) = self.engine.read(|broker| {
             let topics = broker.topics(&request.project, &request.page_token)?;
-            Ok::<_, Error>(page(topics.cloned(), request.page_size, |topic| {
-                &topic.name
-            }))
+            Ok::<_, Error>(page(topics.cloned(), request.page_size, |topic| &topic.name))
         })?;
-        Ok(Response::new(proto::ListTopicsResponse {
-            topics,
-            next_page_token,
-        }))
+        Ok(Response::new(proto::ListTopicsResponse { topics, next_page_token }))
     }
 
     async fn list_topic_subscriptions(
@@ -82,10 +75,7 @@ impl Publisher for PublisherService {
             .engine
             .read(|broker| broker.topic_subscriptions(&request.topic, &request.page_token))?;
         let (subscriptions, next_page_token) = page(names, request.page_size, |name| name);
-        Ok(Response::new(proto::ListTopicSubscriptionsResponse {
-            subscriptions,
-            next_page_token,
-        }))
+        Ok(Response::new(proto::ListTopicSubscriptionsResponse { subscriptions, next_page_token }))
     }
 
     async fn list_topic_snapshots(

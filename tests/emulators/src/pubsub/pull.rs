@@ -34,11 +34,7 @@ pub(super) async fn pull(
         ack_deadline: settings.ack_deadline,
     })?;
     #[expect(deprecated, reason = "clients still send it")]
-    let patience = if request.return_immediately {
-        Duration::ZERO
-    } else {
-        WAIT
-    };
+    let patience = if request.return_immediately { Duration::ZERO } else { WAIT };
     let until = Instant::now() + patience;
     loop {
         let taken = session.take(max, RESPONSE_BYTES)?;

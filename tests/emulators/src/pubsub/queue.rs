@@ -50,8 +50,7 @@ impl Queue {
             Class::Fresh => &self.fresh,
             Class::Again => &self.again,
         };
-        line.first_key_value()
-            .map(|(ticket, lane)| (*ticket, *lane))
+        line.first_key_value().map(|(ticket, lane)| (*ticket, *lane))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -74,13 +73,11 @@ impl Queue {
 /// The lane that comes next for a subscriber that may take from both queues:
 /// from the preferred class if any, and within a class the smaller ticket.
 pub(super) fn next_of(own: &Queue, shared: &Queue, preferred: Class) -> Option<(Class, LaneId)> {
-    [preferred, preferred.other()]
-        .into_iter()
-        .find_map(|class| {
-            let candidates = [own.front(class), shared.front(class)];
-            let (_, lane) = candidates.into_iter().flatten().min()?;
-            Some((class, lane))
-        })
+    [preferred, preferred.other()].into_iter().find_map(|class| {
+        let candidates = [own.front(class), shared.front(class)];
+        let (_, lane) = candidates.into_iter().flatten().min()?;
+        Some((class, lane))
+    })
 }
 
 #[cfg(test)]
@@ -94,23 +91,11 @@ mod tests {
         shared.insert(Class::Fresh, 1, 10);
         own.insert(Class::Fresh, 2, 20);
         own.insert(Class::Again, 3, 30);
-        assert_eq!(
-            next_of(&own, &shared, Class::Fresh),
-            Some((Class::Fresh, 10))
-        );
-        assert_eq!(
-            next_of(&own, &shared, Class::Again),
-            Some((Class::Again, 30))
-        );
+        assert_eq!(next_of(&own, &shared, Class::Fresh), Some((Class::Fresh, 10)));
+        assert_eq!(next_of(&own, &shared, Class::Again), Some((Class::Again, 30)));
         shared.remove(Class::Fresh, 1);
-        assert_eq!(
-            next_of(&own, &shared, Class::Fresh),
-            Some((Class::Fresh, 20))
-        );
+        assert_eq!(next_of(&own, &shared, Class::Fresh), Some((Class::Fresh, 20)));
         own.remove(Class::Again, 3);
-        assert_eq!(
-            next_of(&own, &shared, Class::Again),
-            Some((Class::Fresh, 20))
-        );
+        assert_eq!(next_of(&own, &shared, Class::Again), Some((Class::Fresh, 20)));
     }
 }

@@ -99,9 +99,7 @@ pub(super) fn update(
     let new = request.subscription.unwrap_or_default();
     let paths = request.update_mask.unwrap_or_default().paths;
     if paths.is_empty() {
-        return Err(Error::Invalid(
-            "update_mask must name at least one field".to_owned(),
-        ));
+        return Err(Error::Invalid("update_mask must name at least one field".to_owned()));
     }
     refuse_unimplemented(&new)?;
     let mut updated = current.clone();
@@ -109,9 +107,7 @@ pub(super) fn update(
         match path.as_str() {
             "ack_deadline_seconds" => updated.ack_deadline_seconds = new.ack_deadline_seconds,
             "retry_policy" => updated.retry_policy = new.retry_policy,
-            "dead_letter_policy" => updated
-                .dead_letter_policy
-                .clone_from(&new.dead_letter_policy),
+            "dead_letter_policy" => updated.dead_letter_policy.clone_from(&new.dead_letter_policy),
             "labels" => updated.labels.clone_from(&new.labels),
             "retain_acked_messages" => updated.retain_acked_messages = new.retain_acked_messages,
             "message_retention_duration" => {
@@ -134,27 +130,15 @@ pub(super) fn update(
 
 /// Better refused than silently not done.
 fn refuse_unimplemented(resource: &proto::Subscription) -> Result<(), Error> {
-    let pushes = resource
-        .push_config
-        .as_ref()
-        .is_some_and(|push| !push.push_endpoint.is_empty());
+    let pushes = resource.push_config.as_ref().is_some_and(|push| !push.push_endpoint.is_empty());
     for (asked, what) in [
         (pushes, "push subscriptions"),
         (resource.bigquery_config.is_some(), "BigQuery subscriptions"),
         (resource.bigtable_config.is_some(), "Bigtable subscriptions"),
-        (
-            resource.cloud_storage_config.is_some(),
-            "Cloud Storage subscriptions",
-        ),
+        (resource.cloud_storage_config.is_some(), "Cloud Storage subscriptions"),
         (!resource.filter.is_empty(), "filters"),
-        (
-            resource.enable_exactly_once_delivery,
-            "exactly-once delivery",
-        ),
-        (
-            !resource.message_transforms.is_empty(),
-            "message transforms",
-        ),
+        (resource.enable_exactly_once_delivery, "exactly-once delivery"),
+        (!resource.message_transforms.is_empty(), "message transforms"),
     ] {
         if asked {
             return Err(Error::Unimplemented(what));
@@ -164,21 +148,14 @@ fn refuse_unimplemented(resource: &proto::Subscription) -> Result<(), Error> {
 }
 
 fn fill_in(resource: &mut proto::Subscription) {
-    let days = |days| prost_types::Duration {
-        seconds: days * DAY_SECONDS,
-        nanos: 0,
-    };
+    let days = |days| prost_types::Duration { seconds: days * DAY_SECONDS, nanos: 0 };
     if resource.ack_deadline_seconds == 0 {
         resource.ack_deadline_seconds = *ACK_DEADLINES.start();
     }
-    resource
-        .message_retention_duration
-        .get_or_insert_with(|| days(7));
+    resource.message_retention_duration.get_or_insert_with(|| days(7));
     resource
         .expiration_policy
-        .get_or_insert_with(|| proto::ExpirationPolicy {
-            ttl: Some(days(31)),
-        });
+        .get_or_insert_with(|| proto::ExpirationPolicy { ttl: Some(days(31)) });
     if let Some(policy) = &mut resource.dead_letter_policy
         && policy.max_delivery_attempts == 0
     {
@@ -189,12 +166,8 @@ fn fill_in(resource: &mut proto::Subscription) {
             seconds: duration.as_secs().cast_signed(),
             nanos: 0,
         };
-        policy
-            .minimum_backoff
-            .get_or_insert_with(|| seconds(DEFAULT_MIN_BACKOFF));
-        policy
-            .maximum_backoff
-            .get_or_insert_with(|| seconds(MAX_BACKOFF));
+        policy.minimum_backoff.get_or_insert_with(|| seconds(DEFAULT_MIN_BACKOFF));
+        policy.maximum_backoff.get_or_insert_with(|| seconds(MAX_BACKOFF));
     }
     resource.state = State::Active.into();
 }
@@ -221,9 +194,7 @@ fn dead_letter(policy: &proto::DeadLetterPolicy) -> Result<DeadLetterPolicy, Err
     names::parse(Kind::Topic, &policy.dead_letter_topic)?;
     let attempts = policy.max_delivery_attempts;
     if !ATTEMPTS.contains(&attempts) {
-        return Err(Error::Invalid(format!(
-            "max_delivery_attempts is 5 to 100, not {attempts}"
-        )));
+        return Err(Error::Invalid(format!("max_delivery_attempts is 5 to 100, not {attempts}")));
     }
     Ok(DeadLetterPolicy {
         topic: policy.dead_letter_topic.clone(),
@@ -264,10 +235,7 @@ mod tests {
     fn defaults_are_those_of_production() {
         let complete = complete(resource()).expect("valid");
         assert_eq!(complete.ack_deadline_seconds, 10);
-        assert_eq!(
-            complete.message_retention_duration,
-            Some(seconds(7 * 86_400))
-        );
+        assert_eq!(complete.message_retention_duration, Some(seconds(7 * 86_400)));
         assert_eq!(
             read(&complete),
             Ok(Settings {
@@ -281,17 +249,9 @@ mod tests {
 
     #[test]
     fn ack_deadlines_outside_their_range_are_refused() {
-        for (deadline, accepted) in [
-            (-1, false),
-            (9, false),
-            (10, true),
-            (600, true),
-            (601, false),
-        ] {
-            let resource = proto::Subscription {
-                ack_deadline_seconds: deadline,
-                ..resource()
-            };
+        for (deadline, accepted) in [(-1, false), (9, false), (10, true), (600, true), (601, false)]
+        {
+            let resource = proto::Subscription { ack_deadline_seconds: deadline, ..resource() };
             assert_eq!(complete(resource).is_ok(), accepted, "{deadline}");
         }
         assert!(extension(0).is_ok_and(|extension| extension.is_zero()));
@@ -322,10 +282,7 @@ mod tests {
 
     #[test]
     fn delays_double_up_to_the_maximum() {
-        let retry = Retry {
-            minimum: Duration::from_secs(10),
-            maximum: Duration::from_mins(1),
-        };
+        let retry = Retry { minimum: Duration::from_secs(10), maximum: Duration::from_mins(1) };
         let delays: Vec<u64> = (1..=5).map(|n| retry.delay(n).as_secs()).collect();
         assert_eq!(delays, [10, 20, 40, 60, 60]);
         assert_eq!(retry.delay(u32::MAX).as_secs(), 60);
@@ -374,14 +331,8 @@ mod tests {
     #[test]
     fn what_the_emulator_cannot_do_is_refused() {
         for asked in [
-            proto::Subscription {
-                filter: "attributes:x".to_owned(),
-                ..resource()
-            },
-            proto::Subscription {
-                enable_exactly_once_delivery: true,
-                ..resource()
-            },
+            proto::Subscription { filter: "attributes:x".to_owned(), ..resource() },
+            proto::Subscription { enable_exactly_once_delivery: true, ..resource() },
             proto::Subscription {
                 push_config: Some(proto::PushConfig {
                     push_endpoint: "https://example.com".to_owned(),

@@ -53,12 +53,7 @@ pub(super) async fn open(
             ack_deadline,
         }
     })?;
-    let open = Open {
-        subscription: first.subscription.clone(),
-        ordered,
-        session,
-        requests,
-    };
+    let open = Open { subscription: first.subscription.clone(), ordered, session, requests };
     open.apply(&first)?;
     let responses = stream::unfold(Some(open), async |open| {
         let mut open = open?;
@@ -128,9 +123,7 @@ impl Open {
         if request.stream_ack_deadline_seconds != 0 {
             let ack_deadline = settings::ack_deadline(request.stream_ack_deadline_seconds)?;
             let attachment = self.session.attachment;
-            self.session
-                .engine
-                .run(|broker, _| broker.set_ack_deadline(attachment, ack_deadline));
+            self.session.engine.run(|broker, _| broker.set_ack_deadline(attachment, ack_deadline));
         }
         self.apply(&request)?;
         Ok(true)
@@ -143,10 +136,7 @@ impl Open {
             engine
                 .run(|broker, now| broker.acknowledge(&self.subscription, &request.ack_ids, now))?;
         }
-        let (ids, seconds) = (
-            &request.modify_deadline_ack_ids,
-            &request.modify_deadline_seconds,
-        );
+        let (ids, seconds) = (&request.modify_deadline_ack_ids, &request.modify_deadline_seconds);
         if ids.len() != seconds.len() {
             return Err(Status::invalid_argument(
                 "modify_deadline_ack_ids and modify_deadline_seconds differ in length",

@@ -26,9 +26,7 @@ impl Subscriber for SubscriberService {
         request: Request<proto::Subscription>,
     ) -> Result<Response<proto::Subscription>, Status> {
         let resource = request.into_inner();
-        let created = self
-            .engine
-            .run(|broker, _| broker.create_subscription(resource))?;
+        let created = self.engine.run(|broker, _| broker.create_subscription(resource))?;
         Ok(Response::new(created))
     }
 
@@ -37,9 +35,7 @@ impl Subscriber for SubscriberService {
         request: Request<proto::GetSubscriptionRequest>,
     ) -> Result<Response<proto::Subscription>, Status> {
         let name = request.into_inner().subscription;
-        let resource = self
-            .engine
-            .read(|broker| broker.subscription(&name).cloned())?;
+        let resource = self.engine.read(|broker| broker.subscription(&name).cloned())?;
         Ok(Response::new(resource))
     }
 
@@ -48,9 +44,7 @@ impl Subscriber for SubscriberService {
         request: Request<proto::UpdateSubscriptionRequest>,
     ) -> Result<Response<proto::Subscription>, Status> {
         let request = request.into_inner();
-        let updated = self
-            .engine
-            .run(|broker, _| broker.update_subscription(request))?;
+        let updated = self.engine.run(|broker, _| broker.update_subscription(request))?;
         Ok(Response::new(updated))
     }
 
@@ -61,14 +55,9 @@ impl Subscriber for SubscriberService {
         let request = request.into_inner();
         let (subscriptions, next_page_token) = self.engine.read(|broker| {
             let all = broker.subscriptions(&request.project, &request.page_token)?;
-            Ok::<_, Error>(page(all.cloned(), request.page_size, |resource| {
-                &resource.name
-            }))
+            Ok::<_, Error>(page(all.cloned(), request.page_size, |resource| &resource.name))
         })?;
-        Ok(Response::new(proto::ListSubscriptionsResponse {
-            subscriptions,
-            next_page_token,
-        }))
+        Ok(Response::new(proto::ListSubscriptionsResponse { subscriptions, next_page_token }))
     }
 
     async fn delete_subscription(
@@ -76,8 +65,7 @@ impl Subscriber for SubscriberService {
         request: Request<proto::DeleteSubscriptionRequest>,
     ) -> Result<Response<()>, Status> {
         let name = request.into_inner().subscription;
-        self.engine
-            .run(|broker, _| broker.delete_subscription(&name))?;
+        self.engine.run(|broker, _| broker.delete_subscription(&name))?;
         Ok(Response::new(()))
     }
 

@@ -22,39 +22,21 @@ async fn what_is_created_is_found_listed_and_deleted() -> Result<()> {
         topics.create_topic().set_name(name).send().await?;
     }
     let mut listed = Vec::new();
-    let mut all = topics
-        .list_topics()
-        .set_project("projects/test")
-        .set_page_size(2)
-        .by_item();
+    let mut all = topics.list_topics().set_project("projects/test").set_page_size(2).by_item();
     while let Some(topic) = all.next().await {
         listed.push(topic?.name);
     }
-    assert_eq!(
-        listed,
-        [
-            "projects/test/topics/alpha",
-            "projects/test/topics/beta",
-            TOPIC
-        ]
-    );
+    assert_eq!(listed, ["projects/test/topics/alpha", "projects/test/topics/beta", TOPIC]);
     let of_topic = topics.list_topic_subscriptions().set_topic(TOPIC);
     assert_eq!(of_topic.send().await?.subscriptions, [SUBSCRIPTION]);
     let of_project = subscriptions.list_subscriptions();
     let of_project = of_project.set_project("projects/test").send().await?;
     assert_eq!(of_project.subscriptions.len(), 1);
 
-    let get = || {
-        subscriptions
-            .get_subscription()
-            .set_subscription(SUBSCRIPTION)
-    };
+    let get = || subscriptions.get_subscription().set_subscription(SUBSCRIPTION);
     let found = get().send().await?;
     assert!(found.enable_message_ordering);
-    assert_eq!(
-        (found.topic.as_str(), found.ack_deadline_seconds),
-        (TOPIC, 10)
-    );
+    assert_eq!((found.topic.as_str(), found.ack_deadline_seconds), (TOPIC, 10));
 
     let delete = subscriptions.delete_subscription();
     delete.set_subscription(SUBSCRIPTION).send().await?;
@@ -75,29 +57,12 @@ async fn refusals_carry_their_code() -> Result<()> {
     assert_eq!(code(bad.send().await), Some(Code::InvalidArgument));
 
     for (subscription, expected) in [
-        (
-            Subscription::new().set_topic("projects/test/topics/missing"),
-            Code::NotFound,
-        ),
-        (
-            Subscription::new()
-                .set_topic(TOPIC)
-                .set_ack_deadline_seconds(9),
-            Code::InvalidArgument,
-        ),
-        (
-            Subscription::new()
-                .set_topic(TOPIC)
-                .set_filter("hasPrefix(x)"),
-            Code::Unimplemented,
-        ),
+        (Subscription::new().set_topic("projects/test/topics/missing"), Code::NotFound),
+        (Subscription::new().set_topic(TOPIC).set_ack_deadline_seconds(9), Code::InvalidArgument),
+        (Subscription::new().set_topic(TOPIC).set_filter("hasPrefix(x)"), Code::Unimplemented),
     ] {
         let subscription = subscription.set_name("projects/test/subscriptions/new");
-        let created = subscriptions
-            .create_subscription()
-            .with_request(subscription)
-            .send()
-            .await;
+        let created = subscriptions.create_subscription().with_request(subscription).send().await;
         assert_eq!(code(created), Some(expected));
     }
     Ok(())

@@ -21,10 +21,7 @@ async fn a_published_message_is_received_and_acknowledged() -> Result<()> {
     assert_eq!(handler.delivery_attempt(), None);
     handler.ack();
 
-    let stats = fixture
-        .pubsub
-        .wait_for(|stats| stats.acknowledged == 1)
-        .await;
+    let stats = fixture.pubsub.wait_for(|stats| stats.acknowledged == 1).await;
     assert_eq!((stats.published, stats.deliveries), (1, 1));
     assert_eq!((stats.backlog, stats.outstanding), (0, 0));
     Ok(())
@@ -57,14 +54,9 @@ async fn a_dropped_handler_brings_the_message_back() -> Result<()> {
 #[tokio::test]
 async fn flow_control_lets_no_more_out_than_asked_for() -> Result<()> {
     let fixture = Fixture::start().await?;
-    fixture
-        .publish(&[("", "1"), ("", "2"), ("", "3"), ("", "4"), ("", "5")])
-        .await?;
+    fixture.publish(&[("", "1"), ("", "2"), ("", "3"), ("", "4"), ("", "5")]).await?;
     let subscriber = fixture.subscriber().await?;
-    let mut stream = subscriber
-        .subscribe(SUBSCRIPTION)
-        .set_max_outstanding_messages(2)
-        .build();
+    let mut stream = subscriber.subscribe(SUBSCRIPTION).set_max_outstanding_messages(2).build();
     let mut seen = HashSet::new();
     for (batch, expected) in [(2, 2), (2, 2), (1, 1)] {
         let mut handlers = Vec::new();
@@ -88,12 +80,7 @@ async fn flow_control_lets_no_more_out_than_asked_for() -> Result<()> {
 async fn two_streams_share_a_subscription() -> Result<()> {
     let fixture = Fixture::start().await?;
     let subscriber = fixture.subscriber().await?;
-    let stream = || {
-        subscriber
-            .subscribe(SUBSCRIPTION)
-            .set_max_outstanding_messages(1)
-            .build()
-    };
+    let stream = || subscriber.subscribe(SUBSCRIPTION).set_max_outstanding_messages(1).build();
     fixture.publish(&[("", "1"), ("", "2"), ("", "3")]).await?;
     let (mut one, mut two) = (stream(), stream());
     let (first, _hold_first) = next(&mut one).await?;
@@ -132,10 +119,7 @@ async fn a_stream_ends_with_its_subscription() -> Result<()> {
     let (ended, deleted) = tokio::join!(stream.next(), delete.send());
     deleted?;
     let error = ended.context("an error")?.err().context("not a message")?;
-    assert_eq!(
-        error.status().map(|status| status.code),
-        Some(Code::NotFound)
-    );
+    assert_eq!(error.status().map(|status| status.code), Some(Code::NotFound));
     Ok(())
 }
 
@@ -150,9 +134,8 @@ async fn a_failing_message_ends_in_the_dead_letter_topic() -> Result<()> {
         topics.create_topic().set_name(name).send().await?;
     }
     let admin = fixture.subscriptions().await?;
-    let policy = DeadLetterPolicy::new()
-        .set_dead_letter_topic(DEAD_TOPIC)
-        .set_max_delivery_attempts(5);
+    let policy =
+        DeadLetterPolicy::new().set_dead_letter_topic(DEAD_TOPIC).set_max_delivery_attempts(5);
     for subscription in [
         Subscription::new()
             .set_name(SUBSCRIPTION)
@@ -160,11 +143,7 @@ async fn a_failing_message_ends_in_the_dead_letter_topic() -> Result<()> {
             .set_dead_letter_policy(policy),
         Subscription::new().set_name(GRAVES).set_topic(DEAD_TOPIC),
     ] {
-        admin
-            .create_subscription()
-            .with_request(subscription)
-            .send()
-            .await?;
+        admin.create_subscription().with_request(subscription).send().await?;
     }
     fixture.publish(&[("", "hopeless")]).await?;
 
@@ -178,15 +157,11 @@ async fn a_failing_message_ends_in_the_dead_letter_topic() -> Result<()> {
     let (message, handler) = graves.next().await.context("a message")??;
     handler.ack();
     assert_eq!(message.data, "hopeless");
-    let source = message
-        .attributes
-        .get("CloudPubSubDeadLetterSourceSubscription");
+    let source = message.attributes.get("CloudPubSubDeadLetterSourceSubscription");
     assert_eq!(source.map(String::as_str), Some("workers"));
 
-    let stats = fixture
-        .pubsub
-        .wait_for_subscription(SUBSCRIPTION, |stats| stats.backlog == 0)
-        .await;
+    let stats =
+        fixture.pubsub.wait_for_subscription(SUBSCRIPTION, |stats| stats.backlog == 0).await;
     assert_eq!((stats.dead_lettered, stats.nacked), (1, 5));
     Ok(())
 }

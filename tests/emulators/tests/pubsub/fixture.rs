@@ -80,9 +80,8 @@ impl Fixture {
         let publisher = self.publisher().await?;
         let mut results = Vec::with_capacity(messages.len());
         for (key, text) in messages {
-            let message = Message::new()
-                .set_data(text.as_ref().as_bytes().to_vec())
-                .set_ordering_key(*key);
+            let message =
+                Message::new().set_data(text.as_ref().as_bytes().to_vec()).set_ordering_key(*key);
             results.push(publisher.publish(message));
         }
         for result in results {

@@ -47,11 +47,8 @@ async fn a_stream_takes_acks_and_deadlines() -> Result<()> {
     let properties = response.subscription_properties.context("set")?;
     assert!(properties.message_ordering_enabled);
     assert!(!properties.exactly_once_delivery_enabled);
-    let ids: Vec<String> = response
-        .received_messages
-        .into_iter()
-        .map(|received| received.ack_id)
-        .collect();
+    let ids: Vec<String> =
+        response.received_messages.into_iter().map(|received| received.ack_id).collect();
     assert_eq!(ids.len(), 2);
     requests
         .send(proto::StreamingPullRequest {
@@ -77,18 +74,9 @@ async fn a_wrong_request_ends_the_stream() -> Result<()> {
     let keepalive = proto::StreamingPullRequest::default();
     for wrong in [
         first_request(),
-        proto::StreamingPullRequest {
-            ack_ids: vec!["what".to_owned()],
-            ..keepalive.clone()
-        },
-        proto::StreamingPullRequest {
-            modify_deadline_seconds: vec![10],
-            ..keepalive.clone()
-        },
-        proto::StreamingPullRequest {
-            max_outstanding_messages: 5,
-            ..keepalive.clone()
-        },
+        proto::StreamingPullRequest { ack_ids: vec!["what".to_owned()], ..keepalive.clone() },
+        proto::StreamingPullRequest { modify_deadline_seconds: vec![10], ..keepalive.clone() },
+        proto::StreamingPullRequest { max_outstanding_messages: 5, ..keepalive.clone() },
     ] {
         let (requests, mut responses) = open(&fixture, first_request()).await?;
         requests.send(keepalive.clone()).await?;
@@ -96,10 +84,8 @@ async fn a_wrong_request_ends_the_stream() -> Result<()> {
         let status = responses.message().await.err().context("a status")?;
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     }
-    let no_deadline = proto::StreamingPullRequest {
-        stream_ack_deadline_seconds: 0,
-        ..first_request()
-    };
+    let no_deadline =
+        proto::StreamingPullRequest { stream_ack_deadline_seconds: 0, ..first_request() };
     assert!(open(&fixture, no_deadline).await.is_err());
     Ok(())
 }
@@ -127,10 +113,7 @@ async fn stopping_ends_streams_and_pulls() -> Result<()> {
         }
     };
     let (streamed, pulled, ()) = tokio::join!(responses.message(), pull, stop);
-    assert_eq!(
-        streamed.err().context("a status")?.code(),
-        Code::Unavailable
-    );
+    assert_eq!(streamed.err().context("a status")?.code(), Code::Unavailable);
     assert_eq!(pulled.err().context("a status")?.code(), Code::Unavailable);
     let connected = TcpStream::connect(address).await;
     assert!(connected.is_err(), "nobody listens any more");
@@ -203,14 +186,9 @@ async fn a_waiting_pull_gets_what_is_published_later() -> Result<()> {
 async fn administration_works_over_grpc_too() -> Result<()> {
     let fixture = Fixture::start().await?;
     let mut publisher = PublisherClient::new(channel(&fixture).await?);
-    let get = proto::GetTopicRequest {
-        topic: TOPIC.to_owned(),
-    };
+    let get = proto::GetTopicRequest { topic: TOPIC.to_owned() };
     assert_eq!(publisher.get_topic(get).await?.into_inner().name, TOPIC);
-    let again = proto::Topic {
-        name: TOPIC.to_owned(),
-        ..proto::Topic::default()
-    };
+    let again = proto::Topic { name: TOPIC.to_owned(), ..proto::Topic::default() };
     let status = publisher.create_topic(again).await.err().context("taken")?;
     assert_eq!(status.code(), Code::AlreadyExists);
     let empty = proto::PublishRequest {
@@ -227,10 +205,7 @@ async fn administration_works_over_grpc_too() -> Result<()> {
     };
     let listed = subscriber.list_subscriptions(list).await?.into_inner();
     assert_eq!(listed.subscriptions[0].name, SUBSCRIPTION);
-    let seek = proto::SeekRequest {
-        subscription: SUBSCRIPTION.to_owned(),
-        target: None,
-    };
+    let seek = proto::SeekRequest { subscription: SUBSCRIPTION.to_owned(), target: None };
     let status = subscriber.seek(seek).await.err().context("refused")?;
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("seeking"));

@@ -12,9 +12,7 @@ use crate::fixture::{Fixture, SUBSCRIPTION, next};
 #[tokio::test]
 async fn messages_of_a_key_arrive_in_order_before_any_ack() -> Result<()> {
     let fixture = Fixture::ordered().await?;
-    fixture
-        .publish(&[("k", "1"), ("k", "2"), ("k", "3")])
-        .await?;
+    fixture.publish(&[("k", "1"), ("k", "2"), ("k", "3")]).await?;
     let mut stream = fixture.subscribe().await?;
     let mut handlers = Vec::new();
     for expected in ["1", "2", "3"] {
@@ -29,9 +27,7 @@ async fn messages_of_a_key_arrive_in_order_before_any_ack() -> Result<()> {
 #[tokio::test]
 async fn a_nack_brings_back_the_later_messages_of_its_key() -> Result<()> {
     let fixture = Fixture::ordered().await?;
-    fixture
-        .publish(&[("k", "1"), ("k", "2"), ("k", "3"), ("other", "x")])
-        .await?;
+    fixture.publish(&[("k", "1"), ("k", "2"), ("k", "3"), ("other", "x")]).await?;
     let mut stream = fixture.subscribe().await?;
     let mut first = HashMap::new();
     for _ in 0..4 {
@@ -41,10 +37,7 @@ async fn a_nack_brings_back_the_later_messages_of_its_key() -> Result<()> {
     let mut handle = |text| first.remove(text).expect("received");
     handle("3").ack();
     handle("x").ack();
-    fixture
-        .pubsub
-        .wait_for(|stats| stats.acknowledged == 2)
-        .await;
+    fixture.pubsub.wait_for(|stats| stats.acknowledged == 2).await;
     handle("2").nack();
     for expected in ["2", "3"] {
         let (text, handler) = next(&mut stream).await?;
@@ -66,16 +59,10 @@ async fn two_streams_receive_many_keys_once_and_in_order() -> Result<()> {
 
     let fixture = Fixture::ordered().await?;
     let keys: Vec<String> = (0..KEYS).map(|key| format!("key-{key}")).collect();
-    let messages: Vec<(&str, String)> = (0..MESSAGES)
-        .map(|number| (keys[number % KEYS].as_str(), number.to_string()))
-        .collect();
+    let messages: Vec<(&str, String)> =
+        (0..MESSAGES).map(|number| (keys[number % KEYS].as_str(), number.to_string())).collect();
     let subscriber = fixture.subscriber().await?;
-    let open = || {
-        subscriber
-            .subscribe(SUBSCRIPTION)
-            .set_max_outstanding_messages(200)
-            .build()
-    };
+    let open = || subscriber.subscribe(SUBSCRIPTION).set_max_outstanding_messages(200).build();
     let received = Mutex::new(Vec::with_capacity(MESSAGES));
     let done = CancellationToken::new();
     let (published, one, two) = tokio::join!(

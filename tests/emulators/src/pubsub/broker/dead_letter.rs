@@ -13,17 +13,12 @@ pub(super) fn forwarded(dead: &DeadLetter, source: &str) -> PubsubMessage {
     let published = message.publish_time.map(|time| time.to_string());
     for (attribute, value) in [
         ("Subscription", name.map(|name| name.id.to_owned())),
-        (
-            "SubscriptionProject",
-            name.map(|name| name.project.to_owned()),
-        ),
+        ("SubscriptionProject", name.map(|name| name.project.to_owned())),
         ("DeliveryCount", Some(dead.attempts.to_string())),
         ("TopicPublishTime", published),
     ] {
         let attribute = format!("CloudPubSubDeadLetterSource{attribute}");
-        message
-            .attributes
-            .insert(attribute, value.unwrap_or_default());
+        message.attributes.insert(attribute, value.unwrap_or_default());
     }
     message
 }

@@ -45,10 +45,7 @@ struct AckId {
 impl AckId {
     fn parse(text: &str) -> Option<Self> {
         let (subscription, delivery) = text.split_once('-')?;
-        Some(Self {
-            subscription: subscription.parse().ok()?,
-            delivery: delivery.parse().ok()?,
-        })
+        Some(Self { subscription: subscription.parse().ok()?, delivery: delivery.parse().ok()? })
     }
 }
 
@@ -119,10 +116,7 @@ impl Broker {
         let limits = limits(&attached.state.settings);
         let consumer = attached.state.open(limits);
         self.settle(id, now);
-        Ok(Attachment {
-            subscription: id,
-            consumer,
-        })
+        Ok(Attachment { subscription: id, consumer })
     }
 
     /// Removes a consumer; see [`Subscription::close`].
@@ -136,9 +130,7 @@ impl Broker {
     /// Changes the ack deadline of what a consumer gets from now on.
     pub(super) fn set_ack_deadline(&mut self, attachment: Attachment, ack_deadline: Duration) {
         if let Some(attached) = self.subscriptions.get_mut(&attachment.subscription) {
-            attached
-                .state
-                .set_ack_deadline(attachment.consumer, ack_deadline);
+            attached.state.set_ack_deadline(attachment.consumer, ack_deadline);
         }
     }
 
@@ -223,10 +215,7 @@ impl Broker {
 
     /// The counts of everything.
     pub(super) fn stats(&self) -> Stats {
-        let mut total = Stats {
-            published: self.published,
-            ..self.retired
-        };
+        let mut total = Stats { published: self.published, ..self.retired };
         for attached in self.subscriptions.values() {
             total.add(&attached.state.stats());
         }
@@ -240,10 +229,7 @@ impl Broker {
         };
         attached.state.dispatch(now);
         for consumer in attached.state.take_woken() {
-            self.woken.push(Attachment {
-                subscription: id,
-                consumer,
-            });
+            self.woken.push(Attachment { subscription: id, consumer });
         }
         let wakeup = attached.state.next_wakeup();
         if wakeup != attached.wakeup {
@@ -260,20 +246,14 @@ impl Broker {
             && let Some(policy) = attached.state.settings.dead_letter.clone()
         {
             let source = attached.resource.name.clone();
-            let forwarded = dead
-                .iter()
-                .map(|dead| dead_letter::forwarded(dead, &source))
-                .collect();
+            let forwarded = dead.iter().map(|dead| dead_letter::forwarded(dead, &source)).collect();
             self.distribute(&policy.topic, forwarded, now);
         }
     }
 
     fn find(&self, name: &str) -> Result<SubscriptionId, Error> {
         names::parse(Kind::Subscription, name)?;
-        self.names
-            .get(name)
-            .copied()
-            .ok_or_else(|| Error::NotFound(name.to_owned()))
+        self.names.get(name).copied().ok_or_else(|| Error::NotFound(name.to_owned()))
     }
 }
 
@@ -284,9 +264,7 @@ fn deliveries(id: SubscriptionId, ack_ids: &[String]) -> Result<Vec<DeliveryId>,
     }
     let parse = |text: &String| match AckId::parse(text) {
         Some(ack_id) if ack_id.subscription == id => Ok(ack_id.delivery),
-        _ => Err(Error::Invalid(format!(
-            "{text:?} is not an ack ID of this subscription"
-        ))),
+        _ => Err(Error::Invalid(format!("{text:?} is not an ack ID of this subscription"))),
     };
     ack_ids.iter().map(parse).collect()
 }

@@ -44,30 +44,21 @@ impl Broker {
     ) -> Result<&proto::Subscription, Error> {
         let id = self.find(name)?;
         let attached = self.subscriptions.get(&id);
-        attached
-            .map(|attached| &attached.resource)
-            .ok_or_else(|| Error::NotFound(name.to_owned()))
+        attached.map(|attached| &attached.resource).ok_or_else(|| Error::NotFound(name.to_owned()))
     }
 
     pub(in crate::pubsub) fn update_subscription(
         &mut self,
         request: proto::UpdateSubscriptionRequest,
     ) -> Result<proto::Subscription, Error> {
-        let name = request
-            .subscription
-            .as_ref()
-            .map(|new| new.name.clone())
-            .unwrap_or_default();
+        let name = request.subscription.as_ref().map(|new| new.name.clone()).unwrap_or_default();
         let current = self.subscription(&name)?;
         let updated = settings::update(current, request)?;
         // A dead-letter topic that was deleted meanwhile must not be in the way
         // of other changes.
         let redirected = updated.dead_letter_policy != current.dead_letter_policy;
-        let settings = if redirected {
-            self.read_settings(&updated)?
-        } else {
-            settings::read(&updated)?
-        };
+        let settings =
+            if redirected { self.read_settings(&updated)? } else { settings::read(&updated)? };
         let id = self.find(&name)?;
         if let Some(attached) = self.subscriptions.get_mut(&id) {
             attached.resource = updated.clone();
@@ -102,11 +93,9 @@ impl Broker {
         if let Some(topic) = self.topics.get_mut(&attached.resource.topic) {
             topic.subscriptions.remove(&id);
         }
-        self.woken
-            .extend(attached.state.consumers().map(|consumer| Attachment {
-                subscription: id,
-                consumer,
-            }));
+        self.woken.extend(
+            attached.state.consumers().map(|consumer| Attachment { subscription: id, consumer }),
+        );
         self.retired.add(&Stats {
             outstanding: 0,
             backlog: 0,

@@ -18,10 +18,7 @@ fn broker(now: Instant) -> Broker {
 }
 
 fn create_topic(broker: &mut Broker, name: &str) -> Result<proto::Topic, Error> {
-    broker.create_topic(proto::Topic {
-        name: name.to_owned(),
-        ..proto::Topic::default()
-    })
+    broker.create_topic(proto::Topic { name: name.to_owned(), ..proto::Topic::default() })
 }
 
 fn subscription(name: &str, topic: &str) -> proto::Subscription {
@@ -33,16 +30,11 @@ fn subscription(name: &str, topic: &str) -> proto::Subscription {
 }
 
 fn subscribe(broker: &mut Broker, name: &str) {
-    broker
-        .create_subscription(subscription(name, TOPIC))
-        .expect("a new subscription");
+    broker.create_subscription(subscription(name, TOPIC)).expect("a new subscription");
 }
 
 fn publish(broker: &mut Broker, text: &str, now: Instant) -> Result<Vec<String>, Error> {
-    let message = proto::PubsubMessage {
-        data: text.into(),
-        ..proto::PubsubMessage::default()
-    };
+    let message = proto::PubsubMessage { data: text.into(), ..proto::PubsubMessage::default() };
     broker.publish(TOPIC, vec![message], now)
 }
 
@@ -106,15 +98,9 @@ fn deadlines_are_kept_for_all_subscriptions() {
     let now = start();
     let mut broker = broker(now);
     subscribe(&mut broker, WORKERS);
-    let slow = proto::Subscription {
-        ack_deadline_seconds: 30,
-        ..subscription(GRAVES, TOPIC)
-    };
+    let slow = proto::Subscription { ack_deadline_seconds: 30, ..subscription(GRAVES, TOPIC) };
     broker.create_subscription(slow).expect("created");
-    let (workers, graves) = (
-        open(&mut broker, WORKERS, now),
-        open(&mut broker, GRAVES, now),
-    );
+    let (workers, graves) = (open(&mut broker, WORKERS, now), open(&mut broker, GRAVES, now));
     publish(&mut broker, "x", now).expect("published");
     let seconds = |seconds| now + Duration::from_secs(seconds);
     assert_eq!(take(&mut broker, workers, now).len(), 1);
@@ -145,9 +131,7 @@ fn a_message_given_up_arrives_at_the_dead_letter_topic() {
     );
     create_topic(&mut broker, DEAD_TOPIC).expect("created");
     broker.create_subscription(with_policy).expect("created");
-    broker
-        .create_subscription(subscription(GRAVES, DEAD_TOPIC))
-        .expect("created");
+    broker.create_subscription(subscription(GRAVES, DEAD_TOPIC)).expect("created");
 
     publish(&mut broker, "x", now).expect("published");
     let workers = open(&mut broker, WORKERS, now);
@@ -155,9 +139,7 @@ fn a_message_given_up_arrives_at_the_dead_letter_topic() {
         let got = take(&mut broker, workers, now);
         assert_eq!(got[0].attempt, Some(attempt));
         let ids = ids(workers, &got);
-        broker
-            .modify(WORKERS, &ids, Duration::ZERO, now)
-            .expect("given back");
+        broker.modify(WORKERS, &ids, Duration::ZERO, now).expect("given back");
     }
     assert!(take(&mut broker, workers, now).is_empty());
 
@@ -170,10 +152,7 @@ fn a_message_given_up_arrives_at_the_dead_letter_topic() {
         ("CloudPubSubDeadLetterSourceSubscription", "workers"),
         ("CloudPubSubDeadLetterSourceSubscriptionProject", "p"),
         ("CloudPubSubDeadLetterSourceDeliveryCount", "5"),
-        (
-            "CloudPubSubDeadLetterSourceTopicPublishTime",
-            "1970-01-01T00:00:00Z",
-        ),
+        ("CloudPubSubDeadLetterSourceTopicPublishTime", "1970-01-01T00:00:00Z"),
     ] {
         let found = content.attributes.get(attribute).map(String::as_str);
         assert_eq!(found, Some(value), "{attribute}");
@@ -202,9 +181,7 @@ fn nothing_is_given_up_while_the_dead_letter_topic_is_missing() {
     let fail = |broker: &mut Broker| {
         let got = take(broker, workers, now);
         let ids = ids(workers, &got);
-        broker
-            .modify(WORKERS, &ids, Duration::ZERO, now)
-            .expect("given back");
+        broker.modify(WORKERS, &ids, Duration::ZERO, now).expect("given back");
     };
     for _ in 0..6 {
         fail(&mut broker);
@@ -228,25 +205,15 @@ fn ack_ids_of_others_and_malformed_ones_change_nothing() {
     for bad in ["", "x", "1-", "-1", "1-x"] {
         let mixed = [good.clone(), bad.to_owned()];
         assert!(
-            matches!(
-                broker.acknowledge(WORKERS, &mixed, now),
-                Err(Error::Invalid(_))
-            ),
+            matches!(broker.acknowledge(WORKERS, &mixed, now), Err(Error::Invalid(_))),
             "{bad:?}"
         );
     }
-    assert!(
-        broker
-            .acknowledge(GRAVES, std::slice::from_ref(&good), now)
-            .is_err()
-    );
+    assert!(broker.acknowledge(GRAVES, std::slice::from_ref(&good), now).is_err());
     assert!(broker.acknowledge(WORKERS, &[], now).is_err());
     assert_eq!(broker.stats().acknowledged, 0);
     for _ in 0..2 {
-        assert_eq!(
-            broker.acknowledge(WORKERS, std::slice::from_ref(&good), now),
-            Ok(())
-        );
+        assert_eq!(broker.acknowledge(WORKERS, std::slice::from_ref(&good), now), Ok(()));
     }
     assert_eq!(broker.stats().acknowledged, 1, "the second was ignored");
 }
@@ -256,10 +223,7 @@ fn names_are_taken_and_found() {
     let now = start();
     let mut broker = broker(now);
     subscribe(&mut broker, WORKERS);
-    assert_eq!(
-        create_topic(&mut broker, TOPIC),
-        Err(Error::AlreadyExists(TOPIC.to_owned()))
-    );
+    assert_eq!(create_topic(&mut broker, TOPIC), Err(Error::AlreadyExists(TOPIC.to_owned())));
     assert_eq!(
         broker.create_subscription(subscription(WORKERS, TOPIC)),
         Err(Error::AlreadyExists(WORKERS.to_owned()))
@@ -268,16 +232,9 @@ fn names_are_taken_and_found() {
         broker.create_subscription(subscription(GRAVES, DEAD_TOPIC)),
         Err(Error::NotFound(DEAD_TOPIC.to_owned()))
     );
-    assert_eq!(
-        broker.topic(DEAD_TOPIC),
-        Err(Error::NotFound(DEAD_TOPIC.to_owned()))
-    );
+    assert_eq!(broker.topic(DEAD_TOPIC), Err(Error::NotFound(DEAD_TOPIC.to_owned())));
     assert!(matches!(broker.topic("jobs"), Err(Error::Invalid(_))));
-    assert!(
-        broker
-            .topic_subscriptions(TOPIC, "")
-            .is_ok_and(|names| names.contains(WORKERS))
-    );
+    assert!(broker.topic_subscriptions(TOPIC, "").is_ok_and(|names| names.contains(WORKERS)));
 }
 
 #[test]
@@ -324,16 +281,12 @@ fn an_update_works_from_the_next_failure_on() {
             retry_policy: Some(proto::RetryPolicy::default()),
             ..subscription(WORKERS, "")
         }),
-        update_mask: Some(prost_types::FieldMask {
-            paths: vec!["retry_policy".to_owned()],
-        }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["retry_policy".to_owned()] }),
     };
     let updated = broker.update_subscription(update).expect("updated");
     assert_eq!(updated.topic, TOPIC);
     let given_back = ids(workers, &got);
-    broker
-        .modify(WORKERS, &given_back, Duration::ZERO, now)
-        .expect("given back");
+    broker.modify(WORKERS, &given_back, Duration::ZERO, now).expect("given back");
     assert!(take(&mut broker, workers, now).is_empty());
     assert_eq!(broker.next_wakeup(), Some(now + Duration::from_secs(10)));
 }

@@ -20,14 +20,8 @@ impl Broker {
         names::parse(Kind::Topic, &resource.name)?;
         for (asked, what) in [
             (resource.schema_settings.is_some(), "schemas"),
-            (
-                resource.ingestion_data_source_settings.is_some(),
-                "ingestion from other services",
-            ),
-            (
-                !resource.message_transforms.is_empty(),
-                "message transforms",
-            ),
+            (resource.ingestion_data_source_settings.is_some(), "ingestion from other services"),
+            (!resource.message_transforms.is_empty(), "message transforms"),
         ] {
             if asked {
                 return Err(Error::Unimplemented(what));
@@ -36,16 +30,10 @@ impl Broker {
         if self.topics.contains_key(&resource.name) {
             return Err(Error::AlreadyExists(resource.name));
         }
-        let resource = proto::Topic {
-            state: proto::topic::State::Active.into(),
-            ..resource
-        };
+        let resource = proto::Topic { state: proto::topic::State::Active.into(), ..resource };
         self.topics.insert(
             resource.name.clone(),
-            Topic {
-                resource: resource.clone(),
-                subscriptions: BTreeSet::new(),
-            },
+            Topic { resource: resource.clone(), subscriptions: BTreeSet::new() },
         );
         self.refresh_dead_letters(&resource.name);
         Ok(resource)
@@ -64,9 +52,7 @@ impl Broker {
         let mut updated = self.topic(&new.name)?.clone();
         let paths = request.update_mask.unwrap_or_default().paths;
         if paths.is_empty() {
-            return Err(Error::Invalid(
-                "update_mask must name at least one field".to_owned(),
-            ));
+            return Err(Error::Invalid("update_mask must name at least one field".to_owned()));
         }
         for path in &paths {
             match path.as_str() {
@@ -158,9 +144,8 @@ impl Broker {
             ids.push(id);
         }
         let topic = self.topics.get(topic);
-        let subscriptions: Vec<SubscriptionId> = topic
-            .map(|topic| topic.subscriptions.iter().copied().collect())
-            .unwrap_or_default();
+        let subscriptions: Vec<SubscriptionId> =
+            topic.map(|topic| topic.subscriptions.iter().copied().collect()).unwrap_or_default();
         for id in subscriptions {
             if let Some(attached) = self.subscriptions.get_mut(&id) {
                 for message in &shared {
@@ -174,9 +159,7 @@ impl Broker {
 
     pub(super) fn find_topic(&self, name: &str) -> Result<&Topic, Error> {
         names::parse(Kind::Topic, name)?;
-        self.topics
-            .get(name)
-            .ok_or_else(|| Error::NotFound(name.to_owned()))
+        self.topics.get(name).ok_or_else(|| Error::NotFound(name.to_owned()))
     }
 
     /// Tells the subscriptions whether their dead-letter topic exists now.

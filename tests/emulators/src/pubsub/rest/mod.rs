@@ -48,10 +48,7 @@ pub(super) fn routes(engine: Arc<Engine>) -> Router {
                 .delete(delete_topic)
                 .post(unimplemented),
         )
-        .route(
-            &format!("{topics}/{{id}}/subscriptions"),
-            get(list_topic_subscriptions),
-        )
+        .route(&format!("{topics}/{{id}}/subscriptions"), get(list_topic_subscriptions))
         .route(subscriptions, get(list_subscriptions))
         .route(
             &format!("{subscriptions}/{{id}}"),
@@ -69,10 +66,7 @@ async fn create_topic(
     Path(path): Path<(String, String)>,
     body: Bytes,
 ) -> Answer<Topic> {
-    let resource = proto::Topic {
-        name: topic_name(&path),
-        ..parse::<Topic>(&body)?.into()
-    };
+    let resource = proto::Topic { name: topic_name(&path), ..parse::<Topic>(&body)?.into() };
     let created = engine.run(|broker, _| broker.create_topic(resource))?;
     Ok(Json(created.into()))
 }
@@ -121,9 +115,7 @@ async fn list_topic_subscriptions(
     let names =
         engine.read(|broker| broker.topic_subscriptions(&topic_name(&path), &paging.page_token))?;
     let (names, next) = page(names, paging.page_size, |name| name);
-    Ok(Json(
-        json!({ "subscriptions": names, "nextPageToken": next }),
-    ))
+    Ok(Json(json!({ "subscriptions": names, "nextPageToken": next })))
 }
 
 async fn create_subscription(
@@ -175,9 +167,7 @@ async fn list_subscriptions(
     let project = format!("projects/{project}");
     let (all, next) = engine.read(|broker| {
         let all = broker.subscriptions(&project, &paging.page_token)?;
-        Ok::<_, Error>(page(all.cloned(), paging.page_size, |resource| {
-            &resource.name
-        }))
+        Ok::<_, Error>(page(all.cloned(), paging.page_size, |resource| &resource.name))
     })?;
     let all: Vec<Subscription> = all.into_iter().map(Subscription::from).collect();
     Ok(Json(json!({ "subscriptions": all, "nextPageToken": next })))

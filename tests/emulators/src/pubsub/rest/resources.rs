@@ -78,10 +78,7 @@ pub(super) struct UpdateTopic {
 impl UpdateTopic {
     pub(super) fn into_request(self, name: String) -> proto::UpdateTopicRequest {
         proto::UpdateTopicRequest {
-            topic: Some(proto::Topic {
-                name,
-                ..self.topic.into()
-            }),
+            topic: Some(proto::Topic { name, ..self.topic.into() }),
             update_mask: Some(mask(&self.update_mask)),
         }
     }
@@ -151,10 +148,8 @@ impl From<Subscription> for proto::Subscription {
         Self {
             name: json.name,
             topic: json.topic,
-            push_config: (!push.is_empty()).then(|| proto::PushConfig {
-                push_endpoint: push,
-                ..proto::PushConfig::default()
-            }),
+            push_config: (!push.is_empty())
+                .then(|| proto::PushConfig { push_endpoint: push, ..proto::PushConfig::default() }),
             ack_deadline_seconds: json.ack_deadline_seconds,
             retain_acked_messages: json.retain_acked_messages,
             message_retention_duration: json.message_retention_duration.map(|span| span.0),
@@ -162,16 +157,12 @@ impl From<Subscription> for proto::Subscription {
             enable_message_ordering: json.enable_message_ordering,
             expiration_policy: json
                 .expiration_policy
-                .map(|policy| proto::ExpirationPolicy {
-                    ttl: policy.ttl.map(|span| span.0),
-                }),
+                .map(|policy| proto::ExpirationPolicy { ttl: policy.ttl.map(|span| span.0) }),
             filter: json.filter,
-            dead_letter_policy: json
-                .dead_letter_policy
-                .map(|policy| proto::DeadLetterPolicy {
-                    dead_letter_topic: policy.dead_letter_topic,
-                    max_delivery_attempts: policy.max_delivery_attempts,
-                }),
+            dead_letter_policy: json.dead_letter_policy.map(|policy| proto::DeadLetterPolicy {
+                dead_letter_topic: policy.dead_letter_topic,
+                max_delivery_attempts: policy.max_delivery_attempts,
+            }),
             retry_policy: json.retry_policy.map(|policy| proto::RetryPolicy {
                 minimum_backoff: policy.minimum_backoff.map(|span| span.0),
                 maximum_backoff: policy.maximum_backoff.map(|span| span.0),
@@ -194,9 +185,9 @@ impl From<proto::Subscription> for Subscription {
             message_retention_duration: resource.message_retention_duration.map(Span),
             labels: resource.labels,
             enable_message_ordering: resource.enable_message_ordering,
-            expiration_policy: resource.expiration_policy.map(|policy| ExpirationPolicy {
-                ttl: policy.ttl.map(Span),
-            }),
+            expiration_policy: resource
+                .expiration_policy
+                .map(|policy| ExpirationPolicy { ttl: policy.ttl.map(Span) }),
             filter: resource.filter,
             dead_letter_policy: resource.dead_letter_policy.map(|policy| DeadLetterPolicy {
                 dead_letter_topic: policy.dead_letter_topic,
@@ -221,10 +212,7 @@ pub(super) struct UpdateSubscription {
 impl UpdateSubscription {
     pub(super) fn into_request(self, name: String) -> proto::UpdateSubscriptionRequest {
         proto::UpdateSubscriptionRequest {
-            subscription: Some(proto::Subscription {
-                name,
-                ..self.subscription.into()
-            }),
+            subscription: Some(proto::Subscription { name, ..self.subscription.into() }),
             update_mask: Some(mask(&self.update_mask)),
         }
     }
@@ -233,21 +221,16 @@ impl UpdateSubscription {
 /// A field mask as REST writes it: `"ackDeadlineSeconds,retryPolicy"`.
 fn mask(text: &str) -> FieldMask {
     let snake = |path: &str| {
-        path.chars().fold(
-            String::with_capacity(path.len() + 4),
-            |mut snake, letter| {
-                if letter.is_ascii_uppercase() {
-                    snake.push('_');
-                }
-                snake.push(letter.to_ascii_lowercase());
-                snake
-            },
-        )
+        path.chars().fold(String::with_capacity(path.len() + 4), |mut snake, letter| {
+            if letter.is_ascii_uppercase() {
+                snake.push('_');
+            }
+            snake.push(letter.to_ascii_lowercase());
+            snake
+        })
     };
     let paths = text.split(',').filter(|path| !path.is_empty());
-    FieldMask {
-        paths: paths.map(snake).collect(),
-    }
+    FieldMask { paths: paths.map(snake).collect() }
 }
 
 #[cfg(test)]

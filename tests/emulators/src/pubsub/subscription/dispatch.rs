@@ -30,11 +30,7 @@ impl Subscription {
 
     /// The next consumer after the last one that has room and may take something.
     fn consumer_in_turn(&self) -> Option<ConsumerId> {
-        let candidates = if self.shared.is_empty() {
-            &self.served
-        } else {
-            &self.roomy
-        };
+        let candidates = if self.shared.is_empty() { &self.served } else { &self.roomy };
         candidates
             .range((Bound::Excluded(self.last_consumer), Bound::Unbounded))
             .next()
@@ -44,10 +40,9 @@ impl Subscription {
 
     fn deliver(&mut self, lane_id: LaneId, consumer_id: ConsumerId, now: Instant) {
         self.unqueue(lane_id);
-        let (Some(lane), Some(consumer)) = (
-            self.lanes.get_mut(&lane_id),
-            self.consumers.get_mut(&consumer_id),
-        ) else {
+        let (Some(lane), Some(consumer)) =
+            (self.lanes.get_mut(&lane_id), self.consumers.get_mut(&consumer_id))
+        else {
             return;
         };
         self.next_delivery += 1;
@@ -95,17 +90,8 @@ impl Subscription {
         }
         let owner = lane.consumer;
         let gone = owner.is_some_and(|owner| !self.consumers.contains_key(&owner));
-        let wanted = if lane.held_until.is_some() || gone {
-            None
-        } else {
-            lane.next_class()
-        };
-        if let (
-            Some(wanted),
-            Place::Queued {
-                owner: at, class, ..
-            },
-        ) = (wanted, lane.place)
+        let wanted = if lane.held_until.is_some() || gone { None } else { lane.next_class() };
+        if let (Some(wanted), Place::Queued { owner: at, class, .. }) = (wanted, lane.place)
             && (wanted, owner) == (class, at)
         {
             return;
@@ -116,11 +102,7 @@ impl Subscription {
         let ticket = self.next_ticket;
         self.queue_mut(owner).insert(class, ticket, id);
         if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.place = Place::Queued {
-                owner,
-                class,
-                ticket,
-            };
+            lane.place = Place::Queued { owner, class, ticket };
         }
         self.refresh_owner(owner);
     }
@@ -130,12 +112,7 @@ impl Subscription {
             return;
         };
         let place = mem::replace(&mut lane.place, Place::Nowhere);
-        if let Place::Queued {
-            owner,
-            class,
-            ticket,
-        } = place
-        {
+        if let Place::Queued { owner, class, ticket } = place {
             self.queue_mut(owner).remove(class, ticket);
             self.refresh_owner(owner);
         }

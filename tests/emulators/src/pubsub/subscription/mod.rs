@@ -217,11 +217,7 @@ impl Subscription {
         let mut taken = Vec::new();
         let mut size = 0;
         while taken.len() < messages {
-            let budget = if taken.is_empty() {
-                u64::MAX
-            } else {
-                bytes.saturating_sub(size)
-            };
+            let budget = if taken.is_empty() { u64::MAX } else { bytes.saturating_sub(size) };
             let Some(delivery) = consumer.pop(budget) else {
                 break;
             };
@@ -270,11 +266,9 @@ impl Subscription {
             if extension.is_zero() {
                 self.fail(*delivery, Failure::Nack, now);
             } else if let Some(lease) = self.leases.get_mut(delivery) {
-                self.timers
-                    .remove(&(lease.deadline, Timer::Deadline(*delivery)));
+                self.timers.remove(&(lease.deadline, Timer::Deadline(*delivery)));
                 lease.deadline = now + extension;
-                self.timers
-                    .insert((lease.deadline, Timer::Deadline(*delivery)));
+                self.timers.insert((lease.deadline, Timer::Deadline(*delivery)));
             }
         }
     }
@@ -324,10 +318,7 @@ impl Subscription {
                 .as_ref()
                 .is_some_and(|policy| failures >= policy.max_attempts);
         if dead {
-            self.dead.push(DeadLetter {
-                message: Arc::clone(&entry.message),
-                attempts: failures,
-            });
+            self.dead.push(DeadLetter { message: Arc::clone(&entry.message), attempts: failures });
             self.stats.dead_lettered += 1;
             self.finish(&lease);
             return;
@@ -345,8 +336,7 @@ impl Subscription {
     /// Ends a lease: the message is no longer outstanding.
     fn release(&mut self, delivery: DeliveryId) -> Option<Lease> {
         let lease = self.leases.remove(&delivery)?;
-        self.timers
-            .remove(&(lease.deadline, Timer::Deadline(delivery)));
+        self.timers.remove(&(lease.deadline, Timer::Deadline(delivery)));
         if let Some(lane) = self.lanes.get_mut(&lease.lane) {
             lane.unlease();
         }

@@ -27,10 +27,7 @@ struct Got {
 
 impl Bench {
     fn new(settings: Settings) -> Self {
-        Self {
-            subscription: Subscription::new(settings),
-            now: Instant::now(),
-        }
+        Self { subscription: Subscription::new(settings), now: Instant::now() }
     }
 
     fn plain() -> Self {
@@ -38,10 +35,7 @@ impl Bench {
     }
 
     fn ordered() -> Self {
-        Self::new(Settings {
-            ordered: true,
-            ..settings()
-        })
+        Self::new(Settings { ordered: true, ..settings() })
     }
 
     /// Publishes each word; the ordering key is its first letter.
@@ -96,8 +90,7 @@ impl Bench {
     }
 
     fn modify(&mut self, ids: &[DeliveryId], extension: Duration) {
-        self.subscription
-            .modify(&mut ids.to_vec(), extension, self.now);
+        self.subscription.modify(&mut ids.to_vec(), extension, self.now);
         self.subscription.dispatch(self.now);
     }
 
@@ -132,21 +125,13 @@ fn just_before(time: Duration) -> Duration {
 }
 
 fn settings() -> Settings {
-    Settings {
-        ack_deadline: ACK_DEADLINE,
-        ordered: false,
-        retry: None,
-        dead_letter: None,
-    }
+    Settings { ack_deadline: ACK_DEADLINE, ordered: false, retry: None, dead_letter: None }
 }
 
 fn with_retry(ordered: bool) -> Settings {
     Settings {
         ordered,
-        retry: Some(Retry {
-            minimum: Duration::from_secs(2),
-            maximum: Duration::from_secs(5),
-        }),
+        retry: Some(Retry { minimum: Duration::from_secs(2), maximum: Duration::from_secs(5) }),
         ..settings()
     }
 }
@@ -212,10 +197,7 @@ fn a_deadline_passes_exactly_when_it_is_due() {
     let consumer = bench.open(0);
     bench.publish("a1");
     bench.take(consumer);
-    assert_eq!(
-        bench.subscription.next_wakeup(),
-        Some(bench.now + ACK_DEADLINE)
-    );
+    assert_eq!(bench.subscription.next_wakeup(), Some(bench.now + ACK_DEADLINE));
     bench.pass(just_before(ACK_DEADLINE));
     assert!(bench.take(consumer).texts.is_empty());
     bench.pass(TICK);
@@ -260,11 +242,8 @@ fn flow_control_holds_messages_back_until_acks() {
 #[test]
 fn flow_control_counts_bytes() {
     let mut bench = Bench::plain();
-    let consumer = bench.open_with(Limits {
-        messages: None,
-        bytes: Some(1),
-        ack_deadline: ACK_DEADLINE,
-    });
+    let consumer =
+        bench.open_with(Limits { messages: None, bytes: Some(1), ack_deadline: ACK_DEADLINE });
     bench.publish("a1 b1");
     let first = bench.take(consumer);
     assert_eq!(first.texts, ["a1"]);
@@ -289,10 +268,8 @@ fn consumers_are_served_in_turn() {
     let mut bench = Bench::plain();
     let consumers = [bench.open(0), bench.open(0), bench.open(0)];
     bench.publish("a1 b1 c1 d1 e1 f1");
-    let shares: Vec<Vec<String>> = consumers
-        .iter()
-        .map(|consumer| bench.take(*consumer).texts)
-        .collect();
+    let shares: Vec<Vec<String>> =
+        consumers.iter().map(|consumer| bench.take(*consumer).texts).collect();
     assert_eq!(shares, [["a1", "d1"], ["b1", "e1"], ["c1", "f1"]]);
 }
 
@@ -387,10 +364,7 @@ fn a_key_stays_with_its_stream_while_messages_are_outstanding() {
     let (one, two) = (bench.open(0), bench.open(0));
     bench.publish("a1 b1");
     let (a, b) = (bench.take(one), bench.take(two));
-    assert_eq!(
-        (&a.texts[..], &b.texts[..]),
-        (&["a1".into()][..], &["b1".into()][..])
-    );
+    assert_eq!((&a.texts[..], &b.texts[..]), (&["a1".into()][..], &["b1".into()][..]));
     bench.publish("b2 a2 b3 a3");
     let a2 = bench.take(one);
     assert_eq!(a2.texts, ["a2", "a3"]);
@@ -400,11 +374,7 @@ fn a_key_stays_with_its_stream_while_messages_are_outstanding() {
     bench.ack(&a2.ids);
     bench.close(one);
     bench.publish("a4");
-    assert_eq!(
-        bench.take(two).texts,
-        ["a4"],
-        "free once nothing is outstanding"
-    );
+    assert_eq!(bench.take(two).texts, ["a4"], "free once nothing is outstanding");
 }
 
 #[test]
@@ -447,11 +417,7 @@ fn a_nack_redelivers_the_message_and_all_later_ones() {
     let second = bench.take(consumer);
     assert_eq!(second.texts, ["a2", "a3", "a4"]);
     bench.ack(&first.ids);
-    assert_eq!(
-        bench.stats().backlog,
-        3,
-        "of the old ack IDs only a1's holds"
-    );
+    assert_eq!(bench.stats().backlog, 3, "of the old ack IDs only a1's holds");
     bench.ack(&second.ids);
     bench.assert_clean();
     let stats = bench.stats();
@@ -618,10 +584,7 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         usize::try_from(self.0 >> 33).expect("31 bits") % sides
     }
 }
