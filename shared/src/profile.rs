@@ -49,16 +49,21 @@ pub async fn get_profile(
     user: &UserId,
 ) -> Result<Map<String, Value>, ProfileError> {
     let credentials = store.get_credentials(user).await?;
-    match fetch(http, userinfo_url, &credentials).await {
+    match fetch_profile(http, userinfo_url, &credentials).await {
         Err(ProfileError::Status { status: 401, .. }) => {
             let renewed = store.renew(&credentials).await?;
-            fetch(http, userinfo_url, &renewed).await
+            fetch_profile(http, userinfo_url, &renewed).await
         }
         other => other,
     }
 }
 
-async fn fetch(
+/// Fetches the profile with one credential, which is not renewed. Cancelling it
+/// is harmless.
+///
+/// # Errors
+/// [`ProfileError`]; a rejected credential is its `Status` 401.
+pub async fn fetch_profile(
     http: &reqwest::Client,
     url: &str,
     credentials: &Credentials,

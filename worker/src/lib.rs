@@ -1,1 +1,20 @@
-//! Workspace skeleton.
+//! Jobs on behalf of users: takes them from Pub/Sub, acts with the user's fresh
+//! credential, and tells what became of them.
+//!
+//! A message is read by [`job`], queued behind its user's earlier ones, run by
+//! the [`Handler`] of its kind with a credential of the shared token store, and
+//! ended by exactly one [`outcome::Status`].
+
+mod delivery;
+mod dispatch;
+mod handler;
+pub mod health;
+pub mod job;
+pub mod kinds;
+mod outage;
+pub mod outcome;
+pub mod parking;
+pub mod pubsub;
+pub mod replica;
+
+pub use handler::Handler;

@@ -1,0 +1,252 @@
+//! The flags that commands share, and what they connect to.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use shared::adapters::{CloudStorage, CloudStorageConfig, HttpTokenEndpoint, http_client};
+use shared::ports::{Answer, Bucket, EndpointError, Randomness, TokenEndpoint};
+use shared::profile::GOOGLE_USERINFO_URL;
+use shared::{OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
+use worker::pubsub::{Connection, resource};
+
+use super::emulated::Emulators;
+use super::output::Usage;
+
+/// The project that IDs are looked up in.
+#[derive(Debug, Args)]
+pub(crate) struct ProjectArgs {
+    /// Project ID
+    #[arg(long, env = "GOOGLE_CLOUD_PROJECT")]
+    pub(crate) project: Option<String>,
+}
+
+impl ProjectArgs {
+    /// The full name of the topic that `flag` names.
+    pub(crate) fn topic(&self, flag: &str, name: &str) -> Result<String, Usage> {
+        resource(self.project.as_deref(), "topics", name).map_err(|e| Usage(format!("{flag}: {e}")))
+    }
+
+    /// The full name of the subscription.
+    pub(crate) fn subscription(&self, name: &str) -> Result<String, Usage> {
+        resource(self.project.as_deref(), "subscriptions", name)
+            .map_err(|e| Usage(format!("--subscription: {e}")))
+    }
+}
+
+/// The token store.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// Bucket of the token store
+    #[arg(long, env = "FLEET_BUCKET")]
+    pub(crate) bucket: String,
+    /// Path of the OAuth client JSON, as Google's console downloads it
+    #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "FILE")]
+    pub(crate) client: Option<PathBuf>,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+/// The store's tunables.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tunables")]
+struct PolicyArgs {
+    /// How long a replica may take to renew a token before others step in
+    #[arg(long, env = "FLEET_LEASE_TTL", default_value = "30s", value_parser = duration)]
+    lease_ttl: Duration,
+    /// Bound on one request to the token endpoint
+    #[arg(long, env = "FLEET_ATTEMPT_TIMEOUT", default_value = "10s", value_parser = duration)]
+    attempt_timeout: Duration,
+    /// How long before its expiry a token is renewed, at most a quarter of its life
+    #[arg(long, env = "FLEET_REFRESH_AHEAD", default_value = "5m", value_parser = duration)]
+    refresh_ahead: Duration,
+    /// A token with less than this left is not used, at most a tenth of its life
+    #[arg(long, env = "FLEET_MIN_TTL", default_value = "60s", value_parser = duration)]
+    min_ttl: Duration,
+    /// How long a job waits for a token that another replica is renewing
+    #[arg(long, env = "FLEET_WAIT_LIMIT", default_value = "45s", value_parser = duration)]
+    wait_limit: Duration,
+}
+
+/// Of the lease ttl, this share must be left beyond an attempt, to commit.
+const MARGIN_OF_TTL: u32 = 15;
+
+impl PolicyArgs {
+    fn policy(&self) -> Result<Policy, Usage> {
+        let defaults = Policy::default();
+        let policy = Policy {
+            lease_ttl: self.lease_ttl,
+            attempt_timeout: self.attempt_timeout,
+            margin: self.lease_ttl / MARGIN_OF_TTL,
+            refresh_ahead: self.refresh_ahead,
+            min_ttl: self.min_ttl,
+            wait_limit: self.wait_limit,
+            look_min: defaults.look_min.min(self.lease_ttl),
+            ..defaults
+        };
+        policy.check().map_err(|e| Usage(e.to_string()))?;
+        Ok(policy)
+    }
+}
+
+/// A duration as people write it: `30s`, `5m`, `1h 30m`, `250ms`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration =
+        text.parse().map_err(|_| "write a duration such as 30s, 5m or 250ms".to_owned())?;
+    Duration::try_from(parsed).map_err(|_| "a duration must not be negative".to_owned())
+}
+
+/// Where everything is, by the environment.
+pub(crate) struct Place {
+    /// The emulators, if any.
+    pub(crate) emulators: Option<Emulators>,
+}
+
+impl Place {
+    /// Reads the emulator variables.
+    pub(crate) fn from_env() -> Result<Self, Usage> {
+        Ok(Self { emulators: Emulators::from_env()? })
+    }
+
+    /// Where Pub/Sub is.
+    pub(crate) fn connection(&self) -> Connection {
+        Connection { emulator: self.emulators.as_ref().map(|e| e.pubsub.clone()) }
+    }
+
+    /// Finds out at once that an emulator is not there: the official client
+    /// would try for ever without a word.
+    pub(crate) async fn reach_pubsub(&self) -> anyhow::Result<()> {
+        let Some(emulators) = &self.emulators else {
+            return Ok(());
+        };
+        tokio::net::TcpStream::connect(&emulators.pubsub).await.map(drop).with_context(|| {
+            format!(
+                "nothing answers at PUBSUB_EMULATOR_HOST={}; start the emulator (`fleet dev`), or unset it",
+                emulators.pubsub
+            )
+        })
+    }
+
+    /// The bucket.
+    pub(crate) async fn bucket(&self, name: &str) -> anyhow::Result<CloudStorage> {
+        let config = CloudStorageConfig {
+            bucket: name.to_owned(),
+            timeout: None,
+            emulator: self.emulators.as_ref().map(|e| e.storage.clone()),
+            emulator_grpc: self.emulators.as_ref().and_then(|e| e.storage_grpc.clone()),
+        };
+        CloudStorage::connect(config).await.map_err(anyhow::Error::msg)
+    }
+}
+
+/// A connected store and what it is made of.
+pub(crate) struct Connected {
+    pub(crate) store: TokenStore,
+    pub(crate) bucket: Arc<dyn Bucket>,
+    /// For APIs; identifies this process.
+    pub(crate) http: reqwest::Client,
+}
+
+impl Connected {
+    /// Waits until a refresh that was begun is stored: the end of the process
+    /// would lose its grant.
+    pub(crate) async fn finish(&self) {
+        self.store.shutdown(self.store.policy().lease_ttl).await;
+    }
+}
+
+impl StoreArgs {
+    /// Connects with the OAuth client, which is required.
+    pub(crate) async fn connect(&self, place: &Place) -> anyhow::Result<Connected> {
+        let client = self.read_client()?;
+        self.open(place, Some(&client)).await
+    }
+
+    /// Connects for commands that never refresh; a client file is used if given.
+    pub(crate) async fn connect_to_look(&self, place: &Place) -> anyhow::Result<Connected> {
+        let client = self.client.is_some().then(|| self.read_client()).transpose()?;
+        self.open(place, client.as_ref()).await
+    }
+
+    /// The OAuth client's file.
+    pub(crate) fn read_client(&self) -> Result<OAuthClient, Usage> {
+        let path = self.client.as_deref().ok_or_else(|| {
+            Usage(
+                "no OAuth client: set --client (FLEET_OAUTH_CLIENT) to the JSON file that Google's console downloads (APIs & Services > Credentials > Create credentials > OAuth client ID)"
+                    .to_owned(),
+            )
+        })?;
+        OAuthClient::from_json(&read_small(path)?)
+            .map_err(|e| Usage(format!("OAuth client {}: {e}", path.display())))
+    }
+
+    async fn open(&self, place: &Place, client: Option<&OAuthClient>) -> anyhow::Result<Connected> {
+        let policy = self.policy.policy()?;
+        let instance = Randomness::from_system().id()[..16].to_owned();
+        let agent = format!("fleet/{} (replica {instance})", env!("CARGO_PKG_VERSION"));
+        let http = http_client(&agent).context("TLS cannot be set up")?;
+        let endpoint: Arc<dyn TokenEndpoint> = match client {
+            Some(client) => Arc::new(HttpTokenEndpoint::new(client, http.clone())?),
+            None => Arc::new(NoClient),
+        };
+        let bucket = place.bucket(&self.bucket).await?.shared();
+        let store = TokenStore::builder(Arc::clone(&bucket), endpoint)
+            .policy(policy)
+            .holder(instance)
+            .build()?;
+        Ok(Connected { store, bucket, http })
+    }
+}
+
+/// Stands in where no OAuth client is needed.
+#[derive(Debug)]
+struct NoClient;
+
+impl TokenEndpoint for NoClient {
+    fn refresh<'a>(
+        &'a self,
+        _refresh_token: &'a Secret,
+        _timeout: Duration,
+    ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
+        async { Err(EndpointError::Misconfigured("no OAuth client is configured".into())) }.boxed()
+    }
+
+    fn client_id(&self) -> &'static str {
+        ""
+    }
+
+    fn token_uri(&self) -> &'static str {
+        ""
+    }
+}
+
+/// Reads a configuration file; a huge one is not one.
+pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, Usage> {
+    const LIMIT: u64 = 1024 * 1024;
+    let unreadable = |e: std::io::Error| Usage(format!("cannot read {}: {e}", path.display()));
+    if std::fs::metadata(path).map_err(unreadable)?.len() > LIMIT {
+        return Err(Usage(format!("{} is larger than {LIMIT} bytes", path.display())));
+    }
+    std::fs::read(path).map_err(unreadable)
+}
+
+/// The userinfo endpoint: Google's unless told otherwise.
+pub(crate) fn userinfo_url() -> Result<String, Usage> {
+    match std::env::var("FLEET_USERINFO_URL").ok().filter(|v| !v.is_empty()) {
+        None => Ok(GOOGLE_USERINFO_URL.to_owned()),
+        Some(url) if may_have_secrets(&url) => Ok(url),
+        Some(_) => Err(Usage(
+            "FLEET_USERINFO_URL must be an https URL (http is for loopback addresses only)"
+                .to_owned(),
+        )),
+    }
+}
+
+/// A user ID from the command line.
+pub(crate) fn user_id(text: &str) -> Result<UserId, String> {
+    UserId::new(text).map_err(|e| e.to_string())
+}

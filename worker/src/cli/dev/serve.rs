@@ -1,0 +1,80 @@
+//! `fleet dev`: a local stack that stays up.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::super::connect::duration;
+use super::super::output;
+use super::stack::{Plan, Stack};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  fleet dev --replicas 2
+  # then, in another terminal, paste the printed export lines, and:
+  fleet publish --user user-1 --kind profile
+
+Everything lives in memory and is gone after Ctrl-C.")]
+pub(crate) struct Args {
+    /// How many replicas
+    #[arg(long, default_value_t = 1)]
+    replicas: usize,
+    /// How many users that have consented
+    #[arg(long, default_value_t = 3)]
+    users: usize,
+    /// How long an access token lives
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    token_lifetime: Duration,
+    /// The endpoints as JSON instead of export lines
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stack = Stack::start(Plan {
+        token_lifetime: args.token_lifetime,
+        api_latency: Duration::ZERO,
+        replica_flags: Vec::new(),
+    })
+    .await?;
+    let users = stack.import_users(args.users).await?;
+    let (lines, mut logged) = mpsc::unbounded_channel();
+    let mut replicas = Vec::new();
+    for number in 1..=args.replicas {
+        replicas.push(stack.replica(number, lines.clone()).await?);
+    }
+    let environment = stack.environment();
+    if args.json {
+        let map: serde_json::Map<_, _> =
+            environment.into_iter().map(|(n, v)| (n.to_owned(), v.into())).collect();
+        output::json(&map.into())?;
+    } else {
+        for (name, value) in environment {
+            output::line(format!("export {name}={value}"))?;
+        }
+    }
+    let named = match (users.first(), users.last()) {
+        (Some(first), Some(last)) => format!("{} … {}", first.as_str(), last.as_str()),
+        _ => "none".to_owned(),
+    };
+    output::note(format!(
+        "up: {} replica(s), users {named}, files in {}. Ctrl-C ends it.",
+        args.replicas,
+        stack.folder().display()
+    ));
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => break,
+            _ = terminate.recv() => break,
+            Some(line) = logged.recv() => output::note(line.for_people()),
+        }
+    }
+    output::note("stopping");
+    for replica in replicas {
+        replica.terminate().await?;
+    }
+    Ok(())
+}

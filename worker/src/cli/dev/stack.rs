@@ -1,0 +1,321 @@
+//! Emulators in this process, and replicas as processes of the same binary.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use emulators::google::{self, ClientKind, Fingerprint, Google};
+use emulators::pubsub::{self, PubSub};
+use emulators::storage::{self, Storage};
+use jiff::SignedDuration;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use shared::adapters::{HttpTokenEndpoint, SystemClock, http_client};
+use shared::ports::Clock as _;
+use shared::{Grant, OAuthClient, Secret, TokenStore, UserId};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+use worker::pubsub::{Connection, SubscriptionPlan};
+
+use super::super::connect::Place;
+use super::super::emulated::Emulators;
+use super::super::setup;
+
+/// Names of everything on the stack.
+pub(super) const PROJECT: &str = "fleet-local";
+pub(super) const BUCKET: &str = "fleet-local-tokens";
+pub(super) const TOPIC: &str = "jobs";
+pub(super) const SUBSCRIPTION: &str = "jobs-workers";
+pub(super) const DEAD: &str = "jobs-dead";
+pub(super) const OUTCOMES: &str = "outcomes";
+const SCOPES: [&str; 5] = [
+    "openid",
+    "email",
+    "profile",
+    "https://www.googleapis.com/auth/tasks",
+    "https://www.googleapis.com/auth/drive.readonly",
+];
+/// Local redeliveries need no production manners.
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+
+/// What the stack should be like.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) token_lifetime: Duration,
+    pub(super) api_latency: Duration,
+    /// Flags of every replica.
+    pub(super) replica_flags: Vec<String>,
+}
+
+/// A running stack.
+pub(super) struct Stack {
+    pub(super) pubsub: PubSub,
+    pub(super) storage: Storage,
+    pub(super) google: Google,
+    /// Access tokens that were ever stored.
+    pub(super) stored: Arc<Mutex<HashSet<Fingerprint>>>,
+    folder: tempfile::TempDir,
+    plan: Plan,
+}
+
+pub(super) fn full(collection: &str, id: &str) -> String {
+    format!("projects/{PROJECT}/{collection}/{id}")
+}
+
+impl Stack {
+    /// Starts the emulators and creates what the fleet needs.
+    pub(super) async fn start(plan: Plan) -> anyhow::Result<Self> {
+        let pubsub = PubSub::start(pubsub::Config::default()).await.context("Pub/Sub emulator")?;
+        let storage =
+            Storage::start(storage::Config::default()).await.context("storage emulator")?;
+        let google = Google::start(google::Config {
+            token_lifetime: plan.token_lifetime,
+            rotate: true,
+            api_latency: plan.api_latency,
+            ..google::Config::default()
+        })
+        .await
+        .context("identity emulator")?;
+        let stored = Arc::new(Mutex::new(HashSet::new()));
+        let seen = Arc::clone(&stored);
+        storage.on_write(move |write| {
+            if !write.name.starts_with("tokens/") {
+                return;
+            }
+            let record: Value = serde_json::from_slice(&write.content).unwrap_or_default();
+            if let Some(token) = record["access_token"].as_str() {
+                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.insert(Fingerprint::of(token));
+            }
+        });
+        let folder = tempfile::Builder::new().prefix("fleet-").tempdir()?;
+        let client = google.client_json(ClientKind::Installed, &["http://localhost"]);
+        std::fs::write(folder.path().join("client.json"), serde_json::to_vec_pretty(&client)?)?;
+        let stack = Self { pubsub, storage, google, stored, folder, plan };
+        stack.set_up().await?;
+        Ok(stack)
+    }
+
+    async fn set_up(&self) -> anyhow::Result<()> {
+        let place = self.place()?;
+        let topics = [TOPIC, DEAD, OUTCOMES].map(|t| full("topics", t));
+        let plan = |id: &str, topic: &str, dead: Option<&str>, ordering| SubscriptionPlan {
+            name: full("subscriptions", id),
+            topic: full("topics", topic),
+            dead_topic: dead.map(|d| full("topics", d)),
+            ordering,
+            min_backoff: MIN_BACKOFF,
+        };
+        let plans = [
+            plan(SUBSCRIPTION, TOPIC, Some(DEAD), true),
+            plan(DEAD, DEAD, None, false),
+            plan(OUTCOMES, OUTCOMES, None, false),
+        ];
+        setup::create(&place, &topics, &plans).await?;
+        let bucket = place.bucket(BUCKET).await?;
+        bucket.create_if_missing(PROJECT).await.context("bucket")?;
+        Ok(())
+    }
+
+    /// Where everything is, as the environment would say.
+    pub(super) fn place(&self) -> anyhow::Result<Place> {
+        Ok(Place {
+            emulators: Some(Emulators {
+                pubsub: self.pubsub.address().to_string(),
+                storage: self.storage.http_origin(),
+                storage_grpc: Some(self.storage.grpc_address().to_string()),
+                api_root: Some(self.google.origin().parse().context("API origin")?),
+            }),
+        })
+    }
+
+    pub(super) fn connection(&self) -> Connection {
+        Connection { emulator: Some(self.pubsub.address().to_string()) }
+    }
+
+    /// The variables that point the commands at this stack.
+    pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("GOOGLE_CLOUD_PROJECT", PROJECT.to_owned()),
+            ("PUBSUB_EMULATOR_HOST", self.pubsub.address().to_string()),
+            ("STORAGE_EMULATOR_HOST", self.storage.http_origin()),
+            ("STORAGE_EMULATOR_HOST_GRPC", self.storage.grpc_address().to_string()),
+            ("FLEET_API_ROOT", self.google.origin()),
+            ("FLEET_USERINFO_URL", self.google.userinfo_url()),
+            ("FLEET_REVOKE_URL", self.google.revoke_url()),
+            ("FLEET_BUCKET", BUCKET.to_owned()),
+            ("FLEET_TOPIC", TOPIC.to_owned()),
+            ("FLEET_SUBSCRIPTION", SUBSCRIPTION.to_owned()),
+            ("FLEET_DEAD_TOPIC", DEAD.to_owned()),
+            ("FLEET_OUTCOMES_TOPIC", OUTCOMES.to_owned()),
+            ("FLEET_OAUTH_CLIENT", self.client_path().display().to_string()),
+        ]
+    }
+
+    fn client_path(&self) -> std::path::PathBuf {
+        self.folder.path().join("client.json")
+    }
+
+    /// Imports users that have consented, with live access tokens.
+    pub(super) async fn import_users(&self, count: usize) -> anyhow::Result<Vec<UserId>> {
+        let client = OAuthClient::from_json(&std::fs::read(self.client_path())?)?;
+        let endpoint = HttpTokenEndpoint::new(&client, http_client("fleet-demo")?)?;
+        let bucket = self.place()?.bucket(BUCKET).await?.shared();
+        let store = TokenStore::builder(bucket, Arc::new(endpoint)).build()?;
+        let mut users = Vec::with_capacity(count);
+        for number in 1..=count {
+            let sub = format!("user-{number}");
+            let granted = self.google.add_user(
+                google::User {
+                    email: format!("{sub}@example.com"),
+                    name: format!("User {number}"),
+                    sub: sub.clone(),
+                    ..google::User::default()
+                },
+                SCOPES,
+            );
+            let life = Duration::from_secs(granted.expires_in);
+            let expires_at = SystemClock::default().wall() + SignedDuration::try_from(life)?;
+            let grant = Grant {
+                refresh_token: Some(Secret::new(granted.refresh_token)),
+                access_token: Some(Secret::new(granted.access_token)),
+                expires_at: Some(expires_at),
+                expires_in: Some(life),
+                scopes: granted.scopes,
+                sub: Some(sub.clone()),
+            };
+            let user = UserId::new(&sub)?;
+            store.import(&user, grant, true).await?;
+            users.push(user);
+        }
+        Ok(users)
+    }
+
+    /// Starts a replica and waits until it takes jobs. Its log lines go to
+    /// `lines`.
+    pub(super) async fn replica(
+        &self,
+        number: usize,
+        lines: mpsc::UnboundedSender<Line>,
+    ) -> anyhow::Result<Replica> {
+        let program = std::env::current_exe().context("this program's own path is unknown")?;
+        let mut command = Command::new(program);
+        // Settings of the caller's fleet must not leak into this one.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("FLEET_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .arg("worker")
+            .args(["--until-stdin-closes", "--listen", "127.0.0.1:0", "--ack-extension", "10s"])
+            .args(&self.plan.replica_flags)
+            .envs(self.environment())
+            .env("FLEET_LOG", "info")
+            .env("FLEET_LOG_FORMAT", "gcp")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Ctrl-C reaches the parent, which ends its replicas in order.
+            .process_group(0)
+            .kill_on_drop(true);
+        let mut child = command.spawn().context("a replica cannot be started")?;
+        let stderr = child.stderr.take().context("a replica has no stderr")?;
+        let stdin = child.stdin.take();
+        let mut reader = BufReader::new(stderr).lines();
+        let mut holder = None;
+        let mut last = String::new();
+        while let Some(text) = reader.next_line().await? {
+            let line = Line::read(number, &text);
+            if let Some(name) = line.fields["replica"].as_str() {
+                holder = Some(name.to_owned());
+            }
+            let ready = line.fields["message"] == "taking jobs";
+            last.clone_from(&text);
+            drop(lines.send(line));
+            if ready {
+                break;
+            }
+        }
+        let Some(holder) = holder else {
+            anyhow::bail!("replica {number} did not start: {last}");
+        };
+        tokio::spawn(async move {
+            while let Ok(Some(text)) = reader.next_line().await {
+                drop(lines.send(Line::read(number, &text)));
+            }
+        });
+        Ok(Replica { number, holder, child, _stdin: stdin })
+    }
+
+    /// The folder of this stack's files.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// One line of a replica's log.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    pub(super) replica: usize,
+    pub(super) fields: Value,
+}
+
+impl Line {
+    fn read(replica: usize, text: &str) -> Self {
+        let fields = serde_json::from_str(text)
+            .unwrap_or_else(|_| serde_json::json!({"severity": "ERROR", "message": text}));
+        Self { replica, fields }
+    }
+
+    /// The line for people, if it is worth their while.
+    pub(super) fn for_people(&self) -> String {
+        let message = self.fields["message"].as_str().unwrap_or_default();
+        let mut text = format!("replica {}: {message}", self.replica);
+        for field in ["job", "kind", "user", "error"] {
+            if let Some(value) = self.fields[field].as_str().filter(|v| !v.is_empty()) {
+                text = format!("{text} {field}={value}");
+            }
+        }
+        text
+    }
+}
+
+/// A replica process. Dropping it kills the process.
+pub(super) struct Replica {
+    pub(super) number: usize,
+    /// How it names itself in records and requests.
+    pub(super) holder: String,
+    child: Child,
+    /// The replica ends when this closes, should this process die.
+    _stdin: Option<ChildStdin>,
+}
+
+impl Replica {
+    /// SIGKILL, as a node that dies.
+    pub(super) async fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("a replica cannot be killed")
+    }
+
+    /// SIGTERM, then waits for the end.
+    pub(super) async fn terminate(mut self) -> anyhow::Result<()> {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            kill_process(pid, Signal::TERM).context("a replica cannot be stopped")?;
+        }
+        self.child.wait().await.context("a replica cannot be waited for")?;
+        Ok(())
+    }
+
+    /// Ends when the process does, which it should not by itself.
+    pub(super) async fn died(&mut self) -> String {
+        match self.child.wait().await {
+            Ok(status) => format!("replica {} ended by itself: {status}", self.number),
+            Err(error) => format!("replica {} is lost: {error}", self.number),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The command line.
+
+mod connect;
+#[cfg(feature = "dev")]
+mod dev;
+mod emulated;
+mod output;
+mod profile;
+mod publish;
+mod setup;
+mod token;
+mod users;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use output::Usage;
+
+/// One Google OAuth credential per user, shared safely by a fleet of Pub/Sub
+/// workers.
+#[derive(Debug, Parser)]
+#[command(name = "fleet", version, arg_required_else_help = true, after_help = AFTER)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER: &str = "\
+Try it with nothing installed:
+  fleet demo
+
+Every flag that names a variable can be given by it. Emulators are used when
+PUBSUB_EMULATOR_HOST and STORAGE_EMULATOR_HOST are set; `fleet dev` starts some and
+prints the lines to export. FLEET_LOG filters the log (info, debug, …) and
+FLEET_LOG_FORMAT is gcp or text. Exit codes: 0 done, 1 failed, 2 usage, 3 the user
+must consent.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One replica: pull jobs, act as their users, acknowledge
+    Worker(Box<worker::Args>),
+    /// Publish jobs: one by flags, many from a JSON Lines file or stdin
+    Publish(publish::Args),
+    /// The profile of a stored user, as JSON
+    Profile(profile::Args),
+    /// A fresh access token of a stored user, alone on stdout
+    Token(token::Args),
+    /// The stored users
+    Users(users::Args),
+    /// Create what is missing: for emulators and first tries
+    Setup(setup::Args),
+    /// A local stack that stays up: emulators and replicas
+    #[cfg(feature = "dev")]
+    Dev(dev::serve::Args),
+    /// The main job on a local stack, once, with a report
+    #[cfg(feature = "dev")]
+    Demo(dev::demo::Args),
+    /// Shell completions, for stdout
+    #[command(after_help = "Example:\n  fleet completions bash > /etc/bash_completion.d/fleet")]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = match &cli.command {
+        Command::Worker(_) => "info",
+        _ => "warn",
+    };
+    if let Err(error) = crate::logging::start(filter) {
+        return output::fail(&Usage(error).into());
+    }
+    if let Command::Completions { shell } = cli.command {
+        clap_complete::generate(shell, &mut Cli::command(), "fleet", &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output::fail(&error.into()),
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Worker(args) => worker::run(*args).await,
+            Command::Publish(args) => publish::run(args).await,
+            Command::Profile(args) => profile::run(args).await,
+            Command::Token(args) => token::run(args).await,
+            Command::Users(args) => users::run(args).await,
+            Command::Setup(args) => setup::run(args).await,
+            #[cfg(feature = "dev")]
+            Command::Dev(args) => dev::serve::run(args).await,
+            #[cfg(feature = "dev")]
+            Command::Demo(args) => dev::demo::run(args).await,
+            Command::Completions { .. } => Ok(()),
+        }
+    });
+    // A blocking read of stdin must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::fail(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            let mut inner = command.get_subcommands().filter(|c| c.get_name() != "help").peekable();
+            if inner.peek().is_some() {
+                inner.for_each(check);
+            } else {
+                let help = command.clone().render_long_help().to_string();
+                assert!(help.contains("Example"), "fleet … {}", command.get_name());
+            }
+        }
+        Cli::command().get_subcommands().for_each(check);
+    }
+}

@@ -1,0 +1,65 @@
+//! What goes to stdout and stderr, and how the process ends.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use serde_json::Value;
+use shared::profile::ProfileError;
+
+/// The command line or the environment is wrong: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// The exit code for "the user must consent".
+const CONSENT: u8 = 3;
+
+/// Writes a line to stdout.
+pub(crate) fn line(text: impl AsRef<str>) -> anyhow::Result<()> {
+    writeln!(std::io::stdout().lock(), "{}", text.as_ref())?;
+    Ok(())
+}
+
+/// Writes indented JSON with sorted keys to stdout.
+pub(crate) fn json(value: &Value) -> anyhow::Result<()> {
+    line(serde_json::to_string_pretty(value)?)
+}
+
+/// Writes a line for people to stderr; a closed stderr is not worth an error.
+pub(crate) fn note(text: impl AsRef<str>) {
+    drop(writeln!(std::io::stderr().lock(), "{}", text.as_ref()));
+}
+
+/// Tells an error with its causes in one line, and how the process ends.
+pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
+    let closed = error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
+    if closed {
+        // `fleet users list | head` is no failure.
+        return ExitCode::SUCCESS;
+    }
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // A transparent cause repeats what is said already.
+        if !text.ends_with(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    note(format!("fleet: {}", text.replace('\n', " ")));
+    let consent = |e: &shared::Error| matches!(e, shared::Error::NeedsConsent(_));
+    let must_consent = error.chain().any(|cause| {
+        cause.downcast_ref().is_some_and(consent)
+            || matches!(cause.downcast_ref(), Some(ProfileError::Credentials(e)) if consent(e))
+    });
+    if must_consent {
+        ExitCode::from(CONSENT)
+    } else if error.chain().any(<dyn std::error::Error>::is::<Usage>) {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
+}

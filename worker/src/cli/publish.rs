@@ -1,0 +1,166 @@
+//! `fleet publish`: jobs, one by flags or many from a file.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+use shared::UserId;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
+use worker::job::Job;
+use worker::pubsub::{Outgoing, Publisher};
+
+use super::connect::{Place, ProjectArgs, user_id};
+use super::output::{self, Usage};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = r#"Examples:
+  fleet publish --topic jobs --user 1097 --kind profile
+  fleet publish --topic jobs --user 1097 --kind api \
+      --params '{"url": "https://www.googleapis.com/drive/v3/files"}'
+  fleet publish --topic jobs --file jobs.jsonl
+
+A file has one job per line: {"id": "…", "user": "…", "kind": "…", "params": {…}}"#)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    project: ProjectArgs,
+    /// Job topic: an ID or a full name
+    #[arg(long, env = "FLEET_TOPIC")]
+    topic: String,
+    /// On whose behalf
+    #[arg(long, value_parser = user_id, required_unless_present = "file")]
+    user: Option<UserId>,
+    /// What kind of job
+    #[arg(long, required_unless_present = "file")]
+    kind: Option<String>,
+    /// The job's parameters, a JSON object
+    #[arg(long, value_name = "JSON")]
+    params: Option<String>,
+    /// The job's ID [default: the message ID]
+    #[arg(long)]
+    id: Option<String>,
+    /// Jobs as JSON Lines; - for stdin
+    #[arg(long, conflicts_with_all = ["user", "kind", "params", "id"])]
+    file: Option<PathBuf>,
+    /// Publish without ordering key: jobs of one user may overtake each other
+    #[arg(long)]
+    unordered: bool,
+    /// The count, and the message ID of a single job, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How many messages may be on their way at once: the client's queue has no end.
+const WINDOW: usize = 1000;
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let place = Place::from_env()?;
+    let topic = args.project.topic("--topic", &args.topic)?;
+    let single = match &args.file {
+        Some(_) => None,
+        None => Some(args.single()?),
+    };
+    place.reach_pubsub().await?;
+    let publisher = Publisher::open(&place.connection(), &topic).await?;
+    if let Some(job) = single {
+        let id = publisher.publish(outgoing(&job, args.unordered)?).await?;
+        return if args.json {
+            output::json(&json!({"published": 1, "message_id": id}))
+        } else {
+            output::line(id)
+        };
+    }
+    let path = args.file.as_deref().unwrap_or_else(|| std::path::Path::new("-"));
+    let published = if path.as_os_str() == "-" {
+        publish_lines(&publisher, BufReader::new(tokio::io::stdin()), args.unordered).await
+    } else {
+        let file = tokio::fs::File::open(path)
+            .await
+            .map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+        publish_lines(&publisher, BufReader::new(file), args.unordered).await
+    };
+    let published = published.with_context(|| path.display().to_string())?;
+    if args.json {
+        output::json(&json!({"published": published}))
+    } else {
+        output::line(format!("published {published} job(s) to {topic}"))
+    }
+}
+
+impl Args {
+    fn single(&self) -> Result<Vec<u8>, Usage> {
+        let mut job = Map::new();
+        if let Some(id) = &self.id {
+            job.insert("id".into(), id.as_str().into());
+        }
+        if let Some(user) = &self.user {
+            job.insert("user".into(), user.as_str().into());
+        }
+        if let Some(kind) = &self.kind {
+            job.insert("kind".into(), kind.as_str().into());
+        }
+        if let Some(params) = &self.params {
+            let params: Value = serde_json::from_str(params)
+                .map_err(|e| Usage(format!("--params is not JSON: {e}")))?;
+            job.insert("params".into(), params);
+        }
+        Ok(Value::Object(job).to_string().into_bytes())
+    }
+}
+
+/// Checks a job as a worker would, and makes it a message.
+fn outgoing(job: &[u8], unordered: bool) -> Result<Outgoing, Usage> {
+    let read = Job::decode(job, "").map_err(|e| Usage(e.to_string()))?;
+    let ordering_key = if unordered { String::new() } else { read.user.as_str().to_owned() };
+    Ok(Outgoing { data: job.to_vec().into(), ordering_key, ..Outgoing::default() })
+}
+
+/// Publishes line by line; after a bad line everything before it is published.
+async fn publish_lines(
+    publisher: &Publisher,
+    mut input: impl AsyncBufRead + Unpin,
+    unordered: bool,
+) -> anyhow::Result<u64> {
+    let bar = ProgressBar::new_spinner().with_style(
+        ProgressStyle::with_template("{spinner} {pos} published, {per_sec}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
+    let mut window = VecDeque::new();
+    let mut line = Vec::new();
+    let (mut number, mut published) = (0_u64, 0_u64);
+    let bad = loop {
+        line.clear();
+        if input.read_until(b'\n', &mut line).await? == 0 {
+            break None;
+        }
+        number += 1;
+        let text = line.trim_ascii();
+        if text.is_empty() {
+            continue;
+        }
+        match outgoing(text, unordered) {
+            Ok(message) => window.push_back(publisher.publish(message)),
+            Err(error) => break Some(Usage(format!("line {number}: {error}"))),
+        }
+        if window.len() >= WINDOW
+            && let Some(oldest) = window.pop_front()
+        {
+            oldest.await.with_context(|| format!("after {published} published jobs"))?;
+            published += 1;
+            bar.set_position(published);
+        }
+    };
+    for rest in window {
+        rest.await.with_context(|| format!("after {published} published jobs"))?;
+        published += 1;
+        bar.set_position(published);
+    }
+    bar.finish_and_clear();
+    match bad {
+        None => Ok(published),
+        Some(error) => {
+            Err(anyhow::Error::new(error).context(format!("{published} job(s) were published")))
+        }
+    }
+}

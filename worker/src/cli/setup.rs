@@ -1,0 +1,129 @@
+//! `fleet setup`: creates what is missing.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::json;
+use worker::pubsub::{Admin, SubscriptionPlan};
+
+use super::connect::{Place, ProjectArgs};
+use super::output::{self, Usage};
+
+/// As production's subscription should have it.
+const MIN_BACKOFF: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  fleet setup --project my-project --bucket my-tokens --topic jobs \\
+      --subscription jobs-workers --dead-topic jobs-dead
+
+What exists is left as it is. Production uses Terraform.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    project: ProjectArgs,
+    /// Bucket of the token store
+    #[arg(long, env = "FLEET_BUCKET")]
+    bucket: Option<String>,
+    /// Job topic
+    #[arg(long, env = "FLEET_TOPIC")]
+    topic: Option<String>,
+    /// Job subscription; needs --topic
+    #[arg(long, env = "FLEET_SUBSCRIPTION")]
+    subscription: Option<String>,
+    /// Where rejected and undeliverable jobs go; a subscription of the same name keeps them
+    #[arg(long, env = "FLEET_DEAD_TOPIC")]
+    dead_topic: Option<String>,
+    /// Where outcomes are published
+    #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
+    outcomes_topic: Option<String>,
+    /// What was created and what existed, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A topic or subscription by its full name, and whether it was created.
+type Made = (String, bool);
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let place = Place::from_env()?;
+    let project = &args.project;
+    let topic = |flag, name: &Option<String>| {
+        name.as_ref().map(|name| project.topic(flag, name)).transpose()
+    };
+    let jobs = topic("--topic", &args.topic)?;
+    let dead = topic("--dead-topic", &args.dead_topic)?;
+    let outcomes = topic("--outcomes-topic", &args.outcomes_topic)?;
+    let subscription = args.subscription.as_ref().map(|s| project.subscription(s)).transpose()?;
+    if subscription.is_some() && jobs.is_none() {
+        return Err(Usage("--subscription needs --topic, the topic it reads".to_owned()).into());
+    }
+    let topics: Vec<String> = [&jobs, &dead, &outcomes].into_iter().flatten().cloned().collect();
+    let mut plans = Vec::new();
+    if let (Some(name), Some(topic)) = (subscription, jobs) {
+        plans.push(SubscriptionPlan {
+            name,
+            topic,
+            dead_topic: dead.clone(),
+            ordering: true,
+            min_backoff: MIN_BACKOFF,
+        });
+    }
+    if let Some(topic) = dead {
+        // Without a subscription a topic keeps nothing.
+        plans.push(SubscriptionPlan {
+            name: topic.replace("/topics/", "/subscriptions/"),
+            topic,
+            dead_topic: None,
+            ordering: false,
+            min_backoff: MIN_BACKOFF,
+        });
+    }
+    if topics.is_empty() && args.bucket.is_none() {
+        return Err(Usage("nothing to create: name a bucket or a topic".to_owned()).into());
+    }
+    let mut made = create(&place, &topics, &plans).await?;
+    if let Some(name) = &args.bucket {
+        let project_id = project
+            .project
+            .as_deref()
+            .ok_or_else(|| Usage("a bucket needs --project (GOOGLE_CLOUD_PROJECT)".to_owned()))?;
+        let created = place
+            .bucket(name)
+            .await?
+            .create_if_missing(project_id)
+            .await
+            .with_context(|| format!("bucket {name} cannot be created"))?;
+        made.push((format!("gs://{name}"), created));
+    }
+    if args.json {
+        let list = made.iter().map(|(name, created)| json!({"name": name, "created": created}));
+        return output::json(&list.collect());
+    }
+    for (name, created) in made {
+        output::line(format!("{} {name}", if created { "created" } else { "exists " }))?;
+    }
+    Ok(())
+}
+
+/// Creates topics, then subscriptions.
+pub(crate) async fn create(
+    place: &Place,
+    topics: &[String],
+    plans: &[SubscriptionPlan],
+) -> anyhow::Result<Vec<Made>> {
+    let mut made = Vec::new();
+    if topics.is_empty() && plans.is_empty() {
+        return Ok(made);
+    }
+    place.reach_pubsub().await?;
+    let admin = Admin::connect(&place.connection()).await.map_err(anyhow::Error::msg)?;
+    for name in topics {
+        made.push((name.clone(), admin.create_topic(name).await.map_err(anyhow::Error::msg)?));
+    }
+    for plan in plans {
+        let created = admin.create_subscription(plan).await.map_err(anyhow::Error::msg)?;
+        made.push((plan.name.clone(), created));
+    }
+    Ok(made)
+}

@@ -1,0 +1,44 @@
+//! `fleet token`: a fresh access token, for scripts.
+
+use anyhow::Context as _;
+use serde_json::json;
+use shared::UserId;
+
+use super::connect::{Place, StoreArgs, user_id};
+use super::output;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  curl -H \"Authorization: Bearer $(fleet token 109876543210987654321)\" \\
+      https://www.googleapis.com/drive/v3/files
+
+The token is a secret: keep it out of logs and shell histories.")]
+pub(crate) struct Args {
+    /// The stored user's ID
+    #[arg(value_name = "USER_ID", value_parser = user_id)]
+    user: UserId,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// An object with the token, its expiry and scopes
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let place = Place::from_env()?;
+    let connected = args.store.connect(&place).await?;
+    let credentials = connected.store.get_credentials(&args.user).await;
+    connected.finish().await;
+    let credentials =
+        credentials.with_context(|| format!("no token of user {:?}", args.user.as_str()))?;
+    let token = credentials.access_token().expose();
+    if args.json {
+        return output::json(&json!({
+            "access_token": token,
+            "expires_at": credentials.expires_at(),
+            "scopes": credentials.scopes(),
+        }));
+    }
+    output::line(token)
+}

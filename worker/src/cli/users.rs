@@ -1,0 +1,274 @@
+//! `fleet users`: the stored users.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::record::TokenRecord;
+use shared::{Error, Grant, Imported, OAuthClient, Secret, UserId};
+
+use super::connect::{Place, StoreArgs, read_small, user_id};
+use super::output::{self, Usage};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The IDs of all stored users, one per line
+    #[command(after_help = "Example:\n  fleet users list --bucket my-tokens")]
+    List {
+        #[command(flatten)]
+        store: StoreArgs,
+        /// One JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// One user's record as JSON, secrets redacted
+    #[command(after_help = "Example:\n  fleet users show 1097 --bucket my-tokens")]
+    Show {
+        /// The user's ID
+        #[arg(value_name = "USER_ID", value_parser = user_id)]
+        user: UserId,
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The output is JSON in any case; accepted for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// One user's record as JSON, secrets included
+    #[command(
+        after_help = "Example:\n  (umask 077; fleet users export 1097 --bucket my-tokens > record.json)"
+    )]
+    Export {
+        /// The user's ID
+        #[arg(value_name = "USER_ID", value_parser = user_id)]
+        user: UserId,
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The output is JSON in any case; accepted for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Store a grant that was obtained elsewhere: an exported record, or gcloud's `authorized_user` JSON
+    #[command(after_help = "\
+Example:
+  fleet users import application_default_credentials.json --user 1097 \\
+      --bucket my-tokens --client client.json
+
+The grant must belong to the configured OAuth client. Importing the stored refresh
+token again changes nothing.")]
+    Import {
+        /// The file
+        file: PathBuf,
+        /// The user's ID
+        #[arg(long, value_parser = user_id)]
+        user: UserId,
+        /// Replace an active record
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a user's record; the grant stays valid at the provider
+    #[command(after_help = "Example:\n  fleet users delete 1097 --bucket my-tokens")]
+    Delete {
+        /// The user's ID
+        #[arg(value_name = "USER_ID", value_parser = user_id)]
+        user: UserId,
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let place = Place::from_env()?;
+    match args.command {
+        Command::List { store, json } => list(&store, &place, json).await,
+        Command::Show { user, store, json: _ } => {
+            let record = read(&store, &place, &user).await?;
+            let mut shown: Value = serde_json::from_slice(&record.encode())?;
+            for secret in ["refresh_token", "access_token"] {
+                if shown[secret].is_string() {
+                    shown[secret] = "[redacted]".into();
+                }
+            }
+            output::json(&shown)
+        }
+        Command::Export { user, store, json: _ } => {
+            let record = read(&store, &place, &user).await?;
+            output::json(&serde_json::from_slice(&record.encode())?)
+        }
+        Command::Import { file, user, replace, store, json } => {
+            let client = store.read_client()?;
+            let grant = read_grant(&read_small(&file)?, &user, &client)
+                .map_err(|e| Usage(format!("{}: {e}", file.display())))?;
+            let connected = store.connect(&place).await?;
+            let imported = connected.store.import(&user, grant, replace).await;
+            let imported = match imported {
+                Err(error @ Error::Exists { .. }) => {
+                    return Err(anyhow::Error::new(error)
+                        .context("nothing was changed; add --replace to replace the record"));
+                }
+                other => other.with_context(|| format!("user {:?}", user.as_str()))?,
+            };
+            let what = match imported {
+                Imported::Created => "created",
+                Imported::Replaced => "replaced",
+                Imported::Unchanged => "unchanged",
+            };
+            if json {
+                return output::json(&json!({"user": user.as_str(), "result": what}));
+            }
+            output::line(format!("{what} {}", user.token_object()))
+        }
+        Command::Delete { user, store, json } => {
+            let connected = store.connect_to_look(&place).await?;
+            let existed = connected
+                .store
+                .delete(&user)
+                .await
+                .with_context(|| format!("user {:?} may not be deleted yet", user.as_str()))?;
+            if json {
+                return output::json(&json!({"user": user.as_str(), "deleted": existed}));
+            }
+            let what = if existed { "deleted" } else { "nothing to delete:" };
+            output::line(format!("{what} {}", user.token_object()))
+        }
+    }
+}
+
+async fn list(store: &StoreArgs, place: &Place, json: bool) -> anyhow::Result<()> {
+    let connected = store.connect_to_look(place).await?;
+    let mut all = Vec::new();
+    let mut page = None;
+    loop {
+        let (users, next) = connected.store.list_users(page).await?;
+        for user in users {
+            if json {
+                all.push(Value::from(user.as_str()));
+            } else {
+                output::line(user.as_str())?;
+            }
+        }
+        page = next;
+        if page.is_none() {
+            break;
+        }
+    }
+    if json { output::json(&all.into()) } else { Ok(()) }
+}
+
+async fn read(store: &StoreArgs, place: &Place, user: &UserId) -> anyhow::Result<TokenRecord> {
+    let connected = store.connect_to_look(place).await?;
+    let record = connected.store.read_record(user).await;
+    record.with_context(|| format!("user {:?}", user.as_str()))
+}
+
+/// gcloud's `authorized_user`, as in `application_default_credentials.json`.
+#[derive(Deserialize)]
+struct AuthorizedUser {
+    client_id: String,
+    refresh_token: String,
+}
+
+/// Reads a file to import; the text of an error quotes nothing of it.
+fn read_grant(content: &[u8], user: &UserId, client: &OAuthClient) -> Result<Grant, String> {
+    let value: Value = serde_json::from_slice(content)
+        .map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
+    let (client_id, grant) = if value["type"] == "authorized_user" {
+        let file = AuthorizedUser::deserialize(&value)
+            .map_err(|_| "client_id or refresh_token is missing".to_owned())?;
+        let grant =
+            Grant { refresh_token: Some(Secret::new(file.refresh_token)), ..Grant::default() };
+        (file.client_id, grant)
+    } else if value.get("version").is_some() {
+        let mut value = value;
+        // A record may be imported under another ID.
+        value["user"] = user.as_str().into();
+        let record =
+            TokenRecord::decode(user, value.to_string().as_bytes()).map_err(|e| e.to_string())?;
+        (record.client_id.clone(), granted(record))
+    } else {
+        return Err("it is neither an exported record nor an authorized_user credential".into());
+    };
+    if grant.refresh_token.as_ref().is_none_or(|t| t.expose().is_empty()) {
+        return Err("it has no refresh token".into());
+    }
+    if client_id != client.client_id() {
+        return Err(format!(
+            "it was granted to the OAuth client {client_id:?}, and the configured one is {:?}",
+            client.client_id()
+        ));
+    }
+    Ok(grant)
+}
+
+fn granted(record: TokenRecord) -> Grant {
+    let live: Option<Timestamp> = record.expires_at;
+    Grant {
+        refresh_token: Some(record.refresh_token),
+        access_token: record.access_token,
+        expires_at: live,
+        expires_in: record.expires_in,
+        scopes: record.scopes,
+        sub: record.sub,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> OAuthClient {
+        OAuthClient::from_json(
+            br#"{"installed": {"client_id": "mine", "auth_uri": "https://a.test/", "token_uri": "https://t.test/"}}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn reads_gclouds_file() {
+        let user = UserId::new("u").unwrap();
+        let file = br#"{"type":"authorized_user","client_id":"mine","client_secret":"fake-s","refresh_token":"fake-r"}"#;
+        let grant = read_grant(file, &user, &client()).unwrap();
+        assert_eq!(grant.refresh_token.unwrap().expose(), "fake-r");
+    }
+
+    #[test]
+    fn says_what_is_wrong_without_quoting_secrets() {
+        let user = UserId::new("u").unwrap();
+        for (file, says) in [
+            ("", "not JSON"),
+            ("{}", "neither"),
+            (r#"{"type":"service_account","private_key":"fake-k"}"#, "neither"),
+            (r#"{"type":"authorized_user","client_id":"mine"}"#, "missing"),
+            (
+                r#"{"type":"authorized_user","client_id":"mine","refresh_token":""}"#,
+                "no refresh token",
+            ),
+            (
+                r#"{"type":"authorized_user","client_id":"other","refresh_token":"fake-r"}"#,
+                "\"other\"",
+            ),
+            (r#"{"version":1,"refresh_token":"fake-r"}"#, "not a token record"),
+            (r#"{"version":9}"#, "version 9"),
+        ] {
+            let error = read_grant(file.as_bytes(), &user, &client()).unwrap_err();
+            assert!(error.contains(says), "{file}: {error}");
+            assert!(!error.contains("fake-"), "{error}");
+        }
+    }
+}

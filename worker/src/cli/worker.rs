@@ -1,0 +1,183 @@
+//! `fleet worker`: one replica.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use shared::adapters::SystemClock;
+use shared::ports::Randomness;
+use tokio::io::AsyncReadExt as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+use worker::health;
+use worker::kinds::{HostRules, KindSettings, builtin};
+use worker::pubsub::{IntakeSettings, Publisher};
+use worker::replica::{Parts, Readiness, Stop, run as run_replica};
+
+use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
+use super::output::Usage;
+
+/// Messages held per job that may run: enough to keep every slot busy, few
+/// enough that scaling out finds work.
+const OUTSTANDING_PER_SLOT: usize = 4;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  fleet worker --project my-project --subscription jobs-workers \\
+      --bucket my-tokens --client client.json --dead-topic jobs-dead
+
+SIGTERM and Ctrl-C stop the intake and let running jobs end within --drain; a second
+one cuts them. No secret is accepted as a flag's value.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    project: ProjectArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    jobs: JobArgs,
+}
+
+/// What is taken, and how much at once.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Jobs")]
+struct JobArgs {
+    /// Job subscription: an ID or a full name
+    #[arg(long, env = "FLEET_SUBSCRIPTION")]
+    subscription: String,
+    /// Where outcomes are published [default: nowhere]
+    #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
+    outcomes_topic: Option<String>,
+    /// Where rejected jobs go; without it they are given back
+    #[arg(long, env = "FLEET_DEAD_TOPIC")]
+    dead_topic: Option<String>,
+    /// A host that `api` jobs may reach besides Google's APIs (repeat, or separate by commas)
+    #[arg(long, env = "FLEET_ALLOW_HOSTS", value_delimiter = ',', value_name = "HOST")]
+    allow_host: Vec<String>,
+    /// Where health is served
+    #[arg(long, env = "FLEET_LISTEN", default_value = "127.0.0.1:9090")]
+    listen: SocketAddr,
+    /// How long a dead replica's messages stay unseen, 10s to 600s
+    #[arg(long, env = "FLEET_ACK_EXTENSION", default_value = "60s", value_parser = duration)]
+    ack_extension: Duration,
+    /// How many jobs run at once
+    #[arg(long, env = "FLEET_CONCURRENCY", default_value_t = 64)]
+    concurrency: usize,
+    /// How many jobs of one user run at once
+    #[arg(long, env = "FLEET_PER_USER", default_value_t = 1)]
+    per_user: usize,
+    /// How long running jobs may go on after SIGTERM
+    #[arg(long, env = "FLEET_DRAIN", default_value = "25s", value_parser = duration)]
+    drain: Duration,
+    /// Stop when stdin closes: ties a child to its parent
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let Args { project, store, jobs } = args;
+    jobs.check()?;
+    let place = Place::from_env()?;
+    let subscription = project.subscription(&jobs.subscription)?;
+    let hosts =
+        HostRules::new(&jobs.allow_host).map_err(|e| Usage(format!("--allow-host: {e}")))?;
+    let userinfo_url = userinfo_url()?;
+    let topic = |flag, name: &Option<String>| {
+        name.as_ref().map(|name| project.topic(flag, name)).transpose()
+    };
+    let outcomes_topic = topic("--outcomes-topic", &jobs.outcomes_topic)?;
+    let dead_topic = topic("--dead-topic", &jobs.dead_topic)?;
+    if dead_topic.is_none() {
+        warn!("no --dead-topic: jobs that can never succeed are given back again and again");
+    }
+    let connected = store.connect(&place).await?;
+    place.reach_pubsub().await?;
+    let listener = health::bind(jobs.listen).await.map_err(anyhow::Error::msg)?;
+    let connection = place.connection();
+    let publisher = async |topic: Option<String>| match topic {
+        Some(topic) => Publisher::open(&connection, &topic).await.map(Some),
+        None => Ok(None),
+    };
+    let parts = Parts {
+        kinds: builtin(KindSettings {
+            http: connected.http,
+            userinfo_url,
+            hosts,
+            api_root: place.emulators.as_ref().and_then(|e| e.api_root.clone()),
+        }),
+        outcomes: publisher(outcomes_topic).await?,
+        dead: publisher(dead_topic).await?,
+        store: connected.store,
+        bucket: connected.bucket,
+        clock: Arc::new(SystemClock::default()),
+        random: Arc::new(Randomness::from_system()),
+        intake: IntakeSettings {
+            subscription,
+            max_outstanding: jobs.concurrency.saturating_mul(OUTSTANDING_PER_SLOT),
+            ack_extension: jobs.ack_extension,
+        },
+        concurrency: jobs.concurrency,
+        per_user: jobs.per_user,
+        drain: jobs.drain,
+        connection,
+    };
+    info!(
+        replica = parts.store.holder(),
+        health = %listener.local_addr().context("the health listener has no address")?,
+        subscription = parts.intake.subscription,
+        "starting"
+    );
+    let stop = Stop::default();
+    watch_signals(&stop)?;
+    if jobs.until_stdin_closes {
+        watch_stdin(stop.clone());
+    }
+    let ready = Arc::new(Readiness::default());
+    let serving = tokio::spawn(health::serve(listener, Arc::clone(&ready), stop.drain.clone()));
+    let result = run_replica(parts, stop, ready).await;
+    serving.abort();
+    result.map_err(Into::into)
+}
+
+impl JobArgs {
+    fn check(&self) -> Result<(), Usage> {
+        if self.concurrency == 0 || self.per_user == 0 {
+            return Err(Usage("--concurrency and --per-user must be at least 1".to_owned()));
+        }
+        let (low, high) = (Duration::from_secs(10), Duration::from_secs(600));
+        if self.ack_extension < low || self.ack_extension > high {
+            return Err(Usage(format!(
+                "--ack-extension is {:?}; Pub/Sub allows {low:?} to {high:?}",
+                self.ack_extension
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The first SIGTERM or SIGINT drains, the second cuts.
+fn watch_signals(stop: &Stop) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        for token in [&stop.drain, &stop.cut] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            token.cancel();
+        }
+    });
+    Ok(())
+}
+
+fn watch_stdin(stop: Stop) {
+    tokio::spawn(async move {
+        let mut byte = [0];
+        while matches!(tokio::io::stdin().read(&mut byte).await, Ok(n) if n > 0) {}
+        stop.drain.cancel();
+        stop.cut.cancel();
+    });
+}

@@ -1,0 +1,63 @@
+//! The kind `profile`: the user's profile as the provider tells it.
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use shared::Credentials;
+use shared::profile::{ProfileError, fetch_profile};
+
+use crate::handler::Handler;
+use crate::job::Job;
+use crate::outcome::Verdict;
+
+use super::answer::judge;
+
+/// Fetches the profile from the operator's userinfo endpoint.
+#[derive(Debug)]
+pub struct ProfileHandler {
+    http: reqwest::Client,
+    userinfo_url: String,
+}
+
+impl ProfileHandler {
+    /// A handler that asks `userinfo_url`.
+    pub fn new(http: reqwest::Client, userinfo_url: String) -> Self {
+        Self { http, userinfo_url }
+    }
+}
+
+impl Handler for ProfileHandler {
+    fn handle<'a>(&'a self, job: &'a Job, credentials: &'a Credentials) -> BoxFuture<'a, Verdict> {
+        async move {
+            if let Some(name) = job.params.keys().next() {
+                let name: String = name.chars().take(64).collect();
+                return Verdict::Reject {
+                    reason: format!("kind `profile` takes no parameters, and got {name:?}"),
+                    detail: None,
+                    http_status: None,
+                };
+            }
+            match fetch_profile(&self.http, &self.userinfo_url, credentials).await {
+                Ok(profile) => {
+                    Verdict::Done { http_status: Some(200), result: Value::Object(profile) }
+                }
+                Err(ProfileError::Status { status, retry_after }) => {
+                    match judge(status, &reqwest::header::HeaderMap::new(), b"") {
+                        Verdict::Retry { why, http_status, .. } => {
+                            Verdict::Retry { why, http_status, after: retry_after }
+                        }
+                        // The userinfo endpoint needs `openid` or `profile`.
+                        Verdict::Reject { http_status: Some(403), .. } => {
+                            Verdict::MissingScopes { scopes: vec!["openid".to_owned()] }
+                        }
+                        other => other,
+                    }
+                }
+                Err(error) => {
+                    Verdict::Retry { why: error.to_string(), http_status: None, after: None }
+                }
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,10 @@
+//! `fleet`: one Google OAuth credential per user, shared by a fleet of workers.
+
+mod cli;
+mod logging;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

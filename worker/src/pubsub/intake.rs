@@ -1,0 +1,214 @@
+//! Receives messages: one StreamingPull, rebuilt when it dies for good.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_pubsub::client::Subscriber;
+use google_cloud_pubsub::model::Message;
+use google_cloud_pubsub::subscriber::handler::Handler;
+use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
+use jiff::Timestamp;
+
+use crate::job::Received;
+
+use super::{Connection, no_credentials};
+
+/// Ends a delivery. Dropping it gives the message back.
+pub trait Settle: Send + fmt::Debug {
+    /// Acknowledges. With an exactly-once subscription the future ends when
+    /// Pub/Sub has confirmed; `false` when it did not.
+    fn ack(self: Box<Self>) -> BoxFuture<'static, bool>;
+
+    /// Gives the message back; Pub/Sub redelivers it by its retry policy.
+    fn nack(self: Box<Self>);
+}
+
+/// A message and the way to end its delivery.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The message.
+    pub received: Received,
+    /// Ends the delivery.
+    pub settle: Box<dyn Settle>,
+}
+
+/// How messages are received.
+#[derive(Debug, Clone)]
+pub struct IntakeSettings {
+    /// Full name of the subscription.
+    pub subscription: String,
+    /// How many messages may be held at once.
+    pub max_outstanding: usize,
+    /// How long the messages of a dead replica stay unseen.
+    pub ack_extension: Duration,
+}
+
+/// How long a message may be held at most, counted from its receipt: an outage
+/// may last, and giving messages back would burn their delivery attempts.
+const MAX_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Why no more messages come.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum IntakeError {
+    /// The client cannot be built.
+    #[error("the Pub/Sub client cannot be built: {0}")]
+    Client(String),
+    /// There is no such subscription.
+    #[error(
+        "{0} does not exist; create it (`fleet setup`, or Terraform) or correct --subscription"
+    )]
+    NoSubscription(String),
+    /// Not allowed to read from it.
+    #[error(
+        "{0}: permission denied; grant this process roles/pubsub.subscriber on it, or correct --subscription"
+    )]
+    Denied(String),
+    /// The stream ended with another permanent error.
+    #[error("the stream of {subscription} ended: {why}")]
+    Ended {
+        /// The subscription.
+        subscription: String,
+        /// What the service said.
+        why: String,
+    },
+}
+
+/// One StreamingPull.
+pub struct Intake {
+    subscriber: Subscriber,
+    settings: IntakeSettings,
+    stream: MessageStream,
+    token: ShutdownToken,
+}
+
+impl Intake {
+    /// Prepares the stream; it opens with the first [`Intake::next`].
+    ///
+    /// # Errors
+    /// [`IntakeError::Client`].
+    pub async fn open(
+        connection: &Connection,
+        settings: IntakeSettings,
+    ) -> Result<Self, IntakeError> {
+        let mut builder = Subscriber::builder();
+        if let Some(endpoint) = connection.endpoint() {
+            builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
+        }
+        let subscriber =
+            builder.build().await.map_err(|e| IntakeError::Client(innermost(&e).to_string()))?;
+        let (stream, token) = start(&subscriber, &settings);
+        Ok(Self { subscriber, settings, stream, token })
+    }
+
+    /// The next message. After an error the stream is new, and the next call
+    /// opens it. Cancelling it loses nothing.
+    ///
+    /// # Errors
+    /// [`IntakeError`] when the stream ended for good.
+    pub async fn next(&mut self) -> Result<Delivery, IntakeError> {
+        let error = match self.stream.next().await {
+            Some(Ok((message, handler))) => return Ok(delivery(message, handler)),
+            Some(Err(error)) => self.permanent(&error),
+            None => IntakeError::Ended {
+                subscription: self.settings.subscription.clone(),
+                why: "it was closed".to_owned(),
+            },
+        };
+        (self.stream, self.token) = start(&self.subscriber, &self.settings);
+        Err(error)
+    }
+
+    fn permanent(&self, error: &google_cloud_pubsub::Error) -> IntakeError {
+        let subscription = self.settings.subscription.clone();
+        match error.status().map(|s| s.code) {
+            Some(Code::NotFound) => IntakeError::NoSubscription(subscription),
+            Some(Code::PermissionDenied | Code::Unauthenticated) => {
+                IntakeError::Denied(subscription)
+            }
+            _ => IntakeError::Ended { subscription, why: innermost(error).to_string() },
+        }
+    }
+
+    /// Stops receiving: what was fetched and not handed out goes back at once.
+    /// The deliveries that were handed out can still be ended; the returned
+    /// future is ready when the last of them is and Pub/Sub knows.
+    pub fn stop(self) -> BoxFuture<'static, ()> {
+        let token = self.token.clone();
+        // Asking for the shutdown and then dropping the stream releases what
+        // it has prefetched; keeping the stream would delay that by its leases.
+        let done = async move { token.shutdown().await }.boxed().shared();
+        let waiting = tokio::spawn(done.clone());
+        drop(self.stream);
+        async move {
+            drop(waiting);
+            done.await;
+        }
+        .boxed()
+    }
+}
+
+fn start(subscriber: &Subscriber, settings: &IntakeSettings) -> (MessageStream, ShutdownToken) {
+    let stream = subscriber
+        .subscribe(&settings.subscription)
+        .set_max_lease(MAX_HOLD)
+        .set_max_lease_extension(settings.ack_extension)
+        .set_max_outstanding_messages(i64::try_from(settings.max_outstanding).unwrap_or(i64::MAX))
+        .build();
+    let token = stream.shutdown_token();
+    (stream, token)
+}
+
+fn delivery(message: Message, handler: Handler) -> Delivery {
+    let publish_time =
+        message.publish_time.and_then(|t| Timestamp::new(t.seconds(), t.nanos()).ok());
+    Delivery {
+        received: Received {
+            data: message.data,
+            attributes: message.attributes,
+            ordering_key: message.ordering_key,
+            message_id: message.message_id,
+            publish_time,
+            delivery_attempt: handler.delivery_attempt(),
+        },
+        settle: Box::new(PubSubSettle(handler)),
+    }
+}
+
+#[derive(Debug)]
+struct PubSubSettle(Handler);
+
+impl Settle for PubSubSettle {
+    fn ack(self: Box<Self>) -> BoxFuture<'static, bool> {
+        async move {
+            match self.0 {
+                Handler::ExactlyOnce(handler) => handler.confirmed_ack().await.is_ok(),
+                other => {
+                    other.ack();
+                    true
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn nack(self: Box<Self>) {
+        self.0.nack();
+    }
+}
+
+fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause
+}
+
+impl fmt::Debug for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Intake").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

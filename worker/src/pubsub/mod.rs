@@ -1,0 +1,72 @@
+//! The official Pub/Sub client, behind thin adapters: its generic code is
+//! instantiated here and nowhere else.
+
+mod admin;
+mod intake;
+mod publisher;
+
+use google_cloud_auth::credentials::{Credentials, anonymous};
+
+pub use admin::{Admin, SubscriptionPlan};
+pub use intake::{Delivery, Intake, IntakeError, IntakeSettings, Settle};
+pub use publisher::{Outgoing, PublishError, Publisher};
+
+/// Where Pub/Sub is.
+#[derive(Debug, Clone, Default)]
+pub struct Connection {
+    /// `host:port` of an emulator; without it, Google with Application Default
+    /// Credentials.
+    pub emulator: Option<String>,
+}
+
+impl Connection {
+    fn endpoint(&self) -> Option<String> {
+        self.emulator.as_ref().map(|address| format!("http://{address}"))
+    }
+}
+
+fn no_credentials() -> Credentials {
+    anonymous::Builder::new().build()
+}
+
+/// The full name of a topic or subscription given as an ID or a full name.
+///
+/// # Errors
+/// A text that says what is wrong with the name.
+pub fn resource(project: Option<&str>, collection: &str, name: &str) -> Result<String, String> {
+    let parts: Vec<&str> = name.split('/').collect();
+    match parts[..] {
+        ["projects", project, c, id]
+            if c == collection && !project.is_empty() && !id.is_empty() =>
+        {
+            Ok(name.to_owned())
+        }
+        [id] if !id.is_empty() => match project {
+            Some(project) => Ok(format!("projects/{project}/{collection}/{id}")),
+            None => Err(format!(
+                "{name:?} needs a project: set --project (GOOGLE_CLOUD_PROJECT), or write projects/PROJECT/{collection}/{id}"
+            )),
+        },
+        _ => Err(format!(
+            "{name:?} is neither an ID nor of the form projects/PROJECT/{collection}/ID"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(resource(Some("p"), "topics", "jobs").unwrap(), "projects/p/topics/jobs");
+        assert_eq!(
+            resource(None, "topics", "projects/q/topics/jobs").unwrap(),
+            "projects/q/topics/jobs"
+        );
+        for bad in ["", "a/b", "projects/q/subscriptions/jobs", "projects//topics/jobs"] {
+            assert!(resource(Some("p"), "topics", bad).is_err(), "{bad}");
+        }
+        assert!(resource(None, "topics", "jobs").unwrap_err().contains("GOOGLE_CLOUD_PROJECT"));
+    }
+}
