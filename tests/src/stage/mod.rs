@@ -1,0 +1,292 @@
+//! A stage for end-to-end tests: servers, an identity provider, and the `fleet`
+//! binary as a person would run it.
+
+mod cloud;
+mod external;
+mod process;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use emulators::google::{self, ClientKind, Google};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use worker::pubsub::{Admin, Connection, Intake, IntakeSettings, SubscriptionPlan};
+
+pub use cloud::Cloud;
+pub use external::{LIMITS, Missing, leave_out};
+pub use process::{Output, Worker, fleet_binary};
+
+/// No test waits longer than this for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Everything that one test needs, its own and nobody else's.
+#[derive(Debug)]
+pub struct Stage {
+    /// Pub/Sub and storage.
+    pub cloud: Cloud,
+    /// Identity and APIs.
+    pub google: Google,
+    /// Variables on top of the stage's own.
+    pub variables: Vec<(String, String)>,
+    folder: tempfile::TempDir,
+}
+
+/// Names on every stage; a stage's servers are its own.
+pub const PROJECT: &str = "stage";
+/// The token bucket.
+pub const BUCKET: &str = "stage-tokens";
+const SCOPES: [&str; 4] = ["openid", "email", "profile", "https://www.googleapis.com/auth/tasks"];
+
+/// A full name on the stage.
+pub fn full(collection: &str, id: &str) -> String {
+    format!("projects/{PROJECT}/{collection}/{id}")
+}
+
+impl Stage {
+    /// Sets a stage up in `cloud`: topics, subscriptions, bucket, and a provider
+    /// that rotates refresh tokens and revokes on reuse.
+    ///
+    /// # Errors
+    /// When a server or command fails.
+    pub async fn set(cloud: Cloud) -> anyhow::Result<Self> {
+        let google =
+            Google::start(google::Config { rotate: true, ..google::Config::default() }).await?;
+        let folder = tempfile::tempdir()?;
+        let client = google.client_json(ClientKind::Installed, &["http://localhost"]);
+        std::fs::write(folder.path().join("client.json"), client.to_string())?;
+        let stage = Self { cloud, google, variables: Vec::new(), folder };
+        let mut setup = vec!["setup", "--topic", "jobs", "--subscription", "jobs-workers"];
+        setup.extend(["--dead-topic", "jobs-dead", "--outcomes-topic", "outcomes"]);
+        let mut variables = stage.environment();
+        if !stage.cloud.creates_buckets() {
+            stage.cloud.create_bucket(BUCKET).await?;
+            variables.push(("FLEET_BUCKET".to_owned(), String::new()));
+        }
+        let output = process::run(&setup, &variables).await?;
+        ensure!(output.code == 0, "setup failed: {}", output.stderr);
+        let admin = Admin::connect(&stage.connection()).await.map_err(anyhow::Error::msg)?;
+        let plan = SubscriptionPlan {
+            name: full("subscriptions", "outcomes"),
+            topic: full("topics", "outcomes"),
+            dead_topic: None,
+            ordering: false,
+            min_backoff: Duration::from_secs(1),
+        };
+        admin.create_subscription(&plan).await.map_err(anyhow::Error::msg)?;
+        Ok(stage)
+    }
+
+    /// Where Pub/Sub is.
+    pub fn connection(&self) -> Connection {
+        Connection { emulator: Some(self.cloud.pubsub.clone()) }
+    }
+
+    /// A file of this stage.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let mut variables: Vec<(String, String)> = [
+            ("GOOGLE_CLOUD_PROJECT", PROJECT.to_owned()),
+            ("PUBSUB_EMULATOR_HOST", self.cloud.pubsub.clone()),
+            ("STORAGE_EMULATOR_HOST", self.cloud.storage.clone()),
+            ("FLEET_API_ROOT", self.google.origin()),
+            ("FLEET_USERINFO_URL", self.google.userinfo_url()),
+            ("FLEET_BUCKET", BUCKET.to_owned()),
+            ("FLEET_TOPIC", "jobs".to_owned()),
+            ("FLEET_SUBSCRIPTION", "jobs-workers".to_owned()),
+            ("FLEET_DEAD_TOPIC", "jobs-dead".to_owned()),
+            ("FLEET_OUTCOMES_TOPIC", "outcomes".to_owned()),
+            ("FLEET_OAUTH_CLIENT", self.path("client.json").display().to_string()),
+            ("FLEET_LISTEN", "127.0.0.1:0".to_owned()),
+            ("FLEET_LOG_FORMAT", "gcp".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec();
+        if let Some(grpc) = &self.cloud.storage_grpc {
+            variables.push(("STORAGE_EMULATOR_HOST_GRPC".to_owned(), grpc.clone()));
+        }
+        variables.extend(self.variables.iter().cloned());
+        variables
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end in time.
+    pub async fn fleet(&self, args: &[&str]) -> anyhow::Result<Output> {
+        process::run(args, &self.environment()).await
+    }
+
+    /// Starts a replica and waits until it takes jobs.
+    ///
+    /// # Errors
+    /// When it ends before that.
+    pub async fn worker(&self, flags: &[&str]) -> anyhow::Result<Worker> {
+        let mut worker = self.start_worker(flags)?;
+        worker.wait_for(|line| line["message"] == "taking jobs").await?;
+        Ok(worker)
+    }
+
+    /// Starts a replica.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_worker(&self, flags: &[&str]) -> anyhow::Result<Worker> {
+        Worker::start(flags, &self.environment())
+    }
+
+    /// Stores a user whose access token lives for an hour and is `age` old.
+    ///
+    /// # Errors
+    /// When the import fails.
+    pub async fn user(&self, sub: &str, age: Duration) -> anyhow::Result<()> {
+        let grant = self.consent(sub);
+        let life = SignedDuration::from_secs(3600);
+        let record = record(&grant, sub, life, age, &self.google)?;
+        self.import(sub, &record).await
+    }
+
+    /// Stores a user with a refresh token and no access token, from gcloud's
+    /// file.
+    ///
+    /// # Errors
+    /// When the import fails.
+    pub async fn user_without_access_token(&self, sub: &str) -> anyhow::Result<()> {
+        let grant = self.consent(sub);
+        let client = self.google.client_json(ClientKind::Installed, &[]);
+        let file = json!({
+            "type": "authorized_user",
+            "client_id": client["installed"]["client_id"],
+            "client_secret": "fake-and-unused",
+            "refresh_token": grant.refresh_token,
+        });
+        self.import(sub, &file).await
+    }
+
+    fn consent(&self, sub: &str) -> google::Grant {
+        let user = google::User {
+            sub: sub.to_owned(),
+            email: format!("{sub}@example.com"),
+            name: format!("The user {sub}"),
+            ..google::User::default()
+        };
+        self.google.add_user(user, SCOPES)
+    }
+
+    async fn import(&self, sub: &str, content: &Value) -> anyhow::Result<()> {
+        let file = self.path("import.json");
+        std::fs::write(&file, content.to_string())?;
+        let file = file.display().to_string();
+        let output = self.fleet(&["users", "import", &file, "--user", sub]).await?;
+        ensure!(output.code == 0, "import failed: {}", output.stderr);
+        Ok(())
+    }
+
+    /// Publishes jobs, one JSON line each, ordered by user.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub async fn publish(&self, jobs: &[Value], flags: &[&str]) -> anyhow::Result<()> {
+        let file = self.path("jobs.jsonl");
+        let lines: Vec<String> = jobs.iter().map(ToString::to_string).collect();
+        std::fs::write(&file, lines.join("\n"))?;
+        let file = file.display().to_string();
+        let mut args = vec!["publish", "--file", &file];
+        args.extend(flags);
+        let output = self.fleet(&args).await?;
+        ensure!(output.code == 0, "publish failed: {}", output.stderr);
+        Ok(())
+    }
+
+    /// Messages of a subscription.
+    ///
+    /// # Errors
+    /// When the client cannot be built.
+    pub async fn inbox(&self, subscription: &str) -> anyhow::Result<Inbox> {
+        let settings = IntakeSettings {
+            subscription: full("subscriptions", subscription),
+            max_outstanding: 1000,
+            ack_extension: Duration::from_secs(60),
+        };
+        Ok(Inbox(Intake::open(&self.connection(), settings).await?))
+    }
+
+    /// A stored token record.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn record(&self, user: &str) -> anyhow::Result<Value> {
+        let output = self.fleet(&["users", "export", user]).await?;
+        ensure!(output.code == 0, "export failed: {}", output.stderr);
+        Ok(serde_json::from_str(&output.stdout)?)
+    }
+}
+
+fn record(
+    grant: &google::Grant,
+    sub: &str,
+    life: SignedDuration,
+    age: Duration,
+    google: &Google,
+) -> anyhow::Result<Value> {
+    // The clock of the test process is the one that the commands look at.
+    let now = shared::ports::Clock::wall(&shared::adapters::SystemClock::default());
+    let issued: Timestamp = now - SignedDuration::try_from(age)?;
+    let client = google.client_json(ClientKind::Installed, &[]);
+    Ok(json!({
+        "version": 1, "user": sub, "sub": sub, "state": "active", "reason": null,
+        "refresh_token": grant.refresh_token, "access_token": grant.access_token,
+        "expires_at": issued + life, "expires_in": life.as_secs(),
+        "scopes": SCOPES, "token_uri": client["installed"]["token_uri"],
+        "client_id": client["installed"]["client_id"], "grant_id": "g", "write_id": "w",
+        "holder": "test", "lease_generation": null, "created_at": issued, "updated_at": issued,
+    }))
+}
+
+/// Messages, acknowledged as they are read.
+#[derive(Debug)]
+pub struct Inbox(Intake);
+
+/// A message's data as JSON (or text) and its attributes.
+pub type Letter = (Value, std::collections::HashMap<String, String>);
+
+impl Inbox {
+    /// The next message.
+    ///
+    /// # Errors
+    /// When none comes in time.
+    pub async fn next(&mut self) -> anyhow::Result<Letter> {
+        let delivery = tokio::time::timeout(PATIENCE, self.0.next())
+            .await
+            .context("no message came in time")??;
+        let data = &delivery.received.data;
+        let value = serde_json::from_slice(data)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(data).into_owned()));
+        let attributes = delivery.received.attributes.clone();
+        delivery.settle.ack().await;
+        Ok((value, attributes))
+    }
+
+    /// Outcomes of so many different jobs, by job ID.
+    ///
+    /// # Errors
+    /// When they do not come in time.
+    pub async fn outcomes(
+        &mut self,
+        jobs: usize,
+    ) -> anyhow::Result<std::collections::BTreeMap<String, Value>> {
+        let mut seen = std::collections::BTreeMap::new();
+        while seen.len() < jobs {
+            let (outcome, _) = self.next().await.with_context(|| {
+                format!("{} of {jobs} outcomes came: {:?}", seen.len(), seen.keys())
+            })?;
+            let job = outcome["job"].as_str().unwrap_or_default().to_owned();
+            seen.entry(job).or_insert(outcome);
+        }
+        Ok(seen)
+    }
+}

@@ -1,0 +1,154 @@
+//! The `fleet` binary as processes.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use super::PATIENCE;
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    /// The exit code.
+    pub code: i32,
+    /// What it wrote to stdout.
+    pub stdout: String,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+/// The binary that was built together with the running test.
+///
+/// # Panics
+/// When it was not built: cargo builds it with `cargo test --workspace`, and for
+/// a single package `cargo build` does.
+pub fn fleet_binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let folder = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/TEST");
+    let binary = folder.join("fleet");
+    assert!(
+        binary.is_file(),
+        "{} is missing: run `cargo test --workspace`, or `cargo build` first",
+        binary.display()
+    );
+    binary
+}
+
+fn command(args: &[&str], variables: &[(String, String)]) -> Command {
+    let mut command = Command::new(fleet_binary());
+    command.args(args).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    for name in ["PATH", "HOME"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    command
+}
+
+pub(super) async fn run(args: &[&str], variables: &[(String, String)]) -> anyhow::Result<Output> {
+    let output = tokio::time::timeout(PATIENCE, command(args, variables).output())
+        .await
+        .with_context(|| format!("fleet {args:?} does not end"))??;
+    Ok(Output {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// A replica. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+    /// Everything that it has logged so far.
+    pub log: Vec<Value>,
+}
+
+impl Worker {
+    pub(super) fn start(flags: &[&str], variables: &[(String, String)]) -> anyhow::Result<Self> {
+        let mut args = vec!["worker"];
+        args.extend(flags);
+        let mut child = command(&args, variables)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("a replica cannot be started")?;
+        let lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+        Ok(Self { child, lines, log: Vec::new() })
+    }
+
+    /// Reads the log up to a line; that line.
+    ///
+    /// # Errors
+    /// When the replica ends before, or the line does not come in time.
+    pub async fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let Some(text) = self.lines.next_line().await? else {
+                    anyhow::bail!("the replica ended: {:?}", self.log.last());
+                };
+                let line: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+                self.log.push(line.clone());
+                if wanted(&line) {
+                    return Ok(line);
+                }
+            }
+        });
+        found.await.with_context(|| format!("the line does not come: {:?}", self.log.last()))?
+    }
+
+    /// Waits until a message contains a text; the whole message.
+    ///
+    /// # Errors
+    /// As [`Worker::wait_for`].
+    pub async fn wait_for_message(&mut self, part: &str) -> anyhow::Result<String> {
+        let message = |line: &Value| line["message"].as_str().unwrap_or_default().to_owned();
+        let line = self.wait_for(|line| message(line).contains(part)).await?;
+        Ok(message(&line))
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        kill_process(pid.context("the replica is gone")?, signal)?;
+        Ok(())
+    }
+
+    /// SIGTERM, then the exit code; the rest of the log is read.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn terminate(&mut self) -> anyhow::Result<i32> {
+        self.signal(Signal::TERM)?;
+        self.ended().await
+    }
+
+    /// Waits for the end; the exit code. The rest of the log is read.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn ended(&mut self) -> anyhow::Result<i32> {
+        let status = tokio::time::timeout(PATIENCE, async {
+            while let Some(text) = self.lines.next_line().await? {
+                self.log.push(serde_json::from_str(&text).unwrap_or(Value::String(text)));
+            }
+            self.child.wait().await
+        });
+        Ok(status.await.context("the replica does not end")??.code().unwrap_or(-1))
+    }
+
+    /// Everything logged so far, as text.
+    pub fn log_text(&self) -> String {
+        self.log.iter().map(|line| format!("{line}\n")).collect()
+    }
+}

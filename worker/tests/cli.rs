@@ -1,0 +1,114 @@
+//! The command line as a newcomer meets it: wrong inputs get a clear answer.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::{Command, Stdio};
+
+/// Runs `fleet` with exactly these variables; exit code, stdout, stderr.
+fn fleet(args: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_fleet"))
+        .args(args)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Asserts a usage error in one line that says `parts`.
+fn refused(args: &[&str], variables: &[(&str, &str)], parts: &[&str]) {
+    let (code, stdout, stderr) = fleet(args, variables);
+    assert_eq!(code, 2, "{args:?}: {stderr}");
+    assert_eq!(stdout, "", "{args:?}");
+    for part in parts {
+        assert!(stderr.contains(part), "{args:?} should say {part:?}: {stderr}");
+    }
+}
+
+#[test]
+fn help_shows_what_there_is() {
+    let (code, stdout, _) = fleet(&["--help"], &[]);
+    assert_eq!(code, 0);
+    for command in ["worker", "publish", "profile", "token", "users", "setup", "dev", "demo"] {
+        assert!(stdout.contains(command), "{command}");
+    }
+    let (_, stdout, _) = fleet(&["worker", "--help"], &[]);
+    assert!(stdout.contains("FLEET_SUBSCRIPTION") && stdout.contains("Example"));
+    let (code, stdout, _) = fleet(&["completions", "bash"], &[]);
+    assert!(code == 0 && stdout.contains("fleet"));
+}
+
+#[test]
+fn user_ids() {
+    let long = "x".repeat(2048);
+    refused(&["profile", "", "--bucket", "b"], &[], &["empty"]);
+    refused(&["profile", &long, "--bucket", "b"], &[], &["2048 bytes", "512"]);
+    // These are IDs like any other; what is missing is the client.
+    for id in ["..", "a/b", "😀"] {
+        refused(&["profile", id, "--bucket", "b"], &[], &["no OAuth client"]);
+    }
+}
+
+#[test]
+fn oauth_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("client.json");
+    let path = file.to_str().unwrap();
+    let args = ["token", "ann", "--bucket", "b", "--client", path];
+    refused(&args, &[], &["cannot read", path]);
+    for (content, says) in [
+        ("{", "not JSON"),
+        (r#"{"type": "service_account"}"#, "a service account key"),
+        (r#"{"installed": {}}"#, "installed.client_id"),
+        (r#"{"web": {"client_id": "x", "auth_uri": "https://a.test"}}"#, "web.token_uri"),
+        (
+            r#"{"web": {"client_id": "x", "auth_uri": "https://a.test", "token_uri": "http://a.test"}}"#,
+            "https",
+        ),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        refused(&args, &[], &[path, says]);
+    }
+}
+
+#[test]
+fn emulator_variables_in_half() {
+    let args = ["token", "ann", "--bucket", "b"];
+    refused(&args, &[("PUBSUB_EMULATOR_HOST", "127.0.0.1:1")], &["STORAGE_EMULATOR_HOST is not"]);
+    let both = [("PUBSUB_EMULATOR_HOST", "10.0.0.1:1"), ("STORAGE_EMULATOR_HOST", "127.0.0.1:1")];
+    refused(&args, &both, &["FLEET_ALLOW_EMULATORS=1"]);
+    refused(&args, &[("FLEET_API_ROOT", "http://127.0.0.1:1")], &["FLEET_API_ROOT is set without"]);
+}
+
+#[test]
+fn names_and_tunables() {
+    let job = ["publish", "--user", "ann", "--kind", "profile"];
+    let with = |more: &[&'static str]| [&job[..], more].concat();
+    refused(&with(&["--topic", "jobs"]), &[], &["GOOGLE_CLOUD_PROJECT"]);
+    refused(&with(&["--topic", "a/b", "--project", "p"]), &[], &["projects/PROJECT/topics/ID"]);
+    let worker =
+        ["worker", "--subscription", "s", "--bucket", "b", "--project", "p", "--client", "x"];
+    let with = |more: &[&'static str]| [&worker[..], more].concat();
+    refused(&with(&["--ack-extension", "5s"]), &[], &["5s", "10s to 600s"]);
+    refused(&with(&["--concurrency", "0"]), &[], &["at least 1"]);
+    refused(&with(&["--drain", "soon"]), &[], &["write a duration such as"]);
+    refused(&with(&["--allow-host", "https://x.example"]), &[], &["--allow-host", "host name"]);
+    refused(&["demo", "--token-lifetime", "1500ms"], &[], &["--token-lifetime", "2s"]);
+    refused(&["demo", "--jobs", "0"], &[], &["at least 1"]);
+}
+
+#[test]
+fn jobs_are_checked_before_they_are_published() {
+    let base = ["publish", "--topic", "projects/p/topics/jobs", "--user", "ann"];
+    let with = |more: &[&'static str]| [&base[..], more].concat();
+    refused(&with(&["--kind", "k", "--params", "{"]), &[], &["--params is not JSON"]);
+    refused(&with(&["--kind", "k", "--params", "[]"]), &[], &["`params` must be an object"]);
+    refused(&with(&[]), &[], &["--kind"]);
+}
+
+#[test]
+fn log_settings() {
+    refused(&["demo"], &[("FLEET_LOG_FORMAT", "xml")], &["FLEET_LOG_FORMAT", "gcp or text"]);
+    refused(&["demo"], &[("FLEET_LOG", "a=b=c")], &["FLEET_LOG"]);
+}
