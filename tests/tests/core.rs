@@ -255,13 +255,21 @@ async fn sigterm_drains_and_another_replica_does_the_rest(stage: &Stage) -> anyh
     let jobs: Vec<Value> =
         (0..200).map(|n| task(&format!("job-{n}"), &format!("user-{}", n % 4))).collect();
     let mut outcomes = stage.inbox("outcomes").await?;
-    // What the server had sent and the replica had not read comes again when its
-    // lease ends: as short as Pub/Sub allows.
+    // Google's emulator sends what was given back to the stream that is closing,
+    // so that it comes again only when this lease ends.
     let flags = ["--concurrency", "2", "--ack-extension", "10s"];
     let mut first = stage.worker(&flags).await?;
-    stage.publish(&jobs, &[]).await?;
+    // Google's emulator may hold a key back for good once messages of it were
+    // given back; the order is shown on the embedded one.
+    let external: &[&str] = &["--unordered"];
+    let flags = if stage.cloud.embedded.is_some() { &[] } else { external };
+    stage.publish(&jobs, flags).await?;
     first.wait_for(|line| line["status"] == "done").await?;
     assert_eq!(first.terminate().await?, 0);
+    if stage.cloud.embedded.is_some() {
+        let done: Vec<&Value> = first.log.iter().filter(|l| l["status"] == "done").collect();
+        assert!(done.len() < 50, "the waiting jobs went back: {}", done.len());
+    }
     let ended = first.log.iter().filter(|line| line["status"] == "done").count();
     assert!(first.log_text().contains("stopped"), "in order");
     let mut second = stage.worker(&[]).await?;

@@ -31,6 +31,7 @@ const GIVE_BACK_MIN: Duration = Duration::from_secs(1);
 const GIVE_BACK_MAX: Duration = Duration::from_secs(30);
 /// How often a job may find its credential changed while it is being parked.
 const MAX_PARK_ROUNDS: u32 = 5;
+const STOPPING: &str = "the replica is stopping";
 /// The longest attribute value that Pub/Sub accepts, in bytes.
 const MAX_ATTRIBUTE: usize = 1024;
 
@@ -114,10 +115,16 @@ impl Desk {
         self.settle(None, &received, settle, end, &Measured::default(), since).await;
     }
 
-    /// Runs jobs of one user until none is waiting.
+    /// Runs jobs of one user until none is waiting. At the end of the replica
+    /// the waiting ones go back, and no sooner than the running one has ended:
+    /// another replica would run them beside it, or before it.
     pub(crate) async fn run_user(&self, user: &shared::UserId) {
         while let Some(queued) = self.queues.pop(user) {
-            self.run(queued).await;
+            if self.stopping.is_cancelled() {
+                queued.delivery.settle.nack();
+            } else {
+                self.run(queued).await;
+            }
         }
     }
 
@@ -175,8 +182,13 @@ impl Desk {
         loop {
             measured.attempt += 1;
             let verdict = {
-                let Ok(_slot) = self.slots.acquire().await else {
-                    return Ok(End::retry("the replica is stopping"));
+                let slot = tokio::select! {
+                    biased;
+                    slot = self.slots.acquire() => slot,
+                    () = self.stopping.cancelled() => return Ok(End::retry(STOPPING)),
+                };
+                let Ok(_slot) = slot else {
+                    return Ok(End::retry(STOPPING));
                 };
                 // A panic fails this delivery only; the handler keeps no state
                 // of ours that it could leave half-changed.
@@ -243,7 +255,12 @@ impl Desk {
         let mut pauses = Schedule::new(HOLD_MIN, HOLD_MAX);
         let mut held = None;
         loop {
-            let error = match self.store.get_credentials(&job.user).await {
+            let got = tokio::select! {
+                biased;
+                got = self.store.get_credentials(&job.user) => got,
+                () = self.stopping.cancelled() => return Err(Ok(End::retry(STOPPING))),
+            };
+            let error = match got {
                 Ok(credentials) => {
                     measured.token = Some(self.clock.monotonic().since(asked));
                     return Ok(credentials);
@@ -257,7 +274,7 @@ impl Desk {
             tokio::select! {
                 biased;
                 () = self.stopping.cancelled() => {
-                    return Err(Ok(End::retry(format!("the replica is stopping while {error}"))));
+                    return Err(Ok(End::retry(format!("{STOPPING}, and {error}"))));
                 }
                 () = self.clock.sleep(pause) => {}
             }

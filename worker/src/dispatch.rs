@@ -81,13 +81,6 @@ impl Queues {
             taken.into_iter().collect()
         })
     }
-
-    /// Takes out everything that has not started.
-    pub(crate) fn take_all(&self) -> Vec<Queued> {
-        self.with(|users| {
-            users.values_mut().flat_map(|queue| std::mem::take(&mut queue.waiting)).collect()
-        })
-    }
 }
 
 #[cfg(test)]
@@ -152,7 +145,5 @@ mod tests {
         let taken: Vec<_> = queues.take_key(&ann, "ann").into_iter().map(|q| q.job.id).collect();
         assert_eq!(taken, ["1", "3"]);
         assert_eq!(queues.pop(&ann).unwrap().job.id, "2");
-        queues.push(queued("ann", "5", ""));
-        assert_eq!(queues.take_all().len(), 1);
     }
 }

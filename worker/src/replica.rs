@@ -241,11 +241,7 @@ fn accept(desk: &Arc<Desk>, tasks: &TaskTracker, delivery: Delivery) {
 /// Stop intake, drain, cut; then see that no grant is lost.
 async fn wind_up(desk: &Desk, messages: Intake, tasks: TaskTracker, stop: &Stop, drain: Duration) {
     let released = messages.stop();
-    let waiting = desk.queues.take_all();
-    info!(given_back = waiting.len(), "stopping: no new jobs, running ones may end");
-    for queued in waiting {
-        queued.delivery.settle.nack();
-    }
+    info!("stopping: no new jobs, running ones may end");
     tasks.close();
     tokio::select! {
         biased;

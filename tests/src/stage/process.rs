@@ -6,8 +6,9 @@ use std::process::Stdio;
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 
 use super::PATIENCE;
 
@@ -66,7 +67,8 @@ pub(super) async fn run(args: &[&str], variables: &[(String, String)]) -> anyhow
 #[derive(Debug)]
 pub struct Worker {
     child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
+    /// Read all the time, so that a full pipe does not stop the replica.
+    lines: mpsc::UnboundedReceiver<String>,
     /// Everything that it has logged so far.
     pub log: Vec<Value>,
 }
@@ -80,7 +82,15 @@ impl Worker {
             .stderr(Stdio::piped())
             .spawn()
             .context("a replica cannot be started")?;
-        let lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+        let mut stderr = BufReader::new(child.stderr.take().context("no stderr")?).lines();
+        let (sender, lines) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stderr.next_line().await {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
         Ok(Self { child, lines, log: Vec::new() })
     }
 
@@ -91,7 +101,7 @@ impl Worker {
     pub async fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         let found = tokio::time::timeout(PATIENCE, async {
             loop {
-                let Some(text) = self.lines.next_line().await? else {
+                let Some(text) = self.lines.recv().await else {
                     anyhow::bail!("the replica ended: {:?}", self.log.last());
                 };
                 let line: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
@@ -139,7 +149,7 @@ impl Worker {
     /// When it does not end in time.
     pub async fn ended(&mut self) -> anyhow::Result<i32> {
         let status = tokio::time::timeout(PATIENCE, async {
-            while let Some(text) = self.lines.next_line().await? {
+            while let Some(text) = self.lines.recv().await {
                 self.log.push(serde_json::from_str(&text).unwrap_or(Value::String(text)));
             }
             self.child.wait().await
