@@ -22,11 +22,10 @@ pub enum Error {
     /// take no new work meanwhile.
     #[error("the credential is not available: {0}")]
     Unavailable(Arc<str>),
-    /// The stored object cannot be read and is left as it is: an operator must
-    /// restore or delete it.
-    #[error(
-        "object {object} cannot be read: {why}; restore it, or delete the user and let them consent again"
-    )]
+    /// The stored object cannot be read and is left as it is, by logins and
+    /// imports too: an operator must restore or delete it, or configure the
+    /// keyring that opens it.
+    #[error("object {object} cannot be read: {why}; {}", why.remedy())]
     Corrupt {
         /// Name of the object in the bucket.
         object: String,

@@ -34,6 +34,7 @@
 
 pub mod adapters;
 mod error;
+pub mod keyring;
 mod oauth_client;
 pub mod policy;
 pub mod ports;
@@ -46,11 +47,13 @@ mod store;
 mod user_id;
 
 pub use error::{ConsentReason, Error};
+pub use keyring::Keyring;
 pub use oauth_client::{BadClient, ClientKind, OAuthClient, is_loopback, may_have_secrets};
 pub use policy::Policy;
 pub use schedule::Schedule;
 pub use secret::Secret;
 pub use store::{
-    Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Grant, Health, Imported, Login, TokenStore,
+    Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Grant, Health, Imported, Login,
+    TokenStore,
 };
 pub use user_id::{InvalidUserId, MAX_ENCODED_LEN, UserId, encode_segment};

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::error::Error;
-use crate::ports::{BucketError, EndpointError};
+use crate::ports::{BucketError, EndpointError, Generation, Object};
 use crate::protocol::{
     Action, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease, Stored,
 };
@@ -63,10 +63,7 @@ pub(super) async fn drive(
         };
         event = match action {
             Action::ReadToken => Event::TokenRead(read_token(&inner, &entry, &token_object).await),
-            Action::ReadLease => Event::LeaseRead(match inner.bucket.get(&lease_object).await {
-                Ok(object) => Ok(object.map(|o| SeenLease::decode(&o.content, o.generation))),
-                Err(error) => Err(read_fault(error)),
-            }),
+            Action::ReadLease => Event::LeaseRead(read_lease(&inner, &lease_object).await),
             Action::PutLease(lease, expected) => {
                 let admitted = inner.breaker().admit(inner.now());
                 Event::LeasePut(if let Err(pause) = admitted {
@@ -83,8 +80,7 @@ pub(super) async fn drive(
                 Event::Refreshed(answer)
             }
             Action::PutToken(record, expected) => {
-                let put = inner.bucket.put(&token_object, record.encode(), expected);
-                Event::TokenPut(put.await.map_err(put_fault))
+                Event::TokenPut(put_token(&inner, &token_object, &record, expected).await)
             }
             Action::Sleep(pause) => {
                 if let Some(record) = flight.pending_commit() {
@@ -202,12 +198,37 @@ async fn read_token(
 ) -> Result<Option<Box<Stored>>, ReadFault> {
     match inner.bucket.get(name).await {
         Ok(None) => Ok(None),
-        Ok(Some(object)) => match TokenRecord::decode(&entry.user, &object.content) {
-            Ok(record) => Ok(Some(Box::new(Stored { record, generation: object.generation }))),
-            Err(why) => Err(ReadFault::Corrupt(why)),
-        },
+        Ok(Some(object)) => decode(inner, entry, &object).map(Some),
         Err(error) => Err(read_fault(error)),
     }
+}
+
+pub(super) fn decode(
+    inner: &Inner,
+    entry: &Entry,
+    object: &Object,
+) -> Result<Box<Stored>, ReadFault> {
+    match inner.codec.decode(&entry.user, &object.content) {
+        Ok(record) => Ok(Box::new(Stored { record, generation: object.generation })),
+        Err(why) => Err(ReadFault::Corrupt(why)),
+    }
+}
+
+pub(super) async fn read_lease(inner: &Inner, name: &str) -> Result<Option<SeenLease>, ReadFault> {
+    match inner.bucket.get(name).await {
+        Ok(object) => Ok(object.map(|o| SeenLease::decode(&o.content, o.generation))),
+        Err(error) => Err(read_fault(error)),
+    }
+}
+
+pub(super) async fn put_token(
+    inner: &Inner,
+    name: &str,
+    record: &TokenRecord,
+    expected: Generation,
+) -> Result<Generation, PutFault> {
+    let put = inner.bucket.put(name, inner.codec.encode(record), expected);
+    put.await.map_err(put_fault)
 }
 
 fn note_answer<T>(inner: &Inner, landing: &mut Landing, answer: &Result<T, EndpointError>) {
@@ -224,14 +245,14 @@ fn note_answer<T>(inner: &Inner, landing: &mut Landing, answer: &Result<T, Endpo
     }
 }
 
-fn read_fault(error: BucketError) -> ReadFault {
+pub(super) fn read_fault(error: BucketError) -> ReadFault {
     match error {
         BucketError::Refused(why) => ReadFault::Refused(why),
         other => ReadFault::Unavailable(other.to_string().into()),
     }
 }
 
-fn put_fault(error: BucketError) -> PutFault {
+pub(super) fn put_fault(error: BucketError) -> PutFault {
     match error {
         BucketError::PreconditionFailed => PutFault::Conflict,
         BucketError::Refused(why) => PutFault::Refused(why),

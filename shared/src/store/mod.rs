@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
+use crate::keyring::Keyring;
 use crate::policy::{BadPolicy, Policy};
 use crate::ports::{Bucket, BucketError, Clock, Monotonic, Randomness, TokenEndpoint};
 use crate::protocol::{Breaker, Flight, Freshness, Held, Identity, Stored};
-use crate::record::TokenRecord;
+use crate::record::{RecordCodec, TokenRecord};
 use crate::user_id::UserId;
 
 pub use counters::Counts;
@@ -56,6 +57,7 @@ pub struct TokenStore(Arc<Inner>);
 pub(crate) struct Inner {
     bucket: Arc<dyn Bucket>,
     endpoint: Arc<dyn TokenEndpoint>,
+    codec: RecordCodec,
     clock: Arc<dyn Clock>,
     random: Arc<Randomness>,
     policy: Arc<Policy>,
@@ -89,6 +91,7 @@ impl Lifecycle<UserId, Arc<Entry>> for PinFlights {
 pub struct Builder {
     bucket: Arc<dyn Bucket>,
     endpoint: Arc<dyn TokenEndpoint>,
+    keyring: Option<Keyring>,
     clock: Arc<dyn Clock>,
     random: Arc<Randomness>,
     policy: Policy,
@@ -101,6 +104,15 @@ impl Builder {
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Seals the secrets of every record that is written from now on, and opens
+    /// those that are sealed; see [`crate::keyring`]. Default: none, secrets are
+    /// stored as they are, and sealed records cannot be read.
+    #[must_use]
+    pub fn keyring(mut self, keyring: Option<Keyring>) -> Self {
+        self.keyring = keyring;
         self
     }
 
@@ -158,6 +170,7 @@ impl Builder {
             ),
             bucket: self.bucket,
             endpoint: self.endpoint,
+            codec: RecordCodec::new(self.keyring),
             clock: self.clock,
             random: self.random,
             policy: Arc::new(self.policy),
@@ -176,6 +189,7 @@ impl TokenStore {
         Builder {
             bucket,
             endpoint,
+            keyring: None,
             clock: Arc::new(crate::adapters::SystemClock::default()),
             random: Arc::new(Randomness::from_system()),
             policy: Policy::default(),
@@ -414,7 +428,7 @@ impl Inner {
         let Some(object) = self.bucket.get(&name).await.map_err(unavailable)? else {
             return Ok(None);
         };
-        match TokenRecord::decode(user, &object.content) {
+        match self.codec.decode(user, &object.content) {
             Ok(record) => Ok(Some(Stored { record, generation: object.generation })),
             Err(why) => Err(Error::Corrupt { object: name, why }),
         }

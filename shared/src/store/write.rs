@@ -197,7 +197,7 @@ impl Inner {
             };
             let expected = stored.map_or(Generation::ABSENT, |s| s.generation);
             sent.push(record.write_id.clone());
-            match self.bucket.put(&name, record.encode(), expected).await {
+            match self.bucket.put(&name, self.codec.encode(&record), expected).await {
                 Ok(generation) => return Ok(Some(Stored { record: *record, generation })),
                 Err(BucketError::PreconditionFailed) => {}
                 Err(error) => self.pause(&mut pauses, error).await?,
