@@ -53,7 +53,7 @@ pub use policy::Policy;
 pub use schedule::Schedule;
 pub use secret::Secret;
 pub use store::{
-    Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Grant, Health, Imported, Login,
+    Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Grant, Health, Imported, Login, Resealed,
     TokenStore,
 };
 pub use user_id::{InvalidUserId, MAX_ENCODED_LEN, UserId, encode_segment};

@@ -51,6 +51,8 @@ counters! {
     unavailable,
     /// Flights that ended since the client is not accepted.
     misconfigured,
+    /// Records that a re-seal wrote.
+    resealed,
     /// API rejections of a token that was renewed because of them.
     rejected_tokens,
 }
@@ -74,6 +76,7 @@ impl Counters {
             Finish::Failed(Error::NeedsConsent(_)) => add(&self.needs_consent, 1),
             Finish::Failed(Error::Misconfigured(_)) => add(&self.misconfigured, 1),
             Finish::Failed(error) if error.is_transient() => add(&self.unavailable, 1),
+            Finish::Resealed(_) => add(&self.resealed, 1),
             Finish::Failed(_) | Finish::HeldElsewhere => {}
         }
     }

@@ -152,7 +152,7 @@ fn land(
             state.next_look = None;
             Phase::Done(Ok(held))
         }
-        Finish::HeldElsewhere => {
+        Finish::HeldElsewhere | Finish::Resealed(_) => {
             state.next_look = Some(now.plus(state.looks.next(inner.random.unit())));
             Phase::HeldElsewhere
         }

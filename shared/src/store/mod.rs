@@ -4,6 +4,7 @@ mod counters;
 mod credentials;
 mod drive;
 mod entry;
+mod reseal;
 mod write;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use crate::user_id::UserId;
 
 pub use counters::Counts;
 pub use credentials::Credentials;
+pub use reseal::Resealed;
 pub use write::{Grant, Imported, Login};
 
 use counters::Counters;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use shared::ports::Randomness;
-use shared::{Grant, Policy, TokenStore, UserId};
+use shared::{Grant, Keyring, Policy, TokenStore, UserId};
 
 pub use bucket::{FaultyBucket, Requests, WriteFault};
 pub use clock::VirtualClock;
@@ -28,6 +28,8 @@ pub struct Fleet {
     pub provider: Arc<Provider>,
     /// The policy of every replica that is started from now on.
     pub policy: Policy,
+    /// The keyring of every replica that is started from now on.
+    pub keyring: Option<Keyring>,
 }
 
 impl Fleet {
@@ -38,6 +40,7 @@ impl Fleet {
             bucket: Arc::new(FaultyBucket::default()),
             provider: Arc::new(Provider::new(rotating, Duration::from_secs(3600))),
             policy: Policy::default(),
+            keyring: None,
         }
     }
 
@@ -60,6 +63,7 @@ impl Fleet {
             Arc::<Provider>::clone(&self.provider);
         TokenStore::builder(bucket, endpoint)
             .policy(self.policy.clone())
+            .keyring(self.keyring.clone())
             .clock(Arc::new(clock))
             .randomness(Arc::new(Randomness::seeded(seed)))
             .holder(name)

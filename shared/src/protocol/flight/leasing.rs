@@ -5,7 +5,7 @@ use crate::ports::Generation;
 
 use super::super::lease::{Lease, Observation, SeenLease, Verdict, judge};
 use super::messages::{Action, Finish, PutFault, ReadFault, Stored};
-use super::{Around, Flight, Hold, State, Taking};
+use super::{Around, Errand, Flight, Hold, State, Taking};
 
 impl Flight {
     pub(super) fn seek_lease(&mut self, base: Box<Stored>, around: &mut Around<'_>) -> Action {
@@ -149,7 +149,15 @@ impl Flight {
         if taking.expected == Generation::ABSENT || taking.takeover {
             self.enter(State::Confirming { base, hold })
         } else {
-            self.refresh(base, hold, None, around)
+            self.begin_work(base, hold, around)
+        }
+    }
+
+    /// The lease is mine, and what it guards is what I read.
+    fn begin_work(&mut self, base: Box<Stored>, hold: Hold, around: &mut Around<'_>) -> Action {
+        match self.errand {
+            Errand::Refresh => self.refresh(base, hold, None, around),
+            Errand::Reseal => self.reseal(base, hold, around),
         }
     }
 
@@ -167,7 +175,7 @@ impl Flight {
             }
             Ok(None) => self.consent(ConsentReason::Unknown),
             Ok(Some(stored)) if stored.generation == base.generation => {
-                self.refresh(base, hold, None, around)
+                self.begin_work(base, hold, around)
             }
             Ok(Some(stored)) => self.moved(&base.record.grant_id, stored, around),
         }

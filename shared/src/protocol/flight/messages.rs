@@ -91,6 +91,8 @@ pub enum Finish {
     /// The token that is held is due but still usable, and another replica is
     /// renewing it. Only background flights end like this.
     HeldElsewhere,
+    /// The record is sealed anew, as it is stored now. Only re-seals end like this.
+    Resealed(Box<Stored>),
     /// Without one.
     Failed(Error),
 }

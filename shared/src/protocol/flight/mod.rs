@@ -1,12 +1,14 @@
 //! One attempt to have a usable token, step by step.
 //!
 //! This file has the states and step 1 (is it needed?); the lease, the refresh
-//! with its commit, and the provider's rejection have files of their own.
+//! with its commit, the provider's rejection and the re-seal have files of their
+//! own.
 
 mod leasing;
 mod messages;
 mod refreshing;
 mod rejection;
+mod resealing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,14 +105,33 @@ enum State {
         on: Generation,
         dead: Box<TokenRecord>,
     },
+    /// The same values, sealed anew.
+    Resealing {
+        base: Box<Stored>,
+        hold: Hold,
+        again: Box<TokenRecord>,
+    },
+    ReadingResealed {
+        base: Box<Stored>,
+        hold: Hold,
+        again: Box<TokenRecord>,
+    },
     /// Time passes, then the inner state begins.
     Pausing(Box<State>),
     Over,
 }
 
+/// What the lease is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Errand {
+    Refresh,
+    Reseal,
+}
+
 /// One attempt of one replica to have a usable token of one user.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Flight {
+    errand: Errand,
     user: UserId,
     policy: Arc<Policy>,
     identity: Identity,
@@ -145,6 +166,7 @@ impl Flight {
         now: Monotonic,
     ) -> Self {
         Self {
+            errand: Errand::Refresh,
             user,
             identity,
             held,
@@ -156,6 +178,20 @@ impl Flight {
             state: State::ReadingToken,
             notes: Notes::default(),
         }
+    }
+
+    /// A flight that writes `user`'s record again with the same values, so that it
+    /// is sealed with the present key. Nobody waits for it: it ends with
+    /// [`Finish::HeldElsewhere`] when another replica is at the record. Whether
+    /// a record needs it is for the driver to say, which sees the stored bytes.
+    pub fn resealing(
+        user: UserId,
+        policy: Arc<Policy>,
+        identity: Identity,
+        now: Monotonic,
+    ) -> Self {
+        let errand = Errand::Reseal;
+        Self { errand, ..Self::new(user, policy, identity, None, false, now) }
     }
 
     /// What is worth counting so far.
@@ -222,6 +258,12 @@ impl Flight {
             (State::Revoking { base, hold, reason, dead, .. }, Event::TokenPut(put)) => {
                 self.on_revoked(base, hold, reason, &dead, put, around)
             }
+            (State::Resealing { base, hold, again }, Event::TokenPut(put)) => {
+                self.on_resealed(base, hold, again, put, around)
+            }
+            (State::ReadingResealed { base, hold, again }, Event::TokenRead(read)) => {
+                self.on_resealed_read(base, hold, again, read, around)
+            }
             (state, event) => panic!("{event:?} does not answer {state:?}"),
         }
     }
@@ -234,7 +276,8 @@ impl Flight {
             | State::Confirming { .. }
             | State::Polling { .. }
             | State::ReadingConflict { .. }
-            | State::ReadingRejection { .. } => Action::ReadToken,
+            | State::ReadingRejection { .. }
+            | State::ReadingResealed { .. } => Action::ReadToken,
             State::ReadingLease { .. } => Action::ReadLease,
             State::PuttingLease { taking, .. } => {
                 Action::PutLease(taking.lease.clone(), taking.expected)
@@ -245,6 +288,9 @@ impl Flight {
             }
             State::Committing { mine, expected, .. } => Action::PutToken(mine.clone(), *expected),
             State::Revoking { dead, on, .. } => Action::PutToken(dead.clone(), *on),
+            State::Resealing { base, again, .. } => {
+                Action::PutToken(again.clone(), base.generation)
+            }
             State::Pausing(_) | State::Over => unreachable!("entered by pause() and finish()"),
         };
         self.state = next;
@@ -303,6 +349,10 @@ impl Flight {
     }
 
     fn judge_token(&mut self, stored: Box<Stored>, around: &mut Around<'_>) -> Action {
+        if self.errand == Errand::Reseal {
+            // A revoked record is sealed like any other, and no secret is sent.
+            return self.seek_lease(stored, around);
+        }
         if let Some(action) = self.refuse(&stored.record) {
             return action;
         }
@@ -345,6 +395,9 @@ impl Flight {
         stored: Box<Stored>,
         around: &mut Around<'_>,
     ) -> Action {
+        if self.errand == Errand::Reseal {
+            return self.judge_token(stored, around);
+        }
         if let Some(action) = self.refuse(&stored.record) {
             return action;
         }

@@ -1,0 +1,145 @@
+//! Re-sealing: what finishes a rotation of the keyring for records that nobody
+//! else writes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::debug;
+
+use crate::error::Error;
+use crate::protocol::{Action, Event, Finish, Flight, Held, Stored};
+use crate::record::WriteId;
+use crate::user_id::UserId;
+
+use super::drive::{decode, put_fault, put_token, read_fault, read_lease};
+use super::entry::Entry;
+use super::{Inner, TokenStore};
+
+/// What a re-seal came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resealed {
+    /// The record was written again, sealed with the primary key.
+    Done,
+    /// Nothing to do: it is sealed with the primary key, or there is neither a
+    /// keyring nor a seal.
+    AlreadyCurrent,
+    /// A refresh of this user is under way here or elsewhere, or died: its own
+    /// write seals the record, too. Ask again after this long; what was
+    /// observed of the lease is remembered until then, so that a lease which was
+    /// left behind is taken over.
+    Busy {
+        /// How long until asking again can help.
+        retry_after: Duration,
+    },
+}
+
+impl TokenStore {
+    /// Seals `user`'s record with the keyring's primary key, unless it is already.
+    /// The grant stays as it is. It starts with the lease, like a refresh, and
+    /// never waits for another replica; logins and refreshes go on meanwhile and
+    /// none of them is lost.
+    ///
+    /// Costs one read when there is nothing to do, otherwise up to three reads and
+    /// two writes. Cancelling it cancels the wait: what was begun ends by itself,
+    /// and [`TokenStore::shutdown`] waits for it.
+    ///
+    /// # Errors
+    /// [`Error::NeedsConsent`] when there is no record, [`Error::Corrupt`] when it
+    /// does not open (it is left as it is), [`Error::Busy`] or
+    /// [`Error::Unavailable`] when the bucket was too slow or does not answer.
+    pub async fn reseal(&self, user: &UserId) -> Result<Resealed, Error> {
+        let entry = self.0.entry(user);
+        if entry.is_flying() {
+            return Ok(Resealed::Busy { retry_after: self.0.policy.poll_max });
+        }
+        // In a task of its own: a lease that was taken and not used would hold up
+        // everybody for its ttl.
+        let task = self.0.tasks.spawn(reseal(Arc::clone(&self.0), entry));
+        task.await.unwrap_or_else(|_| {
+            let why = "the task that re-sealed it ended unexpectedly; try again";
+            Err(Error::Unavailable(why.into()))
+        })
+    }
+}
+
+async fn reseal(inner: Arc<Inner>, entry: Arc<Entry>) -> Result<Resealed, Error> {
+    let token_object = entry.user.token_object();
+    let lease_object = entry.user.lease_object();
+    let mut flight = Flight::resealing(
+        entry.user.clone(),
+        Arc::clone(&inner.policy),
+        inner.identity.clone(),
+        inner.now(),
+    );
+    let mut sent: Option<WriteId> = None;
+    let mut event = Event::Start;
+    let finish = loop {
+        let action = {
+            let now = inner.clock.now();
+            flight.step(event, now, &mut entry.lock().memory, &*inner.random)
+        };
+        event = match action {
+            Action::ReadToken => Event::TokenRead(match inner.bucket.get(&token_object).await {
+                Ok(None) => Ok(None),
+                Ok(Some(object)) => match decode(&inner, &entry, &object) {
+                    Ok(stored)
+                        if inner.codec.is_current(&object.content)
+                            && sent.as_ref() != Some(&stored.record.write_id) =>
+                    {
+                        return Ok(Resealed::AlreadyCurrent);
+                    }
+                    other => other.map(Some),
+                },
+                Err(error) => Err(read_fault(error)),
+            }),
+            Action::ReadLease => Event::LeaseRead(read_lease(&inner, &lease_object).await),
+            Action::PutLease(lease, expected) => {
+                let put = inner.bucket.put(&lease_object, lease.encode(), expected);
+                Event::LeasePut(put.await.map_err(put_fault))
+            }
+            Action::PutToken(record, expected) => {
+                sent = Some(record.write_id.clone());
+                Event::TokenPut(put_token(&inner, &token_object, &record, expected).await)
+            }
+            Action::Sleep(pause) => {
+                inner.clock.sleep(pause).await;
+                Event::Slept
+            }
+            Action::Refresh(..) => unreachable!("a re-seal sends no refresh token"),
+            Action::Finish(finish) => break finish,
+        };
+    };
+    inner.counters.flight_over(flight.notes(), &finish);
+    match finish {
+        Finish::Resealed(stored) => {
+            debug!(user = entry.user.digest(), "re-sealed");
+            entry.moved(*stored);
+            Ok(Resealed::Done)
+        }
+        Finish::Failed(error) => Err(error),
+        Finish::HeldElsewhere | Finish::Use(..) => {
+            let seen = entry.lock().memory.observation.clone();
+            let left = seen.map(|seen| seen.remaining(inner.now()));
+            Ok(Resealed::Busy { retry_after: left.unwrap_or(inner.policy.poll_max) })
+        }
+    }
+}
+
+impl Entry {
+    /// Follows a record whose version changed and whose grant did not, so that the
+    /// next refresh does not take it for news.
+    fn moved(&self, stored: Stored) {
+        let mut state = self.lock();
+        let Some(held) = &state.held else {
+            return;
+        };
+        let older = held.generation.is_some_and(|held| held < stored.generation);
+        if older && held.record.grant_id == stored.record.grant_id {
+            state.held = Some(Arc::new(Held {
+                generation: Some(stored.generation),
+                record: stored.record,
+                ..Held::clone(held)
+            }));
+        }
+    }
+}
