@@ -34,6 +34,7 @@
 
 pub mod adapters;
 mod error;
+pub mod google_credentials;
 pub mod keyring;
 mod oauth_client;
 pub mod policy;
