@@ -29,6 +29,9 @@
 //! # }
 //! ```
 //!
+//! With a [`Keyring`] the stored secrets are sealed ([`keyring`]). Google's own
+//! clients act as a stored user by [`TokenStore::google_credentials`].
+//!
 //! Decisions are pure ([`protocol`]); I/O stands behind small traits ([`ports`])
 //! that [`adapters`] implement.
 

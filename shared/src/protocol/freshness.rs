@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::policy::Policy;
 use crate::ports::{Generation, Monotonic, Now};
 use crate::record::{GrantId, TokenRecord};
@@ -67,6 +69,18 @@ impl Held {
         rejected: &Rejected,
         now: impl FnOnce() -> Now,
     ) -> Freshness {
+        let now = std::cell::LazyCell::new(now);
+        self.freshness_by(policy, rejected, || now.monotonic, || now.wall)
+    }
+
+    /// The same, reading only the clocks that it needs: mostly one of the two.
+    pub(crate) fn freshness_by(
+        &self,
+        policy: &Policy,
+        rejected: &Rejected,
+        monotonic: impl FnOnce() -> Monotonic,
+        wall: impl FnOnce() -> Timestamp,
+    ) -> Freshness {
         let record = &self.record;
         let (Some(_), Some(expires_at)) = (&record.access_token, record.expires_at) else {
             return Freshness::Unusable;
@@ -74,16 +88,16 @@ impl Held {
         if !record.is_active() || rejected.contains(&record.grant_id) {
             return Freshness::Unusable;
         }
-        let now = now();
-        let mut left =
-            Duration::try_from(expires_at.duration_since(now.wall)).unwrap_or(Duration::ZERO);
+        let mut left = Duration::MAX;
         if let (Some(received_at), Some(life)) = (self.received_at, record.expires_in) {
-            let age = now.monotonic.since(received_at);
+            let age = monotonic().since(received_at);
             if age < life / 2 {
                 return Freshness::Fresh;
             }
-            left = left.min(life.saturating_sub(age));
+            left = life.saturating_sub(age);
         }
+        let by_wall = Duration::try_from(expires_at.duration_since(wall()));
+        left = left.min(by_wall.unwrap_or(Duration::ZERO));
         if left.is_zero() || left < policy.min_ttl_for(record.expires_in) {
             Freshness::Unusable
         } else if left <= self.ahead {
@@ -91,6 +105,22 @@ impl Held {
         } else {
             Freshness::Fresh
         }
+    }
+
+    /// Until when [`Held::freshness`] surely says *fresh*, worked out once so that
+    /// each use of the token costs a comparison or two.
+    pub(crate) fn fresh_span(&self, policy: &Policy) -> Option<FreshSpan> {
+        let record = &self.record;
+        if !record.is_active() || record.access_token.is_none() {
+            return None;
+        }
+        let life = record.expires_in;
+        let reserve = self.ahead.max(policy.min_ttl_for(life));
+        let by_wall = record.expires_at?.checked_sub(reserve).unwrap_or(Timestamp::MIN);
+        let own = self.received_at.zip(life).map(|(received_at, life)| {
+            (received_at.plus(life / 2), received_at.plus(life.saturating_sub(reserve)))
+        });
+        Some(FreshSpan { own, by_wall })
     }
 
     /// How old the grant is: by the monotonic clock when this replica received
@@ -109,10 +139,40 @@ impl Held {
     }
 }
 
+/// See [`Held::fresh_span`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FreshSpan {
+    /// For a grant that this replica received: until when it is fresh whatever the
+    /// wall clock says, and until when it can be.
+    own: Option<(Monotonic, Monotonic)>,
+    by_wall: Timestamp,
+}
+
+impl FreshSpan {
+    /// Whether it covers this moment; reads only the clocks that it needs.
+    pub(crate) fn covers(
+        &self,
+        monotonic: impl FnOnce() -> Monotonic,
+        wall: impl FnOnce() -> Timestamp,
+    ) -> bool {
+        if let Some((surely, at_most)) = self.own {
+            let now = monotonic();
+            if now < surely {
+                return true;
+            }
+            if now >= at_most {
+                return false;
+            }
+        }
+        wall() < self.by_wall
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::testing::{now_at, record};
+    use proptest::prelude::*;
 
     fn held(expires_after: i64, life: u64, received_at: Option<u64>) -> Held {
         let mut record = record("u");
@@ -154,6 +214,27 @@ mod tests {
         assert_eq!(judge(&token, 3299), Freshness::Fresh);
         assert_eq!(judge(&token, 3300), Freshness::Due);
         assert_eq!(judge(&token, 3600), Freshness::Unusable);
+    }
+
+    proptest! {
+        #[test]
+        fn the_span_says_fresh_only_when_the_judgement_does(
+            expires_after in -100_i64..5000,
+            life in 0_u64..5000,
+            received_at in proptest::option::of(0_u64..100),
+            unit in 0.0..1.0,
+            at in 0_i64..6000,
+        ) {
+            let mut token = held(expires_after, life, received_at);
+            token.ahead = Policy::default().refresh_ahead_for(token.record.expires_in, unit);
+            let span = token.fresh_span(&Policy::default()).unwrap();
+            let now = now_at(at);
+            let covered = span.covers(|| now.monotonic, || now.wall);
+            let judged = judge(&token, at);
+            prop_assert!(!covered || judged == Freshness::Fresh, "{judged:?}");
+            let next = judge(&token, at + 1);
+            prop_assert!(covered || next != Freshness::Fresh, "only the last moment is left out");
+        }
     }
 
     #[test]

@@ -34,5 +34,6 @@ pub use flight::{
     Action, Draw, Event, Finish, Flight, Identity, Memory, Notes, PutFault, ReadFault, Source,
     Stored,
 };
+pub(crate) use freshness::FreshSpan;
 pub use freshness::{Freshness, Held, Rejected};
 pub use lease::{Lease, Observation, SeenLease, Verdict, judge};

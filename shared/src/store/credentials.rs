@@ -10,50 +10,48 @@ use crate::record::GrantId;
 use crate::secret::Secret;
 use crate::user_id::UserId;
 
+use super::served::Served;
+
 /// A usable access token of one user. A clone costs one reference count.
 ///
 /// It does not renew itself: ask the store again before each use, and tell it
 /// when an API rejects this one ([`TokenStore::renew`](super::TokenStore::renew)).
 #[derive(Clone)]
-pub struct Credentials {
-    held: Arc<Held>,
-    token: Secret,
-}
+pub struct Credentials(Arc<Served>);
 
 impl Credentials {
-    pub(super) fn new(held: Arc<Held>) -> Self {
-        let token = held.record.access_token.clone().unwrap_or_else(|| Secret::new(""));
-        Self { held, token }
+    pub(super) fn new(served: Arc<Served>) -> Self {
+        Self(served)
     }
 
     pub(super) fn held(&self) -> &Held {
-        &self.held
+        self.0.held()
     }
 
     /// Whose it is.
     pub fn user(&self) -> &UserId {
-        &self.held.record.user
+        &self.0.held().record.user
     }
 
     /// The access token, for an `Authorization: Bearer` header to a host that
     /// may have it.
     pub fn access_token(&self) -> &Secret {
-        &self.token
+        self.0.access_token()
     }
 
     /// The provider's answer that it came from.
     pub fn grant_id(&self) -> &GrantId {
-        &self.held.record.grant_id
+        &self.0.held().record.grant_id
     }
 
     /// When it expires, by the wall clock of whoever obtained it.
     pub fn expires_at(&self) -> Option<Timestamp> {
-        self.held.record.expires_at
+        self.0.held().record.expires_at
     }
 
     /// The scopes that the provider reported, sorted.
     pub fn scopes(&self) -> &[String] {
-        &self.held.record.scopes
+        self.0.scopes()
     }
 }
 

@@ -14,6 +14,7 @@ use crate::protocol::{
 use crate::record::TokenRecord;
 
 use super::entry::{Entry, Phase};
+use super::served::Served;
 use super::{Health, Inner};
 
 /// Frees the entry however the task ends, so that a panic wedges nobody.
@@ -146,21 +147,20 @@ fn land(
     let now = inner.now();
     let outcome = match finish {
         Finish::Use(held, _) => {
-            let held = Arc::new(*held);
-            state.held = Some(Arc::clone(&held));
-            state.looks.reset();
-            state.next_look = None;
-            Phase::Done(Ok(held))
+            let served = Arc::new(Served::new(*held, &inner.policy, &inner.scope_sets));
+            state.held = Some(Arc::clone(&served));
+            state.look_at_will();
+            Phase::Done(Ok(served))
         }
         Finish::HeldElsewhere | Finish::Resealed(_) => {
-            state.next_look = Some(now.plus(state.looks.next(inner.random.unit())));
+            state.put_look_off(&inner.policy, now, inner.random.unit());
             Phase::HeldElsewhere
         }
         Finish::Failed(error) => {
             if matches!(error, Error::NeedsConsent(_)) {
                 state.held = None;
             }
-            state.next_look = Some(now.plus(state.looks.next(inner.random.unit())));
+            state.put_look_off(&inner.policy, now, inner.random.unit());
             Phase::Done(Err(error))
         }
     };
@@ -176,7 +176,7 @@ fn land(
 /// The new token is served from here while its commit is retried.
 fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &watch::Sender<Phase>) {
     let mut state = entry.lock();
-    let known = state.held.as_ref().is_some_and(|h| h.record.grant_id == record.grant_id);
+    let known = state.held.as_ref().is_some_and(|s| s.held().record.grant_id == record.grant_id);
     if !known {
         let received = state.memory.received.as_ref().filter(|(id, _)| *id == record.grant_id);
         let held = Held {
@@ -185,7 +185,7 @@ fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &wat
             record: record.clone(),
             generation: None,
         };
-        state.held = Some(Arc::new(held));
+        state.held = Some(Arc::new(Served::new(held, &inner.policy, &inner.scope_sets)));
     }
     drop(state);
     phase.send_replace(Phase::Serving);

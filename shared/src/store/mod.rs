@@ -5,6 +5,7 @@ mod credentials;
 mod drive;
 mod entry;
 mod reseal;
+mod served;
 mod write;
 
 use std::fmt;
@@ -21,7 +22,7 @@ use crate::error::Error;
 use crate::keyring::Keyring;
 use crate::policy::{BadPolicy, Policy};
 use crate::ports::{Bucket, BucketError, Clock, Monotonic, Randomness, TokenEndpoint};
-use crate::protocol::{Breaker, Flight, Freshness, Held, Identity, Stored};
+use crate::protocol::{Breaker, Flight, Freshness, Identity, Stored};
 use crate::record::{RecordCodec, TokenRecord};
 use crate::user_id::UserId;
 
@@ -32,6 +33,7 @@ pub use write::{Grant, Imported, Login};
 
 use counters::Counters;
 use entry::{Entry, EntryState, Phase, Running};
+use served::{ScopeSets, Served};
 
 /// How many users are kept in memory unless the builder is told otherwise.
 pub const DEFAULT_CACHED_USERS: usize = 100_000;
@@ -65,6 +67,7 @@ pub(crate) struct Inner {
     policy: Arc<Policy>,
     identity: Identity,
     entries: Cache<UserId, Arc<Entry>, UnitWeighter, ahash::RandomState, PinFlights>,
+    scope_sets: ScopeSets,
     breaker: Mutex<Breaker>,
     health: watch::Sender<Health>,
     counters: Counters,
@@ -140,7 +143,10 @@ impl Builder {
         self
     }
 
-    /// How many users are kept in memory. Default [`DEFAULT_CACHED_USERS`].
+    /// How many users are kept in memory, besides those with a refresh under way,
+    /// which stay; a user who is dropped costs one read when next used. The number
+    /// is divided among shards, so that some are dropped a little before it is
+    /// reached. Default [`DEFAULT_CACHED_USERS`], about 1 KiB each and the tokens.
     #[must_use]
     pub fn cached_users(mut self, users: usize) -> Self {
         self.cached_users = users;
@@ -176,6 +182,7 @@ impl Builder {
             clock: self.clock,
             random: self.random,
             policy: Arc::new(self.policy),
+            scope_sets: ScopeSets::default(),
             breaker: Mutex::default(),
             health: watch::Sender::new(Health::Ready),
             counters: Counters::default(),
@@ -212,6 +219,38 @@ impl TokenStore {
     /// See [`Error`]; [`Error::NeedsConsent`] when only the user can help.
     pub async fn get_credentials(&self, user: &UserId) -> Result<Credentials, Error> {
         let entry = self.0.entry(user);
+        if let Some(held) = self.at_hand(&entry) {
+            return Ok(Credentials::new(held));
+        }
+        // Boxed, so that callers who need no wait do not carry its state.
+        Box::pin(self.obtain(entry)).await
+    }
+
+    /// The held token, when it may be handed out. Unless a look at the bucket is
+    /// due this takes no exclusive lock and allocates nothing.
+    fn at_hand(&self, entry: &Arc<Entry>) -> Option<Arc<Served>> {
+        let clock = &self.0.clock;
+        {
+            let state = entry.read();
+            let held = state.held.as_ref()?;
+            let (policy, rejected) = (&self.0.policy, &state.memory.rejected);
+            if held.is_fresh(&**clock) && !rejected.contains(&held.held().record.grant_id) {
+                return Some(Arc::clone(held));
+            }
+            match held.held().freshness_by(policy, rejected, || clock.monotonic(), || clock.wall())
+            {
+                Freshness::Unusable => return None,
+                Freshness::Fresh => return Some(Arc::clone(held)),
+                Freshness::Due if !state.look_is_due(|| clock.monotonic()) => {
+                    return Some(Arc::clone(held));
+                }
+                Freshness::Due => {}
+            }
+        }
+        self.serve(entry, &mut entry.lock())
+    }
+
+    async fn obtain(&self, entry: Arc<Entry>) -> Result<Credentials, Error> {
         let mut deadline = None;
         loop {
             let mut running = {
@@ -244,16 +283,15 @@ impl TokenStore {
 
     /// The held token, when it may be handed out; starts a background flight
     /// when it is due.
-    fn serve(&self, entry: &Arc<Entry>, state: &mut EntryState) -> Option<Arc<Held>> {
+    fn serve(&self, entry: &Arc<Entry>, state: &mut EntryState) -> Option<Arc<Served>> {
         let clock = &self.0.clock;
         let held = state.held.as_ref()?;
-        match held.freshness(&self.0.policy, &state.memory.rejected, || clock.now()) {
+        match held.held().freshness(&self.0.policy, &state.memory.rejected, || clock.now()) {
             Freshness::Unusable => return None,
             Freshness::Fresh => {}
             Freshness::Due => {
                 let held = Arc::clone(held);
-                let now = clock.monotonic();
-                if state.flight.is_none() && state.next_look.is_none_or(|at| at <= now) {
+                if state.look_is_due(|| clock.monotonic()) {
                     self.start(entry, state, false);
                 }
                 return Some(held);
@@ -267,7 +305,7 @@ impl TokenStore {
             entry.user.clone(),
             Arc::clone(&self.0.policy),
             self.0.identity.clone(),
-            state.held.as_ref().and_then(|held| held.generation),
+            state.held.as_ref().and_then(|served| served.held().generation),
             foreground,
             self.0.clock.monotonic(),
         );
@@ -284,7 +322,7 @@ impl TokenStore {
         &self,
         entry: &Arc<Entry>,
         running: &mut Running,
-    ) -> Option<Result<Arc<Held>, Error>> {
+    ) -> Option<Result<Arc<Served>, Error>> {
         loop {
             let phase = running.phase.borrow_and_update().clone();
             match phase {
@@ -292,15 +330,18 @@ impl TokenStore {
                 Phase::Serving => {
                     let state = entry.lock();
                     let held = state.held.as_ref()?;
-                    let usable = held
-                        .freshness(&self.0.policy, &state.memory.rejected, || self.0.clock.now());
+                    let usable =
+                        held.held().freshness(&self.0.policy, &state.memory.rejected, || {
+                            self.0.clock.now()
+                        });
                     if usable != Freshness::Unusable {
                         return Some(Ok(Arc::clone(held)));
                     }
                 }
                 Phase::HeldElsewhere => return None,
                 Phase::Done(Ok(held)) => {
-                    let rejected = entry.lock().memory.rejected.contains(&held.record.grant_id);
+                    let rejected =
+                        entry.lock().memory.rejected.contains(&held.held().record.grant_id);
                     return (!rejected).then_some(Ok(held));
                 }
                 Phase::Done(Err(error)) => return Some(Err(error)),
@@ -379,6 +420,12 @@ impl TokenStore {
         self.0.counters.read()
     }
 
+    /// How many users are in memory now; at most [`Builder::cached_users`], and
+    /// those with a refresh under way.
+    pub fn cached_users(&self) -> usize {
+        self.0.entries.len()
+    }
+
     /// How this process is named in leases and records.
     pub fn holder(&self) -> &str {
         &self.0.identity.holder
@@ -408,8 +455,7 @@ impl Inner {
         if let Some(entry) = self.entries.get(user) {
             return entry;
         }
-        let new =
-            || Ok::<_, std::convert::Infallible>(Arc::new(Entry::new(user.clone(), &self.policy)));
+        let new = || Ok::<_, std::convert::Infallible>(Arc::new(Entry::new(user.clone())));
         match self.entries.get_or_insert_with(user, new) {
             Ok(entry) => entry,
             Err(never) => match never {},

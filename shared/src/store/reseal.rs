@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::debug;
 
 use crate::error::Error;
-use crate::protocol::{Action, Event, Finish, Flight, Held, Stored};
+use crate::protocol::{Action, Event, Finish, Flight, Stored};
 use crate::record::WriteId;
 use crate::user_id::UserId;
 
@@ -113,7 +113,7 @@ async fn reseal(inner: Arc<Inner>, entry: Arc<Entry>) -> Result<Resealed, Error>
     match finish {
         Finish::Resealed(stored) => {
             debug!(user = entry.user.digest(), "re-sealed");
-            entry.moved(*stored);
+            entry.moved(&stored);
             Ok(Resealed::Done)
         }
         Finish::Failed(error) => Err(error),
@@ -128,18 +128,15 @@ async fn reseal(inner: Arc<Inner>, entry: Arc<Entry>) -> Result<Resealed, Error>
 impl Entry {
     /// Follows a record whose version changed and whose grant did not, so that the
     /// next refresh does not take it for news.
-    fn moved(&self, stored: Stored) {
+    fn moved(&self, stored: &Stored) {
         let mut state = self.lock();
-        let Some(held) = &state.held else {
+        let Some(served) = &state.held else {
             return;
         };
+        let held = served.held();
         let older = held.generation.is_some_and(|held| held < stored.generation);
         if older && held.record.grant_id == stored.record.grant_id {
-            state.held = Some(Arc::new(Held {
-                generation: Some(stored.generation),
-                record: stored.record,
-                ..Held::clone(held)
-            }));
+            state.held = Some(Arc::new(served.moved_to(stored.generation)));
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::schedule::Schedule;
 use crate::secret::Secret;
 use crate::user_id::UserId;
 
+use super::served::Served;
 use super::{Inner, TokenStore, unavailable};
 
 /// A user's grant as a login or an import brings it.
@@ -263,12 +264,13 @@ impl Inner {
         if received_now {
             state.memory.received = Some((stored.record.grant_id.clone(), now));
         }
-        state.held = Some(Arc::new(Held {
+        let held = Held {
             received_at: received_now.then_some(now),
             ahead: self.policy.refresh_ahead_for(stored.record.expires_in, self.random.unit()),
             record: stored.record,
             generation: Some(stored.generation),
-        }));
-        state.next_look = None;
+        };
+        state.held = Some(Arc::new(Served::new(held, &self.policy, &self.scope_sets)));
+        state.look_at_will();
     }
 }

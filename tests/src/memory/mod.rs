@@ -30,6 +30,8 @@ pub struct Fleet {
     pub policy: Policy,
     /// The keyring of every replica that is started from now on.
     pub keyring: Option<Keyring>,
+    /// How many users replicas keep in memory, unless the default.
+    pub cached_users: usize,
 }
 
 impl Fleet {
@@ -41,6 +43,7 @@ impl Fleet {
             provider: Arc::new(Provider::new(rotating, Duration::from_secs(3600))),
             policy: Policy::default(),
             keyring: None,
+            cached_users: shared::DEFAULT_CACHED_USERS,
         }
     }
 
@@ -64,6 +67,7 @@ impl Fleet {
         TokenStore::builder(bucket, endpoint)
             .policy(self.policy.clone())
             .keyring(self.keyring.clone())
+            .cached_users(self.cached_users)
             .clock(Arc::new(clock))
             .randomness(Arc::new(Randomness::seeded(seed)))
             .holder(name)

@@ -1,0 +1,202 @@
+//! `get_credentials` for a usable token, beside the least that it could cost: a
+//! lookup in the same cache, one clock read and one `Arc` clone (the lookup's own).
+//!
+//! `cargo bench -p shared` prints nanoseconds on one thread and on two. `cargo bench -p
+//! shared --bench hot_path -- count SUBJECT CALLS` makes that many calls and nothing
+//! else, for `shared/benches/instructions.sh`, which counts them with callgrind.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a bench fails by panicking")]
+
+use std::hint::black_box;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use shared::adapters::{MemoryBucket, SystemClock};
+use shared::ports::{Answer, Clock, EndpointError, Monotonic, TokenEndpoint};
+use shared::{Grant, Secret, TokenStore, UserId};
+
+const USERS: usize = 1000;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Debug)]
+struct NoEndpoint;
+
+impl TokenEndpoint for NoEndpoint {
+    fn refresh<'a>(
+        &'a self,
+        _refresh_token: &'a Secret,
+        _timeout: Duration,
+    ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
+        panic!("the hot path does no I/O")
+    }
+
+    fn client_id(&self) -> &'static str {
+        "client"
+    }
+
+    fn token_uri(&self) -> &'static str {
+        "https://token.test/"
+    }
+}
+
+/// The wall clock for both: the tool cannot follow the other one everywhere.
+#[derive(Debug, Clone, Copy, Default)]
+struct WallOnly(SystemClock);
+
+impl Clock for WallOnly {
+    fn wall(&self) -> jiff::Timestamp {
+        self.0.wall()
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(self.wall().duration_since(jiff::Timestamp::UNIX_EPOCH).unsigned_abs())
+    }
+
+    fn sleep(&self, _duration: Duration) -> BoxFuture<'static, ()> {
+        panic!("nothing waits on the hot path")
+    }
+}
+
+/// What is measured: one call for one user.
+trait Subject: Sync {
+    fn call(&self, user: &UserId);
+}
+
+type Bare = Cache<UserId, Arc<Secret>, UnitWeighter, ahash::RandomState>;
+
+struct Floor<C>(Bare, C);
+
+impl<C: Clock> Subject for Floor<C> {
+    #[inline]
+    fn call(&self, user: &UserId) {
+        black_box(self.1.wall());
+        black_box(self.0.get(user)).unwrap();
+    }
+}
+
+struct Store(TokenStore);
+
+impl Subject for Store {
+    #[inline]
+    fn call(&self, user: &UserId) {
+        black_box(self.0.get_credentials(user).now_or_never()).unwrap().unwrap();
+    }
+}
+
+fn users() -> Vec<UserId> {
+    (0..USERS).map(|i| UserId::new(format!("10970000000000{i:07}")).unwrap()).collect()
+}
+
+fn floor<C: Clock>(users: &[UserId], clock: C) -> Floor<C> {
+    let cache = Bare::with(
+        100_000,
+        100_000,
+        UnitWeighter,
+        ahash::RandomState::with_seeds(1, 2, 3, 4),
+        DefaultLifecycle::default(),
+    );
+    for user in users {
+        cache.insert(user.clone(), Arc::new(Secret::new("fake-access")));
+    }
+    Floor(cache, clock)
+}
+
+/// `own`: the tokens were obtained here and age on the monotonic clock; otherwise
+/// another replica obtained them and the wall clock counts.
+fn store(users: &[UserId], own: bool, clock: impl Clock) -> Store {
+    let expires_at = clock.wall() + jiff::SignedDuration::try_from(DAY).unwrap();
+    let store = TokenStore::builder(Arc::new(MemoryBucket::default()), Arc::new(NoEndpoint))
+        .clock(Arc::new(clock))
+        .build()
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        for user in users {
+            let grant = Grant {
+                refresh_token: Some("fake-refresh".into()),
+                access_token: Some("fake-access".into()),
+                expires_at: Some(expires_at),
+                expires_in: Some(DAY),
+                ..Grant::default()
+            };
+            if own {
+                store.set_credentials(user, grant).await.unwrap();
+            } else {
+                store.import(user, grant, true).await.unwrap();
+            }
+            store.get_credentials(user).await.unwrap();
+        }
+    });
+    Store(store)
+}
+
+fn calls(subject: &impl Subject, users: &[UserId], count: u64) {
+    let mut next = users.iter().cycle();
+    for _ in 0..count {
+        subject.call(next.next().unwrap());
+    }
+}
+
+/// How long `threads` take for `count` calls each, from a common start.
+#[expect(clippy::disallowed_methods, reason = "a bench measures real time")]
+fn timed(subject: &impl Subject, users: &[UserId], threads: usize, count: u64) -> Duration {
+    let barrier = Barrier::new(threads);
+    let one = || {
+        barrier.wait();
+        let started = Instant::now();
+        calls(subject, users, count);
+        started.elapsed()
+    };
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        running.into_iter().map(|t| t.join().unwrap()).max().unwrap()
+    })
+}
+
+fn compare(criterion: &mut Criterion) {
+    let users = users();
+    let clock = SystemClock::default();
+    let floor = floor(&users, clock);
+    let (own, adopted) = (store(&users, true, clock), store(&users, false, clock));
+    for (shape, users) in [("many users", &users[..]), ("one user", &users[..1])] {
+        for threads in [1, 2] {
+            let mut group = criterion.benchmark_group(format!("{shape}, {threads} thread(s)"));
+            group.throughput(Throughput::Elements(threads as u64));
+            group.bench_function(BenchmarkId::from_parameter("bare lookup"), |b| {
+                b.iter_custom(|count| timed(&floor, users, threads, count));
+            });
+            group.bench_function(BenchmarkId::from_parameter("own token"), |b| {
+                b.iter_custom(|count| timed(&own, users, threads, count));
+            });
+            group.bench_function(BenchmarkId::from_parameter("adopted token"), |b| {
+                b.iter_custom(|count| timed(&adopted, users, threads, count));
+            });
+            group.finish();
+        }
+    }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    if let Some(at) = words.iter().position(|word| word == "count") {
+        let users = users();
+        let count = words[at + 2].parse().unwrap();
+        match words[at + 1].as_str() {
+            "floor" => calls(&floor(&users, WallOnly::default()), &users, count),
+            "own" => calls(&store(&users, true, WallOnly::default()), &users, count),
+            "adopted" => calls(&store(&users, false, WallOnly::default()), &users, count),
+            other => panic!("{other:?} is none of floor, own, adopted"),
+        }
+        return;
+    }
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
+    compare(&mut criterion);
+    criterion.final_summary();
+}
