@@ -139,6 +139,20 @@ impl Stage {
         Worker::start(flags, &self.environment())
     }
 
+    /// Starts a replica with other variables than the stage's.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_worker_with(
+        &self,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Worker> {
+        let mut all = self.environment();
+        all.extend(variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
+        Worker::start(flags, &all)
+    }
+
     /// Stores a user whose access token lives for an hour and is `age` old.
     ///
     /// # Errors
@@ -156,15 +170,27 @@ impl Stage {
     /// # Errors
     /// When the import fails.
     pub async fn user_without_access_token(&self, sub: &str) -> anyhow::Result<()> {
+        let file = self.authorized_user(sub);
+        self.import(sub, &file).await
+    }
+
+    /// Writes gcloud's file of a user who has consented just now.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_authorized_user(&self, sub: &str, path: &str) -> anyhow::Result<()> {
+        Ok(std::fs::write(path, self.authorized_user(sub).to_string())?)
+    }
+
+    fn authorized_user(&self, sub: &str) -> Value {
         let grant = self.consent(sub);
         let client = self.google.client_json(ClientKind::Installed, &[]);
-        let file = json!({
+        json!({
             "type": "authorized_user",
             "client_id": client["installed"]["client_id"],
             "client_secret": "fake-and-unused",
             "refresh_token": grant.refresh_token,
-        });
-        self.import(sub, &file).await
+        })
     }
 
     fn consent(&self, sub: &str) -> google::Grant {

@@ -159,6 +159,6 @@ impl Worker {
 
     /// Everything logged so far, as text.
     pub fn log_text(&self) -> String {
-        self.log.iter().map(|line| format!("{line}\n")).collect()
+        self.log.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::record::TokenRecord;
+use shared::record::{RecordCodec, TokenRecord};
 use shared::{Error, Grant, Imported, OAuthClient, Secret, UserId};
 
 use super::connect::{Place, StoreArgs, read_small, user_id};
@@ -99,7 +99,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Command::List { store, json } => list(&store, &place, json).await,
         Command::Show { user, store, json: _ } => {
             let record = read(&store, &place, &user).await?;
-            let mut shown: Value = serde_json::from_slice(&record.encode())?;
+            let mut shown: Value = serde_json::from_slice(&RecordCodec::default().encode(&record))?;
             for secret in ["refresh_token", "access_token"] {
                 if shown[secret].is_string() {
                     shown[secret] = "[redacted]".into();
@@ -109,7 +109,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Export { user, store, json: _ } => {
             let record = read(&store, &place, &user).await?;
-            output::json(&serde_json::from_slice(&record.encode())?)
+            output::json(&serde_json::from_slice(&RecordCodec::default().encode(&record))?)
         }
         Command::Import { file, user, replace, store, json } => {
             let client = store.read_client()?;
@@ -198,8 +198,9 @@ fn read_grant(content: &[u8], user: &UserId, client: &OAuthClient) -> Result<Gra
         let mut value = value;
         // A record may be imported under another ID.
         value["user"] = user.as_str().into();
-        let record =
-            TokenRecord::decode(user, value.to_string().as_bytes()).map_err(|e| e.to_string())?;
+        let record = RecordCodec::default()
+            .decode(user, value.to_string().as_bytes())
+            .map_err(|e| e.to_string())?;
         (record.client_id.clone(), granted(record))
     } else {
         return Err("it is neither an exported record nor an authorized_user credential".into());
