@@ -7,6 +7,7 @@
 mod bucket;
 mod clock;
 mod provider;
+mod scenes;
 
 use std::sync::Arc;
 use std::time::Duration;

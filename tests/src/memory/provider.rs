@@ -107,6 +107,11 @@ impl Provider {
         self.with(|s| s.faults.push_back(fault));
     }
 
+    /// The faults that no request has met yet are off.
+    pub fn forget_faults(&self) {
+        self.with(|s| s.faults.clear());
+    }
+
     /// Every request takes this long from now on.
     pub fn set_latency(&self, latency: Duration) {
         self.with(|s| s.latency = latency);
