@@ -1,4 +1,5 @@
 //! What the tests of this workspace share.
 
 pub mod memory;
+pub mod simulation;
 pub mod stage;

@@ -1,0 +1,282 @@
+//! Everything that happened, held against the invariants while it happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shared::ports::{Answer, Generation};
+use shared::protocol::Lease;
+use shared::record::TokenRecord;
+
+use super::process::{Process, Role};
+use super::provider::Provider;
+
+/// One replica's acquisition of one lease, begun when its PUT was first sent.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Series {
+    attempt: String,
+    guards: i64,
+    first_sent: u64,
+    ttl: u64,
+}
+
+/// A refresh that reached the provider.
+#[derive(Debug, Clone)]
+struct Spend {
+    series: Series,
+    process: usize,
+    answer_lost: bool,
+    access_token: Option<String>,
+}
+
+/// An answer that a process received.
+#[derive(Debug, Clone)]
+pub(super) struct Received {
+    pub(super) process: usize,
+    pub(super) user: String,
+    guards: i64,
+    access_token: String,
+}
+
+#[derive(Debug, Clone)]
+struct Version {
+    grant: String,
+    access_token: Option<String>,
+    written_by: Role,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    pub(super) violations: Vec<String>,
+    /// Second spends that a late holder or a lost answer excuses, per user.
+    pub(super) windows: BTreeMap<String, u64>,
+    series: BTreeMap<(usize, String), Series>,
+    /// By user and the grant that was to be replaced.
+    spends: BTreeMap<(String, String), Vec<Spend>>,
+    applied: BTreeSet<String>,
+    leases: BTreeMap<String, (i64, u64, u64)>,
+    versions: BTreeMap<(String, i64), Version>,
+    deleted: BTreeMap<String, i64>,
+    committed_at: BTreeMap<String, u64>,
+    pub(super) received: Vec<Received>,
+    obtained: BTreeMap<String, (usize, u64)>,
+    /// Per process and user: grants that were renewed after a rejection.
+    rejected_here: BTreeSet<(usize, String)>,
+}
+
+impl Ledger {
+    pub(super) fn violate(&mut self, invariant: &str, text: &str) {
+        self.violations.push(format!("{invariant}: {text}"));
+    }
+
+    pub(super) fn lease_sent(&mut self, process: usize, user: &str, lease: &Lease, now: u64) {
+        let series = Series {
+            attempt: lease.attempt.clone(),
+            guards: lease.guards,
+            first_sent: now,
+            ttl: lease.ttl_ms,
+        };
+        let known = self.series.entry((process, user.to_owned())).or_insert_with(|| series.clone());
+        if known.attempt != series.attempt {
+            *known = series;
+        }
+    }
+
+    /// I7: two series for one generation begin at least a ttl apart.
+    pub(super) fn lease_applied(&mut self, user: &str, lease: &Lease, now: u64) {
+        if let Some((guards, at, ttl)) = self.leases.get(user).copied()
+            && guards == lease.guards
+            && now < at + ttl
+        {
+            let text = format!("{user}: two leases on generation {guards}, {} ms apart", now - at);
+            self.violate("I7 bounded load", &text);
+        }
+        self.leases.insert(user.to_owned(), (lease.guards, now, lease.ttl_ms));
+        self.applied.insert(lease.attempt.clone());
+    }
+
+    /// The acquisition under which `process` acts for `user` now.
+    pub(super) fn series(&self, process: usize, user: &str) -> Series {
+        self.series.get(&(process, user.to_owned())).cloned().unwrap_or_default()
+    }
+
+    /// I1: a refresh of `user` by `process`, sent under `series`, reached the
+    /// provider.
+    pub(super) fn spent(
+        &mut self,
+        process: &Process,
+        user: &str,
+        series: &Series,
+        answer: Option<&Answer>,
+        answer_lost: bool,
+        now: u64,
+    ) {
+        if !self.applied.contains(&series.attempt) {
+            let text = format!("{user}: {} refreshed without holding its lease", process.name);
+            self.violate("I1 single refresh", &text);
+        }
+        let version = self.versions.get(&(user.to_owned(), series.guards));
+        let key = (user.to_owned(), version.map(|v| v.grant.clone()).unwrap_or_default());
+        let late = |s: &Series| now >= s.first_sent + s.ttl;
+        let mut windows = 0;
+        for earlier in self.spends.get(&key).into_iter().flatten() {
+            let committed = earlier.access_token.as_ref().and_then(|a| self.committed_at.get(a));
+            let in_time =
+                committed.is_some_and(|at| *at < earlier.series.first_sent + earlier.series.ttl);
+            let excused = earlier.answer_lost
+                || answer_lost
+                || (late(&earlier.series) && !in_time)
+                || (late(series) && earlier.series.attempt != series.attempt);
+            if excused {
+                windows += 1;
+            } else {
+                let text = format!(
+                    "{user}: {} spent what process {} had spent {} ms after asking for its lease",
+                    process.name,
+                    earlier.process,
+                    now - earlier.series.first_sent
+                );
+                self.violations.push(format!("I1 single refresh: {text}"));
+            }
+        }
+        if windows > 0 || answer_lost {
+            *self.windows.entry(user.to_owned()).or_default() += 1;
+        }
+        let access_token = answer.map(|a| a.access_token.expose().to_owned());
+        self.spends.entry(key).or_default().push(Spend {
+            series: series.clone(),
+            process: process.index,
+            answer_lost,
+            access_token,
+        });
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        process: usize,
+        user: &str,
+        series: &Series,
+        answer: &Answer,
+        now: u64,
+    ) {
+        let access_token = answer.access_token.expose().to_owned();
+        self.obtained.insert(access_token.clone(), (process, now));
+        let (user, guards) = (user.to_owned(), series.guards);
+        self.received.push(Received { process, user, guards, access_token });
+    }
+
+    /// I3 and I4: `record` replaced `before`.
+    pub(super) fn token_written(
+        &mut self,
+        process: &Process,
+        record: &TokenRecord,
+        before: Option<&TokenRecord>,
+        generation: Generation,
+        provider: &Provider,
+        now: u64,
+    ) {
+        let user = record.user.as_str().to_owned();
+        if process.role == Role::Worker {
+            if let Some(before) = before {
+                if let Some(fault) = destroys(record, before, provider) {
+                    self.violate("I3 no destructive loser", &format!("{user}: {fault}"));
+                }
+            } else {
+                let text = format!("{user}: {} recreated a deleted record", process.name);
+                self.violate("I4 no resurrection", &text);
+            }
+        }
+        let access_token = record.access_token.as_ref().map(|t| t.expose().to_owned());
+        if let Some(token) = &access_token {
+            self.committed_at.entry(token.clone()).or_insert(now);
+        }
+        let grant = record.grant_id.0.clone();
+        let version = Version { grant, access_token, written_by: process.role };
+        self.versions.insert((user, generation.0), version);
+    }
+
+    pub(super) fn token_deleted(&mut self, user: &str, generation: Generation) {
+        self.deleted.insert(user.to_owned(), generation.0);
+    }
+
+    /// The lease went with its user.
+    pub(super) fn lease_deleted(&mut self, user: &str) {
+        self.leases.remove(user);
+    }
+
+    pub(super) fn rejected(&mut self, process: usize, grant: &str) {
+        self.rejected_here.insert((process, grant.to_owned()));
+    }
+
+    pub(super) fn is_rejected(&self, process: usize, grant: &str) -> bool {
+        self.rejected_here.contains(&(process, grant.to_owned()))
+    }
+
+    /// Since when `process` has had what it obtained itself.
+    pub(super) fn obtained_by(&self, process: usize, access_token: &str) -> Option<u64> {
+        self.obtained.get(access_token).filter(|(p, _)| *p == process).map(|(_, at)| *at)
+    }
+
+    pub(super) fn committed_at(&self, access_token: &str) -> Option<u64> {
+        self.committed_at.get(access_token).copied()
+    }
+
+    /// I2, when everything has come to rest: an answer that a living holder
+    /// received is stored, or gave way to a login, a deletion, or another
+    /// answer for the same refresh token where the provider does not rotate.
+    pub(super) fn at_rest(&mut self, alive: &BTreeSet<usize>, rotating: bool) {
+        let mut lost = Vec::new();
+        for received in self.received.iter().filter(|r| alive.contains(&r.process)) {
+            if self.committed_at.contains_key(&received.access_token) {
+                continue;
+            }
+            let later = self
+                .versions
+                .range((received.user.clone(), received.guards + 1)..)
+                .take_while(|((user, _), _)| *user == received.user);
+            let superseded = later
+                .into_iter()
+                .any(|(_, v)| v.written_by == Role::Web || (!rotating && v.access_token.is_some()));
+            let deleted = self.deleted.get(&received.user).is_some_and(|g| *g >= received.guards);
+            if !superseded && !deleted {
+                lost.push(format!(
+                    "{}: what process {} received was never stored",
+                    received.user, received.process
+                ));
+            }
+        }
+        for text in lost {
+            self.violate("I2 no lost grant", &text);
+        }
+    }
+}
+
+/// What is wrong with a worker's write, if anything.
+fn destroys(record: &TokenRecord, before: &TokenRecord, provider: &Provider) -> Option<String> {
+    let (new, old) = (record.refresh_token.expose(), before.refresh_token.expose());
+    if !record.is_active() {
+        return if new != old {
+            Some("revoked another refresh token than the stored one".into())
+        } else if !provider.has_rejected(new) {
+            Some("revoked a refresh token that the provider never rejected".into())
+        } else {
+            None
+        };
+    }
+    let (Some(mine), Some(theirs)) = (provider.place(new), provider.place(old)) else {
+        return Some("wrote a refresh token that the provider does not know".into());
+    };
+    if mine.family != theirs.family {
+        return Some(format!("family {} replaced {}", mine.family, theirs.family));
+    }
+    if mine.depth < theirs.depth {
+        return Some(format!("rotation {} replaced {}", mine.depth, theirs.depth));
+    }
+    if record.scopes != before.scopes {
+        return Some(format!("scopes {:?} replaced {:?}", record.scopes, before.scopes));
+    }
+    let number =
+        |r: &TokenRecord| r.access_token.as_ref().and_then(|t| provider.number(t.expose()));
+    if mine.depth == theirs.depth && number(record) < number(before) {
+        return Some("an older answer replaced a newer one".into());
+    }
+    None
+}

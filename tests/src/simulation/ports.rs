@@ -1,0 +1,205 @@
+//! The store's ports, each on behalf of one process of the world.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use shared::Secret;
+use shared::ports::{
+    Answer, Bucket, BucketError, EndpointError, Generation, Listing, Object, TokenEndpoint,
+};
+use shared::protocol::SeenLease;
+use tokio::time::Instant;
+
+use super::process::Process;
+use super::world::{BUCKET_TIMEOUT, Fate, SharedWorld, user_of};
+
+async fn travel(duration: Duration) {
+    tokio::time::sleep_until(Instant::now() + duration).await;
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct BucketPort {
+    pub(super) world: SharedWorld,
+    pub(super) process: Arc<Process>,
+}
+
+impl BucketPort {
+    fn unavailable() -> BucketError {
+        BucketError::Unavailable("no answer in time".into())
+    }
+
+    /// Carries one mutation through the network. A stalled one arrives after its
+    /// sender gave up, even when its sender is gone by then.
+    async fn mutate<T: Send + 'static>(
+        &self,
+        name: &str,
+        apply: impl FnOnce(&Self) -> Result<T, BucketError> + Send + 'static,
+    ) -> Result<T, BucketError> {
+        let way = self.world.way(&self.process, name, false);
+        travel(way.there).await;
+        if self.world.with(|s| s.bucket_down) {
+            travel(way.back).await;
+            self.process.runs().await;
+            return Err(Self::unavailable());
+        }
+        let outcome = match way.fate {
+            Fate::Answered => apply(self),
+            Fate::Refused => Err(Self::unavailable()),
+            Fate::ReplyLost => {
+                drop(apply(self));
+                Err(Self::unavailable())
+            }
+            Fate::ConflictWithItself => match apply(self) {
+                Ok(_) => Err(BucketError::PreconditionFailed),
+                other => other,
+            },
+            Fate::Stalled(stall) => {
+                let late = self.clone();
+                tokio::spawn(async move {
+                    travel(stall).await;
+                    drop(apply(&late));
+                });
+                travel(BUCKET_TIMEOUT).await;
+                Err(Self::unavailable())
+            }
+        };
+        travel(way.back).await;
+        self.process.runs().await;
+        outcome
+    }
+}
+
+impl Bucket for BucketPort {
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Object>, BucketError>> {
+        async move {
+            self.process.runs().await;
+            let way = self.world.way(&self.process, name, false);
+            travel(way.there).await;
+            let outcome = match way.fate {
+                _ if self.world.with(|s| s.bucket_down) => Err(Self::unavailable()),
+                Fate::Answered | Fate::ConflictWithItself => Ok(self.world.read(name)),
+                Fate::Refused | Fate::ReplyLost => Err(Self::unavailable()),
+                // What was read is old when it arrives.
+                Fate::Stalled(stall) => {
+                    let read = self.world.read(name);
+                    travel(stall.min(BUCKET_TIMEOUT)).await;
+                    Ok(read)
+                }
+            };
+            travel(way.back).await;
+            self.process.runs().await;
+            outcome
+        }
+        .boxed()
+    }
+
+    fn put<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        async move {
+            self.process.runs().await;
+            if name.starts_with("leases/")
+                && let Some(lease) = SeenLease::decode(&content, expected).body
+            {
+                let (now, index) = (self.world.now(), self.process.index);
+                self.world.with(|s| s.ledger.lease_sent(index, &user_of(name), &lease, now));
+            }
+            let owned = name.to_owned();
+            let apply =
+                move |port: &Self| port.world.write(&port.process, &owned, &content, expected);
+            self.mutate(name, apply).await
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<bool, BucketError>> {
+        async move {
+            self.process.runs().await;
+            let owned = name.to_owned();
+            let apply = move |port: &Self| port.world.delete(&port.process, &owned, expected);
+            self.mutate(name, apply).await
+        }
+        .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        _page: Option<String>,
+    ) -> BoxFuture<'a, Result<Listing, BucketError>> {
+        async move { Ok(Listing { objects: self.world.names(prefix), next_page: None }) }.boxed()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct EndpointPort {
+    pub(super) world: SharedWorld,
+    pub(super) process: Arc<Process>,
+}
+
+impl TokenEndpoint for EndpointPort {
+    fn refresh<'a>(
+        &'a self,
+        refresh_token: &'a Secret,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
+        async move {
+            self.process.runs().await;
+            let token = refresh_token.expose();
+            let place = self.world.with(|s| s.provider.place(token).cloned());
+            let user = place.map(|p| p.user).unwrap_or_default();
+            let series = self.world.with(|s| s.ledger.series(self.process.index, &user));
+            let way = self.world.way(&self.process, &format!("endpoint {user}"), true);
+            travel(way.there).await;
+            let lost = || EndpointError::Ambiguous("no answer in time".into());
+            let outcome = match way.fate {
+                _ if self.world.with(|s| s.endpoint_down) => {
+                    Err(EndpointError::Transient("HTTP status 503".into()))
+                }
+                Fate::Refused => Err(EndpointError::Transient("HTTP status 503".into())),
+                Fate::Answered | Fate::ConflictWithItself => {
+                    self.world.refresh(&self.process, token, &series, false)
+                }
+                Fate::ReplyLost => {
+                    drop(self.world.refresh(&self.process, token, &series, true));
+                    Err(lost())
+                }
+                Fate::Stalled(stall) => {
+                    let (late, token, series) = (self.clone(), token.to_owned(), series.clone());
+                    tokio::spawn(async move {
+                        travel(stall).await;
+                        drop(late.world.refresh(&late.process, &token, &series, true));
+                    });
+                    travel(timeout).await;
+                    Err(lost())
+                }
+            };
+            travel(way.back).await;
+            self.process.runs().await;
+            if let Ok(answer) = &outcome {
+                let (now, index) = (self.world.now(), self.process.index);
+                self.world.with(|s| s.ledger.answered(index, &user, &series, answer, now));
+            }
+            outcome
+        }
+        .boxed()
+    }
+
+    fn client_id(&self) -> &'static str {
+        "test-client"
+    }
+
+    fn token_uri(&self) -> &'static str {
+        "https://provider.test/token"
+    }
+}
