@@ -130,6 +130,30 @@ async fn the_replica_that_refreshes_pays_two_writes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_remembered_lease_generation_that_was_refused_is_not_tried_again() {
+    let (fleet, user, stores) = fleet(2).await;
+    pass(LIFE).await;
+    stores[0].get_credentials(&user).await.unwrap();
+    pass(LIFE).await;
+    // The hint is stale: somebody took the lease and is gone.
+    fleet.orphan_lease(&user, 30_000).await;
+    fleet.bucket.take_requests();
+    let waiter = tokio::spawn({
+        let (store, user) = (stores[1].clone(), user.clone());
+        async move { store.get_credentials(&user).await }
+    });
+    pass(Duration::from_secs(5)).await;
+    // A login that has to be refreshed keeps the hint of what it replaced.
+    let mut login = fleet.login(&user);
+    login.access_token = None;
+    stores[0].set_credentials(&user, login).await.unwrap();
+    waiter.await.unwrap().unwrap();
+    let requests = fleet.bucket.take_requests();
+    assert_eq!(requests.lease_writes, 2, "one refused, one for the refresh: {requests:?}");
+    assert_eq!(fleet.provider.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_others_look_with_two_reads_each_time_and_back_off() {
     for replicas in [8, 64] {
         let (fleet, user, stores) = fleet(replicas).await;

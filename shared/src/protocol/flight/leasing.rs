@@ -10,9 +10,9 @@ use super::{Around, Errand, Flight, Hold, State, Taking};
 impl Flight {
     pub(super) fn seek_lease(&mut self, base: Box<Stored>, around: &mut Around<'_>) -> Action {
         if let Some(hint) = base.record.lease_generation
-            && around.memory.hint_used != Some(base.generation)
+            && around.memory.hint_used != Some(hint)
         {
-            around.memory.hint_used = Some(base.generation);
+            around.memory.hint_used = Some(hint);
             return self.take_lease(base, None, hint, false, around);
         }
         self.enter(State::ReadingLease { base, doubt: None })

@@ -124,7 +124,8 @@ pub struct Memory {
     pub rejected: Rejected,
     /// The lease generation under observation.
     pub observation: Option<Observation>,
-    /// The token generation whose lease hint was used up.
+    /// The remembered lease generation that was tried last; it is tried once,
+    /// whichever record remembers it.
     pub hint_used: Option<Generation>,
     /// The last grant that this replica received from the provider itself.
     pub received: Option<(GrantId, Monotonic)>,
