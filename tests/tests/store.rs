@@ -505,3 +505,19 @@ async fn users_are_listed_page_by_page() {
     assert_eq!(ids, ["😀", "a/b", "ann"]);
     assert_eq!(next, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_joins_a_slow_commit_is_not_given_what_expired_meanwhile() {
+    let fleet = Fleet::new(true);
+    let user = expired_user(&fleet, "u").await;
+    fleet.provider.set_lifetime(seconds(60));
+    fleet.bucket.fail_write("tokens/", WriteFault::Slow(seconds(70)));
+    let store = fleet.replica("a");
+    // The one for whom it was obtained does not wait that long.
+    assert!(matches!(store.get_credentials(&user).await, Err(Error::Busy(_))));
+    pass(seconds(20)).await;
+    let late = store.get_credentials(&user).await.unwrap();
+    let now = shared::ports::Clock::wall(&VirtualClock::new(SignedDuration::ZERO));
+    assert!(late.expires_at().unwrap() > now, "expired at {:?}", late.expires_at());
+    assert_eq!((fleet.provider.calls(), fleet.provider.reuse()), (2, 0));
+}

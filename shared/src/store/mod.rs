@@ -252,15 +252,21 @@ impl TokenStore {
 
     async fn obtain(&self, entry: Arc<Entry>) -> Result<Credentials, Error> {
         let mut deadline = None;
+        // A flight that is under way may have got its token long before this
+        // call. One that begins later is this call's own, whatever it brings,
+        // so that a token that is never usable cannot make callers go round.
+        let mut older_flight = true;
         loop {
             let mut running = {
                 let mut state = entry.lock();
                 if let Some(held) = self.serve(&entry, &mut state) {
                     return Ok(Credentials::new(held));
                 }
-                match &state.flight {
-                    Some(running) => running.clone(),
-                    None => self.start(&entry, &mut state, true),
+                if let Some(running) = &state.flight {
+                    running.clone()
+                } else {
+                    older_flight = false;
+                    self.start(&entry, &mut state, true)
                 }
             };
             let limit = self.0.policy.wait_limit;
@@ -269,7 +275,12 @@ impl TokenStore {
             tokio::select! {
                 biased;
                 outcome = self.join(&entry, &mut running) => match outcome {
-                    Some(Ok(held)) => return Ok(Credentials::new(held)),
+                    Some(Ok(held)) => {
+                        if std::mem::take(&mut older_flight) && !self.is_usable(&entry, &held) {
+                            continue;
+                        }
+                        return Ok(Credentials::new(held));
+                    }
                     // The flight's limit may end before this caller's own.
                     Some(Err(Error::Busy(_))) if self.0.clock.monotonic() < until => {}
                     Some(Err(error)) if running.foreground => return Err(error),
@@ -279,6 +290,11 @@ impl TokenStore {
                 () = self.0.clock.sleep(until.since(now)) => return Err(Error::waited(limit)),
             }
         }
+    }
+
+    fn is_usable(&self, entry: &Entry, held: &Held) -> bool {
+        let rejected = &entry.lock().memory.rejected;
+        held.freshness(&self.0.policy, rejected, || self.0.clock.now()) != Freshness::Unusable
     }
 
     /// The held token, when it may be handed out; starts a background flight
