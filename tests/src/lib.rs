@@ -1,5 +1,6 @@
 //! What the tests of this workspace share.
 
 pub mod memory;
+pub mod model;
 pub mod simulation;
 pub mod stage;

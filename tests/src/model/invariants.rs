@@ -1,0 +1,207 @@
+//! The protocol's invariants, held against every effect.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use shared::ports::{Answer, Generation};
+use shared::protocol::{Freshness, Held, Rejected};
+use shared::record::{GrantId, TokenRecord};
+
+use super::bucket::Bucket;
+use super::provider::{Provider, issued, place};
+use super::replica::{Deeds, Series, at};
+use super::setup::Setup;
+
+/// The names under which they are checked and broken.
+pub const INVARIANTS: [&str; 7] = [
+    "I1 single refresh",
+    "I2 no lost grant",
+    "I3 no destructive loser",
+    "I4 no resurrection",
+    "I5 freshness",
+    "I6 progress",
+    "I7 bounded load",
+];
+
+/// The lease's ttl, in steps.
+pub(super) const TTL: u64 = 3;
+
+/// A refresh that reached the provider.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Spend {
+    /// The record that it was to replace, by its grant.
+    replaces: GrantId,
+    attempt: String,
+    first_sent: u64,
+    lost: bool,
+    access: Option<(usize, u32)>,
+    in_time: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Watch {
+    /// Broken ones, by their place in [`INVARIANTS`].
+    pub(super) broken: BTreeSet<usize>,
+    spends: Vec<Spend>,
+    /// Every version of the token, by its generation.
+    versions: Vec<Arc<TokenRecord>>,
+    /// The last lease: what it guards and when it was written.
+    lease: Option<(i64, u64)>,
+    deletions: u8,
+    /// Since when a renewal is wanted, and steps in which someone stood still.
+    pub(super) wanted: Option<u64>,
+    pub(super) stalled: u64,
+    pub(super) faults: u64,
+}
+
+impl Watch {
+    pub(super) fn breaks(&mut self, invariant: usize) {
+        self.broken.insert(invariant - 1);
+    }
+
+    /// The record at a generation, if there ever was one.
+    pub(super) fn version(&self, generation: Generation) -> Option<&Arc<TokenRecord>> {
+        let index = usize::try_from(generation.0 - 1).ok()?;
+        self.versions.get(index)
+    }
+
+    /// I7: two series for one generation begin at least a ttl apart.
+    pub(super) fn lease_written(&mut self, guards: i64, now: u64) {
+        if self.lease.is_some_and(|(before, at)| before == guards && now < at + TTL) {
+            self.breaks(7);
+        }
+        self.lease = Some((guards, now));
+    }
+
+    /// The lease went with its user; whoever writes it again finds no token.
+    pub(super) fn lease_deleted(&mut self) {
+        self.lease = None;
+    }
+
+    /// I1: a refresh under `series` reached the provider.
+    pub(super) fn spent(&mut self, series: &Series, answer: Option<&Answer>, lost: bool, now: u64) {
+        let Some(base) = self.version(series.guards).cloned() else {
+            return self.breaks(1);
+        };
+        let late = |first_sent: u64| now >= first_sent + TTL;
+        let again = self.spends.iter().any(|earlier| {
+            let excused = earlier.lost
+                || (late(earlier.first_sent) && !earlier.in_time)
+                || (late(series.first_sent) && earlier.attempt != series.attempt);
+            earlier.replaces == base.grant_id && !excused
+        });
+        if again {
+            self.breaks(1);
+        }
+        self.spends.push(Spend {
+            replaces: base.grant_id.clone(),
+            attempt: series.attempt.clone(),
+            first_sent: series.first_sent,
+            lost,
+            access: answer.map(|a| place(&a.access_token)),
+            in_time: false,
+        });
+    }
+
+    /// A record was written by a login.
+    pub(super) fn login(&mut self, record: &TokenRecord) {
+        self.versions.push(Arc::new(record.clone()));
+        self.wanted = None;
+    }
+
+    pub(super) fn deleted(&mut self) {
+        self.deletions += 1;
+        self.wanted = None;
+    }
+
+    /// I3 and I4: `record` was written by the refresh protocol over `before`.
+    pub(super) fn written(
+        &mut self,
+        record: &TokenRecord,
+        before: Option<&TokenRecord>,
+        provider: &Provider,
+        now: u64,
+    ) {
+        match before {
+            None => self.breaks(4),
+            Some(before) if destroys(record, before, provider) => self.breaks(3),
+            Some(_) => {}
+        }
+        let access = record.access_token.as_ref().map(place);
+        for spend in &mut self.spends {
+            if access.is_some() && spend.access == access && now < spend.first_sent + TTL {
+                spend.in_time = true;
+            }
+        }
+        self.versions.push(Arc::new(record.clone()));
+        self.wanted = None;
+    }
+
+    /// I2: a flight that received an answer is over.
+    pub(super) fn landed(&mut self, deeds: &Deeds, bucket: &Bucket, setup: &Setup) {
+        let (Some(received), Some(series)) = (deeds.received, &deeds.series) else {
+            return;
+        };
+        let stored = |r: &Arc<TokenRecord>| r.access_token.as_ref().map(place) == Some(received);
+        if self.versions.iter().any(stored) {
+            return;
+        }
+        let base = self.version(series.guards).map(|r| r.grant_id.clone());
+        let gave_way = match &bucket.token {
+            None => self.deletions > 0,
+            Some((record, _)) => {
+                place(&record.refresh_token).0 != received.0
+                    || (!setup.rotating && Some(&record.grant_id) != base.as_ref())
+            }
+        };
+        if !gave_way && self.deletions == 0 {
+            self.breaks(2);
+        }
+    }
+
+    /// I5: a flight handed a token out.
+    pub(super) fn handed_out(
+        &mut self,
+        held: &Held,
+        rejected: &[GrantId],
+        deeds: &Deeds,
+        setup: &Setup,
+        now: u64,
+    ) {
+        let usable = || {
+            let freshness = held.freshness(&setup.policy(), &Rejected::default(), || at(now, 0));
+            freshness != Freshness::Unusable
+        };
+        let had_by_this_call = Some(&held.record.grant_id) != deeds.began_with.as_ref();
+        if !held.record.is_active()
+            || held.record.access_token.is_none()
+            || rejected.contains(&held.record.grant_id)
+            || !(had_by_this_call || usable())
+        {
+            self.breaks(5);
+        }
+    }
+
+    /// I6, after each step of the clock.
+    pub(super) fn time_passed(&mut self, now: u64) {
+        let ttls = self.faults + 1;
+        if self.wanted.is_some_and(|since| now - since > ttls * TTL + self.stalled + 1) {
+            self.breaks(6);
+        }
+    }
+}
+
+/// Whether a write of the protocol makes the record worse: revokes what the
+/// provider did not reject, or puts an older grant, older scopes or an older
+/// login over newer ones.
+fn destroys(record: &TokenRecord, before: &TokenRecord, provider: &Provider) -> bool {
+    if !record.is_active() {
+        return record.refresh_token != before.refresh_token
+            || !provider.has_rejected(&record.refresh_token);
+    }
+    let (mine, theirs) = (place(&record.refresh_token), place(&before.refresh_token));
+    mine.0 != theirs.0
+        || mine.1 < theirs.1
+        || record.scopes != before.scopes
+        || (mine.1 == theirs.1 && issued(record) < issued(before))
+}
