@@ -86,7 +86,17 @@ impl Fleet {
         self.rest().await;
     }
 
+    /// Somebody restarts what has crashed.
+    fn replace_the_dead(&mut self) {
+        for place in 0..self.replicas.len() {
+            if self.replicas[place].process.is_dead() {
+                self.replicas[place] = self.start();
+            }
+        }
+    }
+
     async fn disturb(&mut self) {
+        self.replace_the_dead();
         let scenario = self.world.scenario.clone();
         let place = usize::try_from(self.dice.next() % scenario.replicas).unwrap_or(0);
         let user =
@@ -151,9 +161,10 @@ impl Fleet {
             s.bucket_down = false;
             s.endpoint_down = false;
         });
+        self.replace_the_dead();
         // The longest stall and the longest pause end in this time, and so do a
         // standing lease and the breaker's pause.
-        slot(&self.world, CHAOS, Duration::from_secs(75)).await;
+        slot(&self.world, CHAOS, Duration::from_secs(110)).await;
         for user in self.users.clone() {
             self.converges(&user).await;
         }

@@ -41,8 +41,7 @@ impl BucketPort {
         let way = self.world.way(&self.process, name, false);
         travel(way.there).await;
         if self.world.with(|s| s.bucket_down) {
-            travel(way.back).await;
-            self.process.runs().await;
+            self.world.reply(&self.process, way).await;
             return Err(Self::unavailable());
         }
         let outcome = match way.fate {
@@ -66,8 +65,7 @@ impl BucketPort {
                 Err(Self::unavailable())
             }
         };
-        travel(way.back).await;
-        self.process.runs().await;
+        self.world.reply(&self.process, way).await;
         outcome
     }
 }
@@ -89,8 +87,7 @@ impl Bucket for BucketPort {
                     Ok(read)
                 }
             };
-            travel(way.back).await;
-            self.process.runs().await;
+            self.world.reply(&self.process, way).await;
             outcome
         }
         .boxed()
@@ -184,8 +181,7 @@ impl TokenEndpoint for EndpointPort {
                     Err(lost())
                 }
             };
-            travel(way.back).await;
-            self.process.runs().await;
+            self.world.reply(&self.process, way).await;
             if let Ok(answer) = &outcome {
                 let (now, index) = (self.world.now(), self.process.index);
                 self.world.with(|s| s.ledger.answered(index, &user, &series, answer, now));

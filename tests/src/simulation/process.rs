@@ -73,6 +73,10 @@ impl Process {
         self.with(|s| s.dead = true);
     }
 
+    pub(super) fn is_dead(&self) -> bool {
+        self.with(|s| s.dead)
+    }
+
     pub(super) fn freeze(&self, duration: Duration) {
         self.with(|s| {
             s.frozen_until = Some(Instant::now() + duration);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::dice::Dice;
 use super::ledger::{Ledger, Series};
-use super::process::Process;
+use super::process::{Process, Role};
 use super::provider::Provider;
 use super::scenario::Scenario;
 
@@ -39,6 +39,16 @@ pub(super) struct Way {
     pub(super) there: Duration,
     pub(super) back: Duration,
     pub(super) fate: Fate,
+    /// What befalls the sender between the effect and its reply.
+    pub(super) blow: Option<Blow>,
+}
+
+/// What befalls a process at the worst moment: when what it asked for has
+/// happened and it does not know yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blow {
+    Freeze(Duration),
+    Crash,
 }
 
 /// Requests by kind, and what they came to.
@@ -138,6 +148,7 @@ impl World {
     /// other, so their stream does not depend on anybody else.
     pub(super) fn way(&self, process: &Process, name: &str, endpoint: bool) -> Way {
         let (seed, faults) = (self.scenario.seed, self.scenario.request_faults);
+        let (freezes, crashes) = (self.scenario.freezes, self.scenario.crashes);
         self.with(|s| {
             let healed = s.healed;
             let purpose = format!("{} {name}", process.name);
@@ -150,8 +161,39 @@ impl World {
                 [Fate::Refused, Fate::ReplyLost, Fate::ConflictWithItself, Fate::Stalled(stall)];
             let drawn = dice.pick(&fates);
             let fate = if dice.chance(faults) && !healed { drawn } else { Fate::Answered };
-            Way { there, back, fate }
+            // Most requests are reads of the token; those of a refresh are few.
+            let often = if endpoint { 200 } else { 15 };
+            let pause = Duration::from_millis(dice.between(1_000, 100_000));
+            let (freeze, crash) = (dice.chance(often), dice.chance(often / 4));
+            let blow = if healed || process.role == Role::Web {
+                None
+            } else if freezes && freeze {
+                Some(Blow::Freeze(pause))
+            } else if crashes && crash {
+                Some(Blow::Crash)
+            } else {
+                None
+            };
+            Way { there, back, fate, blow }
         })
+    }
+
+    /// A reply is on its way to `process`; something may befall it first.
+    pub(super) async fn reply(&self, process: &Process, way: Way) {
+        match way.blow {
+            Some(Blow::Freeze(pause)) => {
+                self.note(&format!("{} stands still for {pause:?}", process.name));
+                process.freeze(pause);
+            }
+            Some(Blow::Crash) if !process.is_dead() => {
+                self.note(&format!("crash of {}", process.name));
+                self.with(|s| s.totals.crashes += 1);
+                process.crash();
+            }
+            _ => {}
+        }
+        tokio::time::sleep_until(Instant::now() + way.back).await;
+        process.runs().await;
     }
 
     pub(super) fn read(&self, name: &str) -> Option<Object> {
