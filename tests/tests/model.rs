@@ -22,7 +22,7 @@ fn setups() -> Vec<Setup> {
         Setup { faults: 2, ..rotating("3 replicas, 2 faults, rotating, family revoked") },
         Setup { faults: 1, calls: 2, ..lenient("3 replicas, 1 fault, rotating") },
         Setup { faults: 1, calls: 2, ..steady("3 replicas, 1 fault, not rotating") },
-        Setup { people: 1, faults: 0, ..rotating("3 replicas, 1 intervention, rotating") },
+        Setup { people: 1, ..rotating("3 replicas, 1 intervention, 1 fault, family revoked") },
         Setup {
             replicas: 2,
             people: 1,
@@ -61,7 +61,6 @@ fn setups() -> Vec<Setup> {
     ];
     if std::env::var_os("DEEP").is_some() {
         setups.extend([
-            Setup { people: 1, ..rotating("3 replicas, 1 intervention, 1 fault, family revoked") },
             Setup { people: 1, ..steady("3 replicas, 1 intervention, 1 fault, not rotating") },
             Setup { replicas: 2, faults: 3, ..rotating("2 replicas, 3 faults, family revoked") },
             Setup { faults: 2, ..steady("3 replicas, 2 faults, not rotating") },

@@ -176,11 +176,16 @@ impl Fleet {
         }
         let alive: BTreeSet<_> = self.replicas.iter().map(|r| r.process.index).collect();
         let rotating = self.world.scenario.rotating;
+        let calm = self.world.scenario.is_calm();
         self.world.with(|s| {
             s.ledger.at_rest(&alive, rotating);
             s.totals.refreshes = s.provider.calls;
             s.totals.reuse = s.provider.reuse;
             s.totals.windows = s.ledger.windows.values().sum();
+            if calm && s.totals.windows + s.totals.reuse > 0 {
+                let text = "more than one refresh of an expiry, and nothing went wrong";
+                s.ledger.violate("I1 single refresh", text);
+            }
         });
         self.world.note("at rest");
     }
