@@ -292,9 +292,10 @@ impl TokenStore {
         }
     }
 
-    fn is_usable(&self, entry: &Entry, held: &Held) -> bool {
-        let rejected = &entry.lock().memory.rejected;
-        held.freshness(&self.0.policy, rejected, || self.0.clock.now()) != Freshness::Unusable
+    fn is_usable(&self, entry: &Entry, served: &Served) -> bool {
+        let state = entry.read();
+        let (policy, rejected) = (&self.0.policy, &state.memory.rejected);
+        served.held().freshness(policy, rejected, || self.0.clock.now()) != Freshness::Unusable
     }
 
     /// The held token, when it may be handed out; starts a background flight

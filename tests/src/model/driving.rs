@@ -118,7 +118,8 @@ impl World {
                 self.watch.handed_out(&held, &rejected, &deeds, setup, now);
             }
             Finish::Failed(Error::NeedsConsent(_)) => replica.held = None,
-            Finish::HeldElsewhere | Finish::Failed(_) => {}
+            // The model's re-seals are transitions of their own, not flights.
+            Finish::HeldElsewhere | Finish::Resealed(_) | Finish::Failed(_) => {}
         }
         self.forget_unwanted();
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use shared::UserId;
 use shared::ports::{Answer, BucketError, EndpointError, Generation, Object};
 use shared::protocol::SeenLease;
-use shared::record::TokenRecord;
+use shared::record::{RecordCodec, TokenRecord};
 use tokio::time::Instant;
 
 use super::dice::Dice;
@@ -276,7 +276,7 @@ impl World {
     /// The record that is stored for `user`.
     pub(super) fn record(&self, user: &UserId) -> Option<TokenRecord> {
         let object = self.read(&user.token_object())?;
-        TokenRecord::decode(user, &object.content).ok()
+        RecordCodec::default().decode(user, &object.content).ok()
     }
 }
 
@@ -302,8 +302,9 @@ impl State {
         self.last_generation += 1;
         let generation = Generation(self.last_generation);
         if let Some(user) = UserId::of_token_object(name) {
-            let before = before.and_then(|(o, _)| TokenRecord::decode(&user, &o.content).ok());
-            let Ok(record) = TokenRecord::decode(&user, content) else {
+            let before =
+                before.and_then(|(o, _)| RecordCodec::default().decode(&user, &o.content).ok());
+            let Ok(record) = RecordCodec::default().decode(&user, content) else {
                 self.ledger.violate("I3 no destructive loser", &format!("{name}: not a record"));
                 return Ok(generation);
             };
