@@ -11,7 +11,8 @@ use futures_util::future::BoxFuture;
 use shared::adapters::{CloudStorage, CloudStorageConfig, HttpTokenEndpoint, http_client};
 use shared::ports::{Answer, Bucket, EndpointError, Randomness, TokenEndpoint};
 use shared::profile::GOOGLE_USERINFO_URL;
-use shared::{OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
+use shared::{Keyring, OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
+use tracing::warn;
 use worker::pubsub::{Connection, resource};
 
 use super::emulated::Emulators;
@@ -56,6 +57,9 @@ pub(crate) struct StoreArgs {
     /// Path of the OAuth client JSON, as Google's console downloads it
     #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "FILE")]
     pub(crate) client: Option<PathBuf>,
+    /// Path of the keyring that seals the stored secrets (`fleet keyring new`)
+    #[arg(long, env = "FLEET_KEYRING", value_name = "FILE")]
+    keyring: Option<PathBuf>,
     #[command(flatten)]
     policy: PolicyArgs,
 }
@@ -193,6 +197,11 @@ impl StoreArgs {
             .map_err(|e| Usage(format!("OAuth client {}: {e}", path.display())))
     }
 
+    fn read_keyring(&self) -> Result<Option<Keyring>, Usage> {
+        let path = self.keyring.as_ref().filter(|path| !path.as_os_str().is_empty());
+        path.map(|path| Keyring::read(path).map_err(|e| Usage(e.to_string()))).transpose()
+    }
+
     async fn open(&self, place: &Place, client: Option<&OAuthClient>) -> anyhow::Result<Connected> {
         let policy = self.policy.policy()?;
         let instance = Randomness::from_system().id()[..16].to_owned();
@@ -202,8 +211,15 @@ impl StoreArgs {
             Some(client) => Arc::new(HttpTokenEndpoint::new(client, http.clone())?),
             None => Arc::new(NoClient),
         };
+        let keyring = self.read_keyring()?;
+        if keyring.is_none() && place.emulators.is_none() {
+            warn!(
+                "no --keyring: whoever can read the bucket can act as every user; make one with `fleet keyring new`"
+            );
+        }
         let bucket = place.bucket(&self.bucket).await?.shared();
         let store = TokenStore::builder(Arc::clone(&bucket), endpoint)
+            .keyring(keyring)
             .policy(policy)
             .holder(instance)
             .build()?;

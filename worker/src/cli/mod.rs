@@ -4,6 +4,7 @@ mod connect;
 #[cfg(feature = "dev")]
 mod dev;
 mod emulated;
+mod keyring;
 mod output;
 mod profile;
 mod publish;
@@ -49,6 +50,8 @@ enum Command {
     Token(token::Args),
     /// The stored users
     Users(users::Args),
+    /// The keys that seal stored secrets
+    Keyring(keyring::Args),
     /// Create what is missing: for emulators and first tries
     Setup(setup::Args),
     /// A local stack that stays up: emulators and replicas
@@ -90,6 +93,7 @@ pub(crate) fn run() -> ExitCode {
             Command::Profile(args) => profile::run(args).await,
             Command::Token(args) => token::run(args).await,
             Command::Users(args) => users::run(args).await,
+            Command::Keyring(args) => keyring::run(&args),
             Command::Setup(args) => setup::run(args).await,
             #[cfg(feature = "dev")]
             Command::Dev(args) => dev::serve::run(args).await,

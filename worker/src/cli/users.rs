@@ -7,8 +7,10 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shared::adapters::SystemClock;
+use shared::ports::Clock as _;
 use shared::record::{RecordCodec, TokenRecord};
-use shared::{Error, Grant, Imported, OAuthClient, Secret, UserId};
+use shared::{Error, Grant, Imported, OAuthClient, Resealed, Secret, TokenStore, UserId};
 
 use super::connect::{Place, StoreArgs, read_small, user_id};
 use super::output::{self, Usage};
@@ -79,6 +81,27 @@ token again changes nothing.")]
         #[arg(long)]
         json: bool,
     },
+    /// Seal records with the keyring's primary key, those that are not yet
+    #[command(after_help = "\
+Examples:
+  fleet users reseal --all --bucket my-tokens --client client.json --keyring keyring.json
+  fleet users reseal 1097 --bucket my-tokens --client client.json --keyring keyring.json
+
+Each record is written under its lease, so it can run beside the workers. A user whose
+token is being renewed is waited for.")]
+    Reseal {
+        /// The users' IDs
+        #[arg(value_name = "USER_ID", value_parser = user_id, required_unless_present = "all")]
+        users: Vec<UserId>,
+        /// Every stored user
+        #[arg(long, conflicts_with = "users")]
+        all: bool,
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The counts as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove a user's record; the grant stays valid at the provider
     #[command(after_help = "Example:\n  fleet users delete 1097 --bucket my-tokens")]
     Delete {
@@ -134,6 +157,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             }
             output::line(format!("{what} {}", user.token_object()))
         }
+        Command::Reseal { users, all, store, json } => {
+            let connected = store.connect(&place).await?;
+            let users = if all { every_user(&connected.store).await? } else { users };
+            reseal(&connected.store, &users, json).await
+        }
         Command::Delete { user, store, json } => {
             let connected = store.connect_to_look(&place).await?;
             let existed = connected
@@ -152,23 +180,64 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn list(store: &StoreArgs, place: &Place, json: bool) -> anyhow::Result<()> {
     let connected = store.connect_to_look(place).await?;
+    let users = every_user(&connected.store).await?;
+    if json {
+        let ids: Vec<Value> = users.iter().map(|user| user.as_str().into()).collect();
+        return output::json(&ids.into());
+    }
+    for user in users {
+        output::line(user.as_str())?;
+    }
+    Ok(())
+}
+
+async fn every_user(store: &TokenStore) -> anyhow::Result<Vec<UserId>> {
     let mut all = Vec::new();
     let mut page = None;
     loop {
-        let (users, next) = connected.store.list_users(page).await?;
-        for user in users {
-            if json {
-                all.push(Value::from(user.as_str()));
-            } else {
-                output::line(user.as_str())?;
-            }
-        }
+        let (users, next) = store.list_users(page).await?;
+        all.extend(users);
         page = next;
         if page.is_none() {
-            break;
+            return Ok(all);
         }
     }
-    if json { output::json(&all.into()) } else { Ok(()) }
+}
+
+/// Seals what is not sealed with the primary key; goes on after a failure and
+/// tells of it at the end.
+async fn reseal(store: &TokenStore, users: &[UserId], json: bool) -> anyhow::Result<()> {
+    let bar = indicatif::ProgressBar::new(users.len() as u64);
+    let (mut resealed, mut current, mut failed) = (0_u64, 0_u64, 0_u64);
+    for user in users {
+        let result = loop {
+            match store.reseal(user).await {
+                Ok(Resealed::Busy { retry_after }) => {
+                    SystemClock::default().sleep(retry_after).await;
+                }
+                other => break other,
+            }
+        };
+        match result {
+            Ok(Resealed::Done) => resealed += 1,
+            // Deleted since it was listed: nothing left to seal.
+            Ok(_) | Err(Error::NeedsConsent(_)) => current += 1,
+            Err(error) => {
+                failed += 1;
+                bar.suspend(|| output::note(format!("user {:?}: {error}", user.as_str())));
+            }
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    if json {
+        let counts = json!({"resealed": resealed, "unchanged": current, "failed": failed});
+        output::json(&counts)?;
+    } else {
+        output::line(format!("{resealed} resealed, {current} unchanged, {failed} failed"))?;
+    }
+    anyhow::ensure!(failed == 0, "{failed} record(s) are not sealed with the primary key");
+    Ok(())
 }
 
 async fn read(store: &StoreArgs, place: &Place, user: &UserId) -> anyhow::Result<TokenRecord> {
