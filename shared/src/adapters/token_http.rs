@@ -20,6 +20,10 @@ use crate::secret::Secret;
 /// An answer of a token endpoint is small; more than this is not one.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
 
+/// For a provider that does not say how long its tokens live (RFC 6749, section
+/// 5.1, only recommends it): short, since nothing else tells that one has expired.
+const UNSTATED_LIFETIME: Duration = Duration::from_secs(300);
+
 type Client =
     BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
 
@@ -176,7 +180,9 @@ impl HttpTokenEndpoint {
                 .refresh_token()
                 .filter(|t| !t.secret().is_empty())
                 .map(|t| Secret::new(t.secret().clone())),
-            expires_in: answer.expires_in(),
+            expires_in: Some(
+                answer.expires_in().filter(|life| !life.is_zero()).unwrap_or(UNSTATED_LIFETIME),
+            ),
             scopes: scopes.filter(|s| !s.is_empty()),
         })
     }

@@ -114,7 +114,17 @@ impl Progress {
         {
             bar.set_style(style);
         }
+        bar.enable_steady_tick(Duration::from_millis(250));
         Self { bar }
+    }
+
+    /// So many jobs have ended; without a terminal every quarter is a line.
+    fn at(&self, jobs: u64) {
+        let (before, total) = (self.bar.position(), self.bar.length().unwrap_or(1));
+        self.bar.set_position(jobs);
+        if !std::io::stderr().is_terminal() && before * 4 / total < jobs * 4 / total {
+            output::note(format!("{jobs}/{total} jobs"));
+        }
     }
 
     fn say(&self, text: &str) {
@@ -161,6 +171,7 @@ async fn play(args: &Args, stack: &Stack, progress: &Progress) -> anyhow::Result
             victim.kill().await?;
             killed.push(holder);
             progress.say(&format!("killed replica {number}, starting replica {next_number}"));
+            progress.bar.set_message("(the dead replica's messages come back within 10 s)");
             replicas.push(stack.replica(next_number, lines.clone()).await?);
             next_number += 1;
         }
@@ -170,7 +181,7 @@ async fn play(args: &Args, stack: &Stack, progress: &Progress) -> anyhow::Result
                 tally.outcome(&delivery);
                 delivery.settle.ack().await;
                 last_news = Instant::now();
-                progress.bar.set_position(tally.distinct() as u64);
+                progress.at(tally.distinct() as u64);
             }
             delivery = dead.next() => {
                 let delivery = delivery?;
