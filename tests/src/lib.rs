@@ -2,5 +2,6 @@
 
 pub mod memory;
 pub mod model;
+pub mod report;
 pub mod simulation;
 pub mod stage;

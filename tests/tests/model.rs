@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use tests::model::{INVARIANTS, Mutant, Setup, check};
+use tests::report::say;
 
 const I1: &str = INVARIANTS[0];
 const I2: &str = INVARIANTS[1];
@@ -74,12 +75,12 @@ fn the_protocol_keeps_its_invariants() {
     let mut states = 0;
     for setup in setups() {
         let outcome = check(&setup, None);
-        println!("{}: {} states, depth {}", setup.name, outcome.states, outcome.depth);
+        say(format!("{}: {} states, depth {}", setup.name, outcome.states, outcome.depth));
         assert!(outcome.broken.is_empty(), "{setup:?}: {:?}", outcome.broken);
         assert!(outcome.states > 1000, "{setup:?} explores next to nothing");
         states += outcome.states;
     }
-    println!("{states} states, {} invariants", INVARIANTS.len());
+    say(format!("{states} states, {} invariants", INVARIANTS.len()));
 }
 
 #[test]
@@ -116,8 +117,8 @@ fn every_missing_safeguard_breaks_an_invariant() {
     for (mutant, expected, setup) in mutants {
         let outcome = check(&Setup { mutant: Some(mutant), ..setup }, Some(expected));
         match outcome.broken.iter().find(|(name, _)| *name == expected) {
-            Some((name, path)) => {
-                println!("{mutant:?} breaks {name} ({} states): {path}", outcome.states);
+            Some((name, _)) => {
+                say(format!("mutant killed: {mutant:?} breaks {name} ({} states)", outcome.states));
             }
             None => survivors.push((mutant, expected, outcome)),
         }

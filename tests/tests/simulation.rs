@@ -6,6 +6,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tests::report::say;
 use tests::simulation::{Report, Totals, run};
 
 /// How many seeds run unless `SEEDS` says otherwise.
@@ -33,7 +34,7 @@ fn show(report: &Report) -> String {
 fn every_seed_keeps_the_invariants() {
     if let Some(seed) = number("SEED") {
         let report = run(seed);
-        println!("{}\n{:?}", report.trace.join("\n"), report.totals);
+        say(format!("{}\n{:?}", report.trace.join("\n"), report.totals));
         assert!(report.violations.is_empty(), "{}", show(&report));
         return;
     }
@@ -59,7 +60,7 @@ fn every_seed_keeps_the_invariants() {
         }
     });
     let sum = *sum.lock().unwrap();
-    println!("{seeds} seeds: {sum:?}");
+    say(format!("{seeds} seeds: {sum:?}"));
     let mut failed = failed.into_inner().unwrap();
     failed.sort();
     assert!(

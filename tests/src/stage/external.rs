@@ -1,7 +1,6 @@
 //! Google's Pub/Sub emulator and fake-gcs-server, where they are installed.
 
 use std::fmt;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -44,7 +43,7 @@ pub fn leave_out(test: &str, missing: &Missing) -> anyhow::Result<()> {
     if std::env::var_os(REQUIRE).is_some_and(|v| !v.is_empty()) {
         anyhow::bail!("{REQUIRE} is set, and {missing}");
     }
-    writeln!(std::io::stderr(), "LEFT OUT {test}: {missing}")?;
+    crate::report::say(format!("LEFT OUT {test}: {missing}"));
     Ok(())
 }
 
