@@ -32,6 +32,62 @@
 //! With a [`Keyring`] the stored secrets are sealed ([`keyring`]). Google's own
 //! clients act as a stored user by [`TokenStore::google_credentials`].
 //!
+//! # The protocol in one page
+//!
+//! Two objects per user, each written once per refresh and never deleted to
+//! release anything: `tokens/<user>.json`, the record, and `leases/<user>.json`,
+//! who is replacing which *generation* of it.
+//!
+//! ```text
+//! replica A            bucket                       replica B            provider
+//!    │  GET token ───────▶ g7, expired                 │                     │
+//!    │  PUT lease ───────▶ guards 7 (compare-and-set)  │                     │
+//!    │                     guards 7 ◀────── PUT lease  │  412: held          │
+//!    │  refresh ─────────────────────────────────────────────────────────▶ 200
+//!    │                     g7 ◀──────────── GET token  │  waits, polls       │
+//!    │  PUT token ───────▶ g8 (if still g7)            │                     │
+//!    │                     g8 ◀──────────── GET token  │  moved: uses it     │
+//!    │        the lease guards 7 < 8: void by itself   │                     │
+//! ```
+//!
+//! - A lease that guards an older generation than the stored one is void. One
+//!   that guards the stored generation is held until it moves, or until an
+//!   observer has seen that very lease for its whole ttl on its own monotonic
+//!   clock: then it may take over, by compare-and-set, and reads the token again.
+//! - A 200 of the provider is never thrown away. If the record moved meanwhile,
+//!   the new grant is merged onto it as long as the refresh token that was spent
+//!   is still the stored one; a newer login wins.
+//! - `invalid_grant` marks a record as revoked only if the refresh token that the
+//!   provider rejected is still the stored one.
+//!
+//! | invariant | guarded by |
+//! |---|---|
+//! | I1 single refresh: no refresh token is spent twice, but for a holder that failed to commit within the ttl, or a lost answer | `model`, `simulation`; `budget::without_faults_there_is_exactly_one_refresh_per_expiry`; `regressions::thundering_herd_at_expiry` |
+//! | I2 no lost grant: an answer that was received is stored, or its successor is | `model`, `simulation`; `regressions::a_successful_rotation_discarded_because_the_lease_was_lost` |
+//! | I3 no destructive loser: only the stored refresh token can be revoked, and nothing older replaces what is newer | `model`, `simulation`; `regressions::the_loser_destroys_the_winners_grant` |
+//! | I4 no resurrection: after a delete no earlier refresh writes the record | `model`, `simulation`; `regressions::delete_during_a_refresh` |
+//! | I5 freshness: a returned token is usable, or was obtained by this very call, and is none that was reported as rejected | `model`, `simulation`; `regressions::loser_returns_an_expired_token` |
+//! | I6 progress: an orphan lease costs one ttl, and no caller waits beyond its limit | `model`, `simulation`; `regressions::orphan_lock_after_a_crash` |
+//! | I7 bounded load: one series of attempts per user and ttl reaches a failing endpoint | `model`, `simulation`; `store::an_outage_of_the_endpoint_opens_the_breaker` |
+//! | I8 no secrets out: none in a log, error or `Debug` | the tests named `…redacted…`, `…secret…`; `core::jobs_are_published_run_and_told_about` |
+//!
+//! All of these are tests of the workspace's package `tests`.
+//!
+//! # What is not guaranteed
+//!
+//! Two windows that no client can close, with a provider that rotates refresh
+//! tokens: a holder that dies, or is stopped past its ttl, between the provider's
+//! answer and the commit; and an answer that is lost on its way. The refresh
+//! token may then be spent and its successor known to nobody; a provider that
+//! detects reuse revokes the grant, and the user must consent again. Both are
+//! counted: [`Counts::takeovers`], [`Counts::ambiguous_requests`] and, when it
+//! did happen, [`Counts::lost_grants`].
+//!
+//! A caller that embeds the store must call [`TokenStore::shutdown`] before the
+//! process ends, or it may make the first window itself.
+//!
+//! # Where to look
+//!
 //! Decisions are pure ([`protocol`]); I/O stands behind small traits ([`ports`])
 //! that [`adapters`] implement.
 
