@@ -33,6 +33,7 @@
 //! that [`adapters`] implement.
 
 pub mod adapters;
+pub mod consent;
 mod error;
 mod oauth_client;
 pub mod policy;
@@ -51,6 +52,7 @@ pub use policy::Policy;
 pub use schedule::Schedule;
 pub use secret::Secret;
 pub use store::{
-    Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Grant, Health, Imported, Login, TokenStore,
+    Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Grant, Health, Imported, Login, Revoked,
+    TokenStore,
 };
 pub use user_id::{InvalidUserId, MAX_ENCODED_LEN, UserId, encode_segment};

@@ -4,6 +4,7 @@ mod counters;
 mod credentials;
 mod drive;
 mod entry;
+mod revoke;
 mod write;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::user_id::UserId;
 
 pub use counters::Counts;
 pub use credentials::Credentials;
+pub use revoke::Revoked;
 pub use write::{Grant, Imported, Login};
 
 use counters::Counters;
