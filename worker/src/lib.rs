@@ -16,5 +16,6 @@ pub mod outcome;
 pub mod parking;
 pub mod pubsub;
 pub mod replica;
+pub mod web;
 
 pub use handler::Handler;

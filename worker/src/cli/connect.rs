@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use clap::Args;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use shared::adapters::{CloudStorage, CloudStorageConfig, HttpTokenEndpoint, http_client};
+use shared::adapters::{
+    CloudStorage, CloudStorageConfig, GOOGLE_REVOKE_URL, HttpTokenEndpoint, http_client,
+};
 use shared::ports::{Answer, Bucket, EndpointError, Randomness, TokenEndpoint};
 use shared::profile::GOOGLE_USERINFO_URL;
 use shared::{OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
@@ -236,13 +238,22 @@ pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, Usage> {
 
 /// The userinfo endpoint: Google's unless told otherwise.
 pub(crate) fn userinfo_url() -> Result<String, Usage> {
-    match std::env::var("FLEET_USERINFO_URL").ok().filter(|v| !v.is_empty()) {
-        None => Ok(GOOGLE_USERINFO_URL.to_owned()),
+    secret_url("FLEET_USERINFO_URL", GOOGLE_USERINFO_URL)
+}
+
+/// The revocation endpoint: Google's unless told otherwise.
+pub(crate) fn revoke_url() -> Result<String, Usage> {
+    secret_url("FLEET_REVOKE_URL", GOOGLE_REVOKE_URL)
+}
+
+/// A URL from the environment to which tokens are sent.
+fn secret_url(name: &str, default: &str) -> Result<String, Usage> {
+    match std::env::var(name).ok().filter(|v| !v.is_empty()) {
+        None => Ok(default.to_owned()),
         Some(url) if may_have_secrets(&url) => Ok(url),
-        Some(_) => Err(Usage(
-            "FLEET_USERINFO_URL must be an https URL (http is for loopback addresses only)"
-                .to_owned(),
-        )),
+        Some(_) => {
+            Err(Usage(format!("{name} must be an https URL (http is for loopback addresses only)")))
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod publish;
 mod setup;
 mod token;
 mod users;
+mod web;
 mod worker;
 
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ must consent.";
 enum Command {
     /// One replica: pull jobs, act as their users, acknowledge
     Worker(Box<worker::Args>),
+    /// The consent pages: where people sign in and grant access
+    Web(Box<web::Args>),
     /// Publish jobs: one by flags, many from a JSON Lines file or stdin
     Publish(publish::Args),
     /// The profile of a stored user, as JSON
@@ -69,7 +72,7 @@ enum Command {
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     let filter = match &cli.command {
-        Command::Worker(_) => "info",
+        Command::Worker(_) | Command::Web(_) => "info",
         _ => "warn",
     };
     if let Err(error) = crate::logging::start(filter) {
@@ -86,6 +89,7 @@ pub(crate) fn run() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Worker(args) => worker::run(*args).await,
+            Command::Web(args) => web::run(*args).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Profile(args) => profile::run(args).await,
             Command::Token(args) => token::run(args).await,
