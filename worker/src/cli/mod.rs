@@ -4,6 +4,7 @@ mod connect;
 #[cfg(feature = "dev")]
 mod dev;
 mod emulated;
+mod login;
 mod output;
 mod profile;
 mod publish;
@@ -44,6 +45,8 @@ enum Command {
     Worker(Box<worker::Args>),
     /// The consent pages: where people sign in and grant access
     Web(Box<web::Args>),
+    /// Obtain a user credential on this computer and print its profile
+    Login(login::Args),
     /// Publish jobs: one by flags, many from a JSON Lines file or stdin
     Publish(publish::Args),
     /// The profile of a stored user, as JSON
@@ -90,6 +93,7 @@ pub(crate) fn run() -> ExitCode {
         match cli.command {
             Command::Worker(args) => worker::run(*args).await,
             Command::Web(args) => web::run(*args).await,
+            Command::Login(args) => login::run(args).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Profile(args) => profile::run(args).await,
             Command::Token(args) => token::run(args).await,

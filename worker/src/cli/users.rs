@@ -7,10 +7,11 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shared::adapters::HttpProvider;
 use shared::record::TokenRecord;
-use shared::{Error, Grant, Imported, OAuthClient, Secret, UserId};
+use shared::{Error, Grant, Imported, OAuthClient, Revoked, Secret, UserId};
 
-use super::connect::{Place, StoreArgs, read_small, user_id};
+use super::connect::{Place, StoreArgs, read_small, revoke_url, user_id, userinfo_url};
 use super::output::{self, Usage};
 
 #[derive(Debug, clap::Args)]
@@ -79,6 +80,20 @@ token again changes nothing.")]
         #[arg(long)]
         json: bool,
     },
+    /// End a user's grant at the provider, then remove the record
+    #[command(
+        after_help = "Example:\n  fleet users revoke 1097 --bucket my-tokens --client client.json"
+    )]
+    Revoke {
+        /// The user's ID
+        #[arg(value_name = "USER_ID", value_parser = user_id)]
+        user: UserId,
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The result as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove a user's record; the grant stays valid at the provider
     #[command(after_help = "Example:\n  fleet users delete 1097 --bucket my-tokens")]
     Delete {
@@ -132,6 +147,31 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             if json {
                 return output::json(&json!({"user": user.as_str(), "result": what}));
             }
+            output::line(format!("{what} {}", user.token_object()))
+        }
+        Command::Revoke { user, store, json } => {
+            let client = store.read_client()?;
+            let connected = store.connect(&place).await?;
+            let (userinfo, revoke) = (userinfo_url()?, revoke_url()?);
+            let provider = HttpProvider::new(&client, connected.http.clone(), userinfo, revoke)?;
+            let revoked = connected
+                .store
+                .revoke(&user, &provider)
+                .await
+                .with_context(|| format!("user {:?} is not revoked", user.as_str()))?;
+            if json {
+                let result = match revoked {
+                    Revoked::Revoked => "revoked",
+                    Revoked::WasInvalid => "was_invalid",
+                    Revoked::Unknown => "unknown",
+                };
+                return output::json(&json!({"user": user.as_str(), "result": result}));
+            }
+            let what = match revoked {
+                Revoked::Revoked => "revoked and deleted",
+                Revoked::WasInvalid => "no longer valid at the provider; deleted",
+                Revoked::Unknown => "nothing to revoke:",
+            };
             output::line(format!("{what} {}", user.token_object()))
         }
         Command::Delete { user, store, json } => {

@@ -53,8 +53,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut environment = stack.environment();
     let mut pages = Vec::new();
     for number in 1..=usize::from(args.web) {
-        let (page, url) = stack.web(args.replicas + number, lines.clone()).await?;
-        // What a second replica of the pages would be reached by.
+        let public: Option<String> = environment
+            .iter()
+            .find(|(name, _)| *name == "FLEET_PUBLIC_URL")
+            .map(|(_, url)| url.clone());
+        let number_of_all = args.replicas + number;
+        let (page, url) = stack.web(number_of_all, public.as_deref(), lines.clone()).await?;
+        // The second one stands behind the same address, as behind a load balancer, and
+        // is reached past it here.
         let name = if number == 1 { "FLEET_PUBLIC_URL" } else { "FLEET_PUBLIC_URL_2" };
         environment.push((name, url));
         pages.push(page);

@@ -260,11 +260,12 @@ impl Stack {
         Ok(command)
     }
 
-    /// Starts a replica of the consent pages; its address. All of this stack have
-    /// one session key.
+    /// Starts a replica of the consent pages; its own address. All of this stack have
+    /// one session key, and `public_url` if it is given.
     pub(super) async fn web(
         &self,
         number: usize,
+        public_url: Option<&str>,
         lines: mpsc::UnboundedSender<Line>,
     ) -> anyhow::Result<(Replica, String)> {
         let key = self.folder.path().join("session.key");
@@ -275,6 +276,9 @@ impl Stack {
         }
         let mut command = self.command("web")?;
         command.args(["--listen", "127.0.0.1:0", "--offer-scope", &SCOPES[3..].join(",")]);
+        if let Some(url) = public_url {
+            command.args(["--public-url", url]);
+        }
         let mut child = command.env("FLEET_SESSION_KEY", key).spawn()?;
         let stderr = child.stderr.take().context("the pages have no stderr")?;
         let stdin = child.stdin.take();
@@ -282,7 +286,7 @@ impl Stack {
         let mut last = String::new();
         while let Some(text) = reader.next_line().await? {
             let line = Line::read(number, &text);
-            let url = line.fields["url"].as_str().map(ToOwned::to_owned);
+            let url = line.fields["address"].as_str().map(|address| format!("http://{address}"));
             let holder = line.fields["replica"].as_str().map(ToOwned::to_owned);
             last.clone_from(&text);
             drop(lines.send(line));
