@@ -9,6 +9,7 @@ mod output;
 mod profile;
 mod publish;
 mod setup;
+mod starthinker;
 mod token;
 mod users;
 mod web;

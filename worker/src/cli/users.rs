@@ -13,6 +13,7 @@ use shared::{Error, Grant, Imported, OAuthClient, Revoked, Secret, UserId};
 
 use super::connect::{Place, StoreArgs, read_small, revoke_url, user_id, userinfo_url};
 use super::output::{self, Usage};
+use super::starthinker;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -57,7 +58,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Store a grant that was obtained elsewhere: an exported record, or gcloud's `authorized_user` JSON
+    /// Store a grant that was obtained elsewhere: an exported record, gcloud's `authorized_user` JSON, or StarThinker's JSON or base64
     #[command(after_help = "\
 Example:
   fleet users import application_default_credentials.json --user 1097 \\
@@ -227,6 +228,7 @@ struct AuthorizedUser {
 /// Reads a file to import; the text of an error quotes nothing of it.
 fn read_grant(content: &[u8], user: &UserId, client: &OAuthClient) -> Result<Grant, String> {
     let value: Value = serde_json::from_slice(content)
+        .or_else(|e| starthinker::unwrap(content).ok_or(e))
         .map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
     let (client_id, grant) = if value["type"] == "authorized_user" {
         let file = AuthorizedUser::deserialize(&value)
@@ -241,8 +243,13 @@ fn read_grant(content: &[u8], user: &UserId, client: &OAuthClient) -> Result<Gra
         let record =
             TokenRecord::decode(user, value.to_string().as_bytes()).map_err(|e| e.to_string())?;
         (record.client_id.clone(), granted(record))
+    } else if let Some(found) = starthinker::read(&value) {
+        found
     } else {
-        return Err("it is neither an exported record nor an authorized_user credential".into());
+        return Err(
+            "it is neither an exported record nor an authorized_user or StarThinker credential"
+                .into(),
+        );
     };
     if grant.refresh_token.as_ref().is_none_or(|t| t.expose().is_empty()) {
         return Err("it has no refresh token".into());

@@ -130,7 +130,10 @@ pub(super) fn account(
         main.push_str(&actions(site, session).0);
     }
     if record.is_some() {
-        let granted: String = scopes.iter().map(|scope| scope_line(scope)).collect();
+        let mut scopes: Vec<&String> = scopes.iter().collect();
+        // Who they are comes first, then what was added.
+        scopes.sort_by_key(|scope| scope.starts_with("http") && !scope.contains("/userinfo."));
+        let granted: String = scopes.into_iter().map(|scope| scope_line(scope)).collect();
         main.push_str("<section class=\"card\" aria-labelledby=\"granted\"><h2 id=\"granted\">What you allowed</h2>\n");
         main.extend(["<ul class=\"plain\">", &granted, "</ul></section>\n"]);
     }
@@ -147,6 +150,10 @@ fn scope_line(scope: &str) -> String {
 
 fn when(at: Timestamp, now: Timestamp) -> Html {
     let seconds = at.duration_since(now).as_secs();
+    let exact = at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+    if (-4..=0).contains(&seconds) {
+        return Html(format!("<time datetime=\"{at:.0}\">{exact}</time> (just now)"));
+    }
     let (n, unit) = match seconds.unsigned_abs() {
         n @ 0..=119 => (n, "second"),
         n @ 120..=7199 => (n / 60, "minute"),
@@ -159,7 +166,6 @@ fn when(at: Timestamp, now: Timestamp) -> Html {
     } else {
         format!("{n} {unit}{plural} ago")
     };
-    let exact = at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     Html(format!("<time datetime=\"{at:.0}\">{exact}</time> ({relative})"))
 }
 

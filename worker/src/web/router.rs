@@ -27,6 +27,7 @@ use super::limit::Limit;
 use super::metrics::Metrics;
 use super::session::{Notice, SESSION_LIFETIME, Session};
 use super::{Site, account, pages};
+use crate::resuming::resume_user;
 
 const SESSION: &str = "session";
 const NOTICE: &str = "notice";
@@ -298,6 +299,9 @@ async fn callback(State(app): Shared, RawQuery(query): RawQuery, headers: Header
         Ok(Outcome::SignedIn(done)) => {
             app.metrics.count("callback", "signed_in");
             info!(user = done.user.digest(), stored = done.stored, "signed in");
+            if done.stored {
+                resume(&app, done.user.clone());
+            }
             let key = app.site.consent.key();
             let csrf = app.random.id();
             let session = Session::new(&done.user, &done.profile, csrf, app.site.clock.wall());
@@ -337,6 +341,20 @@ async fn callback(State(app): Shared, RawQuery(query): RawQuery, headers: Header
             quiet(app.message(status, title, &error.to_string(), &headers))
         }
     }
+}
+
+/// The jobs that waited for this person go on. The person does not wait for
+/// them; what fails here stays parked for the next login or a worker's sweep.
+fn resume(app: &Arc<App>, user: UserId) {
+    let app = Arc::clone(app);
+    tokio::spawn(async move {
+        let Some(jobs) = &app.site.jobs else { return };
+        match resume_user(&*app.site.bucket, &app.site.store, jobs, &user).await {
+            Ok(0) => {}
+            Ok(resumed) => info!(user = user.digest(), resumed, "parked jobs go on"),
+            Err(error) => warn!(user = user.digest(), %error, "parked jobs still wait"),
+        }
+    });
 }
 
 async fn show_account(State(app): Shared, headers: HeaderMap) -> Response {

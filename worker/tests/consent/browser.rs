@@ -8,6 +8,7 @@ use super::dev::Dev;
 use super::webdriver::{Browser, Driver};
 
 /// What keeps this test from running, said plainly.
+#[expect(clippy::print_stderr, reason = "what was left out must be seen")]
 fn left_out(what: &str) {
     assert_ne!(
         std::env::var("FLEET_REQUIRE_BROWSER").as_deref(),

@@ -36,7 +36,7 @@ async fn a_second_browser_cannot_use_the_first_ones_state() {
     let refused = second.get(&back).await;
     assert_eq!(refused.status, 400);
     assert!(refused.body.contains("not started in this browser"));
-    assert_eq!(dev.fleet(&["users", "show", "guest-1"]).await.0, false, "nothing is stored");
+    assert!(!dev.fleet(&["users", "show", "guest-1"]).await.0, "nothing is stored");
     assert_eq!(first.get(&back).await.status, 303, "the first browser's login still works");
 }
 
@@ -126,4 +126,29 @@ async fn starts_are_limited_and_lead_nowhere_else() {
         statuses.push(person.get(&dev.url("/oauth/start")).await.status);
     }
     assert_eq!(statuses.last(), Some(&429));
+}
+
+#[tokio::test]
+async fn parked_jobs_go_on_when_their_user_consents() {
+    let dev = Dev::start().await;
+    let mut person = Person::new();
+    let bucket =
+        format!("{}/storage/v1/b/{}/o", dev.get("STORAGE_EMULATOR_HOST"), dev.get("FLEET_BUCKET"));
+    let listing = format!("{bucket}?prefix=parked/guest-1/");
+    let parked = |body: &str| body.contains("parked/guest-1/");
+    assert!(!parked(&person.get(&listing).await.body));
+    let job = ["publish", "--user", "guest-1", "--kind", "profile", "--id", "waits"];
+    assert!(dev.fleet(&job).await.0);
+    // Each look is a round trip; the replica parks the job within some.
+    let mut looks = 0;
+    while !parked(&person.get(&listing).await.body) {
+        looks += 1;
+        assert!(looks < 20_000, "the job was not parked");
+    }
+    let back = person.consent(&dev.url("/oauth/start"), "guest-1").await;
+    assert_eq!(person.get(&back).await.status, 303);
+    while parked(&person.get(&listing).await.body) {
+        looks += 1;
+        assert!(looks < 40_000, "the job was not resumed");
+    }
 }

@@ -74,9 +74,14 @@ impl Driver {
 
 impl Browser {
     async fn command(&self, path: &str, body: &Value) -> Value {
+        let value = self.attempt(path, body).await;
+        assert!(value["error"].is_null(), "{path} {body}: {value}");
+        value
+    }
+
+    async fn attempt(&self, path: &str, body: &Value) -> Value {
         let request = self.http.post(format!("{}/{path}", self.session)).json(body);
         let answer: Value = request.send().await.unwrap().json().await.unwrap();
-        assert!(answer["value"]["error"].is_null(), "{path} {body}: {}", answer["value"]);
         answer["value"].clone()
     }
 
@@ -94,15 +99,28 @@ impl Browser {
         self.ask("url").await
     }
 
-    /// Clicks what this XPath finds; a page that follows is waited for.
+    /// Clicks what this XPath finds, which stays on the page.
     pub(crate) async fn click(&self, xpath: &str) {
         let found = self.command("element", &json!({"using": "xpath", "value": xpath})).await;
         let element = found[ELEMENT].as_str().unwrap();
         self.command(&format!("element/{element}/click"), &json!({})).await;
     }
 
+    /// Presses a button that leads to another page, and waits until that is loaded.
     pub(crate) async fn press(&self, button: &str) {
+        self.run("document.documentElement.dataset.left = 'yes'", json!([])).await;
         self.click(&format!("//*[self::button or self::a][normalize-space()='{button}']")).await;
+        let there = json!({
+            "script": "return document.readyState === 'complete' && !document.documentElement.dataset.left",
+            "args": [],
+        });
+        // Each look is a round trip; between two pages it fails.
+        for _ in 0..2000 {
+            if self.attempt("execute/sync", &there).await == json!(true) {
+                return;
+            }
+        }
+        panic!("{button:?} leads nowhere from {}", self.url().await);
     }
 
     pub(crate) async fn run(&self, script: &str, args: Value) -> Value {

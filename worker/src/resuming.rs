@@ -1,0 +1,98 @@
+//! Parked jobs go on when their user has consented.
+
+use std::collections::HashMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use shared::ports::{Bucket, BucketError};
+use shared::record::TokenRecord;
+use shared::{Error, TokenStore, UserId};
+use tracing::warn;
+
+use crate::pubsub::{Outgoing, PublishError, Publisher};
+
+/// Why a user's jobs still wait.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// The user's record cannot be read.
+    #[error(transparent)]
+    Store(#[from] Error),
+    /// The bucket does not answer.
+    #[error("parked jobs cannot be read: {0}")]
+    Bucket(#[from] BucketError),
+    /// A job could not be published; it stays parked.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// What a parked object says (see `parking`).
+#[derive(Deserialize)]
+struct ParkedJob {
+    reason: String,
+    #[serde(default)]
+    scopes: Vec<String>,
+    #[serde(default)]
+    ordering_key: String,
+    #[serde(default)]
+    attributes: HashMap<String, String>,
+    data: String,
+}
+
+impl ParkedJob {
+    /// The message, if the user's record is what the job waited for.
+    fn due(self, record: &TokenRecord) -> Option<Outgoing> {
+        let changed = self.reason != "scopes" || self.scopes != record.scopes;
+        if !record.is_active() || !changed {
+            return None;
+        }
+        let data = STANDARD.decode(&self.data).ok()?.into();
+        Some(Outgoing { data, attributes: self.attributes, ordering_key: self.ordering_key })
+    }
+}
+
+/// Publishes a user's parked jobs again, in their order, and deletes each after
+/// it was published: a crash in between runs a job twice, never not at all. How
+/// many went on.
+///
+/// Cancelling it is such a crash.
+///
+/// # Errors
+/// [`ResumeError`]; what was not published stays parked.
+pub async fn resume_user(
+    bucket: &dyn Bucket,
+    store: &TokenStore,
+    jobs: &Publisher,
+    user: &UserId,
+) -> Result<u64, ResumeError> {
+    let record = match store.read_record(user).await {
+        Ok(record) => record,
+        Err(Error::NeedsConsent(_)) => return Ok(0),
+        Err(error) => return Err(error.into()),
+    };
+    let prefix = format!("parked/{}/", user.encoded());
+    let (mut resumed, mut page) = (0, None);
+    loop {
+        let listing = bucket.list(&prefix, page).await?;
+        for (name, _) in &listing.objects {
+            let Some(object) = bucket.get(name).await? else {
+                // Another resumer was faster.
+                continue;
+            };
+            let Ok(parked) = serde_json::from_slice::<ParkedJob>(&object.content) else {
+                warn!(object = name, "this parked job cannot be read and stays where it is");
+                continue;
+            };
+            let Some(message) = parked.due(&record) else { continue };
+            jobs.publish(message).await?;
+            match bucket.delete(name, object.generation).await {
+                Ok(_) | Err(BucketError::PreconditionFailed) => resumed += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        page = listing.next_page;
+        if page.is_none() {
+            return Ok(resumed);
+        }
+    }
+}
