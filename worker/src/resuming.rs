@@ -1,11 +1,12 @@
 //! Parked jobs go on when their user has consented.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use shared::ports::{Bucket, BucketError};
+use shared::ports::{Bucket, BucketError, Clock, Generation};
 use shared::record::TokenRecord;
 use shared::{Error, TokenStore, UserId};
 use tracing::warn;
@@ -25,6 +26,10 @@ pub enum ResumeError {
     #[error(transparent)]
     Publish(#[from] PublishError),
 }
+
+/// One object may change once a second.
+const PAUSE: Duration = Duration::from_secs(1);
+const TRIES: u32 = 8;
 
 /// What a parked object says (see `parking`).
 #[derive(Deserialize)]
@@ -51,6 +56,27 @@ impl ParkedJob {
     }
 }
 
+/// Deletes what was published. A job that was parked a moment ago is throttled:
+/// giving up at once would run it a second time.
+async fn forget(
+    bucket: &dyn Bucket,
+    clock: &dyn Clock,
+    name: &str,
+    generation: Generation,
+) -> Result<(), BucketError> {
+    let mut tries = 0;
+    loop {
+        match bucket.delete(name, generation).await {
+            Ok(_) | Err(BucketError::PreconditionFailed) => return Ok(()),
+            Err(BucketError::Throttled | BucketError::Unavailable(_)) if tries < TRIES => {
+                tries += 1;
+                clock.sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Publishes a user's parked jobs again, in their order, and deletes each after
 /// it was published: a crash in between runs a job twice, never not at all. How
 /// many went on.
@@ -63,6 +89,7 @@ pub async fn resume_user(
     bucket: &dyn Bucket,
     store: &TokenStore,
     jobs: &Publisher,
+    clock: &dyn Clock,
     user: &UserId,
 ) -> Result<u64, ResumeError> {
     let record = match store.read_record(user).await {
@@ -85,10 +112,8 @@ pub async fn resume_user(
             };
             let Some(message) = parked.due(&record) else { continue };
             jobs.publish(message).await?;
-            match bucket.delete(name, object.generation).await {
-                Ok(_) | Err(BucketError::PreconditionFailed) => resumed += 1,
-                Err(error) => return Err(error.into()),
-            }
+            forget(bucket, clock, name, object.generation).await?;
+            resumed += 1;
         }
         page = listing.next_page;
         if page.is_none() {

@@ -349,7 +349,8 @@ fn resume(app: &Arc<App>, user: UserId) {
     let app = Arc::clone(app);
     tokio::spawn(async move {
         let Some(jobs) = &app.site.jobs else { return };
-        match resume_user(&*app.site.bucket, &app.site.store, jobs, &user).await {
+        let site = &app.site;
+        match resume_user(&*site.bucket, &site.store, jobs, &*site.clock, &user).await {
             Ok(0) => {}
             Ok(resumed) => info!(user = user.digest(), resumed, "parked jobs go on"),
             Err(error) => warn!(user = user.digest(), %error, "parked jobs still wait"),

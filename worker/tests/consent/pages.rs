@@ -149,6 +149,6 @@ async fn parked_jobs_go_on_when_their_user_consents() {
     assert_eq!(person.get(&back).await.status, 303);
     while parked(&person.get(&listing).await.body) {
         looks += 1;
-        assert!(looks < 40_000, "the job was not resumed");
+        assert!(looks < 40_000, "the job was not resumed: {}", person.get(&listing).await.body);
     }
 }
