@@ -51,7 +51,7 @@ pub enum CallbackError {
     Malformed(&'static str),
     /// The browser holds no pending login, or another one.
     #[error(
-        "This sign-in was not started in this browser, or was started too long ago. Start again."
+        "This sign-in was not started in this browser, or it is over. Nothing was changed; start again."
     )]
     NotYours,
     /// It took too long.

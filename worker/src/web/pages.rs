@@ -9,7 +9,7 @@ use super::html::{Html, page, text};
 use super::session::{Notice, Session};
 
 /// What a scope allows, in words for the person.
-fn in_words(scope: &str) -> &str {
+pub(super) fn in_words(scope: &str) -> &str {
     match scope.trim_start_matches("https://www.googleapis.com/auth/") {
         "openid" => "Know who you are",
         "email" | "userinfo.email" => "See your email address",
@@ -28,7 +28,7 @@ fn in_words(scope: &str) -> &str {
         "bigquery" => "See and manage your data in BigQuery",
         "cloud-platform" => "See and change your data in Google Cloud",
         "offline_access" => "Keep access while you are away",
-        _ => "Use this access:",
+        _ => "Use another service for you",
     }
 }
 

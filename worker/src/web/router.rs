@@ -311,8 +311,12 @@ async fn callback(State(app): Shared, RawQuery(query): RawQuery, headers: Header
             let notice = if !done.missing.is_empty() {
                 Some(Notice {
                     text: format!(
-                        "You are signed in, but did not allow everything: {} of the requested access is missing. Jobs that need it will wait.",
-                        done.missing.len()
+                        "You are signed in, but did not allow everything that was asked. Not allowed: {}. Jobs that need it wait.",
+                        done.missing
+                            .iter()
+                            .map(|s| pages::in_words(s))
+                            .collect::<Vec<_>>()
+                            .join("; ")
                     ),
                     bad: true,
                 })
