@@ -92,6 +92,7 @@
 //! that [`adapters`] implement.
 
 pub mod adapters;
+pub mod consent;
 mod error;
 pub mod google_credentials;
 pub mod keyring;
@@ -114,6 +115,6 @@ pub use schedule::Schedule;
 pub use secret::Secret;
 pub use store::{
     Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Grant, Health, Imported, Login, Resealed,
-    TokenStore,
+    Revoked, TokenStore,
 };
 pub use user_id::{InvalidUserId, MAX_ENCODED_LEN, UserId, encode_segment};

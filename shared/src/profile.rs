@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::secret::Secret;
 use crate::store::{Credentials, TokenStore};
 use crate::user_id::UserId;
 
@@ -68,11 +69,20 @@ pub async fn fetch_profile(
     url: &str,
     credentials: &Credentials,
 ) -> Result<Map<String, Value>, ProfileError> {
+    fetch(http, url, credentials.access_token()).await
+}
+
+/// The same with a bare access token, as a login has one before it is stored.
+pub(crate) async fn fetch(
+    http: &reqwest::Client,
+    url: &str,
+    access_token: &Secret,
+) -> Result<Map<String, Value>, ProfileError> {
     let no_answer =
         |e: reqwest::Error| ProfileError::NoAnswer(format!("gave no answer: {}", e.without_url()));
     let mut response = http
         .get(url)
-        .bearer_auth(credentials.access_token().expose())
+        .bearer_auth(access_token.expose())
         .timeout(TIMEOUT)
         .send()
         .await

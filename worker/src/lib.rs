@@ -16,5 +16,7 @@ pub mod outcome;
 pub mod parking;
 pub mod pubsub;
 pub mod replica;
+pub mod resuming;
+pub mod web;
 
 pub use handler::Handler;

@@ -2,10 +2,12 @@
 
 mod cloud_storage;
 mod memory;
+mod provider_http;
 mod system;
 mod token_http;
 
 pub use cloud_storage::{CloudStorage, CloudStorageConfig};
 pub use memory::MemoryBucket;
+pub use provider_http::{GOOGLE_REVOKE_URL, HttpProvider};
 pub use system::SystemClock;
 pub use token_http::{HttpTokenEndpoint, http_client};

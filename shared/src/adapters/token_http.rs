@@ -70,7 +70,7 @@ impl HttpTokenEndpoint {
 }
 
 /// One HTTP exchange. Only answers that RFC 6749 defines go on to `oauth2`.
-async fn exchange(
+pub(super) async fn exchange(
     http: reqwest::Client,
     request: HttpRequest,
     timeout: Duration,
@@ -106,7 +106,7 @@ async fn exchange(
 
 /// Why an exchange gave no answer of the protocol.
 #[derive(Debug, thiserror::Error)]
-enum Exchange {
+pub(super) enum Exchange {
     #[error("cannot be reached: {0}")]
     NotSent(String),
     #[error("HTTP status {0}")]
@@ -233,7 +233,7 @@ impl HttpTokenEndpoint {
 }
 
 /// The error fields of RFC 6749, section 5.2, shortened and in one line.
-fn said(answer: &BasicErrorResponse) -> String {
+pub(super) fn said(answer: &BasicErrorResponse) -> String {
     const LONGEST: usize = 200;
     let code = answer.error().as_ref();
     let text = match answer.error_description() {

@@ -6,8 +6,10 @@
 
 mod bucket;
 mod clock;
+mod provider;
 mod token_endpoint;
 
 pub use bucket::{Bucket, BucketError, Generation, Listing, Object};
 pub use clock::{Clock, Monotonic, Now, Randomness};
+pub use provider::{CodeAnswer, Provider, Revocation};
 pub use token_endpoint::{Answer, EndpointError, TokenEndpoint};

@@ -5,6 +5,7 @@ mod credentials;
 mod drive;
 mod entry;
 mod reseal;
+mod revoke;
 mod served;
 mod write;
 
@@ -29,6 +30,7 @@ use crate::user_id::UserId;
 pub use counters::Counts;
 pub use credentials::Credentials;
 pub use reseal::Resealed;
+pub use revoke::Revoked;
 pub use write::{Grant, Imported, Login};
 
 use counters::Counters;

@@ -206,12 +206,16 @@ impl Inner {
         }
     }
 
-    fn pauses(&self) -> Schedule {
+    pub(super) fn pauses(&self) -> Schedule {
         Schedule::new(self.policy.retry_min, self.policy.retry_max)
     }
 
     /// Waits before the next try, or gives up with `error` after some.
-    async fn pause(&self, pauses: &mut Schedule, error: BucketError) -> Result<(), Error> {
+    pub(super) async fn pause(
+        &self,
+        pauses: &mut Schedule,
+        error: BucketError,
+    ) -> Result<(), Error> {
         const TRIES: u32 = 8;
         if matches!(error, BucketError::Refused(_)) || pauses.count() >= TRIES {
             return Err(unavailable(error));

@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use clap::Args;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use shared::adapters::{CloudStorage, CloudStorageConfig, HttpTokenEndpoint, http_client};
+use shared::adapters::{
+    CloudStorage, CloudStorageConfig, GOOGLE_REVOKE_URL, HttpTokenEndpoint, http_client,
+};
 use shared::ports::{Answer, Bucket, EndpointError, Randomness, TokenEndpoint};
 use shared::profile::GOOGLE_USERINFO_URL;
 use shared::{Keyring, OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
@@ -197,11 +199,6 @@ impl StoreArgs {
             .map_err(|e| Usage(format!("OAuth client {}: {e}", path.display())))
     }
 
-    fn read_keyring(&self) -> Result<Option<Keyring>, Usage> {
-        let path = self.keyring.as_ref().filter(|path| !path.as_os_str().is_empty());
-        path.map(|path| Keyring::read(path).map_err(|e| Usage(e.to_string()))).transpose()
-    }
-
     async fn open(&self, place: &Place, client: Option<&OAuthClient>) -> anyhow::Result<Connected> {
         let policy = self.policy.policy()?;
         let instance = Randomness::from_system().id()[..16].to_owned();
@@ -211,7 +208,7 @@ impl StoreArgs {
             Some(client) => Arc::new(HttpTokenEndpoint::new(client, http.clone())?),
             None => Arc::new(NoClient),
         };
-        let keyring = self.read_keyring()?;
+        let keyring = read_keyring(self.keyring.as_deref())?;
         if keyring.is_none() && place.emulators.is_none() {
             warn!(
                 "no --keyring: whoever can read the bucket can act as every user; make one with `fleet keyring new`"
@@ -259,15 +256,30 @@ pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, Usage> {
     std::fs::read(path).map_err(unreadable)
 }
 
+/// The keyring, if one is named; an empty variable is as good as none.
+pub(crate) fn read_keyring(path: Option<&Path>) -> Result<Option<Keyring>, Usage> {
+    let path = path.filter(|path| !path.as_os_str().is_empty());
+    path.map(|path| Keyring::read(path).map_err(|e| Usage(e.to_string()))).transpose()
+}
+
 /// The userinfo endpoint: Google's unless told otherwise.
 pub(crate) fn userinfo_url() -> Result<String, Usage> {
-    match std::env::var("FLEET_USERINFO_URL").ok().filter(|v| !v.is_empty()) {
-        None => Ok(GOOGLE_USERINFO_URL.to_owned()),
+    secret_url("FLEET_USERINFO_URL", GOOGLE_USERINFO_URL)
+}
+
+/// The revocation endpoint: Google's unless told otherwise.
+pub(crate) fn revoke_url() -> Result<String, Usage> {
+    secret_url("FLEET_REVOKE_URL", GOOGLE_REVOKE_URL)
+}
+
+/// A URL from the environment to which tokens are sent.
+fn secret_url(name: &str, default: &str) -> Result<String, Usage> {
+    match std::env::var(name).ok().filter(|v| !v.is_empty()) {
+        None => Ok(default.to_owned()),
         Some(url) if may_have_secrets(&url) => Ok(url),
-        Some(_) => Err(Usage(
-            "FLEET_USERINFO_URL must be an https URL (http is for loopback addresses only)"
-                .to_owned(),
-        )),
+        Some(_) => {
+            Err(Usage(format!("{name} must be an https URL (http is for loopback addresses only)")))
+        }
     }
 }
 

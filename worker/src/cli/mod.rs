@@ -5,12 +5,15 @@ mod connect;
 mod dev;
 mod emulated;
 mod keyring;
+mod login;
 mod output;
 mod profile;
 mod publish;
 mod setup;
+mod starthinker;
 mod token;
 mod users;
+mod web;
 mod worker;
 
 use std::process::ExitCode;
@@ -42,6 +45,10 @@ must consent.";
 enum Command {
     /// One replica: pull jobs, act as their users, acknowledge
     Worker(Box<worker::Args>),
+    /// The consent pages: where people sign in and grant access
+    Web(Box<web::Args>),
+    /// Obtain a user credential on this computer and print its profile
+    Login(login::Args),
     /// Publish jobs: one by flags, many from a JSON Lines file or stdin
     Publish(publish::Args),
     /// The profile of a stored user, as JSON
@@ -72,7 +79,7 @@ enum Command {
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     let filter = match &cli.command {
-        Command::Worker(_) => "info",
+        Command::Worker(_) | Command::Web(_) => "info",
         _ => "warn",
     };
     if let Err(error) = crate::logging::start(filter) {
@@ -89,6 +96,8 @@ pub(crate) fn run() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Worker(args) => worker::run(*args).await,
+            Command::Web(args) => web::run(*args).await,
+            Command::Login(args) => login::run(args).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Profile(args) => profile::run(args).await,
             Command::Token(args) => token::run(args).await,

@@ -49,7 +49,9 @@ pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
             text.push_str(&cause);
         }
     }
-    note(format!("fleet: {}", text.replace('\n', " ")));
+    // A usage error may be a list of steps.
+    let steps = error.is::<Usage>();
+    note(format!("fleet: {}", if steps { text } else { text.replace('\n', " ") }));
     let consent = |e: &shared::Error| matches!(e, shared::Error::NeedsConsent(_));
     let must_consent = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(consent)

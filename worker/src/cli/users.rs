@@ -7,13 +7,14 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::adapters::SystemClock;
+use shared::adapters::{HttpProvider, SystemClock};
 use shared::ports::Clock as _;
 use shared::record::{RecordCodec, TokenRecord};
-use shared::{Error, Grant, Imported, OAuthClient, Resealed, Secret, TokenStore, UserId};
+use shared::{Error, Grant, Imported, OAuthClient, Resealed, Revoked, Secret, TokenStore, UserId};
 
-use super::connect::{Place, StoreArgs, read_small, user_id};
+use super::connect::{Place, StoreArgs, read_small, revoke_url, user_id, userinfo_url};
 use super::output::{self, Usage};
+use super::starthinker;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -58,7 +59,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Store a grant that was obtained elsewhere: an exported record, or gcloud's `authorized_user` JSON
+    /// Store a grant that was obtained elsewhere: an exported record, gcloud's `authorized_user` JSON, or StarThinker's JSON or base64
     #[command(after_help = "\
 Example:
   fleet users import application_default_credentials.json --user 1097 \\
@@ -99,6 +100,20 @@ token is being renewed is waited for.")]
         #[command(flatten)]
         store: StoreArgs,
         /// The counts as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a user's grant at the provider, then remove the record
+    #[command(
+        after_help = "Example:\n  fleet users revoke 1097 --bucket my-tokens --client client.json"
+    )]
+    Revoke {
+        /// The user's ID
+        #[arg(value_name = "USER_ID", value_parser = user_id)]
+        user: UserId,
+        #[command(flatten)]
+        store: StoreArgs,
+        /// The result as JSON
         #[arg(long)]
         json: bool,
     },
@@ -161,6 +176,31 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             let connected = store.connect(&place).await?;
             let users = if all { every_user(&connected.store).await? } else { users };
             reseal(&connected.store, &users, json).await
+        }
+        Command::Revoke { user, store, json } => {
+            let client = store.read_client()?;
+            let connected = store.connect(&place).await?;
+            let (userinfo, revoke) = (userinfo_url()?, revoke_url()?);
+            let provider = HttpProvider::new(&client, connected.http.clone(), userinfo, revoke)?;
+            let revoked = connected
+                .store
+                .revoke(&user, &provider)
+                .await
+                .with_context(|| format!("user {:?} is not revoked", user.as_str()))?;
+            if json {
+                let result = match revoked {
+                    Revoked::Revoked => "revoked",
+                    Revoked::WasInvalid => "was_invalid",
+                    Revoked::Unknown => "unknown",
+                };
+                return output::json(&json!({"user": user.as_str(), "result": result}));
+            }
+            let what = match revoked {
+                Revoked::Revoked => "revoked and deleted",
+                Revoked::WasInvalid => "no longer valid at the provider; deleted",
+                Revoked::Unknown => "nothing to revoke:",
+            };
+            output::line(format!("{what} {}", user.token_object()))
         }
         Command::Delete { user, store, json } => {
             let connected = store.connect_to_look(&place).await?;
@@ -256,6 +296,7 @@ struct AuthorizedUser {
 /// Reads a file to import; the text of an error quotes nothing of it.
 fn read_grant(content: &[u8], user: &UserId, client: &OAuthClient) -> Result<Grant, String> {
     let value: Value = serde_json::from_slice(content)
+        .or_else(|e| starthinker::unwrap(content).ok_or(e))
         .map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
     let (client_id, grant) = if value["type"] == "authorized_user" {
         let file = AuthorizedUser::deserialize(&value)
@@ -271,8 +312,13 @@ fn read_grant(content: &[u8], user: &UserId, client: &OAuthClient) -> Result<Gra
             .decode(user, value.to_string().as_bytes())
             .map_err(|e| e.to_string())?;
         (record.client_id.clone(), granted(record))
+    } else if let Some(found) = starthinker::read(&value) {
+        found
     } else {
-        return Err("it is neither an exported record nor an authorized_user credential".into());
+        return Err(
+            "it is neither an exported record nor an authorized_user or StarThinker credential"
+                .into(),
+        );
     };
     if grant.refresh_token.as_ref().is_none_or(|t| t.expose().is_empty()) {
         return Err("it has no refresh token".into());

@@ -129,7 +129,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let stop = Stop::default();
     watch_signals(&stop)?;
     if jobs.until_stdin_closes {
-        watch_stdin(stop.clone());
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            watch_stdin().await;
+            stop.drain.cancel();
+            stop.cut.cancel();
+        });
     }
     let ready = Arc::new(Readiness::default());
     let serving = tokio::spawn(health::serve(listener, Arc::clone(&ready), stop.drain.clone()));
@@ -171,11 +176,8 @@ fn watch_signals(stop: &Stop) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn watch_stdin(stop: Stop) {
-    tokio::spawn(async move {
-        let mut byte = [0];
-        while matches!(tokio::io::stdin().read(&mut byte).await, Ok(n) if n > 0) {}
-        stop.drain.cancel();
-        stop.cut.cancel();
-    });
+/// Ends when stdin does.
+pub(super) async fn watch_stdin() {
+    let mut byte = [0];
+    while matches!(tokio::io::stdin().read(&mut byte).await, Ok(n) if n > 0) {}
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::clock::Clock;
+use super::consent::Consents;
 use super::exchange::{AccessError, Caller, Refused};
 use super::identity::Identity;
 use super::ledger::{Ledger, Stats, StatsQuery};
@@ -17,6 +18,7 @@ use super::tasks::TaskLists;
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) identity: Identity,
+    pub(super) consents: Consents,
     pub(super) ledger: Ledger,
     pub(super) tasks: TaskLists,
 }
@@ -33,7 +35,12 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(identity: Identity, clock: Clock, origin: String) -> Self {
-        let core = Core { identity, ledger: Ledger::default(), tasks: TaskLists::default() };
+        let core = Core {
+            identity,
+            consents: Consents::default(),
+            ledger: Ledger::default(),
+            tasks: TaskLists::default(),
+        };
         Self { core: Mutex::new(core), clock, stats: watch::Sender::new(Stats::default()), origin }
     }
 

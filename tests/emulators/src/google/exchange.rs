@@ -40,6 +40,12 @@ pub(super) enum TokenError {
     /// Spent before, which has ended its grant.
     SpentToken,
     InvalidScope,
+    /// A code that was never issued, is spent, or is too old.
+    UnknownCode,
+    /// The redirect URI is not the one that the code was sent to.
+    RedirectMismatch,
+    /// The code verifier does not match the challenge.
+    WrongVerifier,
 }
 
 impl TokenError {
@@ -47,7 +53,11 @@ impl TokenError {
         match self {
             Self::InvalidRequest(_) | Self::UnsupportedGrantType => RefreshOutcome::Malformed,
             Self::UnknownClient | Self::WrongSecret => RefreshOutcome::InvalidClient,
-            Self::UnknownToken | Self::EndedGrant => RefreshOutcome::InvalidGrant,
+            Self::UnknownToken
+            | Self::EndedGrant
+            | Self::UnknownCode
+            | Self::RedirectMismatch
+            | Self::WrongVerifier => RefreshOutcome::InvalidGrant,
             Self::SpentToken => RefreshOutcome::Reused(None),
             Self::InvalidScope => RefreshOutcome::InvalidScope,
         }

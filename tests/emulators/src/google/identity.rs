@@ -102,23 +102,86 @@ impl Identity {
         self.accounts.get(sub).map(|account| &account.user)
     }
 
-    /// Records a consent: the account is made or brought up to date, and a new family
-    /// begins beside those that it has.
-    pub(super) fn grant(&mut self, now: Instant, user: User, scopes: Vec<String>) -> Grant {
-        let family = self.families.len();
-        let account = self.accounts.entry(user.sub.clone()).or_insert_with(|| Account {
+    /// The accounts, by `sub`, at most `limit`.
+    pub(super) fn accounts(&self, limit: usize) -> Vec<User> {
+        let mut users: Vec<&User> = self.accounts.values().map(|account| &account.user).collect();
+        users.sort_by(|a, b| a.sub.cmp(&b.sub));
+        users.into_iter().take(limit).cloned().collect()
+    }
+
+    /// Makes an account or brings it up to date; nothing is granted.
+    pub(super) fn add_account(&mut self, user: User) {
+        let account = self.account(&user.sub);
+        account.user = user;
+    }
+
+    /// Everything that live grants of an account allow.
+    pub(super) fn granted_scopes(&self, sub: &str) -> Vec<String> {
+        let families = self.accounts.get(sub).map(|account| &account.families);
+        let live = families.into_iter().flatten();
+        live.flat_map(|family| self.families[*family].scopes.clone()).collect()
+    }
+
+    /// A code for the client.
+    pub(super) fn mint_code(&mut self) -> Secret {
+        self.minter.code()
+    }
+
+    /// What a consent of an existing account leads to: a new family with a refresh token,
+    /// or an access token in the newest one, whose scopes grow to `scopes`.
+    pub(super) fn consent(
+        &mut self,
+        now: Instant,
+        sub: &str,
+        scopes: Vec<String>,
+        refresh: bool,
+    ) -> Option<Fresh> {
+        let account = self.accounts.get(sub)?;
+        let newest = account.families.back().copied();
+        let family = match newest {
+            Some(family) if !refresh => {
+                self.families[family].scopes.extend(scopes.iter().cloned());
+                self.families[family].scopes.sort();
+                self.families[family].scopes.dedup();
+                family
+            }
+            _ => self.begin_family(sub, scopes.clone()),
+        };
+        Some(Fresh {
+            refresh_token: refresh.then(|| self.issue_refresh_token(family)),
+            access_token: self.issue_access_token(now, family, scopes.clone()),
+            expires_in: self.policy.token_lifetime.as_secs(),
+            scopes,
+        })
+    }
+
+    fn account(&mut self, sub: &str) -> &mut Account {
+        self.accounts.entry(sub.to_owned()).or_insert_with(|| Account {
             user: User::default(),
             families: VecDeque::new(),
             expired_before: 0,
             limit: None,
-        });
+        })
+    }
+
+    fn begin_family(&mut self, sub: &str, scopes: Vec<String>) -> usize {
+        let family = self.families.len();
+        let account = self.account(sub);
         account.families.push_back(family);
-        if account.families.len() > MAX_GRANTS
-            && let Some(oldest) = account.families.pop_front()
-        {
+        let oldest =
+            if account.families.len() > MAX_GRANTS { account.families.pop_front() } else { None };
+        if let Some(oldest) = oldest {
             self.families[oldest].ended = true;
         }
-        self.families.push(Family { sub: user.sub.clone(), scopes: scopes.clone(), ended: false });
+        self.families.push(Family { sub: sub.to_owned(), scopes, ended: false });
+        family
+    }
+
+    /// Records a consent: the account is made or brought up to date, and a new family
+    /// begins beside those that it has.
+    pub(super) fn grant(&mut self, now: Instant, user: User, scopes: Vec<String>) -> Grant {
+        let family = self.begin_family(&user.sub, scopes.clone());
+        let account = self.account(&user.sub);
         account.user = user;
         let refresh_token = self.issue_refresh_token(family);
         let access_token = self.issue_access_token(now, family, scopes.clone());
@@ -199,7 +262,7 @@ impl Identity {
         Ok((fresh, spent))
     }
 
-    fn check_client(&self, request: &RefreshRequest) -> Result<(), TokenError> {
+    pub(super) fn check_client(&self, request: &RefreshRequest) -> Result<(), TokenError> {
         let id = request
             .client_id
             .as_ref()

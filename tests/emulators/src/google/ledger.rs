@@ -18,6 +18,8 @@ pub struct Stats {
     pub reused: u64,
     /// Token requests answered `invalid_grant`.
     pub invalid_grants: u64,
+    /// Authorization codes exchanged for tokens.
+    pub exchanged: u64,
     /// Revocations asked for by a client and carried out.
     pub revocations: u64,
     /// Requests to the APIs, refused ones and userinfo included.

@@ -7,7 +7,8 @@
 //!
 //! | path | |
 //! |---|---|
-//! | `POST /token` | `grant_type=refresh_token`; the client's secret in the body or as basic authentication |
+//! | `GET /o/oauth2/auth` | the consent page: choose an account, allow all, some or nothing |
+//! | `POST /token` | `grant_type=refresh_token` or `authorization_code` (PKCE S256 checked, ID token); the client's secret in the body or as basic authentication |
 //! | `POST /revoke` | `token`, in the form or the query |
 //! | `GET /v1/userinfo`, `/oauth2/v3/userinfo`, `/oauth2/v2/userinfo` | the profile, as far as scopes allow |
 //! | `GET /drive/v3/files`, `/drive/v3/files/{id}?alt=media&size=N` | scope `…/auth/drive.readonly` |
@@ -24,19 +25,23 @@
 //! - Google does not rotate refresh tokens as a rule, and issues a successor only now
 //!   and then; [`Config::rotate`] stands for providers that do. What one that detects a
 //!   reuse does is [`OnReuse`].
-//! - There is one client, and its grants come from [`Google::add_user`]: there is no
-//!   consent page and no `authorization_code` exchange. One would record a consent the
-//!   same way and exchange its code at the token endpoint.
+//! - There is one client. Its grants come from [`Google::add_user`] or from the consent
+//!   page, which is always shown (Google skips it when nothing new is asked) and knows no
+//!   passwords. As at Google, a refresh token comes with an account's first consent only,
+//!   or with `prompt=consent`.
 //! - Revoking one token ends the grant that it came from. Google may withdraw every
 //!   grant that the account gave to the project.
-//! - No ID tokens, no `access_token` in the query, no quotas but [`Google::limit_user`].
+//! - ID tokens are not signed; no `access_token` in the query, no quotas but [`Google::limit_user`].
 //! - All hosts of Google are this one origin: the path alone tells the API.
 //! - `fields` and other parameters that are not named above are ignored.
 
+mod authorize;
 mod clock;
+mod consent;
 mod core;
 mod drive;
 mod exchange;
+mod id_token;
 mod identity;
 mod ledger;
 mod limit;
@@ -204,10 +209,14 @@ impl Google {
     }
 
     /// The client's file as Google's console downloads it, with the URLs of this emulator.
-    /// It holds the client's secret.
+    /// It holds the client's secret. The consent page sends codes to these redirect URIs;
+    /// `http://localhost` stands for every port and path of the loopback interface.
     pub fn client_json(&self, kind: ClientKind, redirect_uris: &[&str]) -> Value {
         let origin = &self.shared.origin;
-        let client = self.shared.step(|core, _| core.identity.client().clone());
+        let client = self.shared.step(|core, _| {
+            core.consents.register(redirect_uris);
+            core.identity.client().clone()
+        });
         let details = json!({
             "client_id": client.id,
             "project_id": "fake-project",
@@ -232,6 +241,11 @@ impl Google {
     ) -> Grant {
         let scopes = scopes.into_iter().map(Into::into).collect();
         self.shared.step(|core, now| core.identity.grant(now, user, scopes))
+    }
+
+    /// An account that has granted nothing yet: the consent page offers it.
+    pub fn add_account(&self, user: User) {
+        self.shared.step(|core, _| core.identity.add_account(user));
     }
 
     /// Ends all grants of a user, as when access is withdrawn in the Google account.

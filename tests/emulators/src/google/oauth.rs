@@ -12,10 +12,13 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, PRAGMA};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use url::form_urlencoded;
 
-use super::core::{Shared, text, user_agent};
+use super::consent::CodeRequest;
+use super::core::{Core, Shared, text, user_agent};
 use super::exchange::{Fresh, RefreshRequest, TokenError};
+use super::id_token::id_token;
 use super::ledger::RefreshOutcome;
 use super::token::{Fingerprint, Secret};
 
@@ -33,6 +36,11 @@ pub(super) fn revoke_routes() -> Router<Arc<Shared>> {
 /// a caller that goes away before it has spent its refresh token all the same.
 async fn token(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
     let (grant_type, request) = parse(&headers, &body);
+    if grant_type.as_deref() == Some("authorization_code") {
+        let exchanged =
+            shared.step(|core, now| exchange_code(core, now, &shared.origin, &request, &body));
+        return answered(exchanged);
+    }
     let answer = shared.step(|core, now| {
         let (answer, outcome) = match grant_type.as_deref() {
             Some("refresh_token") => core.identity.refresh(now, &request),
@@ -53,12 +61,47 @@ async fn token(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byte
         );
         answer
     });
+    answered(answer.map(|fresh| fresh_json(&fresh)))
+}
+
+fn answered(answer: Result<Value, TokenError>) -> Response {
     let (status, body) = match answer {
-        Ok(fresh) => (StatusCode::OK, fresh_json(&fresh)),
+        Ok(body) => (StatusCode::OK, body),
         Err(error) => error_json(error),
     };
     let uncached = [(CACHE_CONTROL, "no-store"), (PRAGMA, "no-cache")];
     (status, uncached, Json(body)).into_response()
+}
+
+fn exchange_code(
+    core: &mut Core,
+    now: Instant,
+    issuer: &str,
+    request: &RefreshRequest,
+    body: &[u8],
+) -> Result<Value, TokenError> {
+    core.identity.check_client(request)?;
+    let mut presented = CodeRequest::default();
+    for (name, value) in form_urlencoded::parse(body) {
+        let value = value.into_owned();
+        match &*name {
+            "code" => presented.code = Some(Secret::new(value)),
+            "redirect_uri" => presented.redirect_uri = Some(value),
+            "code_verifier" => presented.verifier = Some(Secret::new(value)),
+            _ => {}
+        }
+    }
+    let (fresh, sub, nonce) = core.consents.exchange(now, &mut core.identity, &presented)?;
+    core.ledger.count(Some(&sub), |stats| stats.exchanged += 1);
+    let mut json = fresh_json(&fresh);
+    if fresh.scopes.iter().any(|scope| scope == "openid")
+        && let Some(user) = core.identity.user(&sub)
+    {
+        let audience = &core.identity.client().id;
+        let nonce = nonce.as_deref();
+        json["id_token"] = id_token(issuer, audience, user, nonce, fresh.expires_in).into();
+    }
+    Ok(json)
 }
 
 fn parse(headers: &HeaderMap, body: &[u8]) -> (Option<String>, RefreshRequest) {
@@ -126,6 +169,9 @@ fn error_json(error: TokenError) -> (StatusCode, Value) {
         TokenError::EndedGrant | TokenError::SpentToken => {
             (bad, "invalid_grant", "Token has been expired or revoked.")
         }
+        TokenError::UnknownCode => (bad, "invalid_grant", "Malformed auth code."),
+        TokenError::RedirectMismatch => (bad, "redirect_uri_mismatch", "Bad Request"),
+        TokenError::WrongVerifier => (bad, "invalid_grant", "Invalid code verifier."),
         TokenError::InvalidScope => {
             (bad, "invalid_scope", "Some requested scopes were not granted.")
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::core::Shared;
 use super::refusal::Refusal;
-use super::{drive, oauth, probe, tasks, userinfo};
+use super::{authorize, drive, oauth, probe, tasks, userinfo};
 use crate::storage::connection::Cuttable;
 
 /// How long answers are held back.
@@ -43,6 +43,7 @@ pub(super) fn serve(
         .merge(apis)
         .merge(tokens)
         .merge(oauth::revoke_routes())
+        .merge(authorize::routes())
         .fallback(async || Refusal::not_found("Method"))
         .with_state(shared);
     let listener = Cuttable::new(listener, stop.clone());

@@ -79,6 +79,10 @@ impl Minter {
         Secret(format!("1//fake-{}", self.letters(48)))
     }
 
+    pub(super) fn code(&mut self) -> Secret {
+        Secret(format!("4/fake-{}", self.letters(48)))
+    }
+
     pub(super) fn client_id(&mut self) -> String {
         format!("000000000000-fake{}.apps.googleusercontent.com", self.letters(12).to_lowercase())
     }

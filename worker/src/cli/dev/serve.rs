@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// How many replicas
     #[arg(long, default_value_t = 1)]
     replicas: usize,
+    /// How many replicas of the consent pages, at most 2
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=2))]
+    web: u8,
     /// How many users that have consented
     #[arg(long, default_value_t = 3)]
     users: usize,
@@ -46,7 +49,24 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     for number in 1..=args.replicas {
         replicas.push(stack.replica(number, lines.clone()).await?);
     }
-    let environment = stack.environment();
+    stack.offer_accounts();
+    let mut environment = stack.environment();
+    let mut pages = Vec::new();
+    for number in 1..=usize::from(args.web) {
+        let public: Option<String> = environment
+            .iter()
+            .find(|(name, _)| *name == "FLEET_PUBLIC_URL")
+            .map(|(_, url)| url.clone());
+        let number_of_all = args.replicas + number;
+        let (page, url) = stack.web(number_of_all, public.as_deref(), lines.clone()).await?;
+        // The second one stands behind the same address, as behind a load balancer, and
+        // is reached past it here.
+        let name = if number == 1 { "FLEET_PUBLIC_URL" } else { "FLEET_PUBLIC_URL_2" };
+        environment.push((name, url));
+        pages.push(page);
+    }
+    let page_url = environment.iter().find(|(name, _)| *name == "FLEET_PUBLIC_URL");
+    let page_url = page_url.map_or("none".to_owned(), |(_, url)| url.clone());
     if args.json {
         let map: serde_json::Map<_, _> =
             environment.into_iter().map(|(n, v)| (n.to_owned(), v.into())).collect();
@@ -61,7 +81,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         _ => "none".to_owned(),
     };
     output::note(format!(
-        "up: {} replica(s), users {named}, files in {}. Ctrl-C ends it.",
+        "up: {} replica(s), users {named}, files in {}. Sign in at {page_url}. Ctrl-C ends it.",
         args.replicas,
         stack.folder().display()
     ));
@@ -73,7 +93,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     output::note("stopping");
-    for replica in replicas {
+    for replica in replicas.into_iter().chain(pages) {
         replica.terminate().await?;
     }
     Ok(())

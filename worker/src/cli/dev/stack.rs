@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use emulators::google::{self, ClientKind, Fingerprint, Google};
 use emulators::pubsub::{self, PubSub};
 use emulators::storage::{self, Storage};
@@ -14,7 +16,7 @@ use jiff::SignedDuration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use shared::adapters::{HttpTokenEndpoint, SystemClock, http_client};
-use shared::ports::Clock as _;
+use shared::ports::{Clock as _, Randomness};
 use shared::{Grant, OAuthClient, Secret, TokenStore, UserId};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -202,27 +204,9 @@ impl Stack {
         number: usize,
         lines: mpsc::UnboundedSender<Line>,
     ) -> anyhow::Result<Replica> {
-        let program = std::env::current_exe().context("this program's own path is unknown")?;
-        let mut command = Command::new(program);
-        // Settings of the caller's fleet must not leak into this one.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("FLEET_") {
-                command.env_remove(name);
-            }
-        }
-        command
-            .arg("worker")
-            .args(["--until-stdin-closes", "--listen", "127.0.0.1:0", "--ack-extension", "10s"])
-            .args(&self.plan.replica_flags)
-            .envs(self.environment())
-            .env("FLEET_LOG", "info")
-            .env("FLEET_LOG_FORMAT", "gcp")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            // Ctrl-C reaches the parent, which ends its replicas in order.
-            .process_group(0)
-            .kill_on_drop(true);
+        let mut command = self.command("worker")?;
+        command.args(["--listen", "127.0.0.1:0", "--ack-extension", "10s"]);
+        command.args(&self.plan.replica_flags);
         let mut child = command.spawn().context("a replica cannot be started")?;
         let stderr = child.stderr.take().context("a replica has no stderr")?;
         let stdin = child.stdin.take();
@@ -250,6 +234,86 @@ impl Stack {
             }
         });
         Ok(Replica { number, holder, child, _stdin: stdin })
+    }
+
+    /// A child of this program on this stack.
+    fn command(&self, name: &str) -> anyhow::Result<Command> {
+        let program = std::env::current_exe().context("this program's own path is unknown")?;
+        let mut command = Command::new(program);
+        // Settings of the caller's fleet must not leak into this one.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("FLEET_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args([name, "--until-stdin-closes"])
+            .envs(self.environment())
+            .env("FLEET_LOG", "info")
+            .env("FLEET_LOG_FORMAT", "gcp")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Ctrl-C reaches the parent, which ends its replicas in order.
+            .process_group(0)
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Starts a replica of the consent pages; its own address. All of this stack have
+    /// one session key, and `public_url` if it is given.
+    pub(super) async fn web(
+        &self,
+        number: usize,
+        public_url: Option<&str>,
+        lines: mpsc::UnboundedSender<Line>,
+    ) -> anyhow::Result<(Replica, String)> {
+        let key = self.folder.path().join("session.key");
+        if !key.exists() {
+            let random = Randomness::from_system();
+            let secret = format!("{}{}", random.id(), random.id());
+            std::fs::write(&key, STANDARD.encode(secret))?;
+        }
+        let mut command = self.command("web")?;
+        command.args(["--listen", "127.0.0.1:0", "--offer-scope", &SCOPES[3..].join(",")]);
+        if let Some(url) = public_url {
+            command.args(["--public-url", url]);
+        }
+        let mut child = command.env("FLEET_SESSION_KEY", key).spawn()?;
+        let stderr = child.stderr.take().context("the pages have no stderr")?;
+        let stdin = child.stdin.take();
+        let mut reader = BufReader::new(stderr).lines();
+        let mut last = String::new();
+        while let Some(text) = reader.next_line().await? {
+            let line = Line::read(number, &text);
+            let url = line.fields["address"].as_str().map(|address| format!("http://{address}"));
+            let holder = line.fields["replica"].as_str().map(ToOwned::to_owned);
+            last.clone_from(&text);
+            drop(lines.send(line));
+            if let (Some(url), Some(holder)) = (url, holder) {
+                tokio::spawn(async move {
+                    while let Ok(Some(text)) = reader.next_line().await {
+                        drop(lines.send(Line::read(number, &text)));
+                    }
+                });
+                return Ok((Replica { number, holder, child, _stdin: stdin }, url));
+            }
+        }
+        anyhow::bail!("the pages did not start: {last}")
+    }
+
+    /// Accounts that have granted nothing yet, for the consent page.
+    pub(super) fn offer_accounts(&self) {
+        for number in 1..=2 {
+            let sub = format!("guest-{number}");
+            self.google.add_account(google::User {
+                email: format!("{sub}@example.com"),
+                name: format!("Guest {number}"),
+                picture: format!("{}/picture/g", self.google.origin()),
+                sub,
+                ..google::User::default()
+            });
+        }
     }
 
     /// The folder of this stack's files.

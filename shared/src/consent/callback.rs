@@ -1,0 +1,281 @@
+//! The second half: check what came back, and store what it is worth.
+
+use jiff::SignedDuration;
+use url::{Url, form_urlencoded};
+
+use super::id_token::{self, Expected};
+use super::outcome::{CallbackError, Outcome, SignedIn};
+use super::pending::{NAME_LENGTH, Pending, digest};
+use super::{Consent, LOGIN_LIFETIME, marker, missing_scopes, start, subject};
+use crate::ports::{CodeAnswer, EndpointError};
+use crate::secret::Secret;
+use crate::store::{Grant, Login};
+use crate::user_id::UserId;
+
+/// What the browser, or the person, brought back.
+#[derive(Clone, Copy)]
+pub enum Callback<'a> {
+    /// The query of a request to the redirect URI.
+    Query(&'a str),
+    /// A whole redirected address, as a person copies it.
+    Url(&'a str),
+    /// The code alone, as a person copies it. There is no `state` to check: that
+    /// they paste it into the very program that began the login stands for it.
+    Code(&'a str),
+}
+
+impl std::fmt::Debug for Callback<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Query(_) => "Query([redacted])",
+            Self::Url(_) => "Url([redacted])",
+            Self::Code(_) => "Code([redacted])",
+        })
+    }
+}
+
+/// An answer of the authorization endpoint (RFC 6749, 4.1.2; RFC 9207).
+#[derive(Default)]
+struct Answer {
+    code: Option<String>,
+    state: Option<String>,
+    error: Option<String>,
+    iss: Option<String>,
+}
+
+/// A query beyond this is no answer of a provider.
+const LONGEST: usize = 8 * 1024;
+
+/// Ends a login: checks the answer against the pending login that
+/// the browser kept, exchanges the code, checks the ID token, fetches the
+/// profile and stores the grant.
+///
+/// Run it to its end: cancelling it after the exchange loses the grant, and the
+/// person must start again.
+///
+/// # Errors
+/// [`CallbackError`], in words for the person.
+pub async fn oauth_callback(
+    consent: &Consent,
+    pending: Option<&str>,
+    callback: Callback<'_>,
+) -> Result<Outcome, CallbackError> {
+    let (answer, address) = read(callback)?;
+    let pending = pending
+        .and_then(|sealed| Pending::open(&consent.key, sealed))
+        .ok_or(CallbackError::NotYours)?;
+    if !matches!(callback, Callback::Code(_)) && answer.state.as_ref() != Some(&pending.state) {
+        return Err(CallbackError::NotYours);
+    }
+    let same_place = |address: &Url| {
+        Url::parse(&pending.redirect_uri)
+            .is_ok_and(|ours| address.origin() == ours.origin() && address.path() == ours.path())
+    };
+    if pending.redirect_uri != consent.redirect_uri.as_str()
+        || address.is_some_and(|address| !same_place(&address))
+    {
+        return Err(CallbackError::WrongRedirect);
+    }
+    let now = consent.clock.wall();
+    let age = now.duration_since(pending.started_at);
+    let lifetime = SignedDuration::try_from(LOGIN_LIFETIME).unwrap_or(SignedDuration::MAX);
+    // Another replica's clock may be ahead.
+    if age > lifetime || age < -lifetime {
+        return Err(CallbackError::Expired);
+    }
+    if let Some(error) = &answer.error {
+        return Err(refused(error));
+    }
+    let code = answer.code.ok_or(CallbackError::Malformed("it has no code"))?;
+    if let Some(iss) = &answer.iss
+        && !id_token::is_issuer(iss, &consent.client, consent.issuer.as_deref())
+    {
+        return Err(CallbackError::Malformed("it names another issuer"));
+    }
+    match marker::spend(consent, &pending).await {
+        Ok(true) => {}
+        Ok(false) => return Err(CallbackError::Replayed),
+        Err(error) => {
+            return Err(CallbackError::Unavailable(format!("{}.", capital(&error)).into()));
+        }
+    }
+    finish(consent, &pending, Secret::new(code)).await
+}
+
+async fn finish(
+    consent: &Consent,
+    pending: &Pending,
+    code: Secret,
+) -> Result<Outcome, CallbackError> {
+    let verifier = Secret::new(pending.verifier.clone());
+    let timeout = consent.store.policy().attempt_timeout;
+    let answer = consent.provider.exchange(&code, &verifier, &pending.redirect_uri, timeout).await;
+    let answer = answer.map_err(|error| match error {
+        EndpointError::InvalidGrant(said) => CallbackError::CodeRefused(said),
+        EndpointError::Misconfigured(why) => CallbackError::Misconfigured(why),
+        EndpointError::Transient(_) | EndpointError::Ambiguous(_) => {
+            CallbackError::Unavailable(format!("{}.", capital(&error)).into())
+        }
+    })?;
+    let received_at = consent.clock.wall();
+    let granted = answer.scopes.clone().unwrap_or_else(|| pending.scopes.clone());
+    let claimed = match &answer.id_token {
+        Some(token) => {
+            let expected = Expected {
+                client: &consent.client,
+                issuer: consent.issuer.as_deref(),
+                nonce: &pending.nonce,
+                now: received_at.as_second(),
+            };
+            Some(id_token::check(token.expose(), &expected).map_err(CallbackError::IdToken)?)
+        }
+        None if granted.iter().any(|scope| scope == "openid") => {
+            return Err(CallbackError::IdToken("is missing"));
+        }
+        // A provider that does not speak OpenID Connect.
+        None => None,
+    };
+    let profile =
+        consent.provider.profile(&answer.access_token).await.map_err(CallbackError::Profile)?;
+    let sub = subject(&profile);
+    if claimed.is_some() && claimed != sub {
+        return Err(CallbackError::IdToken("and the profile name different accounts"));
+    }
+    let user = consent.users.user(&profile).await.map_err(CallbackError::NoUser)?;
+    if pending.user.as_ref().is_some_and(|wanted| wanted != user.as_str()) {
+        return Err(CallbackError::OtherAccount);
+    }
+    let missing = missing_scopes(&pending.scopes, &granted);
+    let stored = match store(consent, &user, answer, &granted, sub.clone()).await? {
+        Some(stored) => stored,
+        None if pending.repeated => return Err(CallbackError::NoRefreshToken),
+        None => {
+            let started = start::again(consent, pending, sub).map_err(|error| match error {
+                start::StartError::BadClient(_) => {
+                    CallbackError::Misconfigured(error.to_string().into())
+                }
+                start::StartError::Store(error) => error.into(),
+            })?;
+            return Ok(Outcome::ConsentAgain(started));
+        }
+    };
+    let next = pending.next.clone();
+    Ok(Outcome::SignedIn(Box::new(SignedIn { user, profile, stored, missing, next })))
+}
+
+/// Whether a grant was stored; `None` when the provider must be asked for a
+/// refresh token.
+async fn store(
+    consent: &Consent,
+    user: &UserId,
+    answer: CodeAnswer,
+    granted: &[String],
+    sub: Option<String>,
+) -> Result<Option<bool>, CallbackError> {
+    let now = consent.clock.wall();
+    let expires_at = answer
+        .expires_in
+        .and_then(|life| SignedDuration::try_from(life).ok())
+        .and_then(|life| now.checked_add(life).ok());
+    let grant = Grant {
+        refresh_token: answer.refresh_token,
+        access_token: Some(answer.access_token),
+        expires_at,
+        expires_in: answer.expires_in,
+        scopes: granted.to_vec(),
+        sub,
+    };
+    match consent.store.set_credentials(user, grant).await? {
+        Login::Stored => Ok(Some(true)),
+        Login::SignedIn => {
+            // Known, but the stored grant may allow less than was just allowed.
+            let record = consent.store.read_record(user).await?;
+            let grown = missing_scopes(granted, &record.scopes);
+            Ok(grown.is_empty().then_some(false))
+        }
+        Login::ConsentAgain => Ok(None),
+    }
+}
+
+fn read(callback: Callback<'_>) -> Result<(Answer, Option<Url>), CallbackError> {
+    let malformed = |what| Err(CallbackError::Malformed(what));
+    let (query, address) = match callback {
+        Callback::Code(code) => {
+            let code = code.trim();
+            if code.is_empty()
+                || code.len() > LONGEST
+                || !code.bytes().all(|b| b.is_ascii_graphic())
+            {
+                return malformed("it is not a code");
+            }
+            return Ok((Answer { code: Some(code.to_owned()), ..Answer::default() }, None));
+        }
+        Callback::Query(query) => (query.to_owned(), None),
+        Callback::Url(url) => match Url::parse(url.trim()) {
+            Ok(url) => (url.query().unwrap_or_default().to_owned(), Some(url)),
+            Err(_) => return malformed("it is not an address"),
+        },
+    };
+    if query.len() > LONGEST {
+        return malformed("it is too long");
+    }
+    let mut answer = Answer::default();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let field = match &*name {
+            "code" => &mut answer.code,
+            "state" => &mut answer.state,
+            "error" => &mut answer.error,
+            "iss" => &mut answer.iss,
+            _ => continue,
+        };
+        // Two of a kind: readers could disagree on which one counts.
+        if field.replace(value.into_owned()).is_some() {
+            return malformed("a parameter comes twice");
+        }
+    }
+    if answer.state.is_none() {
+        return malformed("it has no state");
+    }
+    if answer.code.is_some() && answer.error.is_some() {
+        return malformed("it has both a code and an error");
+    }
+    Ok((answer, address))
+}
+
+impl Callback<'_> {
+    /// The name under which the pending login of this callback was kept
+    /// ([`Started::name`](super::Started::name)), if it has a `state`.
+    pub fn name(&self) -> Option<String> {
+        let (answer, _) = read(*self).ok()?;
+        let state = answer.state?;
+        Some(digest(&state)[..NAME_LENGTH].to_owned())
+    }
+}
+
+/// Only codes that the standards define are repeated to the person.
+fn refused(error: &str) -> CallbackError {
+    const KNOWN: [&str; 11] = [
+        "invalid_request",
+        "unauthorized_client",
+        "unsupported_response_type",
+        "invalid_scope",
+        "server_error",
+        "temporarily_unavailable",
+        "interaction_required",
+        "login_required",
+        "account_selection_required",
+        "consent_required",
+        "admin_policy_enforced",
+    ];
+    if error == "access_denied" {
+        return CallbackError::Denied;
+    }
+    let known = KNOWN.into_iter().find(|known| *known == error);
+    CallbackError::Refused(known.unwrap_or("an error it did not explain"))
+}
+
+fn capital(error: &dyn std::fmt::Display) -> String {
+    let text = error.to_string();
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}

@@ -1,0 +1,62 @@
+//! The identity provider, as a login sees it.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde_json::{Map, Value};
+
+use super::EndpointError;
+use crate::profile::ProfileError;
+use crate::secret::Secret;
+
+/// What the token endpoint granted for an authorization code (RFC 6749, section
+/// 4.1.4; OpenID Connect Core 1.0, section 3.1.3.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodeAnswer {
+    /// The access token.
+    pub access_token: Secret,
+    /// The refresh token; providers give none to somebody they know.
+    pub refresh_token: Option<Secret>,
+    /// The ID token, not yet checked.
+    pub id_token: Option<Secret>,
+    /// Lifetime of the access token, counted from the answer.
+    pub expires_in: Option<Duration>,
+    /// Granted scopes, sorted; `None` when they are as asked.
+    pub scopes: Option<Vec<String>>,
+}
+
+/// Whether a revocation found anything to revoke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revocation {
+    /// The grant ended.
+    Revoked,
+    /// The provider did not honour the token any more.
+    AlreadyInvalid,
+}
+
+/// Exchanges codes and tells profiles.
+pub trait Provider: Send + Sync + fmt::Debug + 'static {
+    /// Exchanges an authorization code and waits at most `timeout` for the whole
+    /// answer. [`EndpointError::InvalidGrant`] when the code is not accepted.
+    fn exchange<'a>(
+        &'a self,
+        code: &'a Secret,
+        verifier: &'a Secret,
+        redirect_uri: &'a str,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<CodeAnswer, EndpointError>>;
+
+    /// The profile that an access token gives.
+    fn profile<'a>(
+        &'a self,
+        access_token: &'a Secret,
+    ) -> BoxFuture<'a, Result<Map<String, Value>, ProfileError>>;
+
+    /// Ends the grant of a refresh token (RFC 7009).
+    fn revoke<'a>(
+        &'a self,
+        refresh_token: &'a Secret,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Revocation, EndpointError>>;
+}

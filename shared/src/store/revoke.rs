@@ -1,0 +1,74 @@
+//! Revocation: the provider forgets the grant, then the bucket does.
+
+use crate::error::Error;
+use crate::ports::{BucketError, EndpointError, Provider, Revocation};
+use crate::user_id::UserId;
+
+use super::{TokenStore, unavailable};
+
+/// What a revocation came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoked {
+    /// The provider ended the grant and the record is gone.
+    Revoked,
+    /// The provider did not honour the grant any more; the record is gone.
+    WasInvalid,
+    /// There was no record.
+    Unknown,
+}
+
+impl TokenStore {
+    /// Ends a user's grant at the provider, then deletes the record. When a
+    /// login or a refresh replaced the record meanwhile, its token is revoked
+    /// too. Nothing is deleted before the provider has answered.
+    ///
+    /// Cancelling it may leave a record whose grant has ended; revoking again is
+    /// safe.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the provider or the bucket does not answer,
+    /// [`Error::WrongClient`] when the record belongs to another OAuth client
+    /// (its token is not sent), [`Error::Corrupt`] when it cannot be read.
+    pub async fn revoke(&self, user: &UserId, provider: &dyn Provider) -> Result<Revoked, Error> {
+        let object = user.token_object();
+        let mut outcome = Revoked::Unknown;
+        let mut pauses = self.0.pauses();
+        while let Some(stored) = self.0.read(user).await? {
+            let record = &stored.record;
+            let ours = &self.0.identity;
+            for (field, stored, configured) in [
+                ("client_id", &record.client_id, &*ours.client_id),
+                ("token_uri", &record.token_uri, &*ours.token_uri),
+            ] {
+                if stored != configured {
+                    return Err(Error::WrongClient {
+                        object,
+                        field,
+                        stored: stored.clone(),
+                        configured: configured.to_owned(),
+                    });
+                }
+            }
+            let timeout = self.0.policy.attempt_timeout;
+            match provider.revoke(&record.refresh_token, timeout).await {
+                Ok(Revocation::Revoked) => outcome = Revoked::Revoked,
+                Ok(Revocation::AlreadyInvalid) | Err(EndpointError::InvalidGrant(_)) => {
+                    if outcome == Revoked::Unknown {
+                        outcome = Revoked::WasInvalid;
+                    }
+                }
+                Err(EndpointError::Misconfigured(why)) => return Err(Error::Misconfigured(why)),
+                Err(error) => return Err(Error::Unavailable(error.to_string().into())),
+            }
+            match self.0.bucket.delete(&object, stored.generation).await {
+                // The lease goes last, as in every deletion.
+                Ok(_) => break,
+                Err(BucketError::PreconditionFailed) => {}
+                Err(error @ BucketError::Refused(_)) => return Err(unavailable(error)),
+                Err(error) => self.0.pause(&mut pauses, error).await?,
+            }
+        }
+        self.delete(user).await?;
+        Ok(outcome)
+    }
+}

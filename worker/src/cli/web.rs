@@ -1,0 +1,182 @@
+//! `fleet web`: the consent pages.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use shared::adapters::{HttpProvider, SystemClock};
+use shared::consent::{Consent, SessionKey};
+use shared::is_loopback;
+use shared::ports::Provider;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use url::Url;
+use worker::health;
+use worker::pubsub::Publisher;
+use worker::web::{Site, serve};
+
+use super::connect::{Place, ProjectArgs, StoreArgs, read_small, revoke_url, userinfo_url};
+use super::output::Usage;
+use super::worker::watch_stdin;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  openssl rand -base64 32 > session.key
+  fleet web --bucket my-tokens --client client.json --session-key session.key \\
+      --public-url https://connect.example.com --listen 0.0.0.0:8080
+
+Register PUBLIC_URL/oauth/callback as a redirect URI of the OAuth client. Replicas
+behind one address need the same session key and no sticky sessions.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    project: ProjectArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    pages: PageArgs,
+}
+
+/// The pages.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Pages")]
+struct PageArgs {
+    /// Where the pages are served
+    #[arg(long, env = "FLEET_LISTEN", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where browsers reach them: an origin [default: by --listen]
+    #[arg(long, env = "FLEET_PUBLIC_URL", value_name = "URL")]
+    public_url: Option<Url>,
+    /// Path of the key that seals sessions: lines of base64, 32 random bytes or more each; the first seals
+    #[arg(long, env = "FLEET_SESSION_KEY", value_name = "FILE")]
+    session_key: Option<PathBuf>,
+    /// Job topic, for test jobs [default: none are offered]
+    #[arg(long, env = "FLEET_TOPIC")]
+    topic: Option<String>,
+    /// A scope that people may be asked for beyond signing in (repeat, or separate by commas)
+    #[arg(long, env = "FLEET_OFFER_SCOPES", value_delimiter = ',', value_name = "SCOPE")]
+    offer_scope: Vec<String>,
+    /// Callers are told apart by the last X-Forwarded-For instead of their address
+    #[arg(long, env = "FLEET_BEHIND_PROXY")]
+    behind_proxy: bool,
+    /// Stop when stdin closes: ties a child to its parent
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let Args { project, store, pages } = args;
+    let place = Place::from_env()?;
+    let client = store.read_client()?;
+    let auth_url = Url::parse(client.auth_uri()).context("auth_uri of the OAuth client")?;
+    let (userinfo_url, revoke_url) = (userinfo_url()?, revoke_url()?);
+    let topic = pages.topic.as_ref().map(|t| project.topic("--topic", t)).transpose()?;
+    let listener = health::bind(pages.listen).await.map_err(anyhow::Error::msg)?;
+    let address = listener.local_addr()?;
+    let public_url = pages.public_url(address)?;
+    let key = pages.key(&public_url)?;
+    let connected = store.connect(&place).await?;
+    let jobs = match topic {
+        Some(topic) => {
+            place.reach_pubsub().await?;
+            Some(Publisher::open(&place.connection(), &topic).await?)
+        }
+        None => None,
+    };
+    let provider: Arc<dyn Provider> = Arc::new(HttpProvider::new(
+        &client,
+        connected.http.clone(),
+        userinfo_url.as_str(),
+        revoke_url,
+    )?);
+    let consent = Consent::new(
+        client,
+        Arc::clone(&provider),
+        connected.store.clone(),
+        Arc::clone(&connected.bucket),
+        key,
+        public_url.join("/oauth/callback")?,
+    );
+    let site = Site {
+        consent,
+        store: connected.store.clone(),
+        bucket: Arc::clone(&connected.bucket),
+        provider,
+        http: connected.http.clone(),
+        userinfo_url,
+        jobs,
+        auth_url,
+        offered: pages.offer_scope.iter().filter(|scope| !scope.is_empty()).cloned().collect(),
+        behind_proxy: pages.behind_proxy,
+        clock: Arc::new(SystemClock::default()),
+        public_url: public_url.clone(),
+    };
+    let stop = CancellationToken::new();
+    stop_on_signals(&stop)?;
+    if pages.until_stdin_closes {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            watch_stdin().await;
+            stop.cancel();
+        });
+    }
+    info!(
+        replica = connected.store.holder(),
+        address = %address,
+        url = public_url.origin().ascii_serialization(),
+        "serving pages"
+    );
+    serve(listener, site, stop).await?;
+    connected.finish().await;
+    Ok(())
+}
+
+fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
+
+impl PageArgs {
+    fn public_url(&self, address: SocketAddr) -> Result<Url, Usage> {
+        let Some(url) = &self.public_url else {
+            return Url::parse(&format!("http://{address}/"))
+                .map_err(|e| Usage(format!("--listen {address} makes no address: {e}")));
+        };
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        let safe = url.scheme() == "https" || url.scheme() == "http" && is_loopback(url);
+        if !bare || !safe || !url.username().is_empty() {
+            return Err(Usage(format!(
+                "--public-url {url} must be https://HOST (http is for loopback addresses only), without a path"
+            )));
+        }
+        Ok(url.clone())
+    }
+
+    fn key(&self, public_url: &Url) -> Result<SessionKey, Usage> {
+        if let Some(path) = &self.session_key {
+            let text = String::from_utf8(read_small(path)?)
+                .map_err(|_| Usage(format!("session key {} is not text", path.display())))?;
+            return SessionKey::parse(&text)
+                .map_err(|e| Usage(format!("session key {}: {e}", path.display())));
+        }
+        if !is_loopback(public_url) {
+            return Err(Usage(
+                "no session key: set --session-key (FLEET_SESSION_KEY) to a file made with `openssl rand -base64 32`, the same for every web replica"
+                    .to_owned(),
+            ));
+        }
+        warn!("no --session-key: sessions end with this process, and no other replica knows them");
+        Ok(SessionKey::random())
+    }
+}

@@ -1,0 +1,94 @@
+//! The consent pages: sign in, see the credential, test it, grow it, end it.
+//!
+//! Rendered on the server, without scripts and without requests to other sites
+//! but the person's picture. Nothing is kept in a replica's memory that another
+//! would miss: the session and the login under way are sealed cookies, so any
+//! number of replicas serve one address without sticky sessions. A session is
+//! signed out by the browser or ends after [`SESSION_LIFETIME`].
+//!
+//! Every `POST` carries the session's CSRF token, and an `Origin` that differs
+//! from ours is refused. Addresses that start logins are limited per caller.
+
+mod account;
+mod cookies;
+mod html;
+mod limit;
+mod metrics;
+mod pages;
+mod router;
+mod session;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::TokenStore;
+use shared::consent::Consent;
+use shared::ports::{Bucket, Clock, Provider};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use url::Url;
+
+use crate::pubsub::Publisher;
+
+pub use session::SESSION_LIFETIME;
+
+/// How often the markers of used logins are swept.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// What the pages are made of.
+#[derive(Debug)]
+pub struct Site {
+    /// Where logins begin and end.
+    pub consent: Consent,
+    /// The store of credentials.
+    pub store: TokenStore,
+    /// The bucket of the store.
+    pub bucket: Arc<dyn Bucket>,
+    /// For test calls and revocation.
+    pub provider: Arc<dyn Provider>,
+    /// For the profile.
+    pub http: reqwest::Client,
+    /// The userinfo endpoint.
+    pub userinfo_url: String,
+    /// Where test jobs go; without it the page does not offer them.
+    pub jobs: Option<Publisher>,
+    /// Where browsers reach these pages: an origin.
+    pub public_url: Url,
+    /// The provider's authorization endpoint: forms may lead there.
+    pub auth_url: Url,
+    /// Scopes beyond signing in that people may be asked for.
+    pub offered: Vec<String>,
+    /// Take the caller's address from the last `X-Forwarded-For`.
+    pub behind_proxy: bool,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Serves until `stop`, then ends what is under way.
+///
+/// # Errors
+/// When `listener` fails.
+pub async fn serve(
+    listener: TcpListener,
+    site: Site,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let sweeping = tokio::spawn(sweep(Arc::clone(&site.bucket), Arc::clone(&site.clock)));
+    let router = router::router(site, stop.clone());
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let served =
+        axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await;
+    sweeping.abort();
+    served
+}
+
+async fn sweep(bucket: Arc<dyn Bucket>, clock: Arc<dyn Clock>) {
+    loop {
+        if let Err(error) = shared::consent::sweep_logins(&*bucket, &*clock).await {
+            warn!(%error, "old login markers are still there; the next sweep tries again");
+        }
+        clock.sleep(SWEEP_EVERY).await;
+    }
+}

@@ -1,0 +1,82 @@
+//! The signed-in person, as the browser keeps it: sealed, so that neither the
+//! browser nor its owner can change it.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use shared::UserId;
+use shared::consent::SessionKey;
+
+/// A session ends after this long, wherever it is used.
+pub const SESSION_LIFETIME: Duration = Duration::from_hours(12);
+
+const PURPOSE: &str = "session";
+const NOTICE: &str = "notice";
+/// Cookies hold about 4 KiB.
+const LONGEST: usize = 400;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Session {
+    pub(super) user: String,
+    pub(super) name: String,
+    pub(super) email: String,
+    pub(super) picture: String,
+    /// In every form of this session.
+    pub(super) csrf: String,
+    ends_at: Timestamp,
+}
+
+impl Session {
+    pub(super) fn new(
+        user: &UserId,
+        profile: &Map<String, Value>,
+        csrf: String,
+        now: Timestamp,
+    ) -> Self {
+        let text = |name: &str| {
+            let text = profile.get(name).and_then(Value::as_str).unwrap_or_default();
+            if text.len() > LONGEST { String::new() } else { text.to_owned() }
+        };
+        let life = SignedDuration::try_from(SESSION_LIFETIME).unwrap_or(SignedDuration::ZERO);
+        Self {
+            user: user.as_str().to_owned(),
+            name: text("name"),
+            email: text("email"),
+            picture: text("picture"),
+            csrf,
+            ends_at: now.saturating_add(life).unwrap_or(now),
+        }
+    }
+
+    pub(super) fn seal(&self, key: &SessionKey) -> String {
+        key.seal(PURPOSE, &serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    pub(super) fn open(key: &SessionKey, sealed: &str, now: Timestamp) -> Option<Self> {
+        let session: Self = serde_json::from_slice(&key.open(PURPOSE, sealed)?).ok()?;
+        (now < session.ends_at).then_some(session)
+    }
+
+    pub(super) fn user_id(&self) -> Option<UserId> {
+        UserId::new(&self.user).ok()
+    }
+}
+
+/// What the next page tells once, after a redirect.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub(super) struct Notice {
+    pub(super) text: String,
+    pub(super) bad: bool,
+}
+
+impl Notice {
+    pub(super) fn seal(&self, key: &SessionKey) -> String {
+        key.seal(NOTICE, &serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    pub(super) fn open(key: &SessionKey, sealed: &str) -> Option<Self> {
+        serde_json::from_slice(&key.open(NOTICE, sealed)?).ok()
+    }
+}

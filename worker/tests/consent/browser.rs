@@ -1,0 +1,141 @@
+//! The pages in Chromium: clicked through, looked at, and checked by axe-core.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::dev::Dev;
+use super::webdriver::{Browser, Driver};
+
+/// What keeps this test from running, said plainly.
+#[expect(clippy::print_stderr, reason = "what was left out must be seen")]
+fn left_out(what: &str) {
+    assert_ne!(
+        std::env::var("FLEET_REQUIRE_BROWSER").as_deref(),
+        Ok("1"),
+        "{what}, and FLEET_REQUIRE_BROWSER=1"
+    );
+    eprintln!("LEFT OUT: {what}; see tests/web/README.md");
+}
+
+/// `target/screenshots`, wherever cargo builds.
+fn screenshots() -> PathBuf {
+    let target = Path::new(super::dev::FLEET).ancestors().nth(2).unwrap().join("screenshots");
+    std::fs::create_dir_all(&target).unwrap();
+    target
+}
+
+struct Eyes {
+    browser: Browser,
+    axe: Option<String>,
+}
+
+impl Eyes {
+    /// Screenshots in every form, and no serious accessibility problem in any.
+    async fn see(&self, name: &str) {
+        for (width, form) in [(1280, "desktop"), (390, "phone")] {
+            for (dark, scheme) in [(false, "light"), (true, "dark")] {
+                self.browser.look(width, dark).await;
+                let file = screenshots().join(format!("{name}-{form}-{scheme}.png"));
+                std::fs::write(file, self.browser.picture().await).unwrap();
+                self.check(&format!("{name} {form} {scheme}")).await;
+                let wide = "return document.documentElement.scrollWidth > innerWidth";
+                let wide = self.browser.run(wide, json!([])).await;
+                assert_eq!(wide, json!(false), "{name} {form} scrolls sideways");
+            }
+        }
+    }
+
+    async fn check(&self, what: &str) {
+        let Some(axe) = &self.axe else { return };
+        let script = format!(
+            "{axe};\nreturn axe.run().then(r => r.violations.filter(v => ['serious','critical'].includes(v.impact)).map(v => v.id + ': ' + v.nodes.map(n => n.html).join(' ')));"
+        );
+        let found = self.browser.run(&script, json!([])).await;
+        assert_eq!(found, json!([]), "{what}");
+    }
+
+    async fn says(&self, text: &str) {
+        let shown = self.browser.text().await;
+        assert!(shown.contains(text), "{text:?} is not on {}:\n{shown}", self.browser.url().await);
+    }
+
+    async fn choose(&self, account: &str) {
+        self.browser.click(&format!("//input[@value='{account}']")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_person_clicks_through_everything() {
+    let Some(driver) = Driver::start().await else {
+        return left_out("chromedriver is not installed, so no page was opened in a browser");
+    };
+    let axe =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/web/node_modules/axe-core/axe.min.js");
+    let axe = std::fs::read_to_string(axe).ok();
+    if axe.is_none() {
+        left_out("axe-core is not installed, so accessibility was not checked");
+    }
+    let dev = Dev::start().await;
+    let eyes = Eyes { browser: driver.browser().await, axe };
+    let browser = &eyes.browser;
+    browser.go(&dev.url("/")).await;
+    eyes.see("home").await;
+
+    // Deny.
+    browser.press("Sign in with your account").await;
+    eyes.see("provider").await;
+    browser.press("Cancel").await;
+    eyes.says("You did not allow access").await;
+    eyes.see("denied").await;
+
+    // Sign in.
+    browser.press("Start again").await;
+    eyes.choose("guest-1").await;
+    browser.press("Allow").await;
+    assert_eq!(browser.url().await, dev.url("/account"));
+    eyes.says("Guest 1").await;
+    eyes.says("You are connected.").await;
+    eyes.see("account").await;
+
+    browser.press("Test it").await;
+    eyes.says("It works: the provider says that this is Guest 1.").await;
+    browser.press("Queue a test job").await;
+    eyes.says("message ID is").await;
+
+    // Allow some of two, then the rest.
+    browser.press("Grant more access").await;
+    browser.click("//input[contains(@value,'drive.readonly')]").await;
+    browser.press("Allow").await;
+    eyes.says("did not allow everything").await;
+    eyes.says("See, change and delete your tasks").await;
+    eyes.see("account-some").await;
+    browser.press("Grant more access").await;
+    browser.press("Allow").await;
+    eyes.says("You are connected.").await;
+    assert!(!browser.text().await.contains("Grant more access"));
+
+    // The same callback again, and in another browser.
+    browser.go(&dev.url("/oauth/start")).await;
+    let asked = url::Url::parse(&browser.url().await).unwrap();
+    let state = asked.query_pairs().find(|(name, _)| name == "state").unwrap().1.into_owned();
+    let callback = dev.url(&format!("/oauth/callback?code=fake-code&state={state}"));
+    let other = driver.browser().await;
+    other.go(&callback).await;
+    assert!(other.text().await.contains("not started in this browser"));
+    other.quit().await;
+    eyes.choose("guest-1").await;
+    browser.press("Allow").await;
+    browser.go(&callback).await;
+    eyes.says("Signing in failed").await;
+    eyes.see("replayed").await;
+
+    browser.go(&dev.url("/account")).await;
+    browser.press("Disconnect").await;
+    eyes.says("You are disconnected.").await;
+    assert!(!dev.fleet(&["users", "show", "guest-1"]).await.0, "the record is gone");
+    eyes.see("disconnected").await;
+    browser.go(&dev.url("/nothing")).await;
+    eyes.see("not-found").await;
+    eyes.browser.quit().await;
+}
