@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::adapters::{
@@ -60,7 +61,7 @@ pub(crate) struct StoreArgs {
     #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "FILE")]
     pub(crate) client: Option<PathBuf>,
     /// Path of the keyring that seals the stored secrets (`fleet keyring new`)
-    #[arg(long, env = "FLEET_KEYRING", value_name = "FILE")]
+    #[arg(long, env = "FLEET_KEYRING", value_name = "FILE", value_parser = path_or_nothing())]
     keyring: Option<PathBuf>,
     #[command(flatten)]
     policy: PolicyArgs,
@@ -254,6 +255,11 @@ pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, Usage> {
         return Err(Usage(format!("{} is larger than {LIMIT} bytes", path.display())));
     }
     std::fs::read(path).map_err(unreadable)
+}
+
+/// Clap refuses an empty path, which an empty variable would be.
+pub(crate) fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// The keyring, if one is named; an empty variable is as good as none.

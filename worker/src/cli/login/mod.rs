@@ -18,7 +18,7 @@ use shared::{Error, OAuthClient, TokenStore, UserId};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use url::Url;
 
-use super::connect::{Place, read_keyring, read_small, revoke_url, userinfo_url};
+use super::connect::{Place, path_or_nothing, read_keyring, read_small, revoke_url, userinfo_url};
 use super::output::{self, Usage};
 use browser::Return;
 use place::Target;
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, env = "FLEET_BUCKET")]
     bucket: Option<String>,
     /// Path of the keyring that seals the token store's secrets, for user IDs
-    #[arg(long, env = "FLEET_KEYRING", value_name = "FILE")]
+    #[arg(long, env = "FLEET_KEYRING", value_name = "FILE", value_parser = path_or_nothing())]
     keyring: Option<PathBuf>,
     /// A scope beyond signing in (repeat, or separate by commas)
     #[arg(long, value_delimiter = ',', value_name = "SCOPE")]
