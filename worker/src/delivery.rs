@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -11,15 +12,17 @@ use shared::ports::{Clock, Randomness};
 use shared::{ConsentReason, Credentials, Error, Schedule, TokenStore};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, Span, error, info, warn};
 
 use crate::dispatch::{Queued, Queues};
 use crate::job::{Job, Malformed, Received};
 use crate::kinds::Kinds;
+use crate::metrics::{self, Had};
 use crate::outage::Outage;
 use crate::outcome::{Outcome, Status, Verdict};
 use crate::parking::{Parked, Parking};
 use crate::pubsub::{Delivery, Outgoing, Publisher};
+use crate::spans;
 
 /// Pauses between two looks for a credential while a job is held.
 const HOLD_MIN: Duration = Duration::from_secs(1);
@@ -48,6 +51,8 @@ pub(crate) struct Desk {
     pub(crate) slots: Semaphore,
     pub(crate) queues: Queues,
     pub(crate) outage: Outage,
+    /// Full name of the subscription, for traces.
+    pub(crate) subscription: String,
     /// No new work: what merely waits goes back.
     pub(crate) stopping: CancellationToken,
     /// No work at all.
@@ -129,8 +134,14 @@ impl Desk {
     }
 
     async fn run(&self, queued: Queued) {
+        let span = spans::delivery(&queued.delivery.received, &self.subscription);
+        self.deliver(queued).instrument(span).await;
+    }
+
+    async fn deliver(&self, queued: Queued) {
         let Queued { job, delivery: Delivery { received, settle }, received_at } = queued;
         let mut measured = Measured::default();
+        metrics::turn(self.clock.monotonic().since(received_at));
         let end = tokio::select! {
             biased;
             () = self.cutting.cancelled() => End::retry("the replica stopped before the job ended"),
@@ -192,7 +203,11 @@ impl Desk {
                 };
                 // A panic fails this delivery only; the handler keeps no state
                 // of ours that it could leave half-changed.
-                AssertUnwindSafe(handler.handle(job, &credentials)).catch_unwind().await
+                metrics::add(metrics::IN_FLIGHT, 1.0);
+                let verdict =
+                    AssertUnwindSafe(handler.handle(job, &credentials)).catch_unwind().await;
+                metrics::add(metrics::IN_FLIGHT, -1.0);
+                verdict
             };
             let end = match verdict {
                 Ok(Verdict::Unauthorized) if !renewed => {
@@ -252,6 +267,21 @@ impl Desk {
         measured: &mut Measured,
     ) -> Result<Credentials, Result<End, ConsentReason>> {
         let asked = self.clock.monotonic();
+        let mut waiting = std::pin::pin!(self.wait_for_credentials(job).instrument(spans::token()));
+        let (got, had) = match futures_util::poll!(&mut waiting) {
+            Poll::Ready(got) => (got, Had::Hit),
+            Poll::Pending => (waiting.await, Had::Wait),
+        };
+        let waited = self.clock.monotonic().since(asked);
+        measured.token = got.is_ok().then_some(waited);
+        metrics::credential(if got.is_ok() { had } else { Had::Error }, waited);
+        got
+    }
+
+    async fn wait_for_credentials(
+        &self,
+        job: &Job,
+    ) -> Result<Credentials, Result<End, ConsentReason>> {
         let mut pauses = Schedule::new(HOLD_MIN, HOLD_MAX);
         let mut held = None;
         loop {
@@ -261,10 +291,7 @@ impl Desk {
                 () = self.stopping.cancelled() => return Err(Ok(End::retry(STOPPING))),
             };
             let error = match got {
-                Ok(credentials) => {
-                    measured.token = Some(self.clock.monotonic().since(asked));
-                    return Ok(credentials);
-                }
+                Ok(credentials) => return Ok(credentials),
                 Err(Error::NeedsConsent(why)) => return Err(Err(why)),
                 Err(error @ (Error::Unavailable(_) | Error::Misconfigured(_))) => error,
                 Err(error) => return Err(Ok(End::retry(error.to_string()))),
@@ -299,6 +326,7 @@ impl Desk {
             end = End::retry(format!("rejected ({reason}), but {why}"));
         }
         let duration = self.clock.monotonic().since(since);
+        let known = job.filter(|job| self.kinds.0.contains_key(&job.kind));
         let outcome = Outcome {
             job: job.map_or_else(|| received.message_id.clone(), |j| j.id.clone()),
             user: job.map_or_else(String::new, |j| j.user.as_str().to_owned()),
@@ -325,14 +353,20 @@ impl Desk {
             status = Status::Retry;
         }
         log(&outcome, status, end.reason.as_deref(), measured, job);
+        metrics::job_ended(known.map(|j| j.kind.as_str()), status, duration);
+        Span::current().record("fleet.job.status", status.as_str());
+        if let Some(job) = known {
+            Span::current().record("fleet.job.kind", job.kind.as_str());
+        }
+        let settling = spans::settle(status);
         if status == Status::Retry {
-            settle.nack();
+            settling.in_scope(|| settle.nack());
             if let (Some(job), false) = (job, received.ordering_key.is_empty()) {
                 for later in self.queues.take_key(&job.user, &received.ordering_key) {
                     later.delivery.settle.nack();
                 }
             }
-        } else if !settle.ack().await {
+        } else if !settle.ack().instrument(settling).await {
             warn!(job = outcome.job, "the acknowledgement was not confirmed; it may come again");
         }
     }

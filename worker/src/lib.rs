@@ -11,12 +11,14 @@ mod handler;
 pub mod health;
 pub mod job;
 pub mod kinds;
+pub mod metrics;
 mod outage;
 pub mod outcome;
 pub mod parking;
 pub mod pubsub;
 pub mod replica;
 pub mod resuming;
+mod spans;
 pub mod web;
 
 pub use handler::Handler;

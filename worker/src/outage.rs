@@ -8,6 +8,8 @@ use shared::{Error, UserId};
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use crate::metrics;
+
 /// With this many users held at once it is no longer one user's trouble.
 const MANY_USERS: usize = 3;
 
@@ -36,6 +38,7 @@ impl Outage {
         // A client that is not accepted is everybody's trouble at once.
         let everybody = matches!(why, Error::Misconfigured(_));
         if (everybody || users >= MANY_USERS) && !self.paused.send_replace(true) {
+            metrics::set(metrics::PAUSED, 1.0);
             error!("intake paused, {users} user(s) held: {why}");
         } else if !*self.paused.borrow() {
             error!(user = user.digest(), "job held: {why}");
@@ -68,6 +71,7 @@ impl Drop for Held<'_> {
         // The first user that is served again shows that the outage is over;
         // should it not be, the next one held pauses the intake again.
         if held.len() < MANY_USERS && self.outage.paused.send_replace(false) {
+            metrics::set(metrics::PAUSED, 0.0);
             info!("intake resumed");
         }
     }

@@ -126,6 +126,7 @@ pub async fn run(parts: Parts, stop: Stop, ready: Arc<Readiness>) -> Result<(), 
         slots: Semaphore::new(parts.concurrency.max(1)),
         queues: Queues::new(parts.per_user),
         outage: Outage::default(),
+        subscription: intake.subscription.clone(),
         stopping: stop.drain.clone(),
         cutting: CancellationToken::new(),
     });

@@ -11,6 +11,7 @@ use shared::record::TokenRecord;
 use shared::{Error, TokenStore, UserId};
 use tracing::warn;
 
+use crate::metrics;
 use crate::pubsub::{Outgoing, PublishError, Publisher};
 
 /// Why a user's jobs still wait.
@@ -113,6 +114,7 @@ pub async fn resume_user(
             let Some(message) = parked.due(&record) else { continue };
             jobs.publish(message).await?;
             forget(bucket, clock, name, object.generation).await?;
+            metrics::count(metrics::RESUMED);
             resumed += 1;
         }
         page = listing.next_page;

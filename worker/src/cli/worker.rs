@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use shared::adapters::SystemClock;
-use shared::ports::Randomness;
+use shared::ports::{Clock, Randomness};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -97,18 +97,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Some(topic) => Publisher::open(&connection, &topic).await.map(Some),
         None => Ok(None),
     };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let parts = Parts {
         kinds: builtin(KindSettings {
             http: connected.http,
             userinfo_url,
             hosts,
             api_root: place.emulators.as_ref().and_then(|e| e.api_root.clone()),
+            clock: Arc::clone(&clock),
         }),
         outcomes: publisher(outcomes_topic).await?,
         dead: publisher(dead_topic).await?,
         store: connected.store,
         bucket: connected.bucket,
-        clock: Arc::new(SystemClock::default()),
+        clock,
         random: Arc::new(Randomness::from_system()),
         intake: IntakeSettings {
             subscription,

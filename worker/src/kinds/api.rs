@@ -1,5 +1,6 @@
 //! The kind `api`: one call of a Google API as the user.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -9,11 +10,14 @@ use reqwest::{Method, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use shared::Credentials;
+use shared::ports::Clock;
+use tracing::Instrument as _;
 use url::Url;
 
 use crate::handler::Handler;
 use crate::job::Job;
 use crate::outcome::Verdict;
+use crate::{metrics, spans};
 
 use super::answer::judge;
 use super::hosts::HostRules;
@@ -40,6 +44,7 @@ pub struct ApiHandler {
     http: reqwest::Client,
     hosts: HostRules,
     api_root: Option<Url>,
+    clock: Arc<dyn Clock>,
 }
 
 #[derive(Deserialize)]
@@ -145,8 +150,13 @@ fn read_headers(wanted: &Map<String, Value>) -> Result<HeaderMap, String> {
 impl ApiHandler {
     /// A handler that sends tokens to what `hosts` allows. With `api_root` the
     /// requests for Google's APIs go there instead, after the check.
-    pub fn new(http: reqwest::Client, hosts: HostRules, api_root: Option<Url>) -> Self {
-        Self { http, hosts, api_root }
+    pub fn new(
+        http: reqwest::Client,
+        hosts: HostRules,
+        api_root: Option<Url>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { http, hosts, api_root, clock }
     }
 
     async fn call(&self, call: &Call, credentials: &Credentials) -> Verdict {
@@ -161,7 +171,13 @@ impl ApiHandler {
             if let Some(body) = &call.body {
                 request = request.body(body.clone());
             }
-            let response = match request.send().await {
+            let host = url.host_str().unwrap_or_default();
+            let span = spans::api(call.method.as_str(), host);
+            let sent = self.clock.monotonic();
+            let answer = request.send().instrument(span).await;
+            let status = answer.as_ref().ok().map(|response| response.status().as_u16());
+            metrics::api_request(host, status, self.clock.monotonic().since(sent));
+            let response = match answer {
                 Ok(response) => response,
                 Err(error) => return no_answer(&error, call),
             };
@@ -281,6 +297,7 @@ impl Handler for ApiHandler {
 mod tests {
     use super::*;
     use serde_json::json;
+    use shared::adapters::SystemClock;
 
     fn call(params: Value) -> Result<Call, String> {
         let Value::Object(params) = params else {
@@ -330,7 +347,12 @@ mod tests {
     fn the_api_root_stands_in_for_google_only() {
         let hosts = HostRules::new(["partner.example"]).unwrap();
         let root = Url::parse("http://127.0.0.1:9/").unwrap();
-        let handler = ApiHandler::new(reqwest::Client::new(), hosts.clone(), Some(root));
+        let handler = ApiHandler::new(
+            reqwest::Client::new(),
+            hosts.clone(),
+            Some(root),
+            Arc::new(SystemClock::default()),
+        );
         let google = hosts.check("https://www.googleapis.com/drive/v3/files?x=1").unwrap();
         assert_eq!(handler.target(&google).as_str(), "http://127.0.0.1:9/drive/v3/files?x=1");
         let partner = hosts.check("https://partner.example/x").unwrap();

@@ -8,6 +8,7 @@ mod profile;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use shared::ports::Clock;
 use url::Url;
 
 use crate::handler::Handler;
@@ -30,6 +31,8 @@ pub struct KindSettings {
     pub hosts: HostRules,
     /// Stands in for every `*.googleapis.com` origin, with emulators only.
     pub api_root: Option<Url>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// `profile` and `api`.
@@ -37,6 +40,6 @@ pub fn builtin(settings: KindSettings) -> Kinds {
     let profile: Arc<dyn Handler> =
         Arc::new(ProfileHandler::new(settings.http.clone(), settings.userinfo_url));
     let api: Arc<dyn Handler> =
-        Arc::new(ApiHandler::new(settings.http, settings.hosts, settings.api_root));
+        Arc::new(ApiHandler::new(settings.http, settings.hosts, settings.api_root, settings.clock));
     BTreeMap::from([("profile".to_owned(), profile), ("api".to_owned(), api)])
 }
