@@ -46,6 +46,11 @@ impl Outage {
         Held { outage: self, user: user.clone() }
     }
 
+    /// Whether it is everybody's trouble.
+    pub(crate) fn is_on(&self) -> bool {
+        *self.paused.borrow()
+    }
+
     /// Whether new messages are not taken, and changes of it.
     pub(crate) fn paused(&self) -> watch::Receiver<bool> {
         self.paused.subscribe()

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::VirtualClock;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::Notify;
 use worker::job::Received;
@@ -182,7 +183,7 @@ impl Queue {
         }
         let this = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
+            VirtualClock::new(SignedDuration::ZERO).pass(pause).await;
             this.with(|s| {
                 s.delayed -= 1;
                 s.ready.insert(id, message);

@@ -90,7 +90,8 @@ impl Desk {
         let running = metrics::Running::start();
         // A panic fails this delivery only; the handler keeps no state of ours
         // that it could leave half-changed.
-        let verdict = AssertUnwindSafe(handler.handle(job, &session)).catch_unwind().await;
+        let handled = async { handler.handle(job, &session).await };
+        let verdict = AssertUnwindSafe(handled).catch_unwind().await;
         drop(running);
         match verdict {
             Ok(verdict) => {

@@ -87,6 +87,8 @@ impl Desk {
             let error = match got {
                 Ok(got) => return Ok(got),
                 Err(error @ (Error::Unavailable(_) | Error::Misconfigured(_))) => error,
+                // Who waits for a refresh that an outage holds up sees its limit.
+                Err(error @ Error::Busy(_)) if self.outage.is_on() => error,
                 Err(error) => return Err(Err(error)),
             };
             held.get_or_insert_with(|| self.outage.hold(user, &error));

@@ -8,9 +8,11 @@ mod attempt;
 mod ending;
 mod holding;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use shared::ports::{Clock, Monotonic, Randomness};
 use shared::{ConsentReason, UserId};
 use tokio::sync::Semaphore;
@@ -113,8 +115,14 @@ impl Desk {
             if self.stopping.is_cancelled() {
                 queued.delivery.settle.nack();
             } else {
+                let message = queued.delivery.received.message_id.clone();
                 let span = spans::delivery(&queued.delivery.received, &self.subscription);
-                self.deliver(queued).instrument(span).await;
+                let delivered = self.deliver(queued).instrument(span);
+                // A fault of ours gives this message back, by dropping it, and must
+                // not leave its user without a runner.
+                if AssertUnwindSafe(delivered).catch_unwind().await.is_err() {
+                    tracing::error!(message, "a delivery panicked; its message goes back");
+                }
             }
         }
     }

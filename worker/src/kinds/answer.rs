@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_contracts_table() {
-        for status in [408, 425, 429, 500, 502, 503, 504, 599] {
+        for status in [408, 425, 500, 502, 503, 504, 599] {
             let verdict = verdict(status, &[("retry-after", "7")], &Value::Null);
             let Verdict::Retry { http_status, after, .. } = verdict else {
                 panic!("{status}: {verdict:?}");
@@ -148,9 +148,12 @@ mod tests {
             assert_eq!(http_status, Some(status));
             assert_eq!(after, Some(Duration::from_secs(7)));
         }
+        let limited = verdict(429, &[("retry-after", "7")], &Value::Null);
+        let after = Some(Duration::from_secs(7));
+        assert_eq!(limited, Verdict::RateLimited { http_status: Some(429), after });
         assert_eq!(verdict(401, &[], &Value::Null), Verdict::Unauthorized);
         for name in ["rateLimitExceeded", "userRateLimitExceeded"] {
-            assert!(matches!(verdict(403, &[], &reason(name)), Verdict::Retry { .. }));
+            assert!(matches!(verdict(403, &[], &reason(name)), Verdict::RateLimited { .. }));
         }
         let bearer = r#"Bearer realm="x", error="insufficient_scope", scope="https://a https://b""#;
         let missing =
