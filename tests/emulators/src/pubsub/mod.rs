@@ -41,6 +41,12 @@
 //! - **Dead letters**: `delivery_attempt` is 1 + nacks + expiries of the message
 //!   and is absent without a policy. When the failures reach the maximum, the
 //!   message is forwarded with the `CloudPubSubDeadLetterSource…` attributes.
+//! - **Exactly-once delivery**: acknowledgements and new deadlines are answered for each
+//!   ack ID, in the error of a unary request and in confirmations on a stream. An ack ID
+//!   whose lease has ended fails for good; one whose predecessor of the same key is not
+//!   acknowledged fails for now. A repeated acknowledgement is answered like the first.
+//! - **Heartbeats**: a stream of protocol version 1 that had nothing to send for 30 s
+//!   gets an empty response.
 //!
 //! # Not as in production
 //!
@@ -56,7 +62,7 @@
 //!   stored and have no effect. A `Pull` waits for 3 s.
 //! - A message that is given up while its dead-letter topic is missing is
 //!   delivered on, and no permissions are needed to forward it.
-//! - No exactly-once delivery, filters, push or export subscriptions, schemas,
+//! - No filters, push or export subscriptions, schemas,
 //!   transforms, snapshots, seeking. Asking for one of them is refused
 //!   (`UNIMPLEMENTED`, or `INVALID_ARGUMENT` for a field that REST does not
 //!   know), not ignored.
@@ -244,6 +250,17 @@ impl PubSub {
     ) -> Result<(), NoSuchResource> {
         let denied = self.engine.run(|broker, _| broker.deny(resource, permissions));
         denied.map_err(|_| NoSuchResource(resource.to_owned()))
+    }
+
+    /// Ends the lease of everything that a subscription has delivered, as if the ack
+    /// deadlines had passed now.
+    ///
+    /// # Errors
+    ///
+    /// There is no such subscription.
+    pub fn expire_leases(&self, subscription: &str) -> Result<(), NoSuchResource> {
+        let expired = self.engine.run(|broker, now| broker.expire(subscription, now));
+        expired.map_err(|_| NoSuchResource(subscription.to_owned()))
     }
 
     /// Stops the server and waits until its connections are closed. Open streams
