@@ -8,9 +8,11 @@ use tonic::{Request, Response, Status};
 use super::conditions::Conditions;
 use super::json_api::{decode_page_token, encode_page_token, page_size};
 use super::listing::ListQuery;
+use super::operation::Operation;
 use super::refusal::Refusal;
 use super::settings::BucketSettings;
 use super::store::Store;
+use crate::connection::Cut;
 
 mod service {
     #![allow(
@@ -37,37 +39,51 @@ struct Service {
     store: Arc<Store>,
 }
 
+impl Service {
+    fn bucket(&self, name: &str) -> Result<v2::Bucket, Refusal> {
+        let state = self.store.lock();
+        let (created, settings) = state.bucket(name)?;
+        Ok(settings.to_proto(name, created))
+    }
+}
+
 #[tonic::async_trait]
 impl Storage for Service {
     async fn create_bucket(
         &self,
         request: Request<v2::CreateBucketRequest>,
     ) -> Result<Response<v2::Bucket>, Status> {
+        let cut = Cut::of(request.extensions());
         let v2::CreateBucketRequest { bucket_id: name, bucket, .. } = request.into_inner();
         let settings = BucketSettings::from_proto(&bucket.unwrap_or_default());
-        self.store.create_bucket(&name, settings)?;
-        let state = self.store.lock();
-        let (created, settings) = state.bucket(&name)?;
-        Ok(Response::new(settings.to_proto(&name, created)))
+        let create = || {
+            self.store.create_bucket(&name, settings)?;
+            self.bucket(&name)
+        };
+        let created = self.store.pass(cut, Operation::Bucket, &name, create).await?;
+        Ok(Response::new(created))
     }
 
     async fn get_bucket(
         &self,
         request: Request<v2::GetBucketRequest>,
     ) -> Result<Response<v2::Bucket>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
         let name = bucket_id(&request.name)?;
-        let state = self.store.lock();
-        let (created, settings) = state.bucket(name)?;
-        Ok(Response::new(settings.to_proto(name, created)))
+        let get = || self.bucket(name);
+        Ok(Response::new(self.store.pass(cut, Operation::Bucket, name, get).await?))
     }
 
     async fn delete_bucket(
         &self,
         request: Request<v2::DeleteBucketRequest>,
     ) -> Result<Response<()>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
-        self.store.lock().delete_bucket(bucket_id(&request.name)?)?;
+        let name = bucket_id(&request.name)?;
+        let delete = || self.store.lock().delete_bucket(name);
+        self.store.pass(cut, Operation::Bucket, name, delete).await?;
         Ok(Response::new(()))
     }
 
@@ -103,6 +119,7 @@ impl Storage for Service {
         &self,
         request: Request<v2::GetObjectRequest>,
     ) -> Result<Response<v2::Object>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
         let bucket = bucket_id(&request.bucket)?;
         let conditions = Conditions {
@@ -112,7 +129,8 @@ impl Storage for Service {
             metageneration_not_match: request.if_metageneration_not_match,
         };
         let generation = generation(request.generation);
-        let object = self.store.lock().read(bucket, &request.object, generation, conditions)?;
+        let read = || self.store.lock().read(bucket, &request.object, generation, conditions);
+        let object = self.store.pass(cut, Operation::Read, &request.object, read).await?;
         Ok(Response::new(object.to_proto(bucket, &request.object)))
     }
 
@@ -120,6 +138,7 @@ impl Storage for Service {
         &self,
         request: Request<v2::ListObjectsRequest>,
     ) -> Result<Response<v2::ListObjectsResponse>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
         let bucket = bucket_id(&request.parent)?;
         let query = ListQuery {
@@ -130,7 +149,8 @@ impl Storage for Service {
             after: decode_page_token(&request.page_token)?,
             limit: page_size(usize::try_from(request.page_size).ok()),
         };
-        let page = self.store.lock().list(bucket, &query)?;
+        let list = || self.store.lock().list(bucket, &query);
+        let page = self.store.pass(cut, Operation::List, &query.prefix, list).await?;
         let objects = page.objects.iter();
         Ok(Response::new(v2::ListObjectsResponse {
             objects: objects.map(|(name, object)| object.to_proto(bucket, name)).collect(),
@@ -143,6 +163,7 @@ impl Storage for Service {
         &self,
         request: Request<v2::DeleteObjectRequest>,
     ) -> Result<Response<()>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
         let bucket = bucket_id(&request.bucket)?;
         let conditions = Conditions {
@@ -152,7 +173,8 @@ impl Storage for Service {
             metageneration_not_match: request.if_metageneration_not_match,
         };
         let generation = generation(request.generation);
-        self.store.delete(bucket, &request.object, generation, conditions)?;
+        let delete = || self.store.delete(bucket, &request.object, generation, conditions);
+        self.store.pass(cut, Operation::Delete, &request.object, delete).await?;
         Ok(Response::new(()))
     }
 }

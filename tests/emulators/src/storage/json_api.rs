@@ -16,10 +16,12 @@ use serde_json::{Value, json};
 use super::conditions::Conditions;
 use super::extract::{Content, Params, Segments};
 use super::listing::ListQuery;
+use super::operation::Operation;
 use super::refusal::Refusal;
 use super::settings::BucketSettings;
 use super::store::Store;
 use super::{download, upload};
+use crate::connection::Cut;
 use crate::date::dated;
 
 /// The largest request body; everything is kept in memory.
@@ -54,6 +56,7 @@ async fn no_route() -> Response {
 
 async fn create_bucket(
     Shared(store): Shared<Arc<Store>>,
+    cut: Cut,
     Content(body): Content,
 ) -> Result<Json<Value>, Refusal> {
     #[derive(Deserialize)]
@@ -62,15 +65,19 @@ async fn create_bucket(
     }
     let NewBucket { name } = serde_json::from_slice(&body)
         .map_err(|error| Refusal::invalid(format!("Malformed bucket: {error}")))?;
-    store.create_bucket(&name, BucketSettings::default())?;
-    bucket_json(&store, &name)
+    let create = || {
+        store.create_bucket(&name, BucketSettings::default())?;
+        bucket_json(&store, &name)
+    };
+    store.pass(cut, Operation::Bucket, &name, create).await
 }
 
 async fn get_bucket(
     Shared(store): Shared<Arc<Store>>,
     Segments(name): Segments<String>,
+    cut: Cut,
 ) -> Result<Json<Value>, Refusal> {
-    bucket_json(&store, &name)
+    store.pass(cut, Operation::Bucket, &name, || bucket_json(&store, &name)).await
 }
 
 fn bucket_json(store: &Store, name: &str) -> Result<Json<Value>, Refusal> {
@@ -91,8 +98,10 @@ async fn list_buckets(Shared(store): Shared<Arc<Store>>) -> Json<Value> {
 async fn delete_bucket(
     Shared(store): Shared<Arc<Store>>,
     Segments(name): Segments<String>,
+    cut: Cut,
 ) -> Result<StatusCode, Refusal> {
-    store.lock().delete_bucket(&name)?;
+    let delete = || store.lock().delete_bucket(&name);
+    store.pass(cut, Operation::Bucket, &name, delete).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -116,6 +125,7 @@ async fn list_objects(
     Shared(store): Shared<Arc<Store>>,
     Segments(bucket): Segments<String>,
     Params(params): Params<ListParams>,
+    cut: Cut,
 ) -> Result<Json<Value>, Refusal> {
     let query = ListQuery {
         prefix: params.prefix,
@@ -125,7 +135,8 @@ async fn list_objects(
         after: decode_page_token(&params.page_token)?,
         limit: page_size(params.max_results),
     };
-    let page = store.lock().list(&bucket, &query)?;
+    let list = || store.lock().list(&bucket, &query);
+    let page = store.pass(cut, Operation::List, &query.prefix, list).await?;
     let mut json = json!({"kind": "storage#objects"});
     if !page.objects.is_empty() {
         let items = page.objects.iter();
@@ -176,7 +187,9 @@ async fn delete_object(
     Segments((bucket, name)): Segments<(String, String)>,
     Params(conditions): Params<Conditions>,
     Params(GenerationParam { generation }): Params<GenerationParam>,
+    cut: Cut,
 ) -> Result<StatusCode, Refusal> {
-    store.delete(&bucket, &name, generation, conditions)?;
+    let delete = || store.delete(&bucket, &name, generation, conditions);
+    store.pass(cut, Operation::Delete, &name, delete).await?;
     Ok(StatusCode::NO_CONTENT)
 }

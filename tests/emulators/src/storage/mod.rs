@@ -27,7 +27,6 @@
 
 mod clock;
 mod conditions;
-pub(crate) mod connection;
 mod crc32c;
 mod download;
 mod extract;
@@ -38,6 +37,7 @@ mod listing;
 mod multipart;
 mod object;
 mod observers;
+mod operation;
 mod pace;
 mod refusal;
 mod resumable;
@@ -55,9 +55,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use object::StoredObject;
 pub use observers::Written;
+pub use operation::Operation;
 pub use settings::{BucketSettings, LifecycleRule};
 
 use crate::access::Binding;
+use crate::faults::{Fault, Injected};
 use clock::Clock;
 use server::Listeners;
 use state::State;
@@ -86,7 +88,7 @@ impl Default for Config {
 }
 
 /// How many requests for objects were answered in which way, over both protocols. Each
-/// request counts once.
+/// request counts once. What a fault refuses or stalls does not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -230,6 +232,12 @@ impl Storage {
         let access = state.access_mut(name).map_err(|_| NoSuchBucket(name.to_owned()))?;
         access.deny(permissions.iter().copied());
         Ok(())
+    }
+
+    /// Has requests to either API meet a fault. Its subject is the object's name; for an
+    /// [`Operation::List`] it is the prefix, for an [`Operation::Bucket`] the bucket's name.
+    pub fn inject(&self, fault: Fault<Operation>) -> Injected {
+        self.store.faults.inject(fault)
     }
 
     /// Dates answers of the JSON API so many seconds ahead of the time, or behind it if
