@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use crate::error::Error;
 use crate::ports::{BucketError, EndpointError, Generation, Object};
 use crate::protocol::{
-    Action, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease, Stored,
+    Action, Admission, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease, Stored,
 };
 use crate::record::TokenRecord;
 
@@ -22,7 +22,7 @@ struct Landing {
     entry: Arc<Entry>,
     inner: Arc<Inner>,
     /// Let through by the breaker, and no result reported to it yet.
-    admitted: bool,
+    admitted: Option<Admission>,
     /// The result is in the entry; it may be in another flight by now.
     landed: bool,
 }
@@ -33,8 +33,8 @@ impl Drop for Landing {
             self.entry.lock().flight = None;
             self.entry.set_flying(false);
         }
-        if self.admitted {
-            self.inner.breaker().abandoned();
+        if let Some(admission) = self.admitted {
+            self.inner.breaker().abandoned(admission);
         }
     }
 }
@@ -50,7 +50,7 @@ pub(super) async fn drive(
     let mut landing = Landing {
         entry: Arc::clone(&entry),
         inner: Arc::clone(&inner),
-        admitted: false,
+        admitted: None,
         landed: false,
     };
     let token_object = entry.user.token_object();
@@ -67,12 +67,16 @@ pub(super) async fn drive(
             Action::ReadLease => Event::LeaseRead(read_lease(&inner, &lease_object).await),
             Action::PutLease(lease, expected) => {
                 let admitted = inner.breaker().admit(inner.now());
-                Event::LeasePut(if let Err(pause) = admitted {
-                    Err(PutFault::Paused(pause))
-                } else {
-                    landing.admitted = true;
-                    let put = inner.bucket.put(&lease_object, lease.encode(), expected);
-                    put.await.map_err(put_fault)
+                Event::LeasePut(match admitted {
+                    Err(pause) => Err(PutFault::Paused(pause)),
+                    Ok(admission) => {
+                        // A flight that takes another lease stays the probe that it is.
+                        if landing.admitted != Some(Admission::Probe) {
+                            landing.admitted = Some(admission);
+                        }
+                        let put = inner.bucket.put(&lease_object, lease.encode(), expected);
+                        put.await.map_err(put_fault)
+                    }
                 })
             }
             Action::Refresh(refresh_token, timeout) => {
@@ -130,15 +134,15 @@ fn land(
     } else {
         debug!(user, refreshed = notes.attempts > 0, "flight over");
     }
-    if landing.admitted
+    if let Some(admission) = landing.admitted
         && notes.attempts > 0
         && matches!(&finish, Finish::Failed(Error::Unavailable(_)))
     {
-        landing.admitted = false;
+        landing.admitted = None;
         let now = inner.now();
         let mut breaker = inner.breaker();
         let policy = &inner.policy;
-        breaker.failed(&entry.user, policy.breaker_threshold, policy.lease_ttl, now);
+        breaker.failed(admission, &entry.user, policy.breaker_threshold, policy.lease_ttl, now);
         if breaker.is_open(now) {
             inner.set_health(Health::EndpointDown);
         }
@@ -235,7 +239,7 @@ fn note_answer<T>(inner: &Inner, landing: &mut Landing, answer: &Result<T, Endpo
     match answer {
         Ok(_) | Err(EndpointError::InvalidGrant(_)) => {
             inner.breaker().succeeded();
-            landing.admitted = false;
+            landing.admitted = None;
             inner.set_health(Health::Ready);
         }
         Err(EndpointError::Misconfigured(why)) => {
