@@ -500,3 +500,21 @@ async fn a_lease_with_an_absurd_ttl() {
         assert_eq!(fleet.provider.calls(), 1);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_late_read_put_back_over_a_login_in_the_same_process() {
+    let fleet = Fleet::new(true);
+    let user = fleet.user("u").await;
+    let store = fleet.replica("a");
+    fleet.bucket.answer_late(&user.token_object(), seconds(5));
+    let caller = call(&store, &user);
+    pass(seconds(1)).await;
+    let grant = fleet.login(&user);
+    let token = grant.access_token.clone();
+    store.set_credentials(&user, grant).await.unwrap();
+    let joined = caller.await.unwrap().unwrap();
+    assert_eq!(Some(joined.access_token()), token.as_ref(), "the login came first");
+    let after = store.get_credentials(&user).await.unwrap();
+    assert_eq!(Some(after.access_token()), token.as_ref(), "and stays");
+    assert_eq!(fleet.provider.calls(), 0);
+}

@@ -151,7 +151,13 @@ fn land(
     let now = inner.now();
     let outcome = match finish {
         Finish::Use(held, _) => {
-            let served = Arc::new(Served::new(*held, &inner.policy, &inner.scope_sets));
+            // A login in this process may have stored a later record meanwhile, which
+            // this flight read or wrote too early to know.
+            let later = state.held.as_ref().filter(|now| now.held().generation > held.generation);
+            let served = match later {
+                Some(later) => Arc::clone(later),
+                None => Arc::new(Served::new(*held, &inner.policy, &inner.scope_sets)),
+            };
             state.held = Some(Arc::clone(&served));
             state.look_at_will();
             Phase::Done(Ok(served))
