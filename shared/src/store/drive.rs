@@ -2,6 +2,7 @@
 //! that goes away cancels its wait and never the refresh.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 use tracing::{debug, warn};
@@ -156,7 +157,7 @@ fn land(
             let later = state.held.as_ref().filter(|now| now.held().generation > held.generation);
             let served = match later {
                 Some(later) => Arc::clone(later),
-                None => Arc::new(Served::new(*held, &inner.policy, &inner.scope_sets)),
+                None => inner.serve(*held),
             };
             state.held = Some(Arc::clone(&served));
             state.look_at_will();
@@ -195,7 +196,7 @@ fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &wat
             record: record.clone(),
             generation: None,
         };
-        state.held = Some(Arc::new(Served::new(held, &inner.policy, &inner.scope_sets)));
+        state.held = Some(inner.serve(held));
     }
     drop(state);
     phase.send_replace(Phase::Serving);
@@ -271,6 +272,22 @@ pub(super) fn put_fault(error: BucketError) -> PutFault {
 }
 
 impl Inner {
+    /// What callers are served from. Says once if the refresh-ahead that was asked for
+    /// is longer than its token allows.
+    pub(super) fn serve(&self, held: Held) -> Arc<Served> {
+        if let Some(allowed) = self.policy.refresh_ahead_cap(held.record.expires_in)
+            && !self.cap_reported.swap(true, Ordering::Relaxed)
+        {
+            let asked = self.policy.refresh_ahead;
+            let life = held.record.expires_in.unwrap_or_default();
+            warn!(
+                "the refresh-ahead ({asked:?}) is longer than tokens that live for {life:?} allow: \
+                 it is capped at {allowed:?}, here and for every other such token"
+            );
+        }
+        Arc::new(Served::new(held, &self.policy, &self.scope_sets))
+    }
+
     fn set_health(&self, health: Health) {
         self.health.send_if_modified(|current| {
             let changed = *current != health;
