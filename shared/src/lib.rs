@@ -83,6 +83,16 @@
 //! counted: [`Counts::takeovers`], [`Counts::ambiguous_requests`] and, when it
 //! did happen, [`Counts::lost_grants`].
 //!
+//! The count of lost grants has a gap: if a re-seal, and no refresh, takes the lease of
+//! such a holder over, the next refresh finds the grant dead without knowing that there
+//! was a takeover, and neither waits for the earlier holder nor counts. Nothing else
+//! depends on that: a late commit of that holder is merged and the record active again.
+//!
+//! A grant that a replica obtained itself ages on its monotonic clock from the moment
+//! the answer was received, not sent. A process that is suspended in between counts the
+//! token as younger than it is by that time, and may hand out a dead one; an API's 401
+//! ends that ([`TokenStore::renew`]).
+//!
 //! A caller that embeds the store must call [`TokenStore::shutdown`] before the
 //! process ends, or it may make the first window itself.
 //!

@@ -138,6 +138,13 @@ impl Policy {
         base.mul_f64(1.0 - REFRESH_AHEAD_JITTER + 2.0 * REFRESH_AHEAD_JITTER * unit)
     }
 
+    /// What the refresh-ahead is capped at for a token that was issued for `expires_in`;
+    /// `None` when the token allows what was asked for.
+    pub fn refresh_ahead_cap(&self, expires_in: Option<Duration>) -> Option<Duration> {
+        let asked = self.refresh_ahead.mul_f64(1.0 + REFRESH_AHEAD_JITTER);
+        expires_in.map(|life| life / 4).filter(|allowed| *allowed < asked)
+    }
+
     /// The largest refresh-ahead that any replica can draw for such a token.
     pub fn largest_refresh_ahead(&self, expires_in: Option<Duration>) -> Duration {
         self.refresh_ahead_for(expires_in, 1.0)
@@ -178,5 +185,8 @@ mod tests {
         let largest = policy.largest_refresh_ahead(short);
         assert!(largest <= Duration::from_millis(500) && largest > Duration::from_millis(499));
         assert!(policy.refresh_ahead_for(short, 0.0) < largest);
+        assert_eq!(policy.refresh_ahead_cap(hour), None);
+        assert_eq!(policy.refresh_ahead_cap(short), Some(Duration::from_millis(500)));
+        assert_eq!(policy.refresh_ahead_cap(None), None);
     }
 }

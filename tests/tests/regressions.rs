@@ -500,3 +500,39 @@ async fn a_lease_with_an_absurd_ttl() {
         assert_eq!(fleet.provider.calls(), 1);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_late_read_put_back_over_a_login_in_the_same_process() {
+    let fleet = Fleet::new(true);
+    let user = fleet.user("u").await;
+    let store = fleet.replica("a");
+    fleet.bucket.answer_late(&user.token_object(), seconds(5));
+    let caller = call(&store, &user);
+    pass(seconds(1)).await;
+    let grant = fleet.login(&user);
+    let token = grant.access_token.clone();
+    store.set_credentials(&user, grant).await.unwrap();
+    let joined = caller.await.unwrap().unwrap();
+    assert_eq!(Some(joined.access_token()), token.as_ref(), "the login came first");
+    let after = store.get_credentials(&user).await.unwrap();
+    assert_eq!(Some(after.access_token()), token.as_ref(), "and stays");
+    assert_eq!(fleet.provider.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_takeover_that_arrived_late_is_waited_out_as_a_strangers() {
+    let fleet = Fleet::new(true);
+    let user = fleet.expired_user("u").await;
+    fleet.orphan_lease(&user, 5_000).await;
+    // The reply of the takeover is lost, the lease still shows the orphan, and the
+    // second try meets the first, which has arrived meanwhile.
+    fleet.bucket.fail_write("leases/", WriteFault::Late(seconds(1)));
+    fleet.bucket.fail_write("leases/", WriteFault::Slow(seconds(2)));
+    let store = fleet.replica("a");
+    let started = Instant::now();
+    store.get_credentials(&user).await.unwrap();
+    assert!(started.elapsed() < seconds(12), "{:?}", started.elapsed());
+    let counts = store.counts();
+    assert_eq!((counts.leases, counts.takeovers), (1, 1));
+    assert_eq!((fleet.provider.calls(), fleet.provider.reuse()), (1, 0));
+}

@@ -28,7 +28,7 @@ mod lease;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use breaker::Breaker;
+pub use breaker::{Admission, Breaker};
 pub use conflict::{Adoption, Commit, CommitStep, RejectionStep, adopt, on_invalid_grant};
 pub use flight::{
     Action, Draw, Event, Finish, Flight, Identity, Memory, Notes, PutFault, ReadFault, Source,

@@ -1,5 +1,6 @@
 //! Builds a store.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use quick_cache::UnitWeighter;
@@ -110,6 +111,7 @@ impl Builder {
             random: self.random,
             policy: Arc::new(self.policy),
             scope_sets: ScopeSets::default(),
+            cap_reported: AtomicBool::new(false),
             breaker: Mutex::default(),
             health: watch::Sender::new(Health::Ready),
             counters: Counters::default(),

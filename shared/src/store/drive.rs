@@ -2,6 +2,7 @@
 //! that goes away cancels its wait and never the refresh.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 use tracing::{debug, warn};
@@ -9,7 +10,7 @@ use tracing::{debug, warn};
 use crate::error::Error;
 use crate::ports::{BucketError, EndpointError, Generation, Object};
 use crate::protocol::{
-    Action, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease, Stored,
+    Action, Admission, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease, Stored,
 };
 use crate::record::TokenRecord;
 
@@ -22,7 +23,7 @@ struct Landing {
     entry: Arc<Entry>,
     inner: Arc<Inner>,
     /// Let through by the breaker, and no result reported to it yet.
-    admitted: bool,
+    admitted: Option<Admission>,
     /// The result is in the entry; it may be in another flight by now.
     landed: bool,
 }
@@ -33,8 +34,8 @@ impl Drop for Landing {
             self.entry.lock().flight = None;
             self.entry.set_flying(false);
         }
-        if self.admitted {
-            self.inner.breaker().abandoned();
+        if let Some(admission) = self.admitted {
+            self.inner.breaker().abandoned(admission);
         }
     }
 }
@@ -50,7 +51,7 @@ pub(super) async fn drive(
     let mut landing = Landing {
         entry: Arc::clone(&entry),
         inner: Arc::clone(&inner),
-        admitted: false,
+        admitted: None,
         landed: false,
     };
     let token_object = entry.user.token_object();
@@ -67,12 +68,16 @@ pub(super) async fn drive(
             Action::ReadLease => Event::LeaseRead(read_lease(&inner, &lease_object).await),
             Action::PutLease(lease, expected) => {
                 let admitted = inner.breaker().admit(inner.now());
-                Event::LeasePut(if let Err(pause) = admitted {
-                    Err(PutFault::Paused(pause))
-                } else {
-                    landing.admitted = true;
-                    let put = inner.bucket.put(&lease_object, lease.encode(), expected);
-                    put.await.map_err(put_fault)
+                Event::LeasePut(match admitted {
+                    Err(pause) => Err(PutFault::Paused(pause)),
+                    Ok(admission) => {
+                        // A flight that takes another lease stays the probe that it is.
+                        if landing.admitted != Some(Admission::Probe) {
+                            landing.admitted = Some(admission);
+                        }
+                        let put = inner.bucket.put(&lease_object, lease.encode(), expected);
+                        put.await.map_err(put_fault)
+                    }
                 })
             }
             Action::Refresh(refresh_token, timeout) => {
@@ -130,15 +135,15 @@ fn land(
     } else {
         debug!(user, refreshed = notes.attempts > 0, "flight over");
     }
-    if landing.admitted
+    if let Some(admission) = landing.admitted
         && notes.attempts > 0
         && matches!(&finish, Finish::Failed(Error::Unavailable(_)))
     {
-        landing.admitted = false;
+        landing.admitted = None;
         let now = inner.now();
         let mut breaker = inner.breaker();
         let policy = &inner.policy;
-        breaker.failed(&entry.user, policy.breaker_threshold, policy.lease_ttl, now);
+        breaker.failed(admission, &entry.user, policy.breaker_threshold, policy.lease_ttl, now);
         if breaker.is_open(now) {
             inner.set_health(Health::EndpointDown);
         }
@@ -147,7 +152,13 @@ fn land(
     let now = inner.now();
     let outcome = match finish {
         Finish::Use(held, _) => {
-            let served = Arc::new(Served::new(*held, &inner.policy, &inner.scope_sets));
+            // A login in this process may have stored a later record meanwhile, which
+            // this flight read or wrote too early to know.
+            let later = state.held.as_ref().filter(|now| now.held().generation > held.generation);
+            let served = match later {
+                Some(later) => Arc::clone(later),
+                None => inner.serve(*held),
+            };
             state.held = Some(Arc::clone(&served));
             state.look_at_will();
             Phase::Done(Ok(served))
@@ -185,7 +196,7 @@ fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &wat
             record: record.clone(),
             generation: None,
         };
-        state.held = Some(Arc::new(Served::new(held, &inner.policy, &inner.scope_sets)));
+        state.held = Some(inner.serve(held));
     }
     drop(state);
     phase.send_replace(Phase::Serving);
@@ -235,7 +246,7 @@ fn note_answer<T>(inner: &Inner, landing: &mut Landing, answer: &Result<T, Endpo
     match answer {
         Ok(_) | Err(EndpointError::InvalidGrant(_)) => {
             inner.breaker().succeeded();
-            landing.admitted = false;
+            landing.admitted = None;
             inner.set_health(Health::Ready);
         }
         Err(EndpointError::Misconfigured(why)) => {
@@ -261,6 +272,22 @@ pub(super) fn put_fault(error: BucketError) -> PutFault {
 }
 
 impl Inner {
+    /// What callers are served from. Says once if the refresh-ahead that was asked for
+    /// is longer than its token allows.
+    pub(super) fn serve(&self, held: Held) -> Arc<Served> {
+        if let Some(allowed) = self.policy.refresh_ahead_cap(held.record.expires_in)
+            && !self.cap_reported.swap(true, Ordering::Relaxed)
+        {
+            let asked = self.policy.refresh_ahead;
+            let life = held.record.expires_in.unwrap_or_default();
+            warn!(
+                "the refresh-ahead ({asked:?}) is longer than tokens that live for {life:?} allow: \
+                 it is capped at {allowed:?}, here and for every other such token"
+            );
+        }
+        Arc::new(Served::new(held, &self.policy, &self.scope_sets))
+    }
+
     fn set_health(&self, health: Health) {
         self.health.send_if_modified(|current| {
             let changed = *current != health;

@@ -11,6 +11,7 @@ mod served;
 mod write;
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub(crate) struct Inner {
     identity: Identity,
     entries: Cache<UserId, Arc<Entry>, UnitWeighter, ahash::RandomState, PinFlights>,
     scope_sets: ScopeSets,
+    /// Whether a refresh-ahead that tokens do not allow was reported.
+    cap_reported: AtomicBool,
     breaker: Mutex<Breaker>,
     health: watch::Sender<Health>,
     counters: Counters,

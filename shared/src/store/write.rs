@@ -1,6 +1,5 @@
 //! The writes that need no lease: logins, imports and deletion.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,7 +12,6 @@ use crate::schedule::Schedule;
 use crate::secret::Secret;
 use crate::user_id::UserId;
 
-use super::served::Served;
 use super::{Inner, TokenStore, unavailable};
 
 /// A user's grant as a login or an import brings it.
@@ -274,7 +272,7 @@ impl Inner {
             record: stored.record,
             generation: Some(stored.generation),
         };
-        state.held = Some(Arc::new(Served::new(held, &self.policy, &self.scope_sets)));
+        state.held = Some(self.serve(held));
         state.look_at_will();
     }
 }

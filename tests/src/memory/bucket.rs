@@ -1,7 +1,7 @@
 //! A bucket in memory that counts requests and fails on demand.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,9 @@ pub enum WriteFault {
     ConflictWithItself,
     /// It takes this long, and then succeeds or fails as it would.
     Slow(Duration),
+    /// Its reply is lost at once, and it is applied this much later if its
+    /// precondition holds then.
+    Late(Duration),
 }
 
 /// How many requests were made.
@@ -54,7 +57,7 @@ impl Requests {
 /// See the module's page.
 #[derive(Debug, Default)]
 pub struct FaultyBucket {
-    inner: MemoryBucket,
+    inner: Arc<MemoryBucket>,
     state: Mutex<State>,
 }
 
@@ -66,6 +69,8 @@ struct State {
     /// Faults of the next writes whose name starts with a prefix.
     faults: BTreeMap<&'static str, VecDeque<WriteFault>>,
     written_at: BTreeMap<String, Instant>,
+    /// Replies to the next reads of a name come so late.
+    late_reads: BTreeMap<String, VecDeque<Duration>>,
 }
 
 impl FaultyBucket {
@@ -87,6 +92,12 @@ impl FaultyBucket {
     /// several queue up.
     pub fn fail_write(&self, prefix: &'static str, fault: WriteFault) {
         self.with(|s| s.faults.entry(prefix).or_default().push_back(fault));
+    }
+
+    /// The next read of `name` is carried out when it arrives and answered this much
+    /// later; several queue up.
+    pub fn answer_late(&self, name: &str, delay: Duration) {
+        self.with(|s| s.late_reads.entry(name.to_owned()).or_default().push_back(delay));
     }
 
     /// Requests since the start, or since the last call.
@@ -126,7 +137,12 @@ impl Bucket for FaultyBucket {
                 }
             });
             self.arrive().await?;
-            self.inner.get(name).await
+            let read = self.inner.get(name).await;
+            let late = self.with(|s| s.late_reads.get_mut(name).and_then(VecDeque::pop_front));
+            if let Some(delay) = late {
+                tokio::time::sleep_until(Instant::now() + delay).await;
+            }
+            read
         }
         .boxed()
     }
@@ -150,6 +166,16 @@ impl Bucket for FaultyBucket {
             let fault = self.next_fault(name);
             match fault {
                 Some(WriteFault::NotApplied) => return Err(lost()),
+                Some(WriteFault::Late(delay)) => {
+                    let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+                    let due = Instant::now() + delay;
+                    tokio::spawn(async move {
+                        tokio::time::sleep_until(due).await;
+                        // Nobody waits for what becomes of it.
+                        drop(inner.put(&name, content, expected).await);
+                    });
+                    return Err(lost());
+                }
                 Some(WriteFault::Slow(delay)) => {
                     tokio::time::sleep_until(Instant::now() + delay).await;
                 }

@@ -26,6 +26,10 @@ impl Flight {
         takeover: bool,
         around: &Around<'_>,
     ) -> Action {
+        // With too little of its ttl left it is given up: what it might bring could not
+        // be used, and would stand in everybody's way for a ttl.
+        let ends = around.now.monotonic.plus(self.policy.attempt_timeout + self.policy.margin);
+        let doubt = doubt.filter(|taking| ends <= taking.first_sent.plus(self.policy.lease_ttl));
         let taking = match doubt {
             // The same acquisition goes on: a PUT that is still on its way is
             // recognised by its attempt, and the ttl counts from the first.
@@ -98,7 +102,10 @@ impl Flight {
                 let now = around.now.monotonic;
                 let seen = &mut around.memory.observation;
                 Observation::note(seen, lease.generation, lease.ttl(), now);
-                self.wait_or_take_over(base, around)
+                // Where the lease has moved, a PUT of mine that is still on its way can
+                // no longer succeed. Otherwise it can, and I must recognise it.
+                let doubt = doubt.filter(|taking| taking.expected == lease.generation);
+                self.wait_or_take_over(base, doubt, around)
             }
             (_, None) => unreachable!("no lease is void"),
         }
@@ -181,19 +188,21 @@ impl Flight {
         }
     }
 
-    /// Another replica holds the lease.
+    /// Another replica holds the lease. `doubt` is a takeover of mine whose reply was
+    /// lost, while the lease still is the one that it would replace.
     pub(super) fn wait_or_take_over(
         &mut self,
         base: Box<Stored>,
+        doubt: Option<Box<Taking>>,
         around: &mut Around<'_>,
     ) -> Action {
         let now = around.now.monotonic;
         let Some(seen) = around.memory.observation.clone() else {
-            return self.enter(State::ReadingLease { base, doubt: None });
+            return self.enter(State::ReadingLease { base, doubt });
         };
         let remaining = seen.remaining(now);
         if remaining.is_zero() {
-            return self.take_lease(base, None, seen.generation, true, around);
+            return self.take_lease(base, doubt, seen.generation, true, around);
         }
         if !self.foreground {
             return self.finish(Finish::HeldElsewhere);
@@ -216,7 +225,7 @@ impl Flight {
             Err(fault) => self.read_failed(fault, State::Polling { base }, self.deadline, around),
             Ok(None) => self.consent(ConsentReason::Unknown),
             Ok(Some(stored)) if stored.generation == base.generation => {
-                self.wait_or_take_over(base, around)
+                self.wait_or_take_over(base, None, around)
             }
             Ok(Some(stored)) => self.moved(&base.record.grant_id, stored, around),
         }

@@ -10,9 +10,12 @@ use tokio::time::Instant;
 use super::clock::Clock;
 use super::consent::Consents;
 use super::exchange::{AccessError, Caller, Refused};
+use super::faults::Operation;
 use super::identity::Identity;
 use super::ledger::{Ledger, Stats, StatsQuery};
 use super::tasks::TaskLists;
+use crate::date::ServerDate;
+use crate::faults::Faults;
 
 /// What the lock holds.
 #[derive(Debug)]
@@ -29,6 +32,9 @@ pub(super) struct Shared {
     core: Mutex<Core>,
     clock: Clock,
     stats: watch::Sender<Stats>,
+    pub(super) faults: Faults<Operation>,
+    /// What answers are dated with.
+    pub(super) date: ServerDate,
     /// Where everything is reached.
     pub(super) origin: String,
 }
@@ -41,7 +47,14 @@ impl Shared {
             ledger: Ledger::default(),
             tasks: TaskLists::default(),
         };
-        Self { core: Mutex::new(core), clock, stats: watch::Sender::new(Stats::default()), origin }
+        Self {
+            core: Mutex::new(core),
+            clock,
+            stats: watch::Sender::new(Stats::default()),
+            faults: Faults::default(),
+            date: ServerDate::default(),
+            origin,
+        }
     }
 
     /// One atomic step. The time is read under the lock, so that it does not go back
@@ -101,7 +114,7 @@ impl Core {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = text(headers, AUTHORIZATION.as_str())?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

@@ -199,6 +199,12 @@ impl Identity {
         Some(&self.families[token.family].sub)
     }
 
+    /// Whose access or refresh token it is, living or not.
+    pub(super) fn holder(&self, token: &str) -> Option<&str> {
+        let access = self.access_tokens.get(token);
+        access.map(|access| self.families[access.family].sub.as_str()).or_else(|| self.owner(token))
+    }
+
     /// Answers a refresh, and says for the record what came of it.
     pub(super) fn refresh(
         &mut self,

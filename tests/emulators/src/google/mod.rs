@@ -41,6 +41,7 @@ mod consent;
 mod core;
 mod drive;
 mod exchange;
+mod faults;
 mod id_token;
 mod identity;
 mod ledger;
@@ -67,11 +68,13 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use clock::Clock;
+pub use faults::Operation;
 pub use ledger::{Effect, Issued, RefreshCall, RefreshOutcome, Stats, StatsQuery};
 pub use token::Fingerprint;
 pub use user::{Grant, User};
 
 use self::core::Shared;
+use crate::faults::{Fault, Injected};
 use identity::{Client, Identity, Policy};
 use limit::Limit;
 use server::Latencies;
@@ -263,6 +266,18 @@ impl Google {
     pub fn limit_user(&self, sub: &str, remaining: u64, retry_after: Duration) {
         let limit = Limit::new(remaining, retry_after);
         self.shared.step(|core, _| core.identity.limit_user(sub, limit));
+    }
+
+    /// Has requests meet a fault. Its subject is the `sub` of the user whose token the
+    /// request presents.
+    pub fn inject(&self, fault: Fault<Operation>) -> Injected {
+        self.shared.faults.inject(fault)
+    }
+
+    /// Dates answers so many seconds ahead of the time, or behind it if negative. Tokens
+    /// age as before.
+    pub fn set_date_skew(&self, seconds: i64) {
+        self.shared.date.set_skew(seconds);
     }
 
     /// What happened so far.

@@ -18,9 +18,11 @@ use url::form_urlencoded;
 use super::consent::CodeRequest;
 use super::core::{Core, Shared, text, user_agent};
 use super::exchange::{Fresh, RefreshRequest, TokenError};
+use super::faults::{self, Operation};
 use super::id_token::id_token;
 use super::ledger::RefreshOutcome;
 use super::token::{Fingerprint, Secret};
+use crate::connection::Cut;
 
 /// `POST /token`.
 pub(super) fn token_routes() -> Router<Arc<Shared>> {
@@ -34,16 +36,33 @@ pub(super) fn revoke_routes() -> Router<Arc<Shared>> {
 
 /// Decides when the request arrives; whatever delays the answer comes after, so that
 /// a caller that goes away before it has spent its refresh token all the same.
-async fn token(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn token(
+    State(shared): State<Arc<Shared>>,
+    cut: Cut,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let (grant_type, request) = parse(&headers, &body);
-    if grant_type.as_deref() == Some("authorization_code") {
+    let presented = request.refresh_token.as_ref().map(Secret::expose);
+    let decide = || decide(&shared, grant_type.as_deref(), &request, &headers, &body);
+    faults::at_endpoint(&shared, Operation::Token, presented, cut, decide).await
+}
+
+fn decide(
+    shared: &Shared,
+    grant_type: Option<&str>,
+    request: &RefreshRequest,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Response {
+    if grant_type == Some("authorization_code") {
         let exchanged =
-            shared.step(|core, now| exchange_code(core, now, &shared.origin, &request, &body));
+            shared.step(|core, now| exchange_code(core, now, &shared.origin, request, body));
         return answered(exchanged);
     }
     let answer = shared.step(|core, now| {
-        let (answer, outcome) = match grant_type.as_deref() {
-            Some("refresh_token") => core.identity.refresh(now, &request),
+        let (answer, outcome) = match grant_type {
+            Some("refresh_token") => core.identity.refresh(now, request),
             Some(_) => (Err(TokenError::UnsupportedGrantType), RefreshOutcome::Malformed),
             None => (
                 Err(TokenError::InvalidRequest("Missing required parameter: grant_type")),
@@ -54,7 +73,7 @@ async fn token(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byte
         let sub = presented.and_then(|token| core.identity.owner(token));
         core.ledger.refresh(
             now,
-            user_agent(&headers),
+            user_agent(headers),
             sub.map(ToOwned::to_owned),
             presented.map(Fingerprint::of),
             outcome,
@@ -183,6 +202,7 @@ fn error_json(error: TokenError) -> (StatusCode, Value) {
 async fn revoke(
     State(shared): State<Arc<Shared>>,
     RawQuery(query): RawQuery,
+    cut: Cut,
     body: Bytes,
 ) -> Response {
     let query = query.unwrap_or_default();
@@ -194,8 +214,13 @@ async fn revoke(
         });
         return (StatusCode::BAD_REQUEST, Json(body)).into_response();
     };
+    let revoke = || revoked(&shared, &token);
+    faults::at_endpoint(&shared, Operation::Revoke, Some(&token), cut, revoke).await
+}
+
+fn revoked(shared: &Shared, token: &str) -> Response {
     let revoked = shared.step(|core, now| {
-        let sub = core.identity.revoke(now, &token);
+        let sub = core.identity.revoke(now, token);
         if let Some(sub) = &sub {
             core.ledger.count(Some(sub), |stats| stats.revocations += 1);
         }

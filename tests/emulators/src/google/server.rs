@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::core::Shared;
 use super::refusal::Refusal;
-use super::{authorize, drive, oauth, probe, tasks, userinfo};
-use crate::storage::connection::Cuttable;
+use super::{authorize, drive, faults, oauth, probe, tasks, userinfo};
+use crate::connection::{Cut, Cuttable};
+use crate::date::dated;
 
 /// How long answers are held back.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +38,7 @@ pub(super) fn serve(
         .merge(drive::routes())
         .merge(tasks::routes())
         .merge(probe::routes())
+        .layer(from_fn_with_state(Arc::clone(&shared), faults::at_apis))
         .layer(from_fn_with_state(latencies.api, held_back));
     let tokens = oauth::token_routes().layer(from_fn_with_state(latencies.refresh, held_back));
     let router = Router::new()
@@ -45,10 +47,11 @@ pub(super) fn serve(
         .merge(oauth::revoke_routes())
         .merge(authorize::routes())
         .fallback(async || Refusal::not_found("Method"))
+        .layer(from_fn_with_state(shared.date.clone(), dated))
         .with_state(shared);
     let listener = Cuttable::new(listener, stop.clone());
-    let server =
-        axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let server = axum::serve(listener, router.into_make_service_with_connect_info::<Cut>())
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::spawn(async move {
         if let Err(error) = server.await {
             tracing::error!(%error, "the emulator of Google's identity and APIs ended");

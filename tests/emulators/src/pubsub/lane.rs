@@ -148,6 +148,11 @@ impl Lane {
         }
     }
 
+    /// Whether everything before a position is done.
+    pub(super) fn begins_at(&self, position: Position) -> bool {
+        self.first == position
+    }
+
     /// Marks a message as done and drops what no rewind can reach any more.
     pub(super) fn finish(&mut self, position: Position) {
         if let Some(entry) = self.entry_mut(position) {

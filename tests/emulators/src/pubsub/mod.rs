@@ -41,6 +41,12 @@
 //! - **Dead letters**: `delivery_attempt` is 1 + nacks + expiries of the message
 //!   and is absent without a policy. When the failures reach the maximum, the
 //!   message is forwarded with the `CloudPubSubDeadLetterSource…` attributes.
+//! - **Exactly-once delivery**: acknowledgements and new deadlines are answered for each
+//!   ack ID, in the error of a unary request and in confirmations on a stream. An ack ID
+//!   whose lease has ended fails for good; one whose predecessor of the same key is not
+//!   acknowledged fails for now. A repeated acknowledgement is answered like the first.
+//! - **Heartbeats**: a stream of protocol version 1 that had nothing to send for 30 s
+//!   gets an empty response.
 //!
 //! # Not as in production
 //!
@@ -56,11 +62,12 @@
 //!   stored and have no effect. A `Pull` waits for 3 s.
 //! - A message that is given up while its dead-letter topic is missing is
 //!   delivered on, and no permissions are needed to forward it.
-//! - No exactly-once delivery, filters, push or export subscriptions, schemas,
-//!   transforms, snapshots, seeking, IAM. Asking for one of them is refused
+//! - No filters, push or export subscriptions, schemas,
+//!   transforms, snapshots, seeking. Asking for one of them is refused
 //!   (`UNIMPLEMENTED`, or `INVALID_ARGUMENT` for a field that REST does not
 //!   know), not ignored.
-//! - No authentication: any credentials or none will do.
+//! - No authentication: any credentials or none will do. Access policies are stored
+//!   and reported, over gRPC and REST, and have no effect.
 //! - No quotas except the limits of a request: its size, and of messages their
 //!   attributes and ordering keys.
 
@@ -68,6 +75,7 @@ mod broker;
 mod consumer;
 mod engine;
 mod error;
+mod iam;
 mod lane;
 mod message;
 mod names;
@@ -87,6 +95,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use crate::access::Binding;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
@@ -94,7 +103,9 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use self::engine::Engine;
+use self::iam::IamService;
 use self::publisher::PublisherService;
+use self::service::i_a_m_policy_server::IAMPolicyServer;
 use self::service::publisher_server::PublisherServer;
 use self::service::subscriber_server::SubscriberServer;
 use self::subscriber::SubscriberService;
@@ -146,7 +157,8 @@ impl PubSub {
             SubscriberServer::new(subscriber).max_decoding_message_size(MAX_REQUEST_BYTES);
         let routes = Routes::from(rest::routes(Arc::clone(&engine)))
             .add_service(publisher)
-            .add_service(subscriber);
+            .add_service(subscriber)
+            .add_service(IAMPolicyServer::new(IamService { engine: Arc::clone(&engine) }));
         // HTTP/1 is for the REST API.
         let http = Server::builder().accept_http1(true).add_routes(routes);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -210,6 +222,47 @@ impl PubSub {
         subscription
     }
 
+    /// Replaces the access policy of a topic or subscription, given by its full name.
+    /// It is what IAM reads show and keeps nobody from anything.
+    ///
+    /// # Errors
+    ///
+    /// There is no such resource.
+    pub fn set_iam_bindings(
+        &self,
+        resource: &str,
+        bindings: impl IntoIterator<Item = Binding>,
+    ) -> Result<(), NoSuchResource> {
+        let set = self.engine.run(|broker, _| broker.bind(resource, bindings));
+        set.map_err(|_| NoSuchResource(resource.to_owned()))
+    }
+
+    /// Leaves these permissions out of what `TestIamPermissions` reports for a topic or
+    /// subscription, and no others; without this, everything asked for is reported.
+    ///
+    /// # Errors
+    ///
+    /// There is no such resource.
+    pub fn deny_permissions(
+        &self,
+        resource: &str,
+        permissions: &[&str],
+    ) -> Result<(), NoSuchResource> {
+        let denied = self.engine.run(|broker, _| broker.deny(resource, permissions));
+        denied.map_err(|_| NoSuchResource(resource.to_owned()))
+    }
+
+    /// Ends the lease of everything that a subscription has delivered, as if the ack
+    /// deadlines had passed now.
+    ///
+    /// # Errors
+    ///
+    /// There is no such subscription.
+    pub fn expire_leases(&self, subscription: &str) -> Result<(), NoSuchResource> {
+        let expired = self.engine.run(|broker, now| broker.expire(subscription, now));
+        expired.map_err(|_| NoSuchResource(subscription.to_owned()))
+    }
+
     /// Stops the server and waits until its connections are closed. Open streams
     /// end with `UNAVAILABLE`, as in production.
     ///
@@ -227,3 +280,8 @@ impl Drop for PubSub {
         self.engine.stop.cancel();
     }
 }
+
+/// No topic or subscription of that full name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no topic or subscription {0:?}")]
+pub struct NoSuchResource(pub String);

@@ -21,6 +21,8 @@ pub(super) struct Settings {
     pub(super) ack_deadline: Duration,
     /// Whether ordering keys are honoured.
     pub(super) ordered: bool,
+    /// Whether acknowledgements and new deadlines are answered one by one.
+    pub(super) exactly_once: bool,
     pub(super) retry: Option<Retry>,
     pub(super) dead_letter: Option<DeadLetterPolicy>,
 }
@@ -56,6 +58,7 @@ pub(super) fn read(resource: &proto::Subscription) -> Result<Settings, Error> {
     Ok(Settings {
         ack_deadline,
         ordered: resource.enable_message_ordering,
+        exactly_once: resource.enable_exactly_once_delivery,
         retry,
         dead_letter: policy.map(dead_letter).transpose()?,
     })
@@ -114,8 +117,11 @@ pub(super) fn update(
                 updated.message_retention_duration = new.message_retention_duration;
             }
             "expiration_policy" => updated.expiration_policy = new.expiration_policy,
-            // Only their absence is accepted here, and that is what there is.
-            "enable_exactly_once_delivery" | "push_config" => {}
+            "enable_exactly_once_delivery" => {
+                updated.enable_exactly_once_delivery = new.enable_exactly_once_delivery;
+            }
+            // Only its absence is accepted here, and that is what there is.
+            "push_config" => {}
             _ => {
                 return Err(Error::Invalid(format!(
                     "update_mask names {path:?}, which cannot be changed"
@@ -137,7 +143,6 @@ fn refuse_unimplemented(resource: &proto::Subscription) -> Result<(), Error> {
         (resource.bigtable_config.is_some(), "Bigtable subscriptions"),
         (resource.cloud_storage_config.is_some(), "Cloud Storage subscriptions"),
         (!resource.filter.is_empty(), "filters"),
-        (resource.enable_exactly_once_delivery, "exactly-once delivery"),
         (!resource.message_transforms.is_empty(), "message transforms"),
     ] {
         if asked {
@@ -241,6 +246,7 @@ mod tests {
             Ok(Settings {
                 ack_deadline: Duration::from_secs(10),
                 ordered: false,
+                exactly_once: false,
                 retry: None,
                 dead_letter: None,
             })
@@ -332,7 +338,6 @@ mod tests {
     fn what_the_emulator_cannot_do_is_refused() {
         for asked in [
             proto::Subscription { filter: "attributes:x".to_owned(), ..resource() },
-            proto::Subscription { enable_exactly_once_delivery: true, ..resource() },
             proto::Subscription {
                 push_config: Some(proto::PushConfig {
                     push_endpoint: "https://example.com".to_owned(),

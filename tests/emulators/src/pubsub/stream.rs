@@ -4,15 +4,19 @@
 //! next one, and each poll first reads what the client sent meanwhile. So the
 //! transport's own back pressure decides how much leaves the server.
 
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt as _, Stream, stream};
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use proto::streaming_pull_response::SubscriptionProperties;
+use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
-use super::consumer::Limits;
+use super::broker::Settlement;
+use super::consumer::{Delivery, Limits};
 use super::engine::{Engine, Session};
 use super::error::Error;
 use super::pull::{RESPONSE_BYTES, received};
@@ -20,6 +24,8 @@ use super::settings;
 
 /// Messages of one response.
 const RESPONSE_MESSAGES: usize = 500;
+/// After so long without a response an empty one is sent, to clients that know it.
+const HEARTBEAT: Duration = Duration::from_secs(30);
 
 /// The response side of a stream.
 pub(super) type Responses =
@@ -27,9 +33,15 @@ pub(super) type Responses =
 
 struct Open {
     subscription: String,
-    ordered: bool,
     session: Session,
     requests: Streaming<proto::StreamingPullRequest>,
+    /// Results that the client is to be told.
+    acknowledged: Settlement,
+    modified: Settlement,
+    /// Whether the client wants to hear that the stream lives.
+    heartbeats: bool,
+    /// When the last response left.
+    last: Instant,
 }
 
 /// Reads the first request and opens the stream it asks for.
@@ -44,16 +56,20 @@ pub(super) async fn open(
     let first = first
         .ok_or_else(|| Error::Invalid("the stream ended before its first request".to_owned()))?;
     let ack_deadline = settings::ack_deadline(first.stream_ack_deadline_seconds)?;
-    let mut ordered = false;
-    let session = engine.open(&first.subscription, |settings| {
-        ordered = settings.ordered;
-        Limits {
-            messages: limit(first.max_outstanding_messages),
-            bytes: limit(first.max_outstanding_bytes),
-            ack_deadline,
-        }
+    let session = engine.open(&first.subscription, |_| Limits {
+        messages: limit(first.max_outstanding_messages),
+        bytes: limit(first.max_outstanding_bytes),
+        ack_deadline,
     })?;
-    let open = Open { subscription: first.subscription.clone(), ordered, session, requests };
+    let mut open = Open {
+        subscription: first.subscription.clone(),
+        session,
+        requests,
+        acknowledged: Settlement::default(),
+        modified: Settlement::default(),
+        heartbeats: first.protocol_version >= 1,
+        last: Instant::now(),
+    };
     open.apply(&first)?;
     let responses = stream::unfold(Some(open), async |open| {
         let mut open = open?;
@@ -82,19 +98,22 @@ impl Open {
                 }
             }
             let taken = self.session.take(RESPONSE_MESSAGES, RESPONSE_BYTES)?;
-            if !taken.is_empty() {
-                return Ok(Some(proto::StreamingPullResponse {
-                    received_messages: received(self.session.attachment.subscription, taken),
-                    subscription_properties: Some(SubscriptionProperties {
-                        exactly_once_delivery_enabled: false,
-                        message_ordering_enabled: self.ordered,
-                    }),
-                    ..proto::StreamingPullResponse::default()
-                }));
+            let due = self.last + HEARTBEAT;
+            let beats = self.heartbeats && Instant::now() >= due;
+            if !taken.is_empty() || !self.confirmed() || beats {
+                return Ok(Some(self.response(taken)));
             }
+            let heartbeat = async {
+                if self.heartbeats {
+                    sleep_until(due).await;
+                } else {
+                    std::future::pending::<()>().await;
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.session.ready() => {}
+                () = heartbeat => {}
                 request = self.requests.message() => {
                     if !self.heard(request)? {
                         return Ok(None);
@@ -104,20 +123,47 @@ impl Open {
         }
     }
 
+    /// Messages, what is to be confirmed, and how the subscription is set now.
+    fn response(&mut self, taken: Vec<Delivery>) -> proto::StreamingPullResponse {
+        self.last = Instant::now();
+        let attachment = self.session.attachment;
+        let properties = self.session.engine.read(|broker| {
+            broker.settings(attachment).map(|settings| SubscriptionProperties {
+                exactly_once_delivery_enabled: settings.exactly_once,
+                message_ordering_enabled: settings.ordered,
+            })
+        });
+        let acknowledged = mem::take(&mut self.acknowledged);
+        let modified = mem::take(&mut self.modified);
+        proto::StreamingPullResponse {
+            received_messages: received(attachment.subscription, taken),
+            acknowledge_confirmation: (!acknowledged.is_empty())
+                .then(|| acknowledged.into_acknowledged()),
+            modify_ack_deadline_confirmation: (!modified.is_empty())
+                .then(|| modified.into_modified()),
+            subscription_properties: properties,
+        }
+    }
+
+    fn confirmed(&self) -> bool {
+        self.acknowledged.is_empty() && self.modified.is_empty()
+    }
+
     /// Handles what was read; false at the end of the stream.
     fn heard(
-        &self,
+        &mut self,
         request: Result<Option<proto::StreamingPullRequest>, Status>,
     ) -> Result<bool, Status> {
         let Some(request) = request? else {
             return Ok(false);
         };
         if !request.subscription.is_empty()
+            || request.protocol_version != 0
             || request.max_outstanding_messages != 0
             || request.max_outstanding_bytes != 0
         {
             return Err(Status::invalid_argument(
-                "subscription and flow control belong in the first request only",
+                "subscription, protocol version and flow control belong in the first request only",
             ));
         }
         if request.stream_ack_deadline_seconds != 0 {
@@ -130,11 +176,12 @@ impl Open {
     }
 
     /// Carries out acknowledgements and new deadlines.
-    fn apply(&self, request: &proto::StreamingPullRequest) -> Result<(), Status> {
-        let engine = &self.session.engine;
+    fn apply(&mut self, request: &proto::StreamingPullRequest) -> Result<(), Status> {
+        let engine = Arc::clone(&self.session.engine);
         if !request.ack_ids.is_empty() {
-            engine
+            let settlement = engine
                 .run(|broker, now| broker.acknowledge(&self.subscription, &request.ack_ids, now))?;
+            self.acknowledged.extend(settlement);
         }
         let (ids, seconds) = (&request.modify_deadline_ack_ids, &request.modify_deadline_seconds);
         if ids.len() != seconds.len() {
@@ -144,9 +191,10 @@ impl Open {
         }
         for (id, seconds) in ids.iter().zip(seconds) {
             let extension = settings::extension(*seconds)?;
-            engine.run(|broker, now| {
+            let settlement = engine.run(|broker, now| {
                 broker.modify(&self.subscription, std::slice::from_ref(id), extension, now)
             })?;
+            self.modified.extend(settlement);
         }
         Ok(())
     }

@@ -75,10 +75,10 @@ impl Subscriber for SubscriberService {
     ) -> Result<Response<()>, Status> {
         let request = request.into_inner();
         let extension = settings::extension(request.ack_deadline_seconds)?;
-        self.engine.run(|broker, now| {
+        let settlement = self.engine.run(|broker, now| {
             broker.modify(&request.subscription, &request.ack_ids, extension, now)
         })?;
-        Ok(Response::new(()))
+        settlement.into_answer().map(Response::new)
     }
 
     async fn acknowledge(
@@ -86,9 +86,10 @@ impl Subscriber for SubscriberService {
         request: Request<proto::AcknowledgeRequest>,
     ) -> Result<Response<()>, Status> {
         let request = request.into_inner();
-        self.engine
+        let settlement = self
+            .engine
             .run(|broker, now| broker.acknowledge(&request.subscription, &request.ack_ids, now))?;
-        Ok(Response::new(()))
+        settlement.into_answer().map(Response::new)
     }
 
     async fn pull(

@@ -18,8 +18,10 @@ use super::conditions::Conditions;
 use super::crc32c;
 use super::extract::{Params, Segments};
 use super::object::StoredObject;
+use super::operation::Operation;
 use super::refusal::Refusal;
 use super::store::Store;
+use crate::connection::Cut;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct GetParams {
@@ -34,8 +36,10 @@ pub(super) async fn get_object(
     Params(params): Params<GetParams>,
     Params(conditions): Params<Conditions>,
     headers: HeaderMap,
+    cut: Cut,
 ) -> Result<Response, Refusal> {
-    let object = store.lock().read(&bucket, &name, params.generation, conditions)?;
+    let read = || store.lock().read(&bucket, &name, params.generation, conditions);
+    let object = store.pass(cut, Operation::Read, &name, read).await?;
     if params.alt.as_deref() != Some("media") {
         return Ok(Json(object.to_json(&store.origin, &bucket, &name)).into_response());
     }

@@ -1,17 +1,18 @@
 //! The gRPC API: buckets, and what needs no content of objects.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use googleapis_tonic_google_storage_v2::google::storage::v2;
-use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::conditions::Conditions;
 use super::json_api::{decode_page_token, encode_page_token, page_size};
 use super::listing::ListQuery;
+use super::operation::Operation;
 use super::refusal::Refusal;
+use super::settings::BucketSettings;
 use super::store::Store;
+use crate::connection::Cut;
 
 mod service {
     #![allow(
@@ -38,34 +39,51 @@ struct Service {
     store: Arc<Store>,
 }
 
+impl Service {
+    fn bucket(&self, name: &str) -> Result<v2::Bucket, Refusal> {
+        let state = self.store.lock();
+        let (created, settings) = state.bucket(name)?;
+        Ok(settings.to_proto(name, created))
+    }
+}
+
 #[tonic::async_trait]
 impl Storage for Service {
     async fn create_bucket(
         &self,
         request: Request<v2::CreateBucketRequest>,
     ) -> Result<Response<v2::Bucket>, Status> {
-        let name = request.into_inner().bucket_id;
-        self.store.create_bucket(&name)?;
-        let created = self.store.lock().bucket(&name)?;
-        Ok(Response::new(bucket_proto(&name, created)))
+        let cut = Cut::of(request.extensions());
+        let v2::CreateBucketRequest { bucket_id: name, bucket, .. } = request.into_inner();
+        let settings = BucketSettings::from_proto(&bucket.unwrap_or_default());
+        let create = || {
+            self.store.create_bucket(&name, settings)?;
+            self.bucket(&name)
+        };
+        let created = self.store.pass(cut, Operation::Bucket, &name, create).await?;
+        Ok(Response::new(created))
     }
 
     async fn get_bucket(
         &self,
         request: Request<v2::GetBucketRequest>,
     ) -> Result<Response<v2::Bucket>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
         let name = bucket_id(&request.name)?;
-        let created = self.store.lock().bucket(name)?;
-        Ok(Response::new(bucket_proto(name, created)))
+        let get = || self.bucket(name);
+        Ok(Response::new(self.store.pass(cut, Operation::Bucket, name, get).await?))
     }
 
     async fn delete_bucket(
         &self,
         request: Request<v2::DeleteBucketRequest>,
     ) -> Result<Response<()>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
-        self.store.lock().delete_bucket(bucket_id(&request.name)?)?;
+        let name = bucket_id(&request.name)?;
+        let delete = || self.store.lock().delete_bucket(name);
+        self.store.pass(cut, Operation::Bucket, name, delete).await?;
         Ok(Response::new(()))
     }
 
@@ -80,9 +98,9 @@ impl Storage for Service {
             let state = self.store.lock();
             state
                 .buckets()
-                .filter(|(name, _)| name.starts_with(&request.prefix) && *name > after.as_str())
+                .filter(|(name, ..)| name.starts_with(&request.prefix) && *name > after.as_str())
                 .take(limit + 1)
-                .map(|(name, created)| bucket_proto(name, created))
+                .map(|(name, created, settings)| settings.to_proto(name, created))
                 .collect()
         };
         let more = buckets.len() > limit;
@@ -101,6 +119,7 @@ impl Storage for Service {
         &self,
         request: Request<v2::GetObjectRequest>,
     ) -> Result<Response<v2::Object>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
         let bucket = bucket_id(&request.bucket)?;
         let conditions = Conditions {
@@ -110,7 +129,8 @@ impl Storage for Service {
             metageneration_not_match: request.if_metageneration_not_match,
         };
         let generation = generation(request.generation);
-        let object = self.store.lock().read(bucket, &request.object, generation, conditions)?;
+        let read = || self.store.lock().read(bucket, &request.object, generation, conditions);
+        let object = self.store.pass(cut, Operation::Read, &request.object, read).await?;
         Ok(Response::new(object.to_proto(bucket, &request.object)))
     }
 
@@ -118,6 +138,7 @@ impl Storage for Service {
         &self,
         request: Request<v2::ListObjectsRequest>,
     ) -> Result<Response<v2::ListObjectsResponse>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
         let bucket = bucket_id(&request.parent)?;
         let query = ListQuery {
@@ -128,7 +149,8 @@ impl Storage for Service {
             after: decode_page_token(&request.page_token)?,
             limit: page_size(usize::try_from(request.page_size).ok()),
         };
-        let page = self.store.lock().list(bucket, &query)?;
+        let list = || self.store.lock().list(bucket, &query);
+        let page = self.store.pass(cut, Operation::List, &query.prefix, list).await?;
         let objects = page.objects.iter();
         Ok(Response::new(v2::ListObjectsResponse {
             objects: objects.map(|(name, object)| object.to_proto(bucket, name)).collect(),
@@ -141,6 +163,7 @@ impl Storage for Service {
         &self,
         request: Request<v2::DeleteObjectRequest>,
     ) -> Result<Response<()>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
         let bucket = bucket_id(&request.bucket)?;
         let conditions = Conditions {
@@ -150,13 +173,14 @@ impl Storage for Service {
             metageneration_not_match: request.if_metageneration_not_match,
         };
         let generation = generation(request.generation);
-        self.store.delete(bucket, &request.object, generation, conditions)?;
+        let delete = || self.store.delete(bucket, &request.object, generation, conditions);
+        self.store.pass(cut, Operation::Delete, &request.object, delete).await?;
         Ok(Response::new(()))
     }
 }
 
 /// `projects/_/buckets/NAME`, whatever the project.
-fn bucket_id(name: &str) -> Result<&str, Refusal> {
+pub(super) fn bucket_id(name: &str) -> Result<&str, Refusal> {
     name.strip_prefix("projects/")
         .and_then(|rest| rest.split_once("/buckets/"))
         .map(|(_, id)| id)
@@ -166,21 +190,4 @@ fn bucket_id(name: &str) -> Result<&str, Refusal> {
 /// Zero asks for the live version.
 fn generation(asked: i64) -> Option<i64> {
     (asked != 0).then_some(asked)
-}
-
-fn bucket_proto(name: &str, created: SystemTime) -> v2::Bucket {
-    let time = Some(Timestamp::from(created));
-    v2::Bucket {
-        name: format!("projects/_/buckets/{name}"),
-        bucket_id: name.to_owned(),
-        etag: "CAE=".to_owned(),
-        project: "projects/0".to_owned(),
-        metageneration: 1,
-        location: "US".to_owned(),
-        location_type: "multi-region".to_owned(),
-        storage_class: "STANDARD".to_owned(),
-        create_time: time,
-        update_time: time,
-        ..v2::Bucket::default()
-    }
 }

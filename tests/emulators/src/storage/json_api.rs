@@ -1,25 +1,28 @@
 //! The JSON API: routes, and everything but uploads and downloads.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::extract::{DefaultBodyLimit, State as Shared};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::StatusCode;
-use prost_types::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::conditions::Conditions;
 use super::extract::{Content, Params, Segments};
 use super::listing::ListQuery;
+use super::operation::Operation;
 use super::refusal::Refusal;
+use super::settings::BucketSettings;
 use super::store::Store;
 use super::{download, upload};
+use crate::connection::Cut;
+use crate::date::dated;
 
 /// The largest request body; everything is kept in memory.
 const MAX_BODY: usize = 1 << 30;
@@ -40,6 +43,7 @@ pub(super) fn router(store: Arc<Store>) -> Router {
         )
         .fallback(no_route)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(store.date.clone(), dated))
         .with_state(store)
 }
 
@@ -52,6 +56,7 @@ async fn no_route() -> Response {
 
 async fn create_bucket(
     Shared(store): Shared<Arc<Store>>,
+    cut: Cut,
     Content(body): Content,
 ) -> Result<Json<Value>, Refusal> {
     #[derive(Deserialize)]
@@ -60,24 +65,32 @@ async fn create_bucket(
     }
     let NewBucket { name } = serde_json::from_slice(&body)
         .map_err(|error| Refusal::invalid(format!("Malformed bucket: {error}")))?;
-    store.create_bucket(&name)?;
-    let created = store.lock().bucket(&name)?;
-    Ok(Json(bucket_json(&store.origin, &name, created)))
+    let create = || {
+        store.create_bucket(&name, BucketSettings::default())?;
+        bucket_json(&store, &name)
+    };
+    store.pass(cut, Operation::Bucket, &name, create).await
 }
 
 async fn get_bucket(
     Shared(store): Shared<Arc<Store>>,
     Segments(name): Segments<String>,
+    cut: Cut,
 ) -> Result<Json<Value>, Refusal> {
-    let created = store.lock().bucket(&name)?;
-    Ok(Json(bucket_json(&store.origin, &name, created)))
+    store.pass(cut, Operation::Bucket, &name, || bucket_json(&store, &name)).await
+}
+
+fn bucket_json(store: &Store, name: &str) -> Result<Json<Value>, Refusal> {
+    let state = store.lock();
+    let (created, settings) = state.bucket(name)?;
+    Ok(Json(settings.to_json(&store.origin, name, created)))
 }
 
 async fn list_buckets(Shared(store): Shared<Arc<Store>>) -> Json<Value> {
     let items: Vec<Value> = store
         .lock()
         .buckets()
-        .map(|(name, created)| bucket_json(&store.origin, name, created))
+        .map(|(name, created, settings)| settings.to_json(&store.origin, name, created))
         .collect();
     Json(json!({"kind": "storage#buckets", "items": items}))
 }
@@ -85,27 +98,11 @@ async fn list_buckets(Shared(store): Shared<Arc<Store>>) -> Json<Value> {
 async fn delete_bucket(
     Shared(store): Shared<Arc<Store>>,
     Segments(name): Segments<String>,
+    cut: Cut,
 ) -> Result<StatusCode, Refusal> {
-    store.lock().delete_bucket(&name)?;
+    let delete = || store.lock().delete_bucket(&name);
+    store.pass(cut, Operation::Bucket, &name, delete).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn bucket_json(origin: &str, name: &str, created: SystemTime) -> Value {
-    let time = Timestamp::from(created).to_string();
-    json!({
-        "kind": "storage#bucket",
-        "id": name,
-        "selfLink": format!("{origin}/storage/v1/b/{name}"),
-        "name": name,
-        "projectNumber": "0",
-        "metageneration": "1",
-        "location": "US",
-        "locationType": "multi-region",
-        "storageClass": "STANDARD",
-        "etag": "CAE=",
-        "timeCreated": time,
-        "updated": time,
-    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -128,6 +125,7 @@ async fn list_objects(
     Shared(store): Shared<Arc<Store>>,
     Segments(bucket): Segments<String>,
     Params(params): Params<ListParams>,
+    cut: Cut,
 ) -> Result<Json<Value>, Refusal> {
     let query = ListQuery {
         prefix: params.prefix,
@@ -137,7 +135,8 @@ async fn list_objects(
         after: decode_page_token(&params.page_token)?,
         limit: page_size(params.max_results),
     };
-    let page = store.lock().list(&bucket, &query)?;
+    let list = || store.lock().list(&bucket, &query);
+    let page = store.pass(cut, Operation::List, &query.prefix, list).await?;
     let mut json = json!({"kind": "storage#objects"});
     if !page.objects.is_empty() {
         let items = page.objects.iter();
@@ -188,7 +187,9 @@ async fn delete_object(
     Segments((bucket, name)): Segments<(String, String)>,
     Params(conditions): Params<Conditions>,
     Params(GenerationParam { generation }): Params<GenerationParam>,
+    cut: Cut,
 ) -> Result<StatusCode, Refusal> {
-    store.delete(&bucket, &name, generation, conditions)?;
+    let delete = || store.delete(&bucket, &name, generation, conditions);
+    store.pass(cut, Operation::Delete, &name, delete).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -15,8 +15,10 @@
 //!   cost nothing. [`Storage::set_one_mutation_per_second`] switches the limit.
 //! - Only live versions are kept: no versioning, soft delete, holds or retention. No
 //!   metadata updates, so every metageneration is 1; no compose, rewrite or move.
-//! - Over gRPC there are buckets, and get, list and delete of objects; no reads and
-//!   writes of content.
+//! - Over gRPC there are buckets with their access policies, and get, list and delete of
+//!   objects; no reads and writes of content, no update of a bucket.
+//! - A bucket's settings ([`BucketSettings`]) and access policy are stored and shown, and
+//!   have no effect. Over the JSON API a bucket is made with the default settings.
 //! - Nobody is authenticated, buckets belong to no project, and everything is in memory.
 //! - A chunk of a resumable upload counts when all of it has arrived, may have any
 //!   length, and is forgotten with its session after 1,024 younger ones.
@@ -25,20 +27,22 @@
 
 mod clock;
 mod conditions;
-pub(crate) mod connection;
 mod crc32c;
 mod download;
 mod extract;
 mod grpc;
+mod grpc_iam;
 mod json_api;
 mod listing;
 mod multipart;
 mod object;
 mod observers;
+mod operation;
 mod pace;
 mod refusal;
 mod resumable;
 mod server;
+mod settings;
 mod state;
 mod store;
 mod upload;
@@ -51,7 +55,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use object::StoredObject;
 pub use observers::Written;
+pub use operation::Operation;
+pub use settings::{BucketSettings, LifecycleRule};
 
+use crate::access::Binding;
+use crate::faults::{Fault, Injected};
 use clock::Clock;
 use server::Listeners;
 use state::State;
@@ -80,7 +88,7 @@ impl Default for Config {
 }
 
 /// How many requests for objects were answered in which way, over both protocols. Each
-/// request counts once.
+/// request counts once. What a fault refuses or stalls does not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -175,10 +183,67 @@ impl Storage {
     ///
     /// When the name is not one that a bucket can have.
     pub fn create_bucket(&self, name: &str) -> Result<(), InvalidBucketName> {
-        match self.store.create_bucket(name) {
+        match self.store.create_bucket(name, BucketSettings::default()) {
             Ok(()) | Err(refusal::Refusal::BucketExists) => Ok(()),
             Err(_) => Err(InvalidBucketName(name.to_owned())),
         }
+    }
+
+    /// Changes a bucket's settings. They are what reads of the bucket show and change
+    /// nothing else.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such bucket.
+    pub fn set_bucket_settings(
+        &self,
+        name: &str,
+        settings: BucketSettings,
+    ) -> Result<(), NoSuchBucket> {
+        let mut state = self.store.lock();
+        *state.settings_mut(name).map_err(|_| NoSuchBucket(name.to_owned()))? = settings;
+        Ok(())
+    }
+
+    /// Replaces a bucket's access policy, which is what IAM reads show and keeps nobody
+    /// from anything.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such bucket.
+    pub fn set_iam_bindings(
+        &self,
+        name: &str,
+        bindings: impl IntoIterator<Item = Binding>,
+    ) -> Result<(), NoSuchBucket> {
+        let mut state = self.store.lock();
+        state.access_mut(name).map_err(|_| NoSuchBucket(name.to_owned()))?.bind(bindings);
+        Ok(())
+    }
+
+    /// Leaves these permissions out of what `TestIamPermissions` reports for a bucket, and
+    /// no others; without this, everything asked for is reported.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such bucket.
+    pub fn deny_permissions(&self, name: &str, permissions: &[&str]) -> Result<(), NoSuchBucket> {
+        let mut state = self.store.lock();
+        let access = state.access_mut(name).map_err(|_| NoSuchBucket(name.to_owned()))?;
+        access.deny(permissions.iter().copied());
+        Ok(())
+    }
+
+    /// Has requests to either API meet a fault. Its subject is the object's name; for an
+    /// [`Operation::List`] it is the prefix, for an [`Operation::Bucket`] the bucket's name.
+    pub fn inject(&self, fault: Fault<Operation>) -> Injected {
+        self.store.faults.inject(fault)
+    }
+
+    /// Dates answers of the JSON API so many seconds ahead of the time, or behind it if
+    /// negative. Object times stay as they are.
+    pub fn set_date_skew(&self, seconds: i64) {
+        self.store.date.set_skew(seconds);
     }
 }
 
@@ -187,3 +252,8 @@ impl Storage {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid bucket name {0:?}")]
 pub struct InvalidBucketName(pub String);
+
+/// No bucket of that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no bucket {0:?}")]
+pub struct NoSuchBucket(pub String);

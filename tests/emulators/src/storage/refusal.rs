@@ -28,10 +28,15 @@ pub(super) enum Refusal {
     BucketExists,
     #[error("The bucket you tried to delete is not empty.")]
     BucketNotEmpty,
+    #[error("There were concurrent policy changes; read the policy again and retry.")]
+    PolicyChanged,
     #[error("The requested range cannot be satisfied.")]
     Range { size: usize },
     #[error("{0}")]
     Invalid(String),
+    /// As a test wants.
+    #[error("{0}, by a fault that was injected")]
+    Injected(StatusCode),
     #[error("The request body exceeds what this emulator holds in memory.")]
     TooLarge,
 }
@@ -47,9 +52,10 @@ impl Refusal {
             Self::Precondition => StatusCode::PRECONDITION_FAILED,
             Self::NotModified => StatusCode::NOT_MODIFIED,
             Self::Pace { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::BucketExists | Self::BucketNotEmpty => StatusCode::CONFLICT,
+            Self::BucketExists | Self::BucketNotEmpty | Self::PolicyChanged => StatusCode::CONFLICT,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Injected(status) => *status,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
@@ -59,17 +65,20 @@ impl Refusal {
             Self::NoBucket | Self::NoObject { .. } | Self::NoUpload => "notFound",
             Self::Precondition => "conditionNotMet",
             Self::NotModified => "notModified",
-            Self::Pace { .. } => "rateLimitExceeded",
-            Self::BucketExists | Self::BucketNotEmpty => "conflict",
+            Self::Pace { .. } | Self::Injected(StatusCode::TOO_MANY_REQUESTS) => {
+                "rateLimitExceeded"
+            }
+            Self::BucketExists | Self::BucketNotEmpty | Self::PolicyChanged => "conflict",
             Self::Range { .. } => "requestedRangeNotSatisfiable",
             Self::Invalid(_) => "invalid",
+            Self::Injected(_) => "backendError",
             Self::TooLarge => "uploadTooLarge",
         }
     }
 
     fn domain(&self) -> &'static str {
         match self {
-            Self::Pace { .. } => "usageLimits",
+            Self::Pace { .. } | Self::Injected(StatusCode::TOO_MANY_REQUESTS) => "usageLimits",
             _ => "global",
         }
     }
@@ -109,11 +118,17 @@ impl From<Refusal> for tonic::Status {
             Refusal::NoBucket | Refusal::NoObject { .. } | Refusal::NoUpload => Code::NotFound,
             Refusal::Precondition | Refusal::BucketNotEmpty => Code::FailedPrecondition,
             // gRPC has no 304; this is what Google's own test bench answers.
-            Refusal::NotModified => Code::Aborted,
-            Refusal::Pace { .. } | Refusal::TooLarge => Code::ResourceExhausted,
+            Refusal::NotModified | Refusal::PolicyChanged => Code::Aborted,
+            Refusal::Pace { .. }
+            | Refusal::TooLarge
+            | Refusal::Injected(StatusCode::TOO_MANY_REQUESTS) => Code::ResourceExhausted,
             Refusal::BucketExists => Code::AlreadyExists,
             Refusal::Range { .. } => Code::OutOfRange,
             Refusal::Invalid(_) => Code::InvalidArgument,
+            Refusal::Injected(StatusCode::GATEWAY_TIMEOUT) => Code::DeadlineExceeded,
+            Refusal::Injected(StatusCode::SERVICE_UNAVAILABLE) => Code::Unavailable,
+            Refusal::Injected(status) if status.is_server_error() => Code::Internal,
+            Refusal::Injected(_) => Code::Unknown,
         };
         Self::new(code, refusal.to_string())
     }

@@ -8,9 +8,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use super::connection::Cuttable;
 use super::store::Store;
-use super::{grpc, json_api};
+use super::{grpc, grpc_iam, json_api};
+use crate::connection::{Cut, Cuttable};
 
 /// Both sockets, bound and not served yet.
 #[derive(Debug)]
@@ -31,7 +31,8 @@ impl Listeners {
     /// Serves both until `stop` is cancelled.
     pub(super) fn serve(self, store: &Arc<Store>, stop: &CancellationToken) {
         let listener = Cuttable::new(self.http, stop.clone());
-        let json = axum::serve(listener, json_api::router(Arc::clone(store)))
+        let json = json_api::router(Arc::clone(store));
+        let json = axum::serve(listener, json.into_make_service_with_connect_info::<Cut>())
             .with_graceful_shutdown(stop.clone().cancelled_owned());
         tokio::spawn(async move {
             if let Err(error) = json.await {
@@ -41,6 +42,7 @@ impl Listeners {
         let incoming = Cuttable::new(self.grpc, stop.clone()).into_stream();
         let grpc = Server::builder()
             .add_service(grpc::server(Arc::clone(store)))
+            .add_service(grpc_iam::server(Arc::clone(store)))
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         tokio::spawn(async move {
             if let Err(error) = grpc.await {

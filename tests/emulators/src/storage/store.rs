@@ -8,9 +8,14 @@ use super::clock::Clock;
 use super::conditions::Conditions;
 use super::object::{StoredObject, Upload};
 use super::observers::{Observers, Written};
+use super::operation::Operation;
 use super::refusal::Refusal;
 use super::resumable::{Chunk, Progress, Sessions, Target};
+use super::settings::BucketSettings;
 use super::state::State;
+use crate::connection::Cut;
+use crate::date::ServerDate;
+use crate::faults::Faults;
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -19,6 +24,9 @@ pub(super) struct Store {
     sessions: Mutex<Sessions>,
     pub(super) observers: Observers,
     clock: Clock,
+    pub(super) faults: Faults<Operation>,
+    /// What answers are dated with.
+    pub(super) date: ServerDate,
     /// Where the JSON API is reached, for the links that it gives out.
     pub(super) origin: String,
 }
@@ -30,6 +38,8 @@ impl Store {
             sessions: Mutex::default(),
             observers: Observers::default(),
             clock,
+            faults: Faults::default(),
+            date: ServerDate::default(),
             origin,
         }
     }
@@ -38,9 +48,29 @@ impl Store {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn create_bucket(&self, name: &str) -> Result<(), Refusal> {
+    /// Carries a request out, unless a fault keeps it from that or its answer from its
+    /// client. `subject` is what the request is about.
+    pub(super) async fn pass<T>(
+        &self,
+        cut: Cut,
+        operation: Operation,
+        subject: &str,
+        work: impl FnOnce() -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let entered = self.faults.enter(operation, Some(subject), cut).await;
+        let passage = entered.map_err(Refusal::Injected)?;
+        let result = work();
+        passage.leave(result.is_ok()).await;
+        result
+    }
+
+    pub(super) fn create_bucket(
+        &self,
+        name: &str,
+        settings: BucketSettings,
+    ) -> Result<(), Refusal> {
         let mut state = self.lock();
-        state.create_bucket(self.clock.now(), name)
+        state.create_bucket(self.clock.now(), name, settings)
     }
 
     pub(super) fn write(

@@ -13,9 +13,11 @@ use super::conditions::Conditions;
 use super::extract::{Content, Params, Segments};
 use super::multipart::{self, Multipart};
 use super::object::{Attributes, StoredObject, Upload, encode_segment};
+use super::operation::Operation;
 use super::refusal::Refusal;
 use super::resumable::{Chunk, Progress, Target};
 use super::store::Store;
+use crate::connection::Cut;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +29,9 @@ pub(super) struct StartParams {
 #[derive(Debug, Deserialize)]
 pub(super) struct SessionParams {
     upload_id: String,
+    /// The object's, as the link of the session has it.
+    #[serde(default)]
+    name: String,
 }
 
 /// `POST /upload/…/o`: an object in one request, or a new session.
@@ -35,6 +40,7 @@ pub(super) async fn start(
     Segments(bucket): Segments<String>,
     Params(params): Params<StartParams>,
     Params(conditions): Params<Conditions>,
+    cut: Cut,
     headers: HeaderMap,
     Content(body): Content,
 ) -> Result<Response, Refusal> {
@@ -60,7 +66,9 @@ pub(super) async fn start(
             }
             let name = object_name(params.name, &attributes)?;
             let target = Target { bucket, name, attributes, conditions };
-            return open_session(&store, target);
+            let object = target.name.clone();
+            let open = || open_session(&store, target);
+            return store.pass(cut, Operation::Write, &object, open).await;
         }
         other => {
             let given = other.unwrap_or_default();
@@ -69,7 +77,8 @@ pub(super) async fn start(
     };
     let name = object_name(params.name, &attributes)?;
     let upload = Upload::new(content, attributes)?;
-    let object = store.write(&bucket, &name, upload, conditions)?;
+    let write = || store.write(&bucket, &name, upload, conditions);
+    let object = store.pass(cut, Operation::Write, &name, write).await?;
     Ok(stored(&store, &bucket, &name, &object))
 }
 
@@ -88,7 +97,8 @@ fn open_session(store: &Store, target: Target) -> Result<Response, Refusal> {
 /// `PUT` on a session: a chunk, or the question how far it is.
 pub(super) async fn advance(
     Shared(store): Shared<Arc<Store>>,
-    Params(SessionParams { upload_id }): Params<SessionParams>,
+    Params(SessionParams { upload_id, name }): Params<SessionParams>,
+    cut: Cut,
     headers: HeaderMap,
     Content(body): Content,
 ) -> Result<Response, Refusal> {
@@ -97,7 +107,8 @@ pub(super) async fn advance(
         let mut hashes = hashes.split(',').map(str::trim);
         hashes.find_map(|hash| hash.strip_prefix("crc32c=").map(ToOwned::to_owned))
     });
-    match store.advance_upload(&upload_id, chunk, &body, checksum)? {
+    let advance = || store.advance_upload(&upload_id, chunk, &body, checksum);
+    match store.pass(cut, Operation::Write, &name, advance).await? {
         Progress::Stored { bucket, name, object } => Ok(stored(&store, &bucket, &name, &object)),
         Progress::Incomplete(0) => Ok(StatusCode::PERMANENT_REDIRECT.into_response()),
         Progress::Incomplete(have) => {
@@ -110,7 +121,7 @@ pub(super) async fn advance(
 /// `DELETE` on a session.
 pub(super) async fn cancel(
     Shared(store): Shared<Arc<Store>>,
-    Params(SessionParams { upload_id }): Params<SessionParams>,
+    Params(SessionParams { upload_id, .. }): Params<SessionParams>,
 ) -> Result<StatusCode, Refusal> {
     store.cancel_upload(&upload_id)?;
     // "Client closed request": what production answers to a cancelled upload.

@@ -3,6 +3,8 @@
 
 mod admin;
 mod delivery;
+mod exactly_once;
 mod fixture;
 mod grpc;
+mod iam;
 mod ordering;

@@ -5,7 +5,9 @@
 //! consumers named there and calls [`advance`](Broker::advance) at
 //! [`next_wakeup`](Broker::next_wakeup).
 
+mod access;
 mod dead_letter;
+mod settlement;
 mod subscriptions;
 mod topics;
 
@@ -16,6 +18,8 @@ use std::time::{Duration, SystemTime};
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use tokio::time::Instant;
 
+use crate::access::Access;
+
 use super::consumer::{ConsumerId, Delivery, Limits};
 use super::error::Error;
 use super::lane::DeliveryId;
@@ -23,6 +27,8 @@ use super::names::{self, Kind};
 use super::settings::Settings;
 use super::stats::Stats;
 use super::subscription::Subscription;
+
+pub(super) use settlement::Settlement;
 
 /// Names a subscription for as long as it lives; a later one of the same name
 /// has another.
@@ -78,6 +84,8 @@ pub(super) struct Broker {
     subscriptions: HashMap<SubscriptionId, Attached>,
     wakeups: BTreeSet<(Instant, SubscriptionId)>,
     woken: Vec<Attachment>,
+    /// Who may do what, by full name; whatever is not here was never changed.
+    access: HashMap<String, Access>,
     next_subscription: SubscriptionId,
     next_message: u64,
     published: u64,
@@ -94,6 +102,7 @@ impl Broker {
             subscriptions: HashMap::new(),
             wakeups: BTreeSet::new(),
             woken: Vec::new(),
+            access: HashMap::new(),
             next_subscription: 1,
             next_message: 1,
             published: 0,
@@ -155,14 +164,15 @@ impl Broker {
         subscription: &str,
         ack_ids: &[String],
         now: Instant,
-    ) -> Result<(), Error> {
+    ) -> Result<Settlement, Error> {
         let id = self.find(subscription)?;
         let deliveries = deliveries(id, ack_ids)?;
-        if let Some(attached) = self.subscriptions.get_mut(&id) {
-            attached.state.acknowledge(&deliveries);
-        }
+        let settlement = self.subscriptions.get_mut(&id).map(|attached| {
+            let verdicts = attached.state.acknowledge(&deliveries);
+            Settlement::new(attached.state.settings.exactly_once, ack_ids, verdicts)
+        });
         self.settle(id, now);
-        Ok(())
+        Ok(settlement.unwrap_or_default())
     }
 
     /// Changes deadlines; zero gives back. If one ID is malformed nothing happens.
@@ -172,14 +182,31 @@ impl Broker {
         ack_ids: &[String],
         extension: Duration,
         now: Instant,
-    ) -> Result<(), Error> {
+    ) -> Result<Settlement, Error> {
         let id = self.find(subscription)?;
-        let mut deliveries = deliveries(id, ack_ids)?;
+        let deliveries = deliveries(id, ack_ids)?;
+        let settlement = self.subscriptions.get_mut(&id).map(|attached| {
+            let verdicts = attached.state.modify(&deliveries, extension, now);
+            Settlement::new(attached.state.settings.exactly_once, ack_ids, verdicts)
+        });
+        self.settle(id, now);
+        Ok(settlement.unwrap_or_default())
+    }
+
+    /// Ends the leases of a subscription; see [`Subscription::expire`].
+    pub(super) fn expire(&mut self, subscription: &str, now: Instant) -> Result<(), Error> {
+        let id = self.find(subscription)?;
         if let Some(attached) = self.subscriptions.get_mut(&id) {
-            attached.state.modify(&mut deliveries, extension, now);
+            attached.state.expire(now);
         }
         self.settle(id, now);
         Ok(())
+    }
+
+    /// The settings of a consumer's subscription, unless that was deleted.
+    pub(super) fn settings(&self, attachment: Attachment) -> Option<&Settings> {
+        let attached = self.subscriptions.get(&attachment.subscription)?;
+        Some(&attached.state.settings)
     }
 
     /// When [`advance`](Self::advance) has something to do next.

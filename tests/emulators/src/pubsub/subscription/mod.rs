@@ -17,6 +17,7 @@
 //! [`next_wakeup`]: Subscription::next_wakeup
 
 mod dispatch;
+mod remembered;
 
 use std::collections::{BTreeSet, HashMap};
 use std::mem;
@@ -31,12 +32,24 @@ use super::message::Message;
 use super::queue::{Class, Queue, Ticket};
 use super::settings::Settings;
 use super::stats::Stats;
+use remembered::Remembered;
 
 /// A message that used up its delivery attempts.
 #[derive(Debug)]
 pub(super) struct DeadLetter {
     pub(super) message: Arc<Message>,
     pub(super) attempts: u32,
+}
+
+/// What became of one ID of a request. Without exactly-once delivery nobody is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It took effect, now or before.
+    Done,
+    /// Its lease has ended: given back, run into its deadline, or void.
+    Invalid,
+    /// An earlier message of its key is not acknowledged yet.
+    Unordered,
 }
 
 #[derive(Debug)]
@@ -73,6 +86,7 @@ pub(super) struct Subscription {
     keys: HashMap<Arc<str>, LaneId>,
     leases: HashMap<DeliveryId, Lease>,
     timers: BTreeSet<(Instant, Timer)>,
+    acknowledged: Remembered,
     consumers: HashMap<ConsumerId, Consumer>,
     /// Consumers with room.
     roomy: BTreeSet<ConsumerId>,
@@ -100,6 +114,7 @@ impl Subscription {
             keys: HashMap::new(),
             leases: HashMap::new(),
             timers: BTreeSet::new(),
+            acknowledged: Remembered::default(),
             consumers: HashMap::new(),
             roomy: BTreeSet::new(),
             served: BTreeSet::new(),
@@ -239,38 +254,78 @@ impl Subscription {
         Some(taken)
     }
 
-    /// Acknowledges. Unknown and void deliveries are ignored, as in production.
-    pub(super) fn acknowledge(&mut self, deliveries: &[DeliveryId]) {
-        for delivery in deliveries {
-            if let Some(lease) = self.release(*delivery) {
+    /// Acknowledges. Unknown and void deliveries change nothing, as in production.
+    ///
+    /// With exactly-once delivery, messages of a key are acknowledged in order.
+    pub(super) fn acknowledge(&mut self, deliveries: &[DeliveryId]) -> Vec<Verdict> {
+        let exactly_once = self.settings.exactly_once;
+        let mut verdicts = vec![Verdict::Invalid; deliveries.len()];
+        let mut in_order: Vec<usize> = (0..deliveries.len()).collect();
+        if exactly_once {
+            // Of one key, in the order of delivery, however the request lists them.
+            in_order.sort_unstable_by_key(|index| deliveries[*index]);
+        }
+        for index in in_order {
+            let delivery = deliveries[index];
+            verdicts[index] = if exactly_once && !self.is_next(delivery) {
+                Verdict::Unordered
+            } else if let Some(lease) = self.release(delivery) {
                 self.stats.acknowledged += 1;
                 self.finish(&lease);
-            }
+                if exactly_once {
+                    self.acknowledged.add(delivery);
+                }
+                Verdict::Done
+            } else {
+                self.past(delivery)
+            };
         }
+        verdicts
     }
 
     /// Sets the deadline of deliveries to `now` + `extension`; zero gives the
-    /// messages back. Unknown and void deliveries are ignored.
+    /// messages back. Unknown and void deliveries change nothing.
     pub(super) fn modify(
         &mut self,
-        deliveries: &mut [DeliveryId],
+        deliveries: &[DeliveryId],
         extension: Duration,
         now: Instant,
-    ) {
+    ) -> Vec<Verdict> {
+        let mut verdicts = vec![Verdict::Invalid; deliveries.len()];
+        let mut in_order: Vec<usize> = (0..deliveries.len()).collect();
         if extension.is_zero() {
             // In order of delivery, so that of one key the first is given back
             // and voids the rest, however the request lists them.
-            deliveries.sort_unstable();
+            in_order.sort_unstable_by_key(|index| deliveries[*index]);
         }
-        for delivery in deliveries {
+        // What is given back takes the rest of its key along: those are not refused.
+        let live: Vec<bool> =
+            deliveries.iter().map(|delivery| self.leases.contains_key(delivery)).collect();
+        for index in in_order {
+            let delivery = deliveries[index];
             if extension.is_zero() {
-                self.fail(*delivery, Failure::Nack, now);
-            } else if let Some(lease) = self.leases.get_mut(delivery) {
-                self.timers.remove(&(lease.deadline, Timer::Deadline(*delivery)));
+                self.fail(delivery, Failure::Nack, now);
+            } else if let Some(lease) = self.leases.get_mut(&delivery) {
+                self.timers.remove(&(lease.deadline, Timer::Deadline(delivery)));
                 lease.deadline = now + extension;
-                self.timers.insert((lease.deadline, Timer::Deadline(*delivery)));
+                self.timers.insert((lease.deadline, Timer::Deadline(delivery)));
             }
+            verdicts[index] = if live[index] { Verdict::Done } else { self.past(delivery) };
         }
+        verdicts
+    }
+
+    /// Whether nothing that must be acknowledged before a delivery is left.
+    fn is_next(&self, delivery: DeliveryId) -> bool {
+        let lease = self.leases.get(&delivery);
+        lease.is_none_or(|lease| {
+            self.lanes.get(&lease.lane).is_none_or(|lane| lane.begins_at(lease.position))
+        })
+    }
+
+    /// What is said of a delivery that is not under lease.
+    fn past(&self, delivery: DeliveryId) -> Verdict {
+        if self.acknowledged.contains(delivery) { Verdict::Done } else { Verdict::Invalid }
     }
 
     /// Does what is due.
@@ -289,6 +344,16 @@ impl Subscription {
                     self.place(id);
                 }
             }
+        }
+    }
+
+    /// Ends every lease of what left the server, as if its deadline had passed.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let sent = self.leases.iter().filter(|(_, lease)| lease.sent);
+        let mut sent: Vec<DeliveryId> = sent.map(|(delivery, _)| *delivery).collect();
+        sent.sort_unstable();
+        for delivery in sent {
+            self.fail(delivery, Failure::Expiry, now);
         }
     }
 

@@ -90,7 +90,7 @@ impl Bench {
     }
 
     fn modify(&mut self, ids: &[DeliveryId], extension: Duration) {
-        self.subscription.modify(&mut ids.to_vec(), extension, self.now);
+        self.subscription.modify(ids, extension, self.now);
         self.subscription.dispatch(self.now);
     }
 
@@ -125,7 +125,13 @@ fn just_before(time: Duration) -> Duration {
 }
 
 fn settings() -> Settings {
-    Settings { ack_deadline: ACK_DEADLINE, ordered: false, retry: None, dead_letter: None }
+    Settings {
+        ack_deadline: ACK_DEADLINE,
+        ordered: false,
+        exactly_once: false,
+        retry: None,
+        dead_letter: None,
+    }
 }
 
 fn with_retry(ordered: bool) -> Settings {

@@ -2,16 +2,22 @@
 //!
 //! A graceful shutdown waits for answers under way, and so for as long as a client
 //! likes. An emulator is dropped when its test or demo ends: its connections are cut
-//! then, with whatever request they carry, and no task outlives it.
+//! then, with whatever request they carry, and no task outlives it. A single one is cut
+//! by whoever answers a request on it and is to lose the reply.
 
+use std::convert::Infallible;
 use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use axum::serve::Listener;
+use axum::extract::FromRequestParts;
+use axum::extract::connect_info::{self, ConnectInfo};
+use axum::serve::{IncomingStream, Listener};
 use futures_util::{Stream, stream};
+use http::Extensions;
+use http::request::Parts;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -46,9 +52,9 @@ impl Listener for Cuttable {
         let (stream, address) = Listener::accept(&mut self.listener).await;
         // Answers are small and go out whole; a socket that refuses is only slower.
         stream.set_nodelay(true).unwrap_or_default();
-        let connection =
-            Connection { stream, stopped: Box::pin(self.stop.clone().cancelled_owned()) };
-        (connection, address)
+        let cut = self.stop.child_token();
+        let stopped = Box::pin(cut.clone().cancelled_owned());
+        (Connection { stream, stopped, cut: Cut(cut) }, address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -56,11 +62,43 @@ impl Listener for Cuttable {
     }
 }
 
-/// A connection that fails from the moment its server is stopped.
+/// Ends one connection. A request finds the one that it came on in its extensions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cut(CancellationToken);
+
+impl Cut {
+    /// The connection fails from now on; its client sees it closed.
+    pub(crate) fn now(&self) {
+        self.0.cancel();
+    }
+
+    /// The connection of a request, as either server noted it.
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        let http = extensions.get::<ConnectInfo<Self>>().map(|ConnectInfo(cut)| cut);
+        http.or_else(|| extensions.get::<Self>()).cloned().unwrap_or_default()
+    }
+}
+
+impl connect_info::Connected<IncomingStream<'_, Cuttable>> for Cut {
+    fn connect_info(stream: IncomingStream<'_, Cuttable>) -> Self {
+        stream.io().cut.clone()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Cut {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.extensions))
+    }
+}
+
+/// A connection that fails from the moment its server is stopped or it is cut.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    cut: Cut,
 }
 
 impl Connection {
@@ -115,7 +153,9 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Cut;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Cut {
+        self.cut.clone()
+    }
 }

@@ -1,0 +1,92 @@
+//! Where faults strike: at the token endpoint, the revocation endpoint and the APIs.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde_json::json;
+
+use super::core::{Shared, bearer};
+use super::refusal::Refusal;
+use crate::connection::Cut;
+
+/// A kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// `POST /token`.
+    Token,
+    /// `POST /revoke`.
+    Revoke,
+    /// The profile, by any of its paths.
+    Userinfo,
+    /// Every other API.
+    Api,
+}
+
+/// Lets a request to the token or revocation endpoint meet its fault. `token` is what it
+/// presents: a refresh token, or whatever is to be revoked.
+pub(super) async fn at_endpoint(
+    shared: &Shared,
+    operation: Operation,
+    token: Option<&str>,
+    cut: Cut,
+    work: impl FnOnce() -> Response,
+) -> Response {
+    let sub = token.and_then(|token| {
+        shared.step(|core, _| core.identity.holder(token).map(ToOwned::to_owned))
+    });
+    match shared.faults.enter(operation, sub.as_deref(), cut).await {
+        Err(status) => {
+            let body = json!({
+                "error": if status == StatusCode::TOO_MANY_REQUESTS {
+                    "rate_limit_exceeded"
+                } else {
+                    "temporarily_unavailable"
+                },
+                "error_description": "A fault was injected.",
+            });
+            (status, Json(body)).into_response()
+        }
+        Ok(passage) => {
+            let response = work();
+            passage.leave(response.status().is_success()).await;
+            response
+        }
+    }
+}
+
+/// Lets requests to the APIs meet their faults, as a layer around them.
+pub(super) async fn at_apis(
+    State(shared): State<Arc<Shared>>,
+    cut: Cut,
+    request: Request,
+    next: Next,
+) -> Response {
+    let operation = if request.uri().path().ends_with("/userinfo") {
+        Operation::Userinfo
+    } else {
+        Operation::Api
+    };
+    let sub = bearer(request.headers()).and_then(|token| {
+        shared.step(|core, _| core.identity.holder(token).map(ToOwned::to_owned))
+    });
+    match shared.faults.enter(operation, sub.as_deref(), cut).await {
+        Err(status) => {
+            let reason = if status == StatusCode::TOO_MANY_REQUESTS {
+                "rateLimitExceeded"
+            } else {
+                "backendError"
+            };
+            Refusal::new(status, reason, "A fault was injected.").into_response()
+        }
+        Ok(passage) => {
+            let response = next.run(request).await;
+            passage.leave(response.status().is_success()).await;
+            response
+        }
+    }
+}
