@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::core::Shared;
 use super::refusal::Refusal;
-use super::{authorize, drive, oauth, probe, tasks, userinfo};
+use super::{authorize, drive, large, oauth, paged, probe, tasks, userinfo};
 use crate::storage::connection::Cuttable;
 
 /// How long answers are held back.
@@ -37,6 +37,8 @@ pub(super) fn serve(
         .merge(drive::routes())
         .merge(tasks::routes())
         .merge(probe::routes())
+        .merge(large::routes())
+        .merge(paged::routes())
         .layer(from_fn_with_state(latencies.api, held_back));
     let tokens = oauth::token_routes().layer(from_fn_with_state(latencies.refresh, held_back));
     let router = Router::new()
