@@ -2,9 +2,11 @@
 
 mod answer;
 mod api;
+mod challenge;
 mod hosts;
 mod profile;
 mod response;
+mod retry_after;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
