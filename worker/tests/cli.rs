@@ -94,6 +94,18 @@ fn names_and_tunables() {
     refused(&with(&["--concurrency", "0"]), &[], &["at least 1"]);
     refused(&with(&["--drain", "soon"]), &[], &["write a duration such as"]);
     refused(&with(&["--allow-host", "https://x.example"]), &[], &["--allow-host", "host name"]);
+    refused(
+        &with(&["--allow-host", "a.example,*.b.example"]),
+        &[],
+        &["\"*.b.example\"", "wildcard"],
+    );
+    refused(
+        &with(&["--allow-host", "sts.googleapis.com"]),
+        &[],
+        &["--allow-host", "token service"],
+    );
+    refused(&with(&["--allow-bucket", "exports,b"]), &[], &["--allow-bucket", "token bucket"]);
+    refused(&with(&["--allow-bucket", "gs://exports"]), &[], &["--allow-bucket", "name alone"]);
     refused(&["demo", "--token-lifetime", "1500ms"], &[], &["--token-lifetime", "2s"]);
     refused(&["demo", "--jobs", "0"], &[], &["at least 1"]);
 }

@@ -14,7 +14,9 @@ use super::PATIENCE;
 /// What fake-gcs-server cannot do, so that no test on it can claim it.
 pub const LIMITS: &str = "\
 fake-gcs-server has no gRPC API (fleet users list and delete, fleet setup --bucket), ignores \
-preconditions of reads and deletes, and does not say whether a bucket or an object is missing";
+preconditions of reads and deletes, does not say whether a bucket or an object is missing, and \
+names a wrong port for the official client's resumable uploads (outputs of 4 MiB and more, or of \
+unknown length)";
 
 /// Set in CI: what is missing is then a failure.
 const REQUIRE: &str = "FLEET_REQUIRE_EXTERNAL";

@@ -124,6 +124,11 @@ impl Worker {
         Ok(message(&line))
     }
 
+    /// The process ID, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

@@ -12,10 +12,11 @@ use futures_util::future::BoxFuture;
 use shared::adapters::{
     CloudStorage, CloudStorageConfig, GOOGLE_REVOKE_URL, HttpTokenEndpoint, http_client,
 };
-use shared::ports::{Answer, Bucket, EndpointError, Randomness, TokenEndpoint};
+use shared::ports::{Answer, Bucket, Clock, EndpointError, Randomness, TokenEndpoint};
 use shared::profile::GOOGLE_USERINFO_URL;
 use shared::{Keyring, OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
 use tracing::warn;
+use worker::kinds::OutputStore;
 use worker::pubsub::{Connection, resource};
 
 use super::emulated::Emulators;
@@ -157,6 +158,14 @@ impl Place {
         };
         CloudStorage::connect(config).await.map_err(anyhow::Error::msg)
     }
+
+    /// What writes the output of `api` jobs, into any bucket.
+    pub(crate) async fn output_store(&self, clock: Arc<dyn Clock>) -> anyhow::Result<OutputStore> {
+        let emulators = self.emulators.as_ref();
+        let origin = emulators.map(|e| e.storage.as_str());
+        let grpc = emulators.and_then(|e| e.storage_grpc.as_deref());
+        OutputStore::connect(origin, grpc, clock).await.map_err(anyhow::Error::msg)
+    }
 }
 
 /// A connected store and what it is made of.
@@ -203,7 +212,8 @@ impl StoreArgs {
     async fn open(&self, place: &Place, client: Option<&OAuthClient>) -> anyhow::Result<Connected> {
         let policy = self.policy.policy()?;
         let instance = Randomness::from_system().id()[..16].to_owned();
-        let agent = format!("fleet/{} (replica {instance})", env!("CARGO_PKG_VERSION"));
+        // Google compresses for those only who also say so here.
+        let agent = format!("fleet/{} (replica {instance}; gzip)", env!("CARGO_PKG_VERSION"));
         let http = http_client(&agent).context("TLS cannot be set up")?;
         let endpoint: Arc<dyn TokenEndpoint> = match client {
             Some(client) => Arc::new(HttpTokenEndpoint::new(client, http.clone())?),

@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use worker::health;
-use worker::kinds::{HostRules, KindSettings, builtin};
+use worker::kinds::{HostRules, KindSettings, OutputRules, Outputs, builtin};
 use worker::pubsub::{Intake, IntakeSettings, Publisher, Topic};
 use worker::replica::Stop;
 use worker::{Dedupe, Worker};
@@ -56,6 +56,10 @@ struct JobArgs {
     /// A host that `api` jobs may reach besides Google's APIs (repeat, or separate by commas)
     #[arg(long, env = "FLEET_ALLOW_HOSTS", value_delimiter = ',', value_name = "HOST")]
     allow_host: Vec<String>,
+    /// A bucket that `output` of `api` jobs may go to, never the token bucket (repeat,
+    /// or separate by commas) [default: none]
+    #[arg(long, env = "FLEET_ALLOW_BUCKETS", value_delimiter = ',', value_name = "BUCKET")]
+    allow_bucket: Vec<String>,
     /// Where health is served
     #[arg(long, env = "FLEET_LISTEN", default_value = "127.0.0.1:9090")]
     listen: SocketAddr,
@@ -96,7 +100,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::from_env()?;
     let subscription = project.subscription(&jobs.subscription)?;
     let hosts =
-        HostRules::new(&jobs.allow_host).map_err(|e| Usage(format!("--allow-host: {e}")))?;
+        HostRules::new(named(&jobs.allow_host)).map_err(|e| Usage(format!("--allow-host: {e}")))?;
+    let output_rules = OutputRules::new(named(&jobs.allow_bucket), &store.bucket)
+        .map_err(|e| Usage(format!("--allow-bucket: {e}")))?;
     let userinfo_url = userinfo_url()?;
     let outcomes_topic =
         project.optional_topic("--outcomes-topic", jobs.outcomes_topic.as_ref())?;
@@ -116,12 +122,19 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         None => anyhow::Ok(None),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let outputs = if output_rules.is_empty() {
+        None
+    } else {
+        let store = place.output_store(Arc::clone(&clock)).await?;
+        Some(Outputs { rules: output_rules, store })
+    };
     let api_root = place.emulators.as_ref().and_then(|e| e.api_root.clone());
     let kinds = builtin(KindSettings {
         http: connected.http.clone(),
         userinfo_url,
         hosts: hosts.clone(),
         api_root: api_root.clone(),
+        outputs,
         clock: Arc::clone(&clock),
     });
     info!(
@@ -188,6 +201,11 @@ impl JobArgs {
         }
         Ok(())
     }
+}
+
+/// An empty variable, or a comma too many, names nothing.
+fn named(entries: &[String]) -> impl Iterator<Item = &String> {
+    entries.iter().filter(|entry| !entry.trim().is_empty())
 }
 
 /// The first SIGTERM or SIGINT drains, the second cuts.

@@ -1,23 +1,27 @@
 //! What an API's answer means, decided once.
 
-use std::time::Duration;
-
-use reqwest::header::{HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::HeaderMap;
 use serde_json::Value;
 
 use crate::outcome::Verdict;
 
+use super::challenge;
+use super::retry_after::retry_after;
+
 /// The longest text of an API that goes into an outcome, in characters.
 const LONGEST_DETAIL: usize = 500;
+/// Reasons with which a 403 is a limit on the rate, in the old and the new form.
+const RATE_LIMITS: [&str; 3] =
+    ["rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED"];
 
 /// The verdict on a status other than 2xx; `body` is what was read of the answer.
 pub(super) fn judge(status: u16, headers: &HeaderMap, body: &[u8]) -> Verdict {
     let said = Said::of(body);
     match status {
         401 => Verdict::Unauthorized,
-        403 if said.is(&["rateLimitExceeded", "userRateLimitExceeded"]) => limited(status, headers),
+        403 if said.is(&RATE_LIMITS) => limited(status, headers),
         403 if lacks_scope(headers, &said) => {
-            Verdict::MissingScopes { scopes: challenge(headers, "scope") }
+            Verdict::MissingScopes { scopes: missing_scopes(headers, said) }
         }
         408 | 425 => retry(status, headers, "the API asks to try again"),
         429 => limited(status, headers),
@@ -50,31 +54,19 @@ fn limited(status: u16, headers: &HeaderMap) -> Verdict {
     Verdict::RateLimited { http_status: Some(status), after: retry_after(headers) }
 }
 
-/// `Retry-After` in seconds (RFC 9110, section 10.2.3); dates are not read,
-/// since two clocks would have to agree.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
-}
-
+/// Whether the token lacks a scope: Google says so in the error's details, older
+/// APIs in the challenge and with a reason that alone says less.
 fn lacks_scope(headers: &HeaderMap, said: &Said) -> bool {
-    said.is(&["insufficientPermissions", "ACCESS_TOKEN_SCOPE_INSUFFICIENT", "insufficientScopes"])
-        && (said.is(&["ACCESS_TOKEN_SCOPE_INSUFFICIENT"])
-            || challenge(headers, "error").iter().any(|e| e == "insufficient_scope"))
+    said.is(&["ACCESS_TOKEN_SCOPE_INSUFFICIENT"])
+        || (said.is(&["insufficientPermissions", "insufficientScopes"])
+            && challenge::parameter(headers, "error").as_deref() == Some("insufficient_scope"))
 }
 
-/// The words of one parameter of a `WWW-Authenticate: Bearer` challenge
-/// (RFC 6750, section 3).
-fn challenge(headers: &HeaderMap, name: &str) -> Vec<String> {
-    let Some(value) = headers.get(WWW_AUTHENTICATE).and_then(|v| v.to_str().ok()) else {
-        return Vec::new();
-    };
-    let found = value.split(',').find_map(|part| {
-        let (key, value) = part.trim().split_once('=')?;
-        let key = key.rsplit(' ').next()?;
-        key.eq_ignore_ascii_case(name).then(|| value.trim_matches('"').to_owned())
-    });
-    found.map_or_else(Vec::new, |words| words.split_whitespace().map(str::to_owned).collect())
+/// The scopes that would do, from the challenge or else from the details; none when
+/// the API does not say.
+fn missing_scopes(headers: &HeaderMap, said: Said) -> Vec<String> {
+    let listed = challenge::parameter(headers, "scope").or(said.scopes).unwrap_or_default();
+    challenge::scopes(&listed)
 }
 
 /// Google's error body (AIP-193 and the older `errors` list).
@@ -82,6 +74,8 @@ fn challenge(headers: &HeaderMap, name: &str) -> Vec<String> {
 struct Said {
     reasons: Vec<String>,
     message: Option<String>,
+    /// As the details' metadata names them, separated by spaces.
+    scopes: Option<String>,
 }
 
 impl Said {
@@ -96,8 +90,13 @@ impl Said {
             .flatten()
             .filter_map(|item| item["reason"].as_str());
         let status = error["status"].as_str();
+        let details = error["details"].as_array().into_iter().flatten();
+        let mut metadata = details.map(|detail| &detail["metadata"]);
         Self {
             reasons: listed.chain(status).map(str::to_owned).collect(),
+            scopes: metadata.find_map(|m| {
+                ["scopes", "scope"].into_iter().find_map(|name| m[name].as_str().map(str::to_owned))
+            }),
             message: error["message"].as_str().map(|m| {
                 m.chars()
                     .map(|c| if c.is_control() { ' ' } else { c })
@@ -122,6 +121,8 @@ impl Said {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use reqwest::header::HeaderValue;
     use serde_json::json;
@@ -138,6 +139,15 @@ mod tests {
         json!({"error": {"message": "said", "errors": [{"reason": reason}]}})
     }
 
+    /// Newer APIs say it in capitals (`google.api.ErrorReason`).
+    #[test]
+    fn rate_limits_of_newer_apis() {
+        let body = json!({"error": {"details": [{"reason": "RATE_LIMIT_EXCEEDED"}]}});
+        assert!(matches!(verdict(403, &[], &body), Verdict::RateLimited { .. }));
+        let quota = verdict(403, &[], &reason("dailyLimitExceeded"));
+        assert!(matches!(quota, Verdict::Reject { .. }), "{quota:?}");
+    }
+
     #[test]
     fn the_contracts_table() {
         for status in [408, 425, 500, 502, 503, 504, 599] {
@@ -148,18 +158,22 @@ mod tests {
             assert_eq!(http_status, Some(status));
             assert_eq!(after, Some(Duration::from_secs(7)));
         }
-        let limited = verdict(429, &[("retry-after", "7")], &Value::Null);
-        let after = Some(Duration::from_secs(7));
-        assert_eq!(limited, Verdict::RateLimited { http_status: Some(429), after });
         assert_eq!(verdict(401, &[], &Value::Null), Verdict::Unauthorized);
         for name in ["rateLimitExceeded", "userRateLimitExceeded"] {
-            assert!(matches!(verdict(403, &[], &reason(name)), Verdict::RateLimited { .. }));
+            let limited = Verdict::RateLimited { http_status: Some(403), after: None };
+            assert_eq!(verdict(403, &[], &reason(name)), limited);
         }
+        let after = Some(Duration::from_secs(7));
+        let limited = Verdict::RateLimited { http_status: Some(429), after };
+        assert_eq!(verdict(429, &[("retry-after", "7")], &Value::Null), limited);
         let bearer = r#"Bearer realm="x", error="insufficient_scope", scope="https://a https://b""#;
         let missing =
             verdict(403, &[("www-authenticate", bearer)], &reason("insufficientPermissions"));
         let scopes = vec!["https://a".to_owned(), "https://b".to_owned()];
         assert_eq!(missing, Verdict::MissingScopes { scopes });
+        // Without the challenge it may be a permission on the object that is missing.
+        let permission = verdict(403, &[], &reason("insufficientPermissions"));
+        assert!(matches!(permission, Verdict::Reject { .. }), "{permission:?}");
         for status in [400, 402, 403, 404, 409, 410, 418, 451] {
             let verdict = verdict(status, &[], &reason("somethingElse"));
             let Verdict::Reject { reason, detail, .. } = verdict else {
@@ -167,6 +181,42 @@ mod tests {
             };
             assert!(reason.contains("somethingElse"));
             assert_eq!(detail.as_deref(), Some("said"));
+        }
+    }
+
+    #[test]
+    fn scopes_in_the_details() {
+        let detail = |metadata: Value| {
+            json!({"error": {"code": 403, "status": "PERMISSION_DENIED", "details": [
+                {"@type": "type.googleapis.com/google.rpc.Help"},
+                {"@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                 "reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT", "metadata": metadata},
+            ]}})
+        };
+        let method = json!({"service": "drive.googleapis.com", "method": "Files.List"});
+        let unsaid = Verdict::MissingScopes { scopes: Vec::new() };
+        assert_eq!(verdict(403, &[], &detail(method)), unsaid);
+        let named = Verdict::MissingScopes { scopes: vec!["https://a".to_owned()] };
+        assert_eq!(verdict(403, &[], &detail(json!({"scopes": "https://a"}))), named);
+    }
+
+    #[test]
+    fn reasons_in_the_details_come_with_the_message() {
+        let body = json!({"error": {"message": "no such\nfile", "status": "NOT_FOUND",
+            "details": [{"reason": "FILE_GONE"}]}});
+        let Verdict::Reject { reason, detail, http_status } = verdict(404, &[], &body) else {
+            panic!("a 404 is rejected");
+        };
+        assert!(reason.ends_with("HTTP status 404, FILE_GONE"), "{reason}");
+        assert_eq!((detail.as_deref(), http_status), (Some("no such file"), Some(404)));
+        let bare = json!({"error": {"status": "NOT_FOUND"}});
+        let Verdict::Reject { reason, detail, .. } = verdict(404, &[], &bare) else {
+            panic!("a 404 is rejected");
+        };
+        assert!(reason.ends_with("404, NOT_FOUND") && detail.is_none(), "{reason}");
+        // OAuth's form, and none at all.
+        for body in [json!({"error": "invalid_request"}), json!([1]), Value::Null] {
+            assert!(matches!(verdict(400, &[], &body), Verdict::Reject { .. }));
         }
     }
 

@@ -2,9 +2,11 @@
 
 mod answer;
 mod api;
+mod challenge;
 mod hosts;
 mod profile;
 mod response;
+mod retry_after;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use url::Url;
 
 use crate::handler::Handler;
 
-pub use api::ApiHandler;
+pub use api::{ApiHandler, OutputRules, OutputStore, Outputs};
 pub use hosts::{Forbidden, HostRules};
 pub use profile::ProfileHandler;
 
@@ -22,9 +24,9 @@ pub use profile::ProfileHandler;
 pub type Kinds = BTreeMap<String, Arc<dyn Handler>>;
 
 /// What the built-in kinds need.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct KindSettings {
-    /// Carries the requests; follows no redirects.
+    /// Carries the requests; follows no redirects and decodes nothing.
     pub http: reqwest::Client,
     /// Where profiles come from.
     pub userinfo_url: String,
@@ -32,6 +34,8 @@ pub struct KindSettings {
     pub hosts: HostRules,
     /// Stands in for every `*.googleapis.com` origin, with emulators only.
     pub api_root: Option<Url>,
+    /// Where `output` may go; nowhere if `None`.
+    pub outputs: Option<Outputs>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -40,7 +44,7 @@ pub struct KindSettings {
 pub fn builtin(settings: KindSettings) -> Kinds {
     let profile: Arc<dyn Handler> =
         Arc::new(ProfileHandler::new(settings.http.clone(), settings.userinfo_url));
-    let api: Arc<dyn Handler> =
-        Arc::new(ApiHandler::new(settings.http, settings.hosts, settings.api_root, settings.clock));
+    let KindSettings { http, hosts, api_root, outputs, clock, .. } = settings;
+    let api: Arc<dyn Handler> = Arc::new(ApiHandler::new(http, hosts, api_root, outputs, clock));
     BTreeMap::from([("profile".to_owned(), profile), ("api".to_owned(), api)])
 }

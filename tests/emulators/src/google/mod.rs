@@ -15,6 +15,8 @@
 //! | `GET`, `POST /tasks/v1/lists/{list}/tasks` | scope `…/auth/tasks`; `x-effect-id` names the job |
 //! | `/v1/status/{code}?retry_after=&reason=&location=` | that status |
 //! | `/v1/echo` | the request as it arrived |
+//! | `/v1/bytes?size=&content_type=&encoding=&chunked=&cut=` | so many bytes, compressed with `encoding=gzip`; `cut` breaks off after so many |
+//! | `GET /v1/pages?pages=&elements=&pad=&circular=` | a list in pages |
 //!
 //! A request is decided and takes effect when it arrives; a latency only holds its
 //! answer back. A caller that gives up meanwhile has spent its refresh token, which is
@@ -44,9 +46,11 @@ mod exchange;
 mod faults;
 mod id_token;
 mod identity;
+mod large;
 mod ledger;
 mod limit;
 mod oauth;
+mod paged;
 mod params;
 mod probe;
 mod refusal;

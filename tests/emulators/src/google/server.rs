@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::core::Shared;
 use super::refusal::Refusal;
-use super::{authorize, drive, faults, oauth, probe, tasks, userinfo};
+use super::{authorize, drive, faults, large, oauth, paged, probe, tasks, userinfo};
 use crate::connection::{Cut, Cuttable};
 use crate::date::dated;
 
@@ -38,6 +38,8 @@ pub(super) fn serve(
         .merge(drive::routes())
         .merge(tasks::routes())
         .merge(probe::routes())
+        .merge(large::routes())
+        .merge(paged::routes())
         .layer(from_fn_with_state(Arc::clone(&shared), faults::at_apis))
         .layer(from_fn_with_state(latencies.api, held_back));
     let tokens = oauth::token_routes().layer(from_fn_with_state(latencies.refresh, held_back));

@@ -38,9 +38,16 @@ const fn tables() -> [[u32; 256]; 8] {
 }
 
 /// The checksum of `content`.
+#[cfg(test)]
 pub(super) fn checksum(content: &[u8]) -> u32 {
+    extend(0, content)
+}
+
+/// The checksum of a content whose beginning has the checksum `begun` (of nothing: 0),
+/// and which goes on with `content`.
+pub(super) fn extend(begun: u32, content: &[u8]) -> u32 {
     let (blocks, rest) = content.as_chunks::<8>();
-    let mut crc = !0_u32;
+    let mut crc = !begun;
     for block in blocks {
         let [a, b, c, d] = (crc ^ u32::from_le_bytes([block[0], block[1], block[2], block[3]]))
             .to_le_bytes()
@@ -80,6 +87,15 @@ mod tests {
         assert_eq!(checksum(&falling), 0x113F_DB5C);
         assert_eq!(checksum(b"123456789"), 0xE306_9283);
         assert_eq!(checksum(b""), 0);
+    }
+
+    #[test]
+    fn parts_have_the_checksum_of_the_whole() {
+        let whole: Vec<u8> = (0..=255).cycle().take(1_000).collect();
+        for cut in [0, 1, 7, 8, 9, 500, 999, 1_000] {
+            let (first, second) = whole.split_at(cut);
+            assert_eq!(extend(checksum(first), second), checksum(&whole), "{cut}");
+        }
     }
 
     #[test]

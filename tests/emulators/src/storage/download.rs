@@ -43,7 +43,10 @@ pub(super) async fn get_object(
     if params.alt.as_deref() != Some("media") {
         return Ok(Json(object.to_json(&store.origin, &bucket, &name)).into_response());
     }
-    let size = object.content.len();
+    let size = object.size;
+    if object.content.len() != size {
+        return Err(Refusal::invalid(format!("The {size} bytes of this object were not kept.")));
+    }
     let asked = headers.get(RANGE).and_then(|range| range.to_str().ok());
     match asked.and_then(|range| parse_range(range, size)) {
         None => Ok((object_headers(&object), object.content.clone()).into_response()),
@@ -93,7 +96,7 @@ fn object_headers(object: &StoredObject) -> HeaderMap {
             format!("crc32c={}", crc32c::encode(object.crc32c)),
         ),
         (HeaderName::from_static("x-goog-storage-class"), "STANDARD".to_owned()),
-        (HeaderName::from_static("x-goog-stored-content-length"), object.content.len().to_string()),
+        (HeaderName::from_static("x-goog-stored-content-length"), object.size.to_string()),
         (
             HeaderName::from_static("x-goog-stored-content-encoding"),
             said.content_encoding.clone().unwrap_or_else(|| "identity".to_owned()),

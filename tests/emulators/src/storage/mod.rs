@@ -39,6 +39,7 @@ mod object;
 mod observers;
 mod operation;
 mod pace;
+mod received;
 mod refusal;
 mod resumable;
 mod server;
@@ -155,6 +156,13 @@ impl Storage {
     /// Switches the limit on mutations of one name, from the next request on.
     pub fn set_one_mutation_per_second(&self, enforced: bool) {
         self.store.lock().one_mutation_per_second = enforced;
+    }
+
+    /// From the next upload session on, contents of more than so many bytes are measured
+    /// (size and checksum) and not kept: an upload of any size then costs no memory. What
+    /// was not kept cannot be read.
+    pub fn keep_up_to(&self, bytes: usize) {
+        self.store.sessions().keep = bytes;
     }
 
     /// The live version of an object, read past both protocols and not counted.

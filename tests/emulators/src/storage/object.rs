@@ -10,14 +10,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::crc32c;
+use super::received::Received;
 use super::refusal::Refusal;
 
 /// One version of an object. The content is what the writer sent, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredObject {
-    /// The bytes.
+    /// The bytes; none if there were more than [`Storage::keep_up_to`] allows.
+    ///
+    /// [`Storage::keep_up_to`]: super::Storage::keep_up_to
     pub content: Bytes,
+    /// How many bytes the writer sent.
+    pub size: usize,
     /// Identifies this version; grows with every write of this name, also after a delete.
     pub generation: i64,
     /// Always 1: this emulator has no metadata updates.
@@ -50,6 +55,7 @@ pub(super) struct Attributes {
 #[derive(Debug, Clone)]
 pub(super) struct Upload {
     content: Bytes,
+    size: usize,
     attributes: Attributes,
     crc32c: u32,
 }
@@ -57,22 +63,37 @@ pub(super) struct Upload {
 impl Upload {
     /// Computes the checksum, outside any lock, and compares it with the writer's.
     pub(super) fn new(content: Bytes, attributes: Attributes) -> Result<Self, Refusal> {
-        let crc32c = crc32c::checksum(&content);
+        let (size, crc32c) = (content.len(), crc32c::extend(0, &content));
+        Self::checked(content, size, crc32c, attributes)
+    }
+
+    /// What has arrived in chunks.
+    pub(super) fn of(received: &Received, attributes: Attributes) -> Result<Self, Refusal> {
+        Self::checked(received.content(), received.size(), received.crc32c(), attributes)
+    }
+
+    fn checked(
+        content: Bytes,
+        size: usize,
+        crc32c: u32,
+        attributes: Attributes,
+    ) -> Result<Self, Refusal> {
         let calculated = crc32c::encode(crc32c);
         match &attributes.crc32c {
             Some(provided) if *provided != calculated => Err(Refusal::invalid(format!(
                 "Provided CRC32C \"{provided}\" doesn't match calculated CRC32C \"{calculated}\"."
             ))),
-            _ => Ok(Self { content, attributes, crc32c }),
+            _ => Ok(Self { content, size, attributes, crc32c }),
         }
     }
 }
 
 impl StoredObject {
     pub(super) fn new(upload: Upload, generation: i64, now: SystemTime) -> Self {
-        let Upload { content, mut attributes, crc32c } = upload;
+        let Upload { content, size, mut attributes, crc32c } = upload;
         Self {
             content,
+            size,
             generation,
             metageneration: 1,
             content_type: attributes
@@ -109,7 +130,7 @@ impl StoredObject {
             "metageneration": self.metageneration.to_string(),
             "contentType": self.content_type,
             "storageClass": "STANDARD",
-            "size": self.content.len().to_string(),
+            "size": self.size.to_string(),
             "crc32c": crc32c::encode(self.crc32c),
             "etag": self.etag(),
             "timeCreated": time,
@@ -145,7 +166,7 @@ impl StoredObject {
             generation: self.generation,
             metageneration: self.metageneration,
             storage_class: "STANDARD".to_owned(),
-            size: i64::try_from(self.content.len()).unwrap_or(i64::MAX),
+            size: i64::try_from(self.size).unwrap_or(i64::MAX),
             content_encoding: said.content_encoding.clone().unwrap_or_default(),
             content_disposition: said.content_disposition.clone().unwrap_or_default(),
             content_language: said.content_language.clone().unwrap_or_default(),

@@ -3,21 +3,31 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::conditions::Conditions;
 use super::object::{Attributes, StoredObject, Upload};
+use super::received::Received;
 use super::refusal::Refusal;
 
 /// Sessions kept, finished ones included; the oldest is forgotten first.
 const MAX_SESSIONS: usize = 1_024;
 
 /// The open and the finished upload sessions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sessions {
     by_id: HashMap<String, Session>,
     order: VecDeque<String>,
     started: u64,
+    /// Longer contents are measured and not kept, from the next session on.
+    pub(super) keep: usize,
+}
+
+impl Default for Sessions {
+    /// Keeps everything.
+    fn default() -> Self {
+        Self { by_id: HashMap::new(), order: VecDeque::new(), started: 0, keep: usize::MAX }
+    }
 }
 
 /// What an upload is for.
@@ -32,7 +42,7 @@ pub(super) struct Target {
 #[derive(Debug)]
 struct Session {
     target: Target,
-    received: BytesMut,
+    received: Received,
     finished: Option<Arc<StoredObject>>,
 }
 
@@ -86,7 +96,7 @@ impl Sessions {
     pub(super) fn open(&mut self, target: Target) -> String {
         self.started += 1;
         let id = format!("upload-{}", self.started);
-        let session = Session { target, received: BytesMut::new(), finished: None };
+        let session = Session { target, received: Received::new(self.keep), finished: None };
         self.by_id.insert(id.clone(), session);
         self.order.push_back(id.clone());
         if self.order.len() > MAX_SESSIONS
@@ -118,14 +128,14 @@ impl Sessions {
         if let Some(object) = &session.finished {
             return Ok(session.stored(object));
         }
-        let before = session.received.len();
+        let before = session.received.mark();
         if !session.accept(chunk, content)? {
-            return Ok(Progress::Incomplete(session.received.len()));
+            return Ok(Progress::Incomplete(session.received.size()));
         }
         match session.finish(checksum, store) {
             Ok(object) => Ok(session.stored(&object)),
             Err(refusal) => {
-                session.received.truncate(before);
+                session.received.go_back(before);
                 Err(refusal)
             }
         }
@@ -143,7 +153,7 @@ impl Session {
 
     /// Appends what is new in `content`; true when nothing is missing any more.
     fn accept(&mut self, chunk: Chunk, content: &Bytes) -> Result<bool, Refusal> {
-        let have = self.received.len();
+        let have = self.received.size();
         let (first, last, total) = match chunk {
             Chunk::Query { total } => return Ok(total == Some(have)),
             Chunk::Content { first, last, total } => (first, last, total),
@@ -159,9 +169,9 @@ impl Session {
         }
         // A retried chunk may begin before what is there.
         let new = content.get(have - first..).unwrap_or_default();
-        self.received.extend_from_slice(new);
+        self.received.extend(new);
         Ok(match (last, total) {
-            (_, Some(total)) => self.received.len() == total,
+            (_, Some(total)) => self.received.size() == total,
             // Of unknown length to its end: the request's own end is the object's.
             (None, None) => true,
             (Some(_), None) => false,
@@ -175,20 +185,12 @@ impl Session {
     ) -> Result<Arc<StoredObject>, Refusal> {
         let mut attributes = self.target.attributes.clone();
         attributes.crc32c = checksum.or(attributes.crc32c);
-        // Splitting off and joining again costs no copy.
-        let content = self.received.split().freeze();
-        let stored =
-            Upload::new(content.clone(), attributes).and_then(|upload| store(&self.target, upload));
-        match stored {
-            Ok(object) => {
-                self.finished = Some(Arc::clone(&object));
-                Ok(object)
-            }
-            Err(refusal) => {
-                self.received = BytesMut::from(content);
-                Err(refusal)
-            }
-        }
+        let upload = Upload::of(&self.received, attributes)?;
+        let object = store(&self.target, upload)?;
+        self.finished = Some(Arc::clone(&object));
+        // Held by the object now.
+        self.received = Received::new(0);
+        Ok(object)
     }
 }
 

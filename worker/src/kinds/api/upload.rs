@@ -1,0 +1,408 @@
+//! Writing an object while its content comes, whole or not at all.
+//!
+//! The official client sends the content in chunks of a resumable upload, whose
+//! object appears when the last chunk was taken and its checksum agrees. It bounds
+//! nothing itself, so everything is bounded here. The object's metadata says which
+//! job wrote it: a job that comes again finds its own object and is done.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use google_cloud_auth::credentials::anonymous;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
+use google_cloud_storage::client::{Storage, StorageControl};
+use google_cloud_storage::error::WriteError;
+use google_cloud_storage::retry_policy::RetryableErrors;
+use shared::ports::Clock;
+use tracing::error;
+use url::form_urlencoded;
+
+use crate::job::Job;
+
+use super::feed::{Progress, Source};
+use super::limits::{STORAGE_CALL, STORAGE_STALL};
+use super::output::Target;
+
+/// What one request of a resumable upload carries, and what a running job holds in
+/// memory. Smaller objects go in one request.
+const CHUNK: usize = 4 * 1024 * 1024;
+/// Requests of one upload that may fail; it goes on where it was.
+const ATTEMPTS: u32 = 5;
+const JOB: &str = "fleet-job";
+const USER: &str = "fleet-user";
+
+/// Writes objects with the worker's own credentials.
+pub struct OutputStore {
+    objects: Storage,
+    /// `None` with an emulator that has no gRPC API.
+    control: Option<StorageControl>,
+    clock: Arc<dyn Clock>,
+}
+
+/// An object that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) generation: i64,
+    pub(super) bytes: i64,
+}
+
+/// What was found under a job's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    /// An earlier run of this job wrote it.
+    Ours(Stored),
+    Other,
+}
+
+/// Why an object was not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NotStored {
+    /// There is one.
+    Exists,
+    /// Cloud Storage refused or did not answer; for logs.
+    Failed(String),
+}
+
+impl OutputStore {
+    /// Connects lazily: with Application Default Credentials, or to the origin of an
+    /// emulator's JSON API and the `host:port` of its gRPC API.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with the credentials or the endpoint.
+    pub async fn connect(
+        emulator: Option<&str>,
+        emulator_grpc: Option<&str>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, String> {
+        let text = |error: google_cloud_gax::client_builder::Error| {
+            format!("the Cloud Storage client cannot be built: {error}")
+        };
+        let mut objects = Storage::builder();
+        let mut control = Some(StorageControl::builder());
+        if let Some(origin) = emulator {
+            objects = objects
+                .with_endpoint(origin.trim_end_matches('/'))
+                .with_credentials(anonymous::Builder::new().build());
+            control = emulator_grpc.map(|grpc| {
+                StorageControl::builder()
+                    .with_endpoint(format!("http://{grpc}"))
+                    .with_credentials(anonymous::Builder::new().build())
+            });
+        }
+        Ok(Self {
+            objects: objects.build().await.map_err(text)?,
+            control: match control {
+                Some(control) => {
+                    Some(control.with_retry_policy(NeverRetry).build().await.map_err(text)?)
+                }
+                None => None,
+            },
+            clock,
+        })
+    }
+
+    /// Whether there is an object already, and whose. Without permission to look,
+    /// nothing is found and the write decides.
+    pub(super) async fn look(&self, target: &Target, job: &Job) -> Result<Found, NotStored> {
+        let resource = resource(target);
+        let look = async {
+            let (generation, bytes, metadata) = if let Some(control) = &self.control {
+                let get = control.get_object().set_bucket(&resource).set_object(&target.object);
+                let object = get.send().await?;
+                (object.generation, object.size, object.metadata)
+            } else {
+                let read = self.objects.read_object(&resource, &target.object);
+                let object = read.with_retry_policy(NeverRetry).send().await?.object();
+                (object.generation, object.size, object.metadata)
+            };
+            let ours = mark(job).iter().all(|(name, value)| metadata.get(*name) == Some(value));
+            let stored = Stored { generation, bytes };
+            Ok(if ours { Found::Ours(stored) } else { Found::Other })
+        };
+        match bounded(Box::pin(look)).await {
+            Ok(found) => Ok(found),
+            Err(Failure::Service(e)) if matches!(status(&e), Some(403 | 404)) => Ok(Found::Nothing),
+            Err(failure) => Err(failure.told(target)),
+        }
+    }
+
+    /// Writes what `source` brings until its announced end.
+    ///
+    /// Dropping the future leaves no object behind, unless all of the content was
+    /// sent already.
+    pub(super) async fn write(
+        &self,
+        target: &Target,
+        job: &Job,
+        content_type: &str,
+        source: Source,
+    ) -> Result<Stored, NotStored> {
+        let progress = source.progress();
+        let mut request = self
+            .objects
+            .write_object(resource(target), &target.object, source)
+            .set_content_type(content_type)
+            .set_metadata(mark(job))
+            .with_resumable_upload_threshold(CHUNK)
+            .with_resumable_upload_buffer_size(CHUNK)
+            .with_retry_policy(RetryableErrors.with_attempt_limit(ATTEMPTS))
+            // The same content again does no harm.
+            .with_idempotency(true);
+        if !target.overwrite {
+            request = request.set_if_generation_match(0_i64);
+        }
+        let written = tokio::select! {
+            biased;
+            written = Box::pin(request.send_buffered()) => written,
+            () = self.stuck(&progress) => return Err(NotStored::Failed(format!(
+                "Cloud Storage took nothing for {STORAGE_STALL:?} while {target} was written"
+            ))),
+        };
+        let error = match written {
+            Ok(object) => {
+                return Ok(Stored { generation: object.generation, bytes: object.size });
+            }
+            Err(error) => error,
+        };
+        if status(&error) == Some(412) {
+            // It may be this very write, whose answer was lost and which was
+            // repeated.
+            return match self.look(target, job).await? {
+                Found::Ours(stored) => Ok(stored),
+                Found::Nothing | Found::Other => Err(NotStored::Exists),
+            };
+        }
+        if let Some(generation) = spoilt(&error) {
+            self.remove(target, generation).await;
+        }
+        Err(Failure::Service(error).told(target))
+    }
+
+    /// Ends when the writer has asked for nothing for too long.
+    async fn stuck(&self, progress: &Progress) {
+        let mut seen = None;
+        loop {
+            let now = progress.asked();
+            if now.is_some() && now == seen {
+                return;
+            }
+            seen = now;
+            self.clock.sleep(STORAGE_STALL).await;
+        }
+    }
+
+    /// Removes what Cloud Storage says it has stored and is not what was sent.
+    async fn remove(&self, target: &Target, generation: i64) {
+        let removed = match &self.control {
+            Some(control) => {
+                let delete = control
+                    .delete_object()
+                    .set_bucket(resource(target))
+                    .set_object(&target.object)
+                    .set_generation(generation);
+                bounded(delete.send()).await.is_ok()
+            }
+            None => false,
+        };
+        error!(
+            removed,
+            generation, "{target} was stored with another checksum than its content has"
+        );
+    }
+}
+
+/// What an object's metadata says about the job that wrote it, readable everywhere.
+fn mark(job: &Job) -> [(&'static str, String); 2] {
+    let id = form_urlencoded::byte_serialize(job.id.as_bytes()).collect();
+    [(JOB, id), (USER, job.user.digest())]
+}
+
+fn resource(target: &Target) -> String {
+    format!("projects/_/buckets/{}", target.bucket)
+}
+
+enum Failure {
+    TimedOut,
+    Service(google_cloud_storage::Error),
+}
+
+async fn bounded<T>(
+    call: impl Future<Output = google_cloud_storage::Result<T>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(STORAGE_CALL, call).await {
+        Ok(result) => result.map_err(Failure::Service),
+        Err(_) => Err(Failure::TimedOut),
+    }
+}
+
+/// The status over HTTP, and what stands for it over gRPC.
+fn status(error: &google_cloud_storage::Error) -> Option<u16> {
+    error.http_status_code().or_else(|| match error.status()?.code {
+        Code::NotFound => Some(404),
+        Code::PermissionDenied => Some(403),
+        Code::Unauthenticated => Some(401),
+        Code::FailedPrecondition => Some(412),
+        Code::ResourceExhausted => Some(429),
+        _ => None,
+    })
+}
+
+/// The generation of an object whose checksum is not that of its content.
+fn spoilt(error: &google_cloud_storage::Error) -> Option<i64> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(WriteError::ChecksumMismatch { object, .. }) = inner.downcast_ref() {
+            return Some(object.generation);
+        }
+        cause = inner.source();
+    }
+    None
+}
+
+/// The cause of a failure that has no status.
+fn innermost(error: &google_cloud_storage::Error) -> &dyn std::error::Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause
+}
+
+impl Failure {
+    /// The status, never a body, which might quote content.
+    fn told(&self, target: &Target) -> NotStored {
+        let bucket = &target.bucket;
+        NotStored::Failed(match self {
+            Self::TimedOut => format!("no answer within {STORAGE_CALL:?} from bucket {bucket}"),
+            Self::Service(e) => match status(e) {
+                Some(404) => format!(
+                    "bucket {bucket} does not exist; create it, or correct --allow-bucket and `output`"
+                ),
+                Some(403) => format!(
+                    "bucket {bucket}: permission denied; grant this process roles/storage.objectUser on it (roles/storage.objectCreator is enough where nothing is overwritten)"
+                ),
+                Some(401) => format!(
+                    "bucket {bucket}: the credentials of this process are not accepted; check Application Default Credentials"
+                ),
+                Some(status) => format!("bucket {bucket}: HTTP status {status}"),
+                None if e.is_authentication() => format!(
+                    "no credentials for bucket {bucket}; set up Application Default Credentials, or the emulator variables"
+                ),
+                None => format!("bucket {bucket} cannot be reached: {}", innermost(e)),
+            },
+        })
+    }
+}
+
+impl fmt::Debug for OutputStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutputStore").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::response::IntoResponse as _;
+    use axum::routing::{get, post};
+    use serde_json::{Map, json};
+    use shared::UserId;
+    use shared::adapters::SystemClock;
+    use tokio::net::TcpListener;
+
+    use super::super::feed::feed;
+    use super::*;
+
+    fn job(id: &str) -> Job {
+        let user = UserId::new("ann").unwrap();
+        Job { id: id.to_owned(), user, kind: "api".to_owned(), params: Map::new() }
+    }
+
+    fn target() -> Target {
+        Target { bucket: "exports".to_owned(), object: "a".to_owned(), overwrite: false }
+    }
+
+    /// Writes three bytes to a server that answers in this way.
+    async fn write(listener: TcpListener, router: Option<Router>) -> Result<Stored, NotStored> {
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            if let Some(router) = router {
+                return axum::serve(listener, router).await.unwrap();
+            }
+            let mut kept = Vec::new();
+            while let Ok(connection) = listener.accept().await {
+                kept.push(connection);
+            }
+        });
+        let clock = Arc::new(SystemClock::default());
+        let store = OutputStore::connect(Some(&origin), None, clock).await.unwrap();
+        let (mut feed, source) = feed(Some(3));
+        let feeding = async {
+            feed.push(b"abc").await.unwrap();
+            feed.end().await
+        };
+        let (target, job) = (target(), job("j"));
+        let writing = store.write(&target, &job, "text/plain", source);
+        let (_, written) = tokio::join!(feeding, writing);
+        serving.abort();
+        written
+    }
+
+    async fn listener() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").await.unwrap()
+    }
+
+    /// The client would wait for ever.
+    #[tokio::test(start_paused = true)]
+    async fn storage_that_never_answers_is_given_up() {
+        let NotStored::Failed(why) = write(listener().await, None).await.unwrap_err() else {
+            panic!("it failed");
+        };
+        assert!(why.contains("took nothing for 120s while gs://exports/a"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn another_checksum_is_no_success() {
+        let stored = json!({"bucket": "exports", "name": "a", "generation": "7", "size": "3",
+            "crc32c": "AAAAAA=="});
+        let upload = post(|| async move { axum::Json(stored) });
+        let router = Router::new().route("/upload/storage/v1/b/exports/o", upload);
+        let written = write(listener().await, Some(router)).await;
+        assert!(matches!(written, Err(NotStored::Failed(_))), "{written:?}");
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_there_is_left() {
+        let router = |marked: &'static str| {
+            let refuse = post(|| async { StatusCode::PRECONDITION_FAILED });
+            let read = get(move || async move {
+                let headers = [
+                    ("x-goog-generation", "7"),
+                    ("x-goog-stored-content-length", "3"),
+                    ("x-goog-meta-fleet-job", marked),
+                ];
+                let user = [("x-goog-meta-fleet-user", UserId::new("ann").unwrap().digest())];
+                (headers, user, "abc").into_response()
+            });
+            Router::new()
+                .route("/upload/storage/v1/b/exports/o", refuse)
+                .route("/storage/v1/b/exports/o/a", read)
+        };
+        let other = write(listener().await, Some(router("another"))).await;
+        assert_eq!(other, Err(NotStored::Exists));
+        // The answer to the first attempt was lost, and the client tried again.
+        let ours = write(listener().await, Some(router("j"))).await;
+        assert_eq!(ours, Ok(Stored { generation: 7, bytes: 3 }));
+    }
+
+    #[test]
+    fn the_mark_of_a_job_is_readable() {
+        let [(_, id), (_, user)] = mark(&job("a/b \n\u{fc}"));
+        assert_eq!(id, "a%2Fb+%0A%C3%BC");
+        assert!(!user.contains("ann"));
+    }
+}
