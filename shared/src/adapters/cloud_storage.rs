@@ -18,10 +18,10 @@ use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::{Storage, StorageControl};
 
 use crate::ports::{Bucket, BucketError, Generation, Listing, Object};
-use crate::record::MAX_RECORD_BYTES;
 
-/// Larger objects are cut off here; what is cut is no record any more.
-const MAX_OBJECT_BYTES: usize = MAX_RECORD_BYTES + 1;
+/// Larger objects are cut off here; what is cut is no record and no job any more. A
+/// parked job may have 1 MiB of data, a third more as base64, and attributes.
+const MAX_OBJECT_BYTES: usize = 2 * 1024 * 1024;
 
 /// Where the bucket is.
 #[derive(Debug, Clone, Default)]
