@@ -19,6 +19,7 @@ pub mod pubsub;
 pub mod replica;
 pub mod resuming;
 mod spans;
+pub mod sweep;
 pub mod web;
 
 pub use handler::Handler;

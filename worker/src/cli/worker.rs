@@ -14,6 +14,7 @@ use worker::health;
 use worker::kinds::{HostRules, KindSettings, builtin};
 use worker::pubsub::{IntakeSettings, Publisher};
 use worker::replica::{Parts, Readiness, Stop, run as run_replica};
+use worker::sweep::Sweep;
 
 use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::output::Usage;
@@ -21,6 +22,9 @@ use super::output::Usage;
 /// Messages held per job that may run: enough to keep every slot busy, few
 /// enough that scaling out finds work.
 const OUTSTANDING_PER_SLOT: usize = 4;
+
+/// How long a sweep may take to end the batch that it is at.
+const SWEEP_END: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -49,6 +53,12 @@ struct JobArgs {
     /// Where outcomes are published [default: nowhere]
     #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
     outcomes_topic: Option<String>,
+    /// Job topic, where parked jobs go on when their user has consented [default: they wait for a login]
+    #[arg(long, env = "FLEET_TOPIC")]
+    topic: Option<String>,
+    /// How often parked jobs are looked through, by one replica of the fleet; 0s is never
+    #[arg(long, env = "FLEET_SWEEP", default_value = "10m", value_parser = duration)]
+    sweep: Duration,
     /// Where rejected jobs go; without it they are given back
     #[arg(long, env = "FLEET_DEAD_TOPIC")]
     dead_topic: Option<String>,
@@ -89,6 +99,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if dead_topic.is_none() {
         warn!("no --dead-topic: jobs that can never succeed are given back again and again");
     }
+    let topic = project.optional_topic("--topic", jobs.topic.as_ref())?;
     let connected = store.connect(&place).await?;
     place.reach_pubsub().await?;
     let listener = health::bind(jobs.listen).await.map_err(anyhow::Error::msg)?;
@@ -98,6 +109,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         None => Ok(None),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let sweep_topic = publisher(topic).await?;
     let parts = Parts {
         kinds: builtin(KindSettings {
             http: connected.http,
@@ -122,6 +134,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         drain: jobs.drain,
         connection,
     };
+    let sweep = sweep(&parts, sweep_topic, jobs.sweep);
     info!(
         replica = parts.store.holder(),
         health = %listener.local_addr().context("the health listener has no address")?,
@@ -138,11 +151,41 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             stop.cut.cancel();
         });
     }
+    let sweeping = sweep.map(|sweep| tokio::spawn(sweep.run(stop.drain.clone())));
     let ready = Arc::new(Readiness::default());
     let serving = tokio::spawn(health::serve(listener, Arc::clone(&ready), stop.drain.clone()));
     let result = run_replica(parts, stop, ready).await;
     serving.abort();
+    if let Some(mut sweeping) = sweeping {
+        // Cut between publishing and deleting, it would run jobs twice.
+        tokio::select! {
+            biased;
+            _ = &mut sweeping => {}
+            () = SystemClock::default().sleep(SWEEP_END) => sweeping.abort(),
+        }
+    }
     result.map_err(Into::into)
+}
+
+/// The sweep of parked jobs, unless it is off or has nowhere to publish.
+fn sweep(parts: &Parts, topic: Option<Publisher>, every: Duration) -> Option<Sweep> {
+    if every.is_zero() {
+        return None;
+    }
+    let Some(topic) = topic else {
+        warn!(
+            "no --topic: parked jobs are not swept; they go on when their user logs in through `fleet web` or `fleet login` with a topic"
+        );
+        return None;
+    };
+    Some(Sweep {
+        bucket: Arc::clone(&parts.bucket),
+        store: parts.store.clone(),
+        jobs: Arc::new(topic),
+        clock: Arc::clone(&parts.clock),
+        random: Arc::clone(&parts.random),
+        every,
+    })
 }
 
 impl JobArgs {
