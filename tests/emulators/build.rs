@@ -15,18 +15,30 @@ use tonic_build::manual::{Builder, Method, MethodBuilder, Service, ServiceBuilde
 /// including module then needs no alias.
 const EMPTY: &str = "placeholder::Empty";
 
+/// The messages of access policies, which two services share.
+const IAM: &str = "googleapis_tonic_google_iam_v1::google::iam::v1";
+const IAM_METHODS: [(&str, &str, &str); 3] = [
+    ("SetIamPolicy", "SetIamPolicyRequest", "Policy"),
+    ("GetIamPolicy", "GetIamPolicyRequest", "Policy"),
+    ("TestIamPermissions", "TestIamPermissionsRequest", "TestIamPermissionsResponse"),
+];
+
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     Builder::new().build_client(false).out_dir(&out).compile(&[
         publisher(),
         subscriber(),
+        iam_policy(),
         storage(),
+        storage_control(),
     ]);
     for name in [
         "google.pubsub.v1.Publisher.rs",
         "google.pubsub.v1.Subscriber.rs",
+        "google.iam.v1.IAMPolicy.rs",
         "google.storage.v2.Storage.rs",
+        "google.storage.control.v2.StorageControl.rs",
     ] {
         let path = out.join(name);
         let code = fs::read_to_string(&path)?;
@@ -93,6 +105,11 @@ fn subscriber() -> Service {
     .build()
 }
 
+/// What Pub/Sub serves besides its own two services.
+fn iam_policy() -> Service {
+    service("google.iam.v1", "IAMPolicy", IAM, &IAM_METHODS).build()
+}
+
 fn storage() -> Service {
     let types = "googleapis_tonic_google_storage_v2::google::storage::v2";
     service(
@@ -110,6 +127,11 @@ fn storage() -> Service {
         ],
     )
     .build()
+}
+
+/// Where the official client looks for the access policies of buckets.
+fn storage_control() -> Service {
+    service("google.storage.control.v2", "StorageControl", IAM, &IAM_METHODS).build()
 }
 
 /// A service of unary methods, each given as (name, request, response).

@@ -12,6 +12,8 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+mod dates;
+
 const SUB: &str = "109770000000000000001";
 const SCOPES: [&str; 3] = ["openid", "email", "profile"];
 
@@ -380,5 +382,18 @@ async fn a_dropped_emulator_is_gone() -> Result<()> {
     drop(google);
     assert!(waiting.await?.is_err());
     assert!(http.get(&url).send().await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn answers_are_dated_and_the_date_can_be_off() -> Result<()> {
+    let stand = Stand::start(Config::default()).await?;
+    for (skew, path) in [(0, "/token"), (-900, "/v1/userinfo"), (3_600, "/nothing")] {
+        stand.google.set_date_skew(skew);
+        let response = stand.http.get(format!("{}{path}", stand.google.origin())).send().await?;
+        let dated = response.headers()["date"].to_str()?.to_owned();
+        let off = dates::seconds_ahead(&dated)?;
+        assert!((off - skew).abs() <= 5, "{dated}: {off} instead of {skew}");
+    }
     Ok(())
 }

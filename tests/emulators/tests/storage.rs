@@ -6,15 +6,18 @@
 
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytes::{Bytes, BytesMut};
-use emulators::storage::{Config, Storage as Emulator};
+use emulators::access::Binding;
+use emulators::storage::{BucketSettings, Config, LifecycleRule, Storage as Emulator};
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::paginator::ItemPaginator as _;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::{Storage, StorageControl};
-use google_cloud_storage::model::Object;
+use google_cloud_storage::model::bucket::IamConfig;
+use google_cloud_storage::model::bucket::iam_config::UniformBucketLevelAccess;
+use google_cloud_storage::model::{Bucket, Object};
 use google_cloud_storage::model_ext::ReadRange;
 use google_cloud_storage::streaming_source::{SizeHint, StreamingSource};
 
@@ -469,5 +472,106 @@ async fn a_dropped_emulator_is_gone() -> Result<()> {
     assert!(hanging.await?.is_err());
     let after = stand.storage.read_object(BUCKET, "a").send().await;
     assert!(after.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bucket_shows_its_settings_on_both_sides() -> Result<()> {
+    let stand = Stand::unlimited().await?;
+    let get = || stand.control.get_bucket().set_name(BUCKET).send();
+    let fresh = get().await?;
+    let iam = fresh.iam_config.context("set")?;
+    assert!(!iam.uniform_bucket_level_access.context("set")?.enabled);
+    assert_eq!(iam.public_access_prevention, "inherited");
+    let retention = fresh.soft_delete_policy.context("set")?.retention_duration;
+    assert_eq!(retention.context("set")?.seconds(), 7 * 86_400);
+    assert!(fresh.lifecycle.is_none() && fresh.versioning.is_none());
+
+    stand.emulator.set_bucket_settings(
+        "tokens",
+        BucketSettings {
+            location: "EUROPE-WEST1".to_owned(),
+            uniform_access: true,
+            public_access_prevention: true,
+            soft_delete: None,
+            versioning: true,
+            lifecycle: vec![LifecycleRule {
+                action: "Delete".to_owned(),
+                age_days: Some(30),
+                prefixes: vec!["leases/".to_owned()],
+            }],
+        },
+    )?;
+    let changed = get().await?;
+    assert_eq!(changed.location, "EUROPE-WEST1");
+    let iam = changed.iam_config.context("set")?;
+    assert!(iam.uniform_bucket_level_access.context("set")?.enabled);
+    assert_eq!(iam.public_access_prevention, "enforced");
+    let retention = changed.soft_delete_policy.context("set")?.retention_duration;
+    assert_eq!(retention.context("set")?.seconds(), 0);
+    assert!(changed.versioning.context("set")?.enabled);
+    let rules = changed.lifecycle.context("set")?.rule;
+    assert_eq!(rules.len(), 1);
+    let condition = rules[0].condition.clone().context("set")?;
+    assert_eq!(condition.matches_prefix, ["leases/"]);
+    assert_eq!(condition.age_days, Some(30));
+    assert_eq!(rules[0].action.clone().context("set")?.r#type, "Delete");
+    assert!(stand.emulator.set_bucket_settings("missing", BucketSettings::default()).is_err());
+
+    let url = format!("{}/storage/v1/b/tokens", stand.emulator.http_origin());
+    let json: serde_json::Value = reqwest::get(url).await?.json().await?;
+    assert_eq!(json["iamConfiguration"]["publicAccessPrevention"], "enforced");
+    assert_eq!(json["softDeletePolicy"]["retentionDurationSeconds"], "0");
+    assert_eq!(json["lifecycle"]["rule"][0]["condition"]["age"], 30);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bucket_is_made_with_the_settings_asked_for() -> Result<()> {
+    let stand = Stand::unlimited().await?;
+    let uniform = UniformBucketLevelAccess::new().set_enabled(true);
+    let iam = IamConfig::new()
+        .set_uniform_bucket_level_access(uniform)
+        .set_public_access_prevention("enforced");
+    stand
+        .control
+        .create_bucket()
+        .set_parent("projects/_")
+        .set_bucket_id("careful")
+        .set_bucket(Bucket::new().set_project("projects/p").set_iam_config(iam))
+        .send()
+        .await?;
+    let made = stand.control.get_bucket().set_name("projects/_/buckets/careful").send().await?;
+    let iam = made.iam_config.context("set")?;
+    assert!(iam.uniform_bucket_level_access.context("set")?.enabled);
+    assert_eq!(iam.public_access_prevention, "enforced");
+    assert_eq!(made.location, "US");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_bucket_has_an_access_policy() -> Result<()> {
+    let stand = Stand::unlimited().await?;
+    let get = || stand.control.get_iam_policy().set_resource(BUCKET).send();
+    assert!(get().await?.bindings.is_empty());
+    let everybody = Binding::new("roles/storage.objectViewer", ["allUsers"]);
+    stand.emulator.set_iam_bindings("tokens", [everybody])?;
+    let policy = get().await?;
+    assert_eq!(policy.bindings[0].members, ["allUsers"]);
+    let emptied = policy.clone().set_bindings(policy.bindings[..0].to_vec());
+    let set = || stand.control.set_iam_policy().set_resource(BUCKET).set_policy(emptied.clone());
+    assert!(set().send().await?.bindings.is_empty());
+    assert_eq!(grpc_code(set().send().await), Some(Code::Aborted), "its etag is old");
+
+    let asked = ["storage.objects.get", "storage.objects.delete"];
+    let test = || {
+        let test = stand.control.test_iam_permissions().set_resource(BUCKET);
+        test.set_permissions(asked).send()
+    };
+    assert_eq!(test().await?.permissions, asked);
+    stand.emulator.deny_permissions("tokens", &["storage.objects.delete"])?;
+    assert_eq!(test().await?.permissions, ["storage.objects.get"]);
+    let missing = stand.control.get_iam_policy().set_resource("projects/_/buckets/missing");
+    assert_eq!(grpc_code(missing.send().await), Some(Code::NotFound));
     Ok(())
 }

@@ -5,6 +5,8 @@ use emulators::storage::{Config, Storage};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
+mod dates;
+
 struct Api {
     storage: Storage,
     client: Client,
@@ -191,5 +193,17 @@ async fn lists_and_buckets() -> Result<()> {
     assert_eq!(deleted.status(), 204);
     let full = api.send(Method::DELETE, "/storage/v1/b/tokens", "").await?;
     assert_eq!(full.status(), 409);
+    Ok(())
+}
+
+#[tokio::test]
+async fn answers_are_dated_and_the_date_can_be_off() -> Result<()> {
+    let api = Api::start().await?;
+    for (skew, path) in [(0, "/storage/v1/b/tokens"), (-900, "/nothing/here"), (3_600, "/x")] {
+        api.storage.set_date_skew(skew);
+        let dated = api.get(path).await?.headers()["date"].to_str()?.to_owned();
+        let off = dates::seconds_ahead(&dated)?;
+        assert!((off - skew).abs() <= 5, "{dated}: {off} instead of {skew}");
+    }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::exchange::{AccessError, Caller, Refused};
 use super::identity::Identity;
 use super::ledger::{Ledger, Stats, StatsQuery};
 use super::tasks::TaskLists;
+use crate::date::ServerDate;
 
 /// What the lock holds.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     core: Mutex<Core>,
     clock: Clock,
     stats: watch::Sender<Stats>,
+    /// What answers are dated with.
+    pub(super) date: ServerDate,
     /// Where everything is reached.
     pub(super) origin: String,
 }
@@ -41,7 +44,13 @@ impl Shared {
             ledger: Ledger::default(),
             tasks: TaskLists::default(),
         };
-        Self { core: Mutex::new(core), clock, stats: watch::Sender::new(Stats::default()), origin }
+        Self {
+            core: Mutex::new(core),
+            clock,
+            stats: watch::Sender::new(Stats::default()),
+            date: ServerDate::default(),
+            origin,
+        }
     }
 
     /// One atomic step. The time is read under the lock, so that it does not go back

@@ -265,6 +265,12 @@ impl Google {
         self.shared.step(|core, _| core.identity.limit_user(sub, limit));
     }
 
+    /// Dates answers so many seconds ahead of the time, or behind it if negative. Tokens
+    /// age as before.
+    pub fn set_date_skew(&self, seconds: i64) {
+        self.shared.date.set_skew(seconds);
+    }
+
     /// What happened so far.
     pub fn stats(&self, query: &StatsQuery) -> Stats {
         self.shared.step(|core, _| core.ledger.stats(query))

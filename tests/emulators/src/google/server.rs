@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::core::Shared;
 use super::refusal::Refusal;
 use super::{authorize, drive, oauth, probe, tasks, userinfo};
+use crate::date::dated;
 use crate::storage::connection::Cuttable;
 
 /// How long answers are held back.
@@ -45,6 +46,7 @@ pub(super) fn serve(
         .merge(oauth::revoke_routes())
         .merge(authorize::routes())
         .fallback(async || Refusal::not_found("Method"))
+        .layer(from_fn_with_state(shared.date.clone(), dated))
         .with_state(shared);
     let listener = Cuttable::new(listener, stop.clone());
     let server =

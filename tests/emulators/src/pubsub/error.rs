@@ -11,6 +11,9 @@ pub(super) enum Error {
     /// The name is taken.
     #[error("resource already exists in the project (resource={0})")]
     AlreadyExists(String),
+    /// Somebody else changed it since it was read.
+    #[error("there were concurrent policy changes (resource={0}); read it again and retry")]
+    Conflict(String),
     /// The request itself is wrong; repeating it cannot help.
     #[error("{0}")]
     Invalid(String),
@@ -25,6 +28,7 @@ impl From<Error> for Status {
         match error {
             Error::NotFound(_) => Self::not_found(text),
             Error::AlreadyExists(_) => Self::already_exists(text),
+            Error::Conflict(_) => Self::aborted(text),
             Error::Invalid(_) => Self::invalid_argument(text),
             Error::Unimplemented(_) => Self::unimplemented(text),
         }

@@ -57,10 +57,11 @@
 //! - A message that is given up while its dead-letter topic is missing is
 //!   delivered on, and no permissions are needed to forward it.
 //! - No exactly-once delivery, filters, push or export subscriptions, schemas,
-//!   transforms, snapshots, seeking, IAM. Asking for one of them is refused
+//!   transforms, snapshots, seeking. Asking for one of them is refused
 //!   (`UNIMPLEMENTED`, or `INVALID_ARGUMENT` for a field that REST does not
 //!   know), not ignored.
-//! - No authentication: any credentials or none will do.
+//! - No authentication: any credentials or none will do. Access policies are stored
+//!   and reported, over gRPC and REST, and have no effect.
 //! - No quotas except the limits of a request: its size, and of messages their
 //!   attributes and ordering keys.
 
@@ -68,6 +69,7 @@ mod broker;
 mod consumer;
 mod engine;
 mod error;
+mod iam;
 mod lane;
 mod message;
 mod names;
@@ -87,6 +89,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use crate::access::Binding;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
@@ -94,7 +97,9 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use self::engine::Engine;
+use self::iam::IamService;
 use self::publisher::PublisherService;
+use self::service::i_a_m_policy_server::IAMPolicyServer;
 use self::service::publisher_server::PublisherServer;
 use self::service::subscriber_server::SubscriberServer;
 use self::subscriber::SubscriberService;
@@ -146,7 +151,8 @@ impl PubSub {
             SubscriberServer::new(subscriber).max_decoding_message_size(MAX_REQUEST_BYTES);
         let routes = Routes::from(rest::routes(Arc::clone(&engine)))
             .add_service(publisher)
-            .add_service(subscriber);
+            .add_service(subscriber)
+            .add_service(IAMPolicyServer::new(IamService { engine: Arc::clone(&engine) }));
         // HTTP/1 is for the REST API.
         let http = Server::builder().accept_http1(true).add_routes(routes);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -210,6 +216,36 @@ impl PubSub {
         subscription
     }
 
+    /// Replaces the access policy of a topic or subscription, given by its full name.
+    /// It is what IAM reads show and keeps nobody from anything.
+    ///
+    /// # Errors
+    ///
+    /// There is no such resource.
+    pub fn set_iam_bindings(
+        &self,
+        resource: &str,
+        bindings: impl IntoIterator<Item = Binding>,
+    ) -> Result<(), NoSuchResource> {
+        let set = self.engine.run(|broker, _| broker.bind(resource, bindings));
+        set.map_err(|_| NoSuchResource(resource.to_owned()))
+    }
+
+    /// Leaves these permissions out of what `TestIamPermissions` reports for a topic or
+    /// subscription, and no others; without this, everything asked for is reported.
+    ///
+    /// # Errors
+    ///
+    /// There is no such resource.
+    pub fn deny_permissions(
+        &self,
+        resource: &str,
+        permissions: &[&str],
+    ) -> Result<(), NoSuchResource> {
+        let denied = self.engine.run(|broker, _| broker.deny(resource, permissions));
+        denied.map_err(|_| NoSuchResource(resource.to_owned()))
+    }
+
     /// Stops the server and waits until its connections are closed. Open streams
     /// end with `UNAVAILABLE`, as in production.
     ///
@@ -227,3 +263,8 @@ impl Drop for PubSub {
         self.engine.stop.cancel();
     }
 }
+
+/// No topic or subscription of that full name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no topic or subscription {0:?}")]
+pub struct NoSuchResource(pub String);

@@ -12,3 +12,4 @@
 
 include!(concat!(env!("OUT_DIR"), "/google.pubsub.v1.Publisher.rs"));
 include!(concat!(env!("OUT_DIR"), "/google.pubsub.v1.Subscriber.rs"));
+include!(concat!(env!("OUT_DIR"), "/google.iam.v1.IAMPolicy.rs"));

@@ -1,16 +1,15 @@
 //! The gRPC API: buckets, and what needs no content of objects.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use googleapis_tonic_google_storage_v2::google::storage::v2;
-use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::conditions::Conditions;
 use super::json_api::{decode_page_token, encode_page_token, page_size};
 use super::listing::ListQuery;
 use super::refusal::Refusal;
+use super::settings::BucketSettings;
 use super::store::Store;
 
 mod service {
@@ -44,10 +43,12 @@ impl Storage for Service {
         &self,
         request: Request<v2::CreateBucketRequest>,
     ) -> Result<Response<v2::Bucket>, Status> {
-        let name = request.into_inner().bucket_id;
-        self.store.create_bucket(&name)?;
-        let created = self.store.lock().bucket(&name)?;
-        Ok(Response::new(bucket_proto(&name, created)))
+        let v2::CreateBucketRequest { bucket_id: name, bucket, .. } = request.into_inner();
+        let settings = BucketSettings::from_proto(&bucket.unwrap_or_default());
+        self.store.create_bucket(&name, settings)?;
+        let state = self.store.lock();
+        let (created, settings) = state.bucket(&name)?;
+        Ok(Response::new(settings.to_proto(&name, created)))
     }
 
     async fn get_bucket(
@@ -56,8 +57,9 @@ impl Storage for Service {
     ) -> Result<Response<v2::Bucket>, Status> {
         let request = request.into_inner();
         let name = bucket_id(&request.name)?;
-        let created = self.store.lock().bucket(name)?;
-        Ok(Response::new(bucket_proto(name, created)))
+        let state = self.store.lock();
+        let (created, settings) = state.bucket(name)?;
+        Ok(Response::new(settings.to_proto(name, created)))
     }
 
     async fn delete_bucket(
@@ -80,9 +82,9 @@ impl Storage for Service {
             let state = self.store.lock();
             state
                 .buckets()
-                .filter(|(name, _)| name.starts_with(&request.prefix) && *name > after.as_str())
+                .filter(|(name, ..)| name.starts_with(&request.prefix) && *name > after.as_str())
                 .take(limit + 1)
-                .map(|(name, created)| bucket_proto(name, created))
+                .map(|(name, created, settings)| settings.to_proto(name, created))
                 .collect()
         };
         let more = buckets.len() > limit;
@@ -156,7 +158,7 @@ impl Storage for Service {
 }
 
 /// `projects/_/buckets/NAME`, whatever the project.
-fn bucket_id(name: &str) -> Result<&str, Refusal> {
+pub(super) fn bucket_id(name: &str) -> Result<&str, Refusal> {
     name.strip_prefix("projects/")
         .and_then(|rest| rest.split_once("/buckets/"))
         .map(|(_, id)| id)
@@ -166,21 +168,4 @@ fn bucket_id(name: &str) -> Result<&str, Refusal> {
 /// Zero asks for the live version.
 fn generation(asked: i64) -> Option<i64> {
     (asked != 0).then_some(asked)
-}
-
-fn bucket_proto(name: &str, created: SystemTime) -> v2::Bucket {
-    let time = Some(Timestamp::from(created));
-    v2::Bucket {
-        name: format!("projects/_/buckets/{name}"),
-        bucket_id: name.to_owned(),
-        etag: "CAE=".to_owned(),
-        project: "projects/0".to_owned(),
-        metageneration: 1,
-        location: "US".to_owned(),
-        location_type: "multi-region".to_owned(),
-        storage_class: "STANDARD".to_owned(),
-        create_time: time,
-        update_time: time,
-        ..v2::Bucket::default()
-    }
 }

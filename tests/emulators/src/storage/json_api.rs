@@ -1,16 +1,15 @@
 //! The JSON API: routes, and everything but uploads and downloads.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::extract::{DefaultBodyLimit, State as Shared};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::StatusCode;
-use prost_types::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,8 +17,10 @@ use super::conditions::Conditions;
 use super::extract::{Content, Params, Segments};
 use super::listing::ListQuery;
 use super::refusal::Refusal;
+use super::settings::BucketSettings;
 use super::store::Store;
 use super::{download, upload};
+use crate::date::dated;
 
 /// The largest request body; everything is kept in memory.
 const MAX_BODY: usize = 1 << 30;
@@ -40,6 +41,7 @@ pub(super) fn router(store: Arc<Store>) -> Router {
         )
         .fallback(no_route)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(store.date.clone(), dated))
         .with_state(store)
 }
 
@@ -60,24 +62,28 @@ async fn create_bucket(
     }
     let NewBucket { name } = serde_json::from_slice(&body)
         .map_err(|error| Refusal::invalid(format!("Malformed bucket: {error}")))?;
-    store.create_bucket(&name)?;
-    let created = store.lock().bucket(&name)?;
-    Ok(Json(bucket_json(&store.origin, &name, created)))
+    store.create_bucket(&name, BucketSettings::default())?;
+    bucket_json(&store, &name)
 }
 
 async fn get_bucket(
     Shared(store): Shared<Arc<Store>>,
     Segments(name): Segments<String>,
 ) -> Result<Json<Value>, Refusal> {
-    let created = store.lock().bucket(&name)?;
-    Ok(Json(bucket_json(&store.origin, &name, created)))
+    bucket_json(&store, &name)
+}
+
+fn bucket_json(store: &Store, name: &str) -> Result<Json<Value>, Refusal> {
+    let state = store.lock();
+    let (created, settings) = state.bucket(name)?;
+    Ok(Json(settings.to_json(&store.origin, name, created)))
 }
 
 async fn list_buckets(Shared(store): Shared<Arc<Store>>) -> Json<Value> {
     let items: Vec<Value> = store
         .lock()
         .buckets()
-        .map(|(name, created)| bucket_json(&store.origin, name, created))
+        .map(|(name, created, settings)| settings.to_json(&store.origin, name, created))
         .collect();
     Json(json!({"kind": "storage#buckets", "items": items}))
 }
@@ -88,24 +94,6 @@ async fn delete_bucket(
 ) -> Result<StatusCode, Refusal> {
     store.lock().delete_bucket(&name)?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn bucket_json(origin: &str, name: &str, created: SystemTime) -> Value {
-    let time = Timestamp::from(created).to_string();
-    json!({
-        "kind": "storage#bucket",
-        "id": name,
-        "selfLink": format!("{origin}/storage/v1/b/{name}"),
-        "name": name,
-        "projectNumber": "0",
-        "metageneration": "1",
-        "location": "US",
-        "locationType": "multi-region",
-        "storageClass": "STANDARD",
-        "etag": "CAE=",
-        "timeCreated": time,
-        "updated": time,
-    })
 }
 
 #[derive(Debug, Deserialize)]

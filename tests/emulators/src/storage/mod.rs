@@ -15,8 +15,10 @@
 //!   cost nothing. [`Storage::set_one_mutation_per_second`] switches the limit.
 //! - Only live versions are kept: no versioning, soft delete, holds or retention. No
 //!   metadata updates, so every metageneration is 1; no compose, rewrite or move.
-//! - Over gRPC there are buckets, and get, list and delete of objects; no reads and
-//!   writes of content.
+//! - Over gRPC there are buckets with their access policies, and get, list and delete of
+//!   objects; no reads and writes of content, no update of a bucket.
+//! - A bucket's settings ([`BucketSettings`]) and access policy are stored and shown, and
+//!   have no effect. Over the JSON API a bucket is made with the default settings.
 //! - Nobody is authenticated, buckets belong to no project, and everything is in memory.
 //! - A chunk of a resumable upload counts when all of it has arrived, may have any
 //!   length, and is forgotten with its session after 1,024 younger ones.
@@ -30,6 +32,7 @@ mod crc32c;
 mod download;
 mod extract;
 mod grpc;
+mod grpc_iam;
 mod json_api;
 mod listing;
 mod multipart;
@@ -39,6 +42,7 @@ mod pace;
 mod refusal;
 mod resumable;
 mod server;
+mod settings;
 mod state;
 mod store;
 mod upload;
@@ -51,7 +55,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use object::StoredObject;
 pub use observers::Written;
+pub use settings::{BucketSettings, LifecycleRule};
 
+use crate::access::Binding;
 use clock::Clock;
 use server::Listeners;
 use state::State;
@@ -175,10 +181,61 @@ impl Storage {
     ///
     /// When the name is not one that a bucket can have.
     pub fn create_bucket(&self, name: &str) -> Result<(), InvalidBucketName> {
-        match self.store.create_bucket(name) {
+        match self.store.create_bucket(name, BucketSettings::default()) {
             Ok(()) | Err(refusal::Refusal::BucketExists) => Ok(()),
             Err(_) => Err(InvalidBucketName(name.to_owned())),
         }
+    }
+
+    /// Changes a bucket's settings. They are what reads of the bucket show and change
+    /// nothing else.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such bucket.
+    pub fn set_bucket_settings(
+        &self,
+        name: &str,
+        settings: BucketSettings,
+    ) -> Result<(), NoSuchBucket> {
+        let mut state = self.store.lock();
+        *state.settings_mut(name).map_err(|_| NoSuchBucket(name.to_owned()))? = settings;
+        Ok(())
+    }
+
+    /// Replaces a bucket's access policy, which is what IAM reads show and keeps nobody
+    /// from anything.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such bucket.
+    pub fn set_iam_bindings(
+        &self,
+        name: &str,
+        bindings: impl IntoIterator<Item = Binding>,
+    ) -> Result<(), NoSuchBucket> {
+        let mut state = self.store.lock();
+        state.access_mut(name).map_err(|_| NoSuchBucket(name.to_owned()))?.bind(bindings);
+        Ok(())
+    }
+
+    /// Leaves these permissions out of what `TestIamPermissions` reports for a bucket, and
+    /// no others; without this, everything asked for is reported.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such bucket.
+    pub fn deny_permissions(&self, name: &str, permissions: &[&str]) -> Result<(), NoSuchBucket> {
+        let mut state = self.store.lock();
+        let access = state.access_mut(name).map_err(|_| NoSuchBucket(name.to_owned()))?;
+        access.deny(permissions.iter().copied());
+        Ok(())
+    }
+
+    /// Dates answers of the JSON API so many seconds ahead of the time, or behind it if
+    /// negative. Object times stay as they are.
+    pub fn set_date_skew(&self, seconds: i64) {
+        self.store.date.set_skew(seconds);
     }
 }
 
@@ -187,3 +244,8 @@ impl Storage {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid bucket name {0:?}")]
 pub struct InvalidBucketName(pub String);
+
+/// No bucket of that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no bucket {0:?}")]
+pub struct NoSuchBucket(pub String);

@@ -28,6 +28,8 @@ pub(super) enum Refusal {
     BucketExists,
     #[error("The bucket you tried to delete is not empty.")]
     BucketNotEmpty,
+    #[error("There were concurrent policy changes; read the policy again and retry.")]
+    PolicyChanged,
     #[error("The requested range cannot be satisfied.")]
     Range { size: usize },
     #[error("{0}")]
@@ -47,7 +49,7 @@ impl Refusal {
             Self::Precondition => StatusCode::PRECONDITION_FAILED,
             Self::NotModified => StatusCode::NOT_MODIFIED,
             Self::Pace { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::BucketExists | Self::BucketNotEmpty => StatusCode::CONFLICT,
+            Self::BucketExists | Self::BucketNotEmpty | Self::PolicyChanged => StatusCode::CONFLICT,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -60,7 +62,7 @@ impl Refusal {
             Self::Precondition => "conditionNotMet",
             Self::NotModified => "notModified",
             Self::Pace { .. } => "rateLimitExceeded",
-            Self::BucketExists | Self::BucketNotEmpty => "conflict",
+            Self::BucketExists | Self::BucketNotEmpty | Self::PolicyChanged => "conflict",
             Self::Range { .. } => "requestedRangeNotSatisfiable",
             Self::Invalid(_) => "invalid",
             Self::TooLarge => "uploadTooLarge",
@@ -109,7 +111,7 @@ impl From<Refusal> for tonic::Status {
             Refusal::NoBucket | Refusal::NoObject { .. } | Refusal::NoUpload => Code::NotFound,
             Refusal::Precondition | Refusal::BucketNotEmpty => Code::FailedPrecondition,
             // gRPC has no 304; this is what Google's own test bench answers.
-            Refusal::NotModified => Code::Aborted,
+            Refusal::NotModified | Refusal::PolicyChanged => Code::Aborted,
             Refusal::Pace { .. } | Refusal::TooLarge => Code::ResourceExhausted,
             Refusal::BucketExists => Code::AlreadyExists,
             Refusal::Range { .. } => Code::OutOfRange,

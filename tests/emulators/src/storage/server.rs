@@ -10,7 +10,7 @@ use tonic::transport::Server;
 
 use super::connection::Cuttable;
 use super::store::Store;
-use super::{grpc, json_api};
+use super::{grpc, grpc_iam, json_api};
 
 /// Both sockets, bound and not served yet.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ impl Listeners {
         let incoming = Cuttable::new(self.grpc, stop.clone()).into_stream();
         let grpc = Server::builder()
             .add_service(grpc::server(Arc::clone(store)))
+            .add_service(grpc_iam::server(Arc::clone(store)))
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         tokio::spawn(async move {
             if let Err(error) = grpc.await {

@@ -13,6 +13,8 @@ use super::listing::{ListQuery, Page};
 use super::object::{StoredObject, Upload};
 use super::pace::Pace;
 use super::refusal::Refusal;
+use super::settings::BucketSettings;
+use crate::access::Access;
 
 /// All buckets of the emulator.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub(super) struct State {
 #[derive(Debug)]
 struct Bucket {
     created: SystemTime,
+    settings: BucketSettings,
+    access: Access,
     objects: BTreeMap<String, Arc<StoredObject>>,
     pace: Pace,
 }
@@ -44,24 +48,46 @@ impl State {
         }
     }
 
-    pub(super) fn create_bucket(&mut self, now: SystemTime, name: &str) -> Result<(), Refusal> {
+    pub(super) fn create_bucket(
+        &mut self,
+        now: SystemTime,
+        name: &str,
+        settings: BucketSettings,
+    ) -> Result<(), Refusal> {
         check_bucket_name(name)?;
         if self.buckets.contains_key(name) {
             return Err(Refusal::BucketExists);
         }
-        let bucket = Bucket { created: now, objects: BTreeMap::new(), pace: Pace::default() };
+        let bucket = Bucket {
+            created: now,
+            settings,
+            access: Access::default(),
+            objects: BTreeMap::new(),
+            pace: Pace::default(),
+        };
         self.buckets.insert(name.to_owned(), bucket);
         Ok(())
     }
 
-    /// When the bucket was made.
-    pub(super) fn bucket(&self, name: &str) -> Result<SystemTime, Refusal> {
+    /// When the bucket was made, and its settings.
+    pub(super) fn bucket(&self, name: &str) -> Result<(SystemTime, &BucketSettings), Refusal> {
         let bucket = self.buckets.get(name).ok_or(Refusal::NoBucket)?;
-        Ok(bucket.created)
+        Ok((bucket.created, &bucket.settings))
     }
 
-    pub(super) fn buckets(&self) -> impl Iterator<Item = (&str, SystemTime)> {
-        self.buckets.iter().map(|(name, bucket)| (name.as_str(), bucket.created))
+    pub(super) fn buckets(&self) -> impl Iterator<Item = (&str, SystemTime, &BucketSettings)> {
+        self.buckets.iter().map(|(name, bucket)| (name.as_str(), bucket.created, &bucket.settings))
+    }
+
+    pub(super) fn settings_mut(&mut self, name: &str) -> Result<&mut BucketSettings, Refusal> {
+        let bucket = self.buckets.get_mut(name).ok_or(Refusal::NoBucket)?;
+        Ok(&mut bucket.settings)
+    }
+
+    /// Who may do what with the bucket.
+    pub(super) fn access_mut(&mut self, name: &str) -> Result<&mut Access, Refusal> {
+        let bucket = self.buckets.get_mut(name).ok_or(Refusal::NoBucket)?;
+        Ok(&mut bucket.access)
     }
 
     pub(super) fn delete_bucket(&mut self, name: &str) -> Result<(), Refusal> {
@@ -289,7 +315,7 @@ mod tests {
 
     fn state(limited: bool) -> State {
         let mut state = State::new(limited);
-        state.create_bucket(at(0), BUCKET).unwrap();
+        state.create_bucket(at(0), BUCKET, BucketSettings::default()).unwrap();
         state
     }
 
@@ -419,7 +445,7 @@ mod tests {
         }
         put(&mut state, at(0), &"x".repeat(1024), Conditions::default()).unwrap();
         for name in ["ab", "Bucket", "-ab", "a/b", ""] {
-            let refused = state.create_bucket(at(0), name);
+            let refused = state.create_bucket(at(0), name, BucketSettings::default());
             assert!(matches!(refused, Err(Refusal::Invalid(_))), "{name:?}");
         }
     }
@@ -427,7 +453,10 @@ mod tests {
     #[test]
     fn buckets_are_unique_and_go_only_when_empty() {
         let mut state = state(false);
-        assert_eq!(state.create_bucket(at(1), BUCKET), Err(Refusal::BucketExists));
+        assert_eq!(
+            state.create_bucket(at(1), BUCKET, BucketSettings::default()),
+            Err(Refusal::BucketExists)
+        );
         put(&mut state, at(1), "a", Conditions::default()).unwrap();
         assert_eq!(state.delete_bucket(BUCKET), Err(Refusal::BucketNotEmpty));
         state.delete(at(1), BUCKET, "a", None, Conditions::default()).unwrap();

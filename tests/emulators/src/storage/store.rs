@@ -10,7 +10,9 @@ use super::object::{StoredObject, Upload};
 use super::observers::{Observers, Written};
 use super::refusal::Refusal;
 use super::resumable::{Chunk, Progress, Sessions, Target};
+use super::settings::BucketSettings;
 use super::state::State;
+use crate::date::ServerDate;
 
 #[derive(Debug)]
 pub(super) struct Store {
@@ -19,6 +21,8 @@ pub(super) struct Store {
     sessions: Mutex<Sessions>,
     pub(super) observers: Observers,
     clock: Clock,
+    /// What answers are dated with.
+    pub(super) date: ServerDate,
     /// Where the JSON API is reached, for the links that it gives out.
     pub(super) origin: String,
 }
@@ -30,6 +34,7 @@ impl Store {
             sessions: Mutex::default(),
             observers: Observers::default(),
             clock,
+            date: ServerDate::default(),
             origin,
         }
     }
@@ -38,9 +43,13 @@ impl Store {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn create_bucket(&self, name: &str) -> Result<(), Refusal> {
+    pub(super) fn create_bucket(
+        &self,
+        name: &str,
+        settings: BucketSettings,
+    ) -> Result<(), Refusal> {
         let mut state = self.lock();
-        state.create_bucket(self.clock.now(), name)
+        state.create_bucket(self.clock.now(), name, settings)
     }
 
     pub(super) fn write(

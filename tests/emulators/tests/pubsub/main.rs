@@ -5,4 +5,5 @@ mod admin;
 mod delivery;
 mod fixture;
 mod grpc;
+mod iam;
 mod ordering;

@@ -5,6 +5,7 @@
 //! consumers named there and calls [`advance`](Broker::advance) at
 //! [`next_wakeup`](Broker::next_wakeup).
 
+mod access;
 mod dead_letter;
 mod subscriptions;
 mod topics;
@@ -15,6 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use tokio::time::Instant;
+
+use crate::access::Access;
 
 use super::consumer::{ConsumerId, Delivery, Limits};
 use super::error::Error;
@@ -78,6 +81,8 @@ pub(super) struct Broker {
     subscriptions: HashMap<SubscriptionId, Attached>,
     wakeups: BTreeSet<(Instant, SubscriptionId)>,
     woken: Vec<Attachment>,
+    /// Who may do what, by full name; whatever is not here was never changed.
+    access: HashMap<String, Access>,
     next_subscription: SubscriptionId,
     next_message: u64,
     published: u64,
@@ -94,6 +99,7 @@ impl Broker {
             subscriptions: HashMap::new(),
             wakeups: BTreeSet::new(),
             woken: Vec::new(),
+            access: HashMap::new(),
             next_subscription: 1,
             next_message: 1,
             published: 0,

@@ -84,6 +84,7 @@ impl Broker {
     pub(in crate::pubsub) fn delete_subscription(&mut self, name: &str) -> Result<(), Error> {
         let id = self.find(name)?;
         self.names.remove(name);
+        self.access.remove(name);
         let Some(attached) = self.subscriptions.remove(&id) else {
             return Ok(());
         };

@@ -100,6 +100,7 @@ impl Broker {
     /// Deletes a topic. Its subscriptions keep their messages, without a topic.
     pub(in crate::pubsub) fn delete_topic(&mut self, name: &str) -> Result<(), Error> {
         self.find_topic(name)?;
+        self.access.remove(name);
         let topic = self.topics.remove(name);
         for id in topic.into_iter().flat_map(|topic| topic.subscriptions) {
             if let Some(attached) = self.subscriptions.get_mut(&id) {

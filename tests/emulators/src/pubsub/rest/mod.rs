@@ -3,6 +3,7 @@
 //! The official Rust client manages topics and subscriptions over REST and moves
 //! messages over gRPC; so this has the first and not the second.
 
+mod iam;
 mod resources;
 
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub(super) fn routes(engine: Arc<Engine>) -> Router {
                 .put(create_topic)
                 .patch(update_topic)
                 .delete(delete_topic)
-                .post(unimplemented),
+                .post(topic_verb),
         )
         .route(&format!("{topics}/{{id}}/subscriptions"), get(list_topic_subscriptions))
         .route(subscriptions, get(list_subscriptions))
@@ -56,7 +57,7 @@ pub(super) fn routes(engine: Arc<Engine>) -> Router {
                 .put(create_subscription)
                 .patch(update_subscription)
                 .delete(delete_subscription)
-                .post(unimplemented),
+                .post(subscription_verb),
         )
         .with_state(engine)
 }
@@ -71,10 +72,16 @@ async fn create_topic(
     Ok(Json(created.into()))
 }
 
-async fn get_topic(State(engine): Shared, Path(path): Path<(String, String)>) -> Answer<Topic> {
+async fn get_topic(
+    State(engine): Shared,
+    Path(path): Path<(String, String)>,
+) -> Result<Response, Error> {
     let name = topic_name(&path);
+    if let Some((resource, verb)) = split_verb(&name) {
+        return iam::read(&engine, resource, verb);
+    }
     let topic = engine.read(|broker| broker.topic(&name).cloned())?;
-    Ok(Json(topic.into()))
+    Ok(Json(Topic::from(topic)).into_response())
 }
 
 async fn update_topic(
@@ -134,10 +141,13 @@ async fn create_subscription(
 async fn get_subscription(
     State(engine): Shared,
     Path(path): Path<(String, String)>,
-) -> Answer<Subscription> {
+) -> Result<Response, Error> {
     let name = subscription_name(&path);
+    if let Some((resource, verb)) = split_verb(&name) {
+        return iam::read(&engine, resource, verb);
+    }
     let resource = engine.read(|broker| broker.subscription(&name).cloned())?;
-    Ok(Json(resource.into()))
+    Ok(Json(Subscription::from(resource)).into_response())
 }
 
 async fn update_subscription(
@@ -173,8 +183,31 @@ async fn list_subscriptions(
     Ok(Json(json!({ "subscriptions": all, "nextPageToken": next })))
 }
 
-async fn unimplemented() -> Error {
-    Error::Unimplemented("this method over REST; use gRPC")
+async fn topic_verb(
+    State(engine): Shared,
+    Path(path): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Error> {
+    verb(&engine, &topic_name(&path), &body)
+}
+
+async fn subscription_verb(
+    State(engine): Shared,
+    Path(path): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Response, Error> {
+    verb(&engine, &subscription_name(&path), &body)
+}
+
+fn verb(engine: &Engine, name: &str, body: &[u8]) -> Result<Response, Error> {
+    let (resource, verb) =
+        split_verb(name).ok_or_else(|| Error::Invalid(format!("no method is named on {name}")))?;
+    iam::change(engine, resource, verb, body)
+}
+
+/// `projects/p/topics/t:verb`; a resource's ID never has a colon.
+fn split_verb(name: &str) -> Option<(&str, &str)> {
+    name.rsplit_once(':').filter(|(_, verb)| !verb.contains('/'))
 }
 
 fn topic_name((project, id): &(String, String)) -> String {
@@ -196,6 +229,7 @@ impl IntoResponse for Error {
         let (code, status) = match self {
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::AlreadyExists(_) => (StatusCode::CONFLICT, "ALREADY_EXISTS"),
+            Self::Conflict(_) => (StatusCode::CONFLICT, "ABORTED"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
             Self::Unimplemented(_) => (StatusCode::NOT_IMPLEMENTED, "UNIMPLEMENTED"),
         };
