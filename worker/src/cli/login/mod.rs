@@ -18,7 +18,9 @@ use shared::{Error, OAuthClient, TokenStore, UserId};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use url::Url;
 
-use super::connect::{Place, path_or_nothing, read_keyring, read_small, revoke_url, userinfo_url};
+use super::connect::{
+    Place, given, path_or_nothing, read_keyring, read_small, revoke_url, userinfo_url,
+};
 use super::output::{self, Usage};
 use browser::Return;
 use place::Target;
@@ -36,7 +38,7 @@ anything else a user ID in the token store. If it exists it is used, and refresh
 when needed; nothing is asked again.")]
 pub(crate) struct Args {
     /// Path of the OAuth client JSON, as Google's console downloads it
-    #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "CLIENT")]
+    #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "CLIENT", value_parser = path_or_nothing())]
     client: Option<PathBuf>,
     /// Where the credential is, or goes: FILE.json, BUCKET:PATH.json or a user ID
     #[arg(long, short = 'u', value_name = "USER")]
@@ -75,7 +77,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let endpoint = Arc::new(HttpTokenEndpoint::new(&client, http.clone())?);
     // A file of one's own is read by other programs, which have no keyring.
     let keyring = match &target {
-        Target::Stored { .. } => read_keyring(args.keyring.as_deref())?,
+        Target::Stored { .. } => read_keyring(args.keyring.as_ref())?,
         Target::File(_) | Target::Object { .. } => None,
     };
     let (bucket, user) = target.open(&place).await?;
@@ -103,7 +105,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 
 impl Args {
     fn read_client(&self) -> Result<OAuthClient, Usage> {
-        let path = self.client.as_deref().ok_or_else(|| Usage(HOW_TO_GET_A_CLIENT.to_owned()))?;
+        let path =
+            given(self.client.as_ref()).ok_or_else(|| Usage(HOW_TO_GET_A_CLIENT.to_owned()))?;
         if !path.exists() {
             return Err(Usage(format!("{} does not exist: {HOW_TO_GET_A_CLIENT}", path.display())));
         }
