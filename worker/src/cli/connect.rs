@@ -44,10 +44,15 @@ impl ProjectArgs {
         name.filter(|name| !name.is_empty()).map(|name| self.topic(flag, name)).transpose()
     }
 
-    /// The full name of the subscription.
+    /// The full name of the job subscription.
     pub(crate) fn subscription(&self, name: &str) -> Result<String, Usage> {
+        self.subscription_of("--subscription", name)
+    }
+
+    /// The full name of the subscription that `flag` names.
+    pub(crate) fn subscription_of(&self, flag: &str, name: &str) -> Result<String, Usage> {
         resource(self.project.as_deref(), "subscriptions", name)
-            .map_err(|e| Usage(format!("--subscription: {e}")))
+            .map_err(|e| Usage(format!("{flag}: {e}")))
     }
 }
 

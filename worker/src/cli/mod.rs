@@ -1,6 +1,7 @@
 //! The command line.
 
 mod connect;
+mod dead;
 #[cfg(feature = "dev")]
 mod dev;
 mod emulated;
@@ -57,6 +58,8 @@ enum Command {
     Token(token::Args),
     /// The stored users
     Users(users::Args),
+    /// Parked and dead-lettered jobs
+    Dead(dead::Args),
     /// The keys that seal stored secrets
     Keyring(keyring::Args),
     /// Create what is missing: for emulators and first tries
@@ -102,6 +105,7 @@ pub(crate) fn run() -> ExitCode {
             Command::Profile(args) => profile::run(args).await,
             Command::Token(args) => token::run(args).await,
             Command::Users(args) => users::run(args).await,
+            Command::Dead(args) => dead::run(args).await,
             Command::Keyring(args) => keyring::run(&args),
             Command::Setup(args) => setup::run(args).await,
             #[cfg(feature = "dev")]

@@ -155,6 +155,11 @@ impl ParkedJob {
         }
     }
 
+    /// The attributes of its message.
+    pub fn attributes(&self) -> &HashMap<String, String> {
+        &self.attributes
+    }
+
     /// The message, as it was published.
     pub fn into_message(self) -> Outgoing {
         Outgoing {
