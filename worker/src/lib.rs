@@ -18,6 +18,7 @@ pub mod parking;
 pub mod pubsub;
 pub mod replica;
 pub mod resuming;
+pub mod roles;
 mod spans;
 pub mod sweep;
 pub mod web;

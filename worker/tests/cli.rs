@@ -31,7 +31,7 @@ fn help_shows_what_there_is() {
     let (code, stdout, _) = fleet(&["--help"], &[]);
     assert_eq!(code, 0);
     for command in
-        ["worker", "publish", "profile", "token", "users", "dead", "setup", "dev", "demo"]
+        ["worker", "publish", "profile", "token", "users", "dead", "setup", "doctor", "dev", "demo"]
     {
         assert!(stdout.contains(command), "{command}");
     }

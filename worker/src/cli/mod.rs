@@ -4,6 +4,7 @@ mod connect;
 mod dead;
 #[cfg(feature = "dev")]
 mod dev;
+mod doctor;
 mod emulated;
 mod keyring;
 mod login;
@@ -64,6 +65,8 @@ enum Command {
     Keyring(keyring::Args),
     /// Create what is missing: for emulators and first tries
     Setup(setup::Args),
+    /// Look at everything that a fleet stands on, and say what to do
+    Doctor(Box<doctor::Args>),
     /// A local stack that stays up: emulators and replicas
     #[cfg(feature = "dev")]
     Dev(dev::serve::Args),
@@ -108,6 +111,7 @@ pub(crate) fn run() -> ExitCode {
             Command::Dead(args) => dead::run(args).await,
             Command::Keyring(args) => keyring::run(&args),
             Command::Setup(args) => setup::run(args).await,
+            Command::Doctor(args) => doctor::run(*args).await,
             #[cfg(feature = "dev")]
             Command::Dev(args) => dev::serve::run(args).await,
             #[cfg(feature = "dev")]

@@ -2,12 +2,14 @@
 //! instantiated here and nowhere else.
 
 mod admin;
+mod inspect;
 mod intake;
 mod publisher;
 
 use google_cloud_auth::credentials::{Credentials, anonymous};
 
 pub use admin::{Admin, SubscriptionPlan};
+pub use inspect::{Grant, Inspector, Settings, Unseen};
 pub use intake::{Delivery, Intake, IntakeError, IntakeSettings, Settle};
 pub use publisher::{Outgoing, PublishError, Publisher};
 
