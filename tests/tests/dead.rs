@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tests::stage::{BUCKET, Cloud, LIMITS, PATIENCE, Stage, full};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use worker::pubsub::{Intake, IntakeSettings, Outgoing, Publisher};
+use worker::pubsub::{Intake, IntakeSettings, Outgoing, Publisher, Source as _};
 
 /// Each case runs on both kinds of servers. Where the external ones are not
 /// installed the test says so, or fails if they are required.

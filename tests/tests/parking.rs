@@ -18,8 +18,8 @@ use tests::memory::{Fleet, VirtualClock};
 use tokio_util::sync::CancellationToken;
 use worker::job::{Job, Received};
 use worker::parking::{Parked, Parking, prefix_of};
-use worker::pubsub::{Outgoing, PublishError};
-use worker::resuming::{JobTopic, resume_user};
+use worker::pubsub::{Outgoing, PublishError, Topic as JobTopic};
+use worker::resuming::resume_user;
 use worker::sweep::{Sweep, Swept};
 
 /// A topic that remembers what it was given, and refuses from a message on.

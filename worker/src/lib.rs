@@ -5,6 +5,7 @@
 //! the [`Handler`] of its kind with a credential of the shared token store, and
 //! ended by exactly one [`outcome::Status`].
 
+mod dedupe;
 mod delivery;
 mod dispatch;
 mod handler;
@@ -14,13 +15,20 @@ pub mod kinds;
 pub mod metrics;
 mod outage;
 pub mod outcome;
+mod pace;
 pub mod parking;
 pub mod pubsub;
 pub mod replica;
 pub mod resuming;
 pub mod roles;
+mod session;
 mod spans;
 pub mod sweep;
 pub mod web;
 
+pub use dedupe::{Dedupe, Remembered};
 pub use handler::Handler;
+pub use job::Job;
+pub use outcome::Verdict;
+pub use replica::Worker;
+pub use session::Session;

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use shared::ports::{Bucket, BucketError, Clock, Generation};
 use shared::record::TokenRecord;
 use shared::{Error, TokenStore, UserId};
@@ -11,7 +10,7 @@ use tracing::warn;
 
 use crate::metrics;
 use crate::parking::{ParkedJob, prefix_of};
-use crate::pubsub::{Outgoing, PublishError, Publisher};
+use crate::pubsub::{PublishError, Topic};
 
 /// Why a user's jobs still wait.
 #[derive(Debug, thiserror::Error)]
@@ -25,20 +24,6 @@ pub enum ResumeError {
     /// A job could not be published; it stays parked.
     #[error(transparent)]
     Publish(#[from] PublishError),
-}
-
-/// Where jobs are published again.
-pub trait JobTopic: Send + Sync + 'static {
-    /// Publishes a message; its ID. It is queued when this is called: messages of
-    /// one key arrive in the order of the calls, and none of a call after one that
-    /// failed, as long as the futures are awaited after the last call.
-    fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>>;
-}
-
-impl JobTopic for Publisher {
-    fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
-        Self::publish(self, message).boxed()
-    }
 }
 
 /// One object may change once a second.
@@ -79,7 +64,7 @@ pub async fn forget(
 /// same ordering key.
 pub(crate) async fn resume_batch(
     bucket: &dyn Bucket,
-    jobs: &dyn JobTopic,
+    jobs: &dyn Topic,
     clock: &dyn Clock,
     record: &TokenRecord,
     names: &[(String, Generation)],
@@ -133,7 +118,7 @@ pub(crate) async fn resume_batch(
 pub async fn resume_user(
     bucket: &dyn Bucket,
     store: &TokenStore,
-    jobs: &dyn JobTopic,
+    jobs: &dyn Topic,
     clock: &dyn Clock,
     user: &UserId,
 ) -> Result<u64, ResumeError> {

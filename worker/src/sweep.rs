@@ -21,7 +21,8 @@ use tracing::{info, warn};
 
 use crate::metrics;
 use crate::parking::{PREFIX, user_of};
-use crate::resuming::{BATCH, JobTopic, ResumeError, resume_batch};
+use crate::pubsub::Topic;
+use crate::resuming::{BATCH, ResumeError, resume_batch};
 
 /// Says that a sweep was begun, and what the last one found.
 const MARKER: &str = "sweeps/parked.json";
@@ -43,7 +44,7 @@ pub struct Sweep {
     /// Tells who is active again.
     pub store: TokenStore,
     /// Where jobs go on.
-    pub jobs: Arc<dyn JobTopic>,
+    pub jobs: Arc<dyn Topic>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Jitter.

@@ -12,11 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use worker::health;
 use worker::kinds::{HostRules, KindSettings, builtin};
-use worker::pubsub::{IntakeSettings, Publisher};
-use worker::replica::{Parts, Readiness, Stop, run as run_replica};
+use worker::pubsub::{Intake, IntakeSettings, Publisher, Topic};
+use worker::replica::Stop;
 use worker::sweep::Sweep;
+use worker::{Dedupe, Worker};
 
-use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
+use super::connect::{Connected, Place, ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::output::Usage;
 
 /// Messages held per job that may run: enough to keep every slot busy, few
@@ -50,15 +51,15 @@ struct JobArgs {
     /// Job subscription: an ID or a full name
     #[arg(long, env = "FLEET_SUBSCRIPTION")]
     subscription: String,
-    /// Where outcomes are published [default: nowhere]
-    #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
-    outcomes_topic: Option<String>,
     /// Job topic, where parked jobs go on when their user has consented [default: they wait for a login]
     #[arg(long, env = "FLEET_TOPIC")]
     topic: Option<String>,
     /// How often parked jobs are looked through, by one replica of the fleet; 0s is never
     #[arg(long, env = "FLEET_SWEEP", default_value = "10m", value_parser = duration)]
     sweep: Duration,
+    /// Where outcomes are published [default: nowhere]
+    #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
+    outcomes_topic: Option<String>,
     /// Where rejected jobs go; without it they are given back
     #[arg(long, env = "FLEET_DEAD_TOPIC")]
     dead_topic: Option<String>,
@@ -80,9 +81,23 @@ struct JobArgs {
     /// How long running jobs may go on after SIGTERM
     #[arg(long, env = "FLEET_DRAIN", default_value = "25s", value_parser = duration)]
     drain: Duration,
+    /// How long a delivery may wait between its attempts before it is given back
+    #[arg(long, env = "FLEET_RETRY_BUDGET", default_value = "60s", value_parser = duration)]
+    retry_budget: Duration,
+    /// Where done jobs are remembered, so that a redelivery does not act again: in this
+    /// process, or as objects under done/ in the bucket (one more read and write per job)
+    #[arg(long, env = "FLEET_DEDUPE", default_value = "off")]
+    dedupe: DedupeArg,
     /// Stop when stdin closes: ties a child to its parent
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum DedupeArg {
+    Off,
+    Memory,
+    Bucket,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
@@ -99,48 +114,61 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if dead_topic.is_none() {
         warn!("no --dead-topic: jobs that can never succeed are given back again and again");
     }
-    let topic = project.optional_topic("--topic", jobs.topic.as_ref())?;
+    let job_topic = project.optional_topic("--topic", jobs.topic.as_ref())?;
     let connected = store.connect(&place).await?;
     place.reach_pubsub().await?;
     let listener = health::bind(jobs.listen).await.map_err(anyhow::Error::msg)?;
     let connection = place.connection();
-    let publisher = async |topic: Option<String>| match topic {
-        Some(topic) => Publisher::open(&connection, &topic).await.map(Some),
-        None => Ok(None),
+    let topic = async |name: Option<String>| match name {
+        Some(name) => {
+            let topic: Arc<dyn Topic> = Arc::new(Publisher::open(&connection, &name).await?);
+            Ok(Some(topic))
+        }
+        None => anyhow::Ok(None),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let sweep_topic = publisher(topic).await?;
-    let parts = Parts {
-        kinds: builtin(KindSettings {
-            http: connected.http,
-            userinfo_url,
-            hosts,
-            api_root: place.emulators.as_ref().and_then(|e| e.api_root.clone()),
-            clock: Arc::clone(&clock),
-        }),
-        outcomes: publisher(outcomes_topic).await?,
-        dead: publisher(dead_topic).await?,
-        store: connected.store,
-        bucket: connected.bucket,
-        clock,
-        random: Arc::new(Randomness::from_system()),
-        intake: IntakeSettings {
-            subscription,
-            max_outstanding: jobs.concurrency.saturating_mul(OUTSTANDING_PER_SLOT),
-            ack_extension: jobs.ack_extension,
-        },
-        concurrency: jobs.concurrency,
-        per_user: jobs.per_user,
-        drain: jobs.drain,
-        connection,
-    };
-    let sweep = sweep(&parts, sweep_topic, jobs.sweep);
+    let api_root = place.emulators.as_ref().and_then(|e| e.api_root.clone());
+    let kinds = builtin(KindSettings {
+        http: connected.http.clone(),
+        userinfo_url,
+        hosts: hosts.clone(),
+        api_root: api_root.clone(),
+        clock: Arc::clone(&clock),
+    });
     info!(
-        replica = parts.store.holder(),
+        replica = connected.store.holder(),
         health = %listener.local_addr().context("the health listener has no address")?,
-        subscription = parts.intake.subscription,
+        subscription,
         "starting"
     );
+    let intake = IntakeSettings {
+        subscription: subscription.clone(),
+        max_outstanding: jobs.concurrency.saturating_mul(OUTSTANDING_PER_SLOT),
+        ack_extension: jobs.ack_extension,
+    };
+    let sweep = sweep(&connected, topic(job_topic).await?, jobs.sweep, &clock);
+    let worker = Worker::builder()
+        .dedupe(match jobs.dedupe {
+            DedupeArg::Off => Dedupe::Off,
+            DedupeArg::Memory => Dedupe::memory(),
+            DedupeArg::Bucket => Dedupe::bucket(Arc::clone(&connected.bucket)),
+        })
+        .store(connected.store)
+        .bucket(connected.bucket)
+        .source(Intake::open(&connection, intake).await?)
+        .subscription(subscription)
+        .handlers(kinds)
+        .http(connected.http)
+        .hosts(hosts)
+        .api_root(api_root)
+        .outcomes(topic(outcomes_topic).await?)
+        .dead_letters(topic(dead_topic).await?)
+        .clock(clock)
+        .concurrency(jobs.concurrency)
+        .per_user(jobs.per_user)
+        .drain(jobs.drain)
+        .retry_budget(jobs.retry_budget)
+        .build()?;
     let stop = Stop::default();
     watch_signals(&stop)?;
     if jobs.until_stdin_closes {
@@ -152,9 +180,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         });
     }
     let sweeping = sweep.map(|sweep| tokio::spawn(sweep.run(stop.drain.clone())));
-    let ready = Arc::new(Readiness::default());
-    let serving = tokio::spawn(health::serve(listener, Arc::clone(&ready), stop.drain.clone()));
-    let result = run_replica(parts, stop, ready).await;
+    let ready = worker.readiness();
+    let serving = tokio::spawn(health::serve(listener, ready, stop.drain.clone()));
+    let result = worker.run(stop).await;
     serving.abort();
     if let Some(mut sweeping) = sweeping {
         // Cut between publishing and deleting, it would run jobs twice.
@@ -168,22 +196,27 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// The sweep of parked jobs, unless it is off or has nowhere to publish.
-fn sweep(parts: &Parts, topic: Option<Publisher>, every: Duration) -> Option<Sweep> {
+fn sweep(
+    connected: &Connected,
+    topic: Option<Arc<dyn Topic>>,
+    every: Duration,
+    clock: &Arc<dyn Clock>,
+) -> Option<Sweep> {
     if every.is_zero() {
         return None;
     }
-    let Some(topic) = topic else {
+    let Some(jobs) = topic else {
         warn!(
             "no --topic: parked jobs are not swept; they go on when their user logs in through `fleet web` or `fleet login` with a topic"
         );
         return None;
     };
     Some(Sweep {
-        bucket: Arc::clone(&parts.bucket),
-        store: parts.store.clone(),
-        jobs: Arc::new(topic),
-        clock: Arc::clone(&parts.clock),
-        random: Arc::clone(&parts.random),
+        bucket: Arc::clone(&connected.bucket),
+        store: connected.store.clone(),
+        jobs,
+        clock: Arc::clone(clock),
+        random: Arc::new(Randomness::from_system()),
         every,
     })
 }

@@ -4,6 +4,7 @@
 mod admin;
 mod inspect;
 mod intake;
+mod ports;
 mod publisher;
 
 use google_cloud_auth::credentials::{Credentials, anonymous};
@@ -11,6 +12,7 @@ use google_cloud_auth::credentials::{Credentials, anonymous};
 pub use admin::{Admin, SubscriptionPlan};
 pub use inspect::{Grant, Inspector, Settings, Unseen};
 pub use intake::{Delivery, Intake, IntakeError, IntakeSettings, Settle};
+pub use ports::{Source, Topic};
 pub use publisher::{Outgoing, PublishError, Publisher};
 
 /// Where Pub/Sub is.

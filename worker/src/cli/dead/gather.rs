@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, join_all};
 use shared::adapters::{CloudStorage, SystemClock};
 use shared::ports::{Bucket as _, Clock as _, Generation};
 use worker::parking::{PREFIX, ParkedJob, prefix_of};
-use worker::pubsub::{Delivery, Intake, IntakeSettings};
+use worker::pubsub::{Delivery, Intake, IntakeSettings, Source};
 
 use super::super::connect::Place;
 use super::letter::Letter;
@@ -145,7 +145,8 @@ async fn dead(
         max_outstanding: MAX_HELD,
         ack_extension: ACK_EXTENSION,
     };
-    let mut messages = Intake::open(&place.connection(), settings).await?;
+    let mut messages: Box<dyn Source> =
+        Box::new(Intake::open(&place.connection(), settings).await?);
     let clock = SystemClock::default();
     let mut held = 0;
     let result = loop {
