@@ -132,7 +132,7 @@ async fn replicas_race_for_one_expired_token_and_refresh_it_once(
 async fn every_outcome_ends_its_message_as_the_contract_says(stage: &Stage) -> anyhow::Result<()> {
     stage.user("ann", Duration::ZERO).await?;
     let mut outcomes = stage.inbox("outcomes").await?;
-    let mut dead = stage.inbox("jobs-dead").await?;
+    let mut dead = stage.inbox("jobs-dead-review").await?;
     // Without a budget what fails is given back at once.
     let mut worker = stage.worker(&["--retry-budget", "0s"]).await?;
     let drive = "https://www.googleapis.com/drive/v3/files";
@@ -224,7 +224,7 @@ async fn a_malformed_message_goes_to_the_dead_topic_with_its_reason(
             Outgoing { data: data.to_owned().into(), attributes, ordering_key: key.to_owned() };
         publisher.publish(message).await?;
     }
-    let mut dead = stage.inbox("jobs-dead").await?;
+    let mut dead = stage.inbox("jobs-dead-review").await?;
     let mut worker = stage.worker(&[]).await?;
     let mut reasons = Vec::new();
     for _ in bad {

@@ -20,8 +20,10 @@ pub mod parking;
 pub mod pubsub;
 pub mod replica;
 pub mod resuming;
+pub mod roles;
 mod session;
 mod spans;
+pub mod sweep;
 pub mod web;
 
 pub use dedupe::{Dedupe, Remembered};

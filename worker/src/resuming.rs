@@ -1,18 +1,16 @@
 //! Parked jobs go on when their user has consented.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use futures_util::future::join_all;
 use shared::ports::{Bucket, BucketError, Clock, Generation};
 use shared::record::TokenRecord;
 use shared::{Error, TokenStore, UserId};
 use tracing::warn;
 
 use crate::metrics;
-use crate::pubsub::{Outgoing, PublishError, Publisher};
+use crate::parking::{ParkedJob, prefix_of};
+use crate::pubsub::{PublishError, Topic};
 
 /// Why a user's jobs still wait.
 #[derive(Debug, thiserror::Error)]
@@ -31,35 +29,16 @@ pub enum ResumeError {
 /// One object may change once a second.
 const PAUSE: Duration = Duration::from_secs(1);
 const TRIES: u32 = 8;
-
-/// What a parked object says (see `parking`).
-#[derive(Deserialize)]
-struct ParkedJob {
-    reason: String,
-    #[serde(default)]
-    scopes: Vec<String>,
-    #[serde(default)]
-    ordering_key: String,
-    #[serde(default)]
-    attributes: HashMap<String, String>,
-    data: String,
-}
-
-impl ParkedJob {
-    /// The message, if the user's record is what the job waited for.
-    fn due(self, record: &TokenRecord) -> Option<Outgoing> {
-        let changed = self.reason != "scopes" || self.scopes != record.scopes;
-        if !record.is_active() || !changed {
-            return None;
-        }
-        let data = STANDARD.decode(&self.data).ok()?.into();
-        Some(Outgoing { data, attributes: self.attributes, ordering_key: self.ordering_key })
-    }
-}
+/// So many jobs of a user are read, published and deleted at a time. A crash in
+/// between repeats at most these.
+pub(crate) const BATCH: usize = 16;
 
 /// Deletes what was published. A job that was parked a moment ago is throttled:
 /// giving up at once would run it a second time.
-async fn forget(
+///
+/// # Errors
+/// When the bucket did not delete it in all that time.
+pub async fn forget(
     bucket: &dyn Bucket,
     clock: &dyn Clock,
     name: &str,
@@ -78,18 +57,68 @@ async fn forget(
     }
 }
 
+/// Publishes those of a user's parked jobs that are due, in their order, and
+/// deletes each after it was published: a crash in between runs a job twice,
+/// never not at all. `names` are at most [`BATCH`]; how many went on, and what kept
+/// the next one: it stays parked, and so does everything behind it that has the
+/// same ordering key.
+pub(crate) async fn resume_batch(
+    bucket: &dyn Bucket,
+    jobs: &dyn Topic,
+    clock: &dyn Clock,
+    record: &TokenRecord,
+    names: &[(String, Generation)],
+) -> (u64, Result<(), ResumeError>) {
+    let objects = join_all(names.iter().map(|(name, _)| bucket.get(name))).await;
+    let mut sent = Vec::with_capacity(names.len());
+    let mut failure = None;
+    for ((name, _), object) in names.iter().zip(objects) {
+        let object = match object {
+            Ok(Some(object)) => object,
+            // Another resumer was faster.
+            Ok(None) => continue,
+            Err(error) => {
+                // Nothing may overtake it.
+                failure = Some(ResumeError::from(error));
+                break;
+            }
+        };
+        match ParkedJob::decode(&object.content) {
+            Ok(parked) if parked.is_due(record) => {
+                sent.push((name, object.generation, jobs.publish(parked.into_message())));
+            }
+            Ok(_) => {}
+            Err(why) => warn!(object = name, "{why}; it stays where it is"),
+        }
+    }
+    let mut published = Vec::with_capacity(sent.len());
+    for (name, generation, publishing) in sent {
+        match publishing.await {
+            Ok(_) => published.push((name, generation)),
+            Err(error) => failure = failure.or(Some(error.into())),
+        }
+    }
+    let forgetting = published.iter().map(|(name, at)| forget(bucket, clock, name, *at));
+    for forgotten in join_all(forgetting).await {
+        match forgotten {
+            Ok(()) => metrics::count(metrics::RESUMED),
+            Err(error) => failure = failure.or(Some(error.into())),
+        }
+    }
+    (published.len() as u64, failure.map_or(Ok(()), Err))
+}
+
 /// Publishes a user's parked jobs again, in their order, and deletes each after
-/// it was published: a crash in between runs a job twice, never not at all. How
-/// many went on.
+/// it was published. How many went on; none while the user's consent is missing.
 ///
-/// Cancelling it is such a crash.
+/// Cancelling it is a crash: what was published and not deleted yet runs twice.
 ///
 /// # Errors
 /// [`ResumeError`]; what was not published stays parked.
 pub async fn resume_user(
     bucket: &dyn Bucket,
     store: &TokenStore,
-    jobs: &Publisher,
+    jobs: &dyn Topic,
     clock: &dyn Clock,
     user: &UserId,
 ) -> Result<u64, ResumeError> {
@@ -98,24 +127,17 @@ pub async fn resume_user(
         Err(Error::NeedsConsent(_)) => return Ok(0),
         Err(error) => return Err(error.into()),
     };
-    let prefix = format!("parked/{}/", user.encoded());
+    if !record.is_active() {
+        return Ok(0);
+    }
+    let prefix = prefix_of(user);
     let (mut resumed, mut page) = (0, None);
     loop {
         let listing = bucket.list(&prefix, page).await?;
-        for (name, _) in &listing.objects {
-            let Some(object) = bucket.get(name).await? else {
-                // Another resumer was faster.
-                continue;
-            };
-            let Ok(parked) = serde_json::from_slice::<ParkedJob>(&object.content) else {
-                warn!(object = name, "this parked job cannot be read and stays where it is");
-                continue;
-            };
-            let Some(message) = parked.due(&record) else { continue };
-            jobs.publish(message).await?;
-            forget(bucket, clock, name, object.generation).await?;
-            metrics::count(metrics::RESUMED);
-            resumed += 1;
+        for names in listing.objects.chunks(BATCH) {
+            let (went_on, result) = resume_batch(bucket, jobs, clock, &record, names).await;
+            resumed += went_on;
+            result?;
         }
         page = listing.next_page;
         if page.is_none() {

@@ -30,7 +30,9 @@ fn refused(args: &[&str], variables: &[(&str, &str)], parts: &[&str]) {
 fn help_shows_what_there_is() {
     let (code, stdout, _) = fleet(&["--help"], &[]);
     assert_eq!(code, 0);
-    for command in ["worker", "publish", "profile", "token", "users", "setup", "dev", "demo"] {
+    for command in
+        ["worker", "publish", "profile", "token", "users", "dead", "setup", "doctor", "dev", "demo"]
+    {
         assert!(stdout.contains(command), "{command}");
     }
     let (_, stdout, _) = fleet(&["worker", "--help"], &[]);
@@ -70,6 +72,55 @@ fn oauth_clients() {
         std::fs::write(&file, content).unwrap();
         refused(&args, &[], &[path, says]);
     }
+}
+
+/// A variable that a manifest leaves empty names nothing.
+#[test]
+fn empty_path_variables_are_as_good_as_none() {
+    let empty = |name| {
+        [
+            (name, ""),
+            ("PUBSUB_EMULATOR_HOST", "127.0.0.1:1"),
+            ("STORAGE_EMULATOR_HOST", "127.0.0.1:1"),
+        ]
+    };
+    let token = ["token", "ann", "--bucket", "b"];
+    refused(&token, &empty("FLEET_OAUTH_CLIENT"), &["no OAuth client: set --client"]);
+    refused(&["login", "-u", "ann"], &empty("FLEET_OAUTH_CLIENT"), &["no OAuth client file"]);
+    let (code, _, stderr) =
+        fleet(&["users", "show", "ann", "--bucket", "b"], &empty("FLEET_OAUTH_CLIENT"));
+    assert_eq!(code, 1, "the bucket is not there, and nothing is missing: {stderr}");
+    let folder = tempfile::tempdir().unwrap();
+    let client = folder.path().join("client.json");
+    std::fs::write(
+        &client,
+        r#"{"web": {"client_id": "x", "auth_uri": "https://a.test", "token_uri": "https://a.test"}}"#,
+    )
+    .unwrap();
+    let web =
+        ["web", "--bucket", "b", "--client", client.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    let web = [&web[..], &["--public-url", "https://fleet.example"]].concat();
+    refused(&web, &empty("FLEET_SESSION_KEY"), &["no session key: set --session-key"]);
+    refused(&token, &empty("FLEET_KEYRING"), &["no OAuth client"]);
+}
+
+#[test]
+fn dead_jobs() {
+    refused(&["dead", "list"], &[], &["--bucket (FLEET_BUCKET)", "--dead-topic"]);
+    refused(&["dead", "list", "--parked"], &[], &["--bucket"]);
+    refused(&["dead", "list", "--dead"], &[], &["--dead-subscription"]);
+    refused(&["dead", "list", "--dead", "--parked"], &[], &["cannot be used with"]);
+    refused(&["dead", "redrive", "--bucket", "b"], &[], &["--topic"]);
+    let topic = ["--topic", "projects/p/topics/jobs"];
+    let redrive = |more: &[&'static str]| [&["dead", "redrive"], &topic[..], more].concat();
+    refused(&redrive(&["--bucket", "b"]), &[], &["--yes", "--dry-run"]);
+    refused(&redrive(&["--wait", "soon"]), &[], &["write a duration"]);
+    refused(&redrive(&["--user", ""]), &[], &["empty"]);
+    refused(
+        &redrive(&["--dead-topic", "a/b"]),
+        &[],
+        &["--dead-topic", "projects/PROJECT/topics/ID"],
+    );
 }
 
 #[test]

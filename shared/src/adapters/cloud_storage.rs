@@ -18,10 +18,10 @@ use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::{Storage, StorageControl};
 
 use crate::ports::{Bucket, BucketError, Generation, Listing, Object};
-use crate::record::MAX_RECORD_BYTES;
 
-/// Larger objects are cut off here; what is cut is no record any more.
-const MAX_OBJECT_BYTES: usize = MAX_RECORD_BYTES + 1;
+/// Larger objects are cut off here; what is cut is no record and no job any more. A
+/// parked job may have 1 MiB of data, a third more as base64, and attributes.
+const MAX_OBJECT_BYTES: usize = 2 * 1024 * 1024;
 
 /// Where the bucket is.
 #[derive(Debug, Clone, Default)]
@@ -126,7 +126,7 @@ impl CloudStorage {
         }
     }
 
-    fn control(&self) -> Result<&StorageControl, BucketError> {
+    pub(super) fn control(&self) -> Result<&StorageControl, BucketError> {
         self.control.as_ref().ok_or_else(|| {
             BucketError::Refused(
                 "listing, deleting and creating need the emulator's gRPC API; set STORAGE_EMULATOR_HOST_GRPC to its host:port"
@@ -135,7 +135,12 @@ impl CloudStorage {
         })
     }
 
-    async fn bounded<T>(
+    /// The bucket's full name.
+    pub(super) fn resource(&self) -> &str {
+        &self.resource
+    }
+
+    pub(super) async fn bounded<T>(
         &self,
         call: impl Future<Output = google_cloud_storage::Result<T>>,
     ) -> Result<T, Failure> {
@@ -146,7 +151,7 @@ impl CloudStorage {
     }
 
     /// What a failure means for the caller.
-    fn failed(&self, failure: Failure) -> BucketError {
+    pub(super) fn failed(&self, failure: Failure) -> BucketError {
         let error = match failure {
             Failure::TimedOut => {
                 let text = format!("no answer within {:?} from bucket {}", self.timeout, self.name);
@@ -192,7 +197,7 @@ impl CloudStorage {
     }
 }
 
-enum Failure {
+pub(super) enum Failure {
     TimedOut,
     Service(google_cloud_storage::Error),
 }

@@ -1,11 +1,13 @@
 //! The ports over the real world, and over memory.
 
+mod bucket_inspection;
 mod cloud_storage;
 mod memory;
 mod provider_http;
 mod system;
 mod token_http;
 
+pub use bucket_inspection::{BucketSettings, LifecycleRule};
 pub use cloud_storage::{CloudStorage, CloudStorageConfig};
 pub use memory::MemoryBucket;
 pub use provider_http::{GOOGLE_REVOKE_URL, HttpProvider};

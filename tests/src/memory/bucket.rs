@@ -66,6 +66,8 @@ struct State {
     requests: Requests,
     latency: Duration,
     down: bool,
+    refuses_deletes: bool,
+    listings: u64,
     /// Faults of the next writes whose name starts with a prefix.
     faults: BTreeMap<&'static str, VecDeque<WriteFault>>,
     written_at: BTreeMap<String, Instant>,
@@ -86,6 +88,16 @@ impl FaultyBucket {
     /// Every request fails from now on, or no longer.
     pub fn set_down(&self, down: bool) {
         self.with(|s| s.down = down);
+    }
+
+    /// Every deletion fails for good from now on, or no longer.
+    pub fn refuse_deletes(&self, refuse: bool) {
+        self.with(|s| s.refuses_deletes = refuse);
+    }
+
+    /// Pages listed since the start, or since the last call.
+    pub fn take_listings(&self) -> u64 {
+        self.with(|s| std::mem::take(&mut s.listings))
     }
 
     /// The next write of a name that starts with `prefix` meets this fault;
@@ -207,6 +219,9 @@ impl Bucket for FaultyBucket {
     ) -> BoxFuture<'a, Result<bool, BucketError>> {
         async move {
             self.arrive().await?;
+            if self.with(|s| s.refuses_deletes) {
+                return Err(BucketError::Refused("no deletion for the test".into()));
+            }
             self.inner.delete(name, expected).await
         }
         .boxed()
@@ -218,6 +233,7 @@ impl Bucket for FaultyBucket {
         page: Option<String>,
     ) -> BoxFuture<'a, Result<Listing, BucketError>> {
         async move {
+            self.with(|s| s.listings += 1);
             self.arrive().await?;
             self.inner.list(prefix, page).await
         }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::VirtualClock;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
@@ -13,6 +12,8 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use worker::job::Received;
 use worker::pubsub::{Delivery, IntakeError, Outgoing, PublishError, Settle, Source, Topic};
+
+use super::VirtualClock;
 
 /// How a [`Queue`] behaves.
 #[derive(Debug, Clone, Copy)]

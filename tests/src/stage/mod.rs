@@ -121,6 +121,14 @@ impl Stage {
         process::run(args, &self.environment()).await
     }
 
+    /// Starts a command with piped stderr; dropping it kills it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&self, args: &[&str]) -> anyhow::Result<tokio::process::Child> {
+        process::start(args, &self.environment())
+    }
+
     /// Starts a replica and waits until it takes jobs.
     ///
     /// # Errors

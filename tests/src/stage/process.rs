@@ -63,6 +63,12 @@ pub(super) async fn run(args: &[&str], variables: &[(String, String)]) -> anyhow
     })
 }
 
+pub(super) fn start(args: &[&str], variables: &[(String, String)]) -> anyhow::Result<Child> {
+    let mut command = command(args, variables);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    child.with_context(|| format!("fleet {args:?} cannot be started"))
+}
+
 /// A replica. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Worker {

@@ -45,10 +45,15 @@ impl ProjectArgs {
         name.filter(|name| !name.is_empty()).map(|name| self.topic(flag, name)).transpose()
     }
 
-    /// The full name of the subscription.
+    /// The full name of the job subscription.
     pub(crate) fn subscription(&self, name: &str) -> Result<String, Usage> {
+        self.subscription_of("--subscription", name)
+    }
+
+    /// The full name of the subscription that `flag` names.
+    pub(crate) fn subscription_of(&self, flag: &str, name: &str) -> Result<String, Usage> {
         resource(self.project.as_deref(), "subscriptions", name)
-            .map_err(|e| Usage(format!("--subscription: {e}")))
+            .map_err(|e| Usage(format!("{flag}: {e}")))
     }
 }
 
@@ -59,13 +64,31 @@ pub(crate) struct StoreArgs {
     #[arg(long, env = "FLEET_BUCKET")]
     pub(crate) bucket: String,
     /// Path of the OAuth client JSON, as Google's console downloads it
-    #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "FILE")]
+    #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "FILE", value_parser = path_or_nothing())]
     pub(crate) client: Option<PathBuf>,
     /// Path of the keyring that seals the stored secrets (`fleet keyring new`)
     #[arg(long, env = "FLEET_KEYRING", value_name = "FILE", value_parser = path_or_nothing())]
     keyring: Option<PathBuf>,
     #[command(flatten)]
     policy: PolicyArgs,
+}
+
+/// One stored user.
+#[derive(Debug, Args)]
+pub(crate) struct StoredUserArgs {
+    /// The stored user's ID
+    #[arg(value_name = "USER_ID", value_parser = user_id)]
+    pub(crate) user: UserId,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// For commands whose output is JSON in any case.
+#[derive(Debug, Args)]
+pub(crate) struct JsonAnyway {
+    /// The output is JSON in any case; accepted for scripts
+    #[arg(long = "json")]
+    _json: bool,
 }
 
 /// The store's tunables.
@@ -193,13 +216,14 @@ impl StoreArgs {
 
     /// Connects for commands that never refresh; a client file is used if given.
     pub(crate) async fn connect_to_look(&self, place: &Place) -> anyhow::Result<Connected> {
-        let client = self.client.is_some().then(|| self.read_client()).transpose()?;
+        let client =
+            given(self.client.as_ref()).is_some().then(|| self.read_client()).transpose()?;
         self.open(place, client.as_ref()).await
     }
 
     /// The OAuth client's file.
     pub(crate) fn read_client(&self) -> Result<OAuthClient, Usage> {
-        let path = self.client.as_deref().ok_or_else(|| {
+        let path = given(self.client.as_ref()).ok_or_else(|| {
             Usage(
                 "no OAuth client: set --client (FLEET_OAUTH_CLIENT) to the JSON file that Google's console downloads (APIs & Services > Credentials > Create credentials > OAuth client ID)"
                     .to_owned(),
@@ -219,7 +243,7 @@ impl StoreArgs {
             Some(client) => Arc::new(HttpTokenEndpoint::new(client, http.clone())?),
             None => Arc::new(NoClient),
         };
-        let keyring = read_keyring(self.keyring.as_deref())?;
+        let keyring = read_keyring(self.keyring.as_ref())?;
         if keyring.is_none() && place.emulators.is_none() {
             warn!(
                 "no --keyring: whoever can read the bucket can act as every user; make one with `fleet keyring new`"
@@ -267,15 +291,19 @@ pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, Usage> {
     std::fs::read(path).map_err(unreadable)
 }
 
-/// Clap refuses an empty path, which an empty variable would be.
+/// Takes an empty path, which clap refuses and an empty variable is; see [`given`].
 pub(crate) fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
-/// The keyring, if one is named; an empty variable is as good as none.
-pub(crate) fn read_keyring(path: Option<&Path>) -> Result<Option<Keyring>, Usage> {
-    let path = path.filter(|path| !path.as_os_str().is_empty());
-    path.map(|path| Keyring::read(path).map_err(|e| Usage(e.to_string()))).transpose()
+/// The path of an optional flag; an empty variable is as good as none.
+pub(crate) fn given(path: Option<&PathBuf>) -> Option<&Path> {
+    path.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty())
+}
+
+/// The keyring, if one is named.
+pub(crate) fn read_keyring(path: Option<&PathBuf>) -> Result<Option<Keyring>, Usage> {
+    given(path).map(|path| Keyring::read(path).map_err(|e| Usage(e.to_string()))).transpose()
 }
 
 /// The userinfo endpoint: Google's unless told otherwise.

@@ -1,8 +1,10 @@
 //! The command line.
 
 mod connect;
+mod dead;
 #[cfg(feature = "dev")]
 mod dev;
+mod doctor;
 mod emulated;
 mod keyring;
 mod login;
@@ -57,10 +59,14 @@ enum Command {
     Token(token::Args),
     /// The stored users
     Users(users::Args),
+    /// Parked and dead-lettered jobs
+    Dead(dead::Args),
     /// The keys that seal stored secrets
     Keyring(keyring::Args),
     /// Create what is missing: for emulators and first tries
     Setup(setup::Args),
+    /// Look at everything that a fleet stands on, and say what to do
+    Doctor(Box<doctor::Args>),
     /// A local stack that stays up: emulators and replicas
     #[cfg(feature = "dev")]
     Dev(dev::serve::Args),
@@ -102,8 +108,10 @@ pub(crate) fn run() -> ExitCode {
             Command::Profile(args) => profile::run(args).await,
             Command::Token(args) => token::run(args).await,
             Command::Users(args) => users::run(args).await,
+            Command::Dead(args) => dead::run(args).await,
             Command::Keyring(args) => keyring::run(&args),
             Command::Setup(args) => setup::run(args).await,
+            Command::Doctor(args) => doctor::run(*args).await,
             #[cfg(feature = "dev")]
             Command::Dev(args) => dev::serve::run(args).await,
             #[cfg(feature = "dev")]

@@ -25,6 +25,11 @@ pub(crate) fn json(value: &Value) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?)
 }
 
+/// How many columns the terminal has.
+pub(crate) fn terminal_width() -> usize {
+    usize::from(console::Term::stdout().size().1)
+}
+
 /// Writes a line for people to stderr; a closed stderr is not worth an error.
 pub(crate) fn note(text: impl AsRef<str>) {
     drop(writeln!(std::io::stderr().lock(), "{}", text.as_ref()));

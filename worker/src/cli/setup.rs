@@ -7,6 +7,7 @@ use serde_json::json;
 use worker::pubsub::{Admin, SubscriptionPlan};
 
 use super::connect::{Place, ProjectArgs};
+use super::dead::review_subscription;
 use super::output::{self, Usage};
 
 /// As production's subscription should have it.
@@ -31,9 +32,12 @@ pub(crate) struct Args {
     /// Job subscription; needs --topic
     #[arg(long, env = "FLEET_SUBSCRIPTION")]
     subscription: Option<String>,
-    /// Where rejected and undeliverable jobs go; a subscription of the same name keeps them
+    /// Where rejected and undeliverable jobs go
     #[arg(long, env = "FLEET_DEAD_TOPIC")]
     dead_topic: Option<String>,
+    /// The subscription that keeps them, for `fleet dead` [default: the dead topic's name and -review]
+    #[arg(long, env = "FLEET_DEAD_SUBSCRIPTION")]
+    dead_subscription: Option<String>,
     /// Where outcomes are published
     #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
     outcomes_topic: Option<String>,
@@ -72,20 +76,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             min_backoff: MIN_BACKOFF,
         });
     }
-    if let Some(topic) = dead {
-        // Without a subscription a topic keeps nothing.
-        plans.push(SubscriptionPlan {
-            name: topic.replace("/topics/", "/subscriptions/"),
-            topic,
-            dead_topic: None,
-            ordering: false,
-            min_backoff: MIN_BACKOFF,
-        });
-    }
     if topics.is_empty() && bucket.is_none() {
         return Err(Usage("nothing to create: name a bucket or a topic".to_owned()).into());
     }
-    let mut made = create(&place, &topics, &plans).await?;
+    // Without a subscription a topic keeps nothing.
+    let review = match (args.dead_subscription.as_ref().filter(|s| !s.is_empty()), dead) {
+        (None, None) => None,
+        (Some(name), Some(topic)) => {
+            Some((project.subscription_of("--dead-subscription", name)?, topic))
+        }
+        (None, Some(topic)) => Some((review_subscription(&topic), topic)),
+        (Some(_), None) => {
+            return Err(
+                Usage("--dead-subscription needs --dead-topic, the topic it reads".into()).into()
+            );
+        }
+    };
+    let mut made = create(&place, &topics, &plans, review.as_ref()).await?;
     if let Some(name) = bucket {
         let project_id = project
             .project
@@ -109,11 +116,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Creates topics, then subscriptions.
+/// Creates topics, then subscriptions. `review` is the full name of the one that
+/// keeps dead letters, and of their topic.
 pub(crate) async fn create(
     place: &Place,
     topics: &[String],
     plans: &[SubscriptionPlan],
+    review: Option<&(String, String)>,
 ) -> anyhow::Result<Vec<Made>> {
     let mut made = Vec::new();
     if topics.is_empty() && plans.is_empty() {
@@ -127,6 +136,12 @@ pub(crate) async fn create(
     for plan in plans {
         let created = admin.create_subscription(plan).await.map_err(anyhow::Error::msg)?;
         made.push((plan.name.clone(), created));
+    }
+    if let Some((name, topic)) = review {
+        made.push((
+            name.clone(),
+            admin.create_review(name, topic).await.map_err(anyhow::Error::msg)?,
+        ));
     }
     Ok(made)
 }

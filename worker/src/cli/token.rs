@@ -2,9 +2,8 @@
 
 use anyhow::Context as _;
 use serde_json::json;
-use shared::UserId;
 
-use super::connect::{Place, StoreArgs, user_id};
+use super::connect::{Place, StoredUserArgs};
 use super::output;
 
 #[derive(Debug, clap::Args)]
@@ -15,11 +14,8 @@ Example:
 
 The token is a secret: keep it out of logs and shell histories.")]
 pub(crate) struct Args {
-    /// The stored user's ID
-    #[arg(value_name = "USER_ID", value_parser = user_id)]
-    user: UserId,
     #[command(flatten)]
-    store: StoreArgs,
+    of: StoredUserArgs,
     /// An object with the token, its expiry and scopes
     #[arg(long)]
     json: bool,
@@ -27,11 +23,11 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::from_env()?;
-    let connected = args.store.connect(&place).await?;
-    let credentials = connected.store.get_credentials(&args.user).await;
+    let connected = args.of.store.connect(&place).await?;
+    let credentials = connected.store.get_credentials(&args.of.user).await;
     connected.finish().await;
     let credentials =
-        credentials.with_context(|| format!("no token of user {:?}", args.user.as_str()))?;
+        credentials.with_context(|| format!("no token of user {:?}", args.of.user.as_str()))?;
     let token = credentials.access_token().expose();
     if args.json {
         return output::json(&json!({

@@ -12,7 +12,9 @@ use shared::ports::Clock as _;
 use shared::record::{RecordCodec, TokenRecord};
 use shared::{Error, Grant, Imported, OAuthClient, Resealed, Revoked, Secret, TokenStore, UserId};
 
-use super::connect::{Place, StoreArgs, read_small, revoke_url, user_id, userinfo_url};
+use super::connect::{
+    JsonAnyway, Place, StoreArgs, StoredUserArgs, read_small, revoke_url, user_id, userinfo_url,
+};
 use super::output::{self, Usage};
 use super::starthinker;
 
@@ -36,28 +38,20 @@ enum Command {
     /// One user's record as JSON, secrets redacted
     #[command(after_help = "Example:\n  fleet users show 1097 --bucket my-tokens")]
     Show {
-        /// The user's ID
-        #[arg(value_name = "USER_ID", value_parser = user_id)]
-        user: UserId,
         #[command(flatten)]
-        store: StoreArgs,
-        /// The output is JSON in any case; accepted for scripts
-        #[arg(long)]
-        json: bool,
+        of: StoredUserArgs,
+        #[command(flatten)]
+        _json: JsonAnyway,
     },
     /// One user's record as JSON, secrets included
     #[command(
         after_help = "Example:\n  (umask 077; fleet users export 1097 --bucket my-tokens > record.json)"
     )]
     Export {
-        /// The user's ID
-        #[arg(value_name = "USER_ID", value_parser = user_id)]
-        user: UserId,
         #[command(flatten)]
-        store: StoreArgs,
-        /// The output is JSON in any case; accepted for scripts
-        #[arg(long)]
-        json: bool,
+        of: StoredUserArgs,
+        #[command(flatten)]
+        _json: JsonAnyway,
     },
     /// Store a grant that was obtained elsewhere: an exported record, gcloud's `authorized_user` JSON, or StarThinker's JSON or base64
     #[command(after_help = "\
@@ -108,11 +102,8 @@ token is being renewed is waited for.")]
         after_help = "Example:\n  fleet users revoke 1097 --bucket my-tokens --client client.json"
     )]
     Revoke {
-        /// The user's ID
-        #[arg(value_name = "USER_ID", value_parser = user_id)]
-        user: UserId,
         #[command(flatten)]
-        store: StoreArgs,
+        of: StoredUserArgs,
         /// The result as JSON
         #[arg(long)]
         json: bool,
@@ -120,11 +111,8 @@ token is being renewed is waited for.")]
     /// Remove a user's record; the grant stays valid at the provider
     #[command(after_help = "Example:\n  fleet users delete 1097 --bucket my-tokens")]
     Delete {
-        /// The user's ID
-        #[arg(value_name = "USER_ID", value_parser = user_id)]
-        user: UserId,
         #[command(flatten)]
-        store: StoreArgs,
+        of: StoredUserArgs,
         /// The result as JSON
         #[arg(long)]
         json: bool,
@@ -135,8 +123,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::from_env()?;
     match args.command {
         Command::List { store, json } => list(&store, &place, json).await,
-        Command::Show { user, store, json: _ } => {
-            let record = read(&store, &place, &user).await?;
+        Command::Show { of, .. } => {
+            let record = read(&of.store, &place, &of.user).await?;
             let mut shown: Value = serde_json::from_slice(&RecordCodec::default().encode(&record))?;
             for secret in ["refresh_token", "access_token"] {
                 if shown[secret].is_string() {
@@ -145,8 +133,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             }
             output::json(&shown)
         }
-        Command::Export { user, store, json: _ } => {
-            let record = read(&store, &place, &user).await?;
+        Command::Export { of, .. } => {
+            let record = read(&of.store, &place, &of.user).await?;
             output::json(&serde_json::from_slice(&RecordCodec::default().encode(&record))?)
         }
         Command::Import { file, user, replace, store, json } => {
@@ -177,7 +165,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             let users = if all { every_user(&connected.store).await? } else { users };
             reseal(&connected.store, &users, json).await
         }
-        Command::Revoke { user, store, json } => {
+        Command::Revoke { of: StoredUserArgs { user, store }, json } => {
             let client = store.read_client()?;
             let connected = store.connect(&place).await?;
             let (userinfo, revoke) = (userinfo_url()?, revoke_url()?);
@@ -202,7 +190,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             };
             output::line(format!("{what} {}", user.token_object()))
         }
-        Command::Delete { user, store, json } => {
+        Command::Delete { of: StoredUserArgs { user, store }, json } => {
             let connected = store.connect_to_look(&place).await?;
             let existed = connected
                 .store

@@ -17,7 +17,9 @@ use worker::health;
 use worker::pubsub::Publisher;
 use worker::web::{Site, serve};
 
-use super::connect::{Place, ProjectArgs, StoreArgs, read_small, revoke_url, userinfo_url};
+use super::connect::{
+    Place, ProjectArgs, StoreArgs, given, path_or_nothing, read_small, revoke_url, userinfo_url,
+};
 use super::output::Usage;
 use super::worker::watch_stdin;
 
@@ -50,7 +52,7 @@ struct PageArgs {
     #[arg(long, env = "FLEET_PUBLIC_URL", value_name = "URL")]
     public_url: Option<Url>,
     /// Path of the key that seals sessions: lines of base64, 32 random bytes or more each; the first seals
-    #[arg(long, env = "FLEET_SESSION_KEY", value_name = "FILE")]
+    #[arg(long, env = "FLEET_SESSION_KEY", value_name = "FILE", value_parser = path_or_nothing())]
     session_key: Option<PathBuf>,
     /// Job topic, for test jobs [default: none are offered]
     #[arg(long, env = "FLEET_TOPIC")]
@@ -72,7 +74,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let client = store.read_client()?;
     let auth_url = Url::parse(client.auth_uri()).context("auth_uri of the OAuth client")?;
     let (userinfo_url, revoke_url) = (userinfo_url()?, revoke_url()?);
-    let topic = pages.topic.as_ref().map(|t| project.topic("--topic", t)).transpose()?;
+    let topic = project.optional_topic("--topic", pages.topic.as_ref())?;
     let listener = health::bind(pages.listen).await.map_err(anyhow::Error::msg)?;
     let address = listener.local_addr()?;
     let public_url = pages.public_url(address)?;
@@ -164,7 +166,7 @@ impl PageArgs {
     }
 
     fn key(&self, public_url: &Url) -> Result<SessionKey, Usage> {
-        if let Some(path) = &self.session_key {
+        if let Some(path) = given(self.session_key.as_ref()) {
             let text = String::from_utf8(read_small(path)?)
                 .map_err(|_| Usage(format!("session key {} is not text", path.display())))?;
             return SessionKey::parse(&text)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use shared::adapters::SystemClock;
-use shared::ports::Clock;
+use shared::ports::{Clock, Randomness};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -14,14 +14,18 @@ use worker::health;
 use worker::kinds::{HostRules, KindSettings, OutputRules, Outputs, builtin};
 use worker::pubsub::{Intake, IntakeSettings, Publisher, Topic};
 use worker::replica::Stop;
+use worker::sweep::Sweep;
 use worker::{Dedupe, Worker};
 
-use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
+use super::connect::{Connected, Place, ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::output::Usage;
 
 /// Messages held per job that may run: enough to keep every slot busy, few
 /// enough that scaling out finds work.
 const OUTSTANDING_PER_SLOT: usize = 4;
+
+/// How long a sweep may take to end the batch that it is at.
+const SWEEP_END: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -47,6 +51,12 @@ struct JobArgs {
     /// Job subscription: an ID or a full name
     #[arg(long, env = "FLEET_SUBSCRIPTION")]
     subscription: String,
+    /// Job topic, where parked jobs go on when their user has consented [default: they wait for a login]
+    #[arg(long, env = "FLEET_TOPIC")]
+    topic: Option<String>,
+    /// How often parked jobs are looked through, by one replica of the fleet; 0s is never
+    #[arg(long, env = "FLEET_SWEEP", default_value = "10m", value_parser = duration)]
+    sweep: Duration,
     /// Where outcomes are published [default: nowhere]
     #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
     outcomes_topic: Option<String>,
@@ -110,6 +120,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if dead_topic.is_none() {
         warn!("no --dead-topic: jobs that can never succeed are given back again and again");
     }
+    let job_topic = project.optional_topic("--topic", jobs.topic.as_ref())?;
     let connected = store.connect(&place).await?;
     place.reach_pubsub().await?;
     let listener = health::bind(jobs.listen).await.map_err(anyhow::Error::msg)?;
@@ -148,6 +159,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         max_outstanding: jobs.concurrency.saturating_mul(OUTSTANDING_PER_SLOT),
         ack_extension: jobs.ack_extension,
     };
+    let sweep = sweep(&connected, topic(job_topic).await?, jobs.sweep, &clock);
     let worker = Worker::builder()
         .dedupe(match jobs.dedupe {
             DedupeArg::Off => Dedupe::Off,
@@ -180,11 +192,46 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             stop.cut.cancel();
         });
     }
+    let sweeping = sweep.map(|sweep| tokio::spawn(sweep.run(stop.drain.clone())));
     let ready = worker.readiness();
     let serving = tokio::spawn(health::serve(listener, ready, stop.drain.clone()));
     let result = worker.run(stop).await;
     serving.abort();
+    if let Some(mut sweeping) = sweeping {
+        // Cut between publishing and deleting, it would run jobs twice.
+        tokio::select! {
+            biased;
+            _ = &mut sweeping => {}
+            () = SystemClock::default().sleep(SWEEP_END) => sweeping.abort(),
+        }
+    }
     result.map_err(Into::into)
+}
+
+/// The sweep of parked jobs, unless it is off or has nowhere to publish.
+fn sweep(
+    connected: &Connected,
+    topic: Option<Arc<dyn Topic>>,
+    every: Duration,
+    clock: &Arc<dyn Clock>,
+) -> Option<Sweep> {
+    if every.is_zero() {
+        return None;
+    }
+    let Some(jobs) = topic else {
+        warn!(
+            "no --topic: parked jobs are not swept; they go on when their user logs in through `fleet web` or `fleet login` with a topic"
+        );
+        return None;
+    };
+    Some(Sweep {
+        bucket: Arc::clone(&connected.bucket),
+        store: connected.store.clone(),
+        jobs,
+        clock: Arc::clone(clock),
+        random: Arc::new(Randomness::from_system()),
+        every,
+    })
 }
 
 impl JobArgs {

@@ -26,13 +26,18 @@ pub struct SubscriptionPlan {
 }
 
 const ACK_DEADLINE_SECONDS: i32 = 60;
+const REVIEW_ACK_DEADLINE_SECONDS: i32 = 10;
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
 const MAX_DELIVERY_ATTEMPTS: i32 = 100;
+/// How long a dead letter is kept: the most that Pub/Sub allows, and its emulator.
+const REVIEW_RETENTION: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+const EMULATED_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Topics and subscriptions.
 pub struct Admin {
     topics: TopicAdmin,
     subscriptions: SubscriptionAdmin,
+    review_retention: Duration,
 }
 
 impl Admin {
@@ -51,6 +56,10 @@ impl Admin {
         Ok(Self {
             topics: topics.build().await.map_err(text)?,
             subscriptions: subscriptions.build().await.map_err(text)?,
+            review_retention: match connection.endpoint() {
+                Some(_) => EMULATED_RETENTION,
+                None => REVIEW_RETENTION,
+            },
         })
     }
 
@@ -62,13 +71,30 @@ impl Admin {
         created(name, self.topics.create_topic().set_name(name).send().await)
     }
 
+    /// Creates the subscription that keeps what is published to a dead topic,
+    /// unless it exists; whether it was created.
+    ///
+    /// It has no retry policy, and the shortest deadline: what was looked at and
+    /// given back, or held by a process that died, can soon be looked at again.
+    ///
+    /// # Errors
+    /// A text that names the subscription.
+    pub async fn create_review(&self, name: &str, topic: &str) -> Result<bool, String> {
+        let wanted = Subscription::new()
+            .set_name(name)
+            .set_topic(topic)
+            .set_ack_deadline_seconds(REVIEW_ACK_DEADLINE_SECONDS)
+            .set_expiration_policy(ExpirationPolicy::new())
+            .set_message_retention_duration(wkt(self.review_retention));
+        created(name, self.subscriptions.create_subscription().with_request(wanted).send().await)
+    }
+
     /// Creates a subscription unless one of its name exists; whether it was
     /// created. An existing one is left as it is.
     ///
     /// # Errors
     /// A text that names the subscription.
     pub async fn create_subscription(&self, plan: &SubscriptionPlan) -> Result<bool, String> {
-        let wkt = |d: Duration| google_cloud_wkt::Duration::try_from(d).unwrap_or_default();
         let mut wanted = Subscription::new()
             .set_name(&plan.name)
             .set_topic(&plan.topic)
@@ -93,6 +119,10 @@ impl Admin {
             self.subscriptions.create_subscription().with_request(wanted).send().await,
         )
     }
+}
+
+fn wkt(duration: Duration) -> google_cloud_wkt::Duration {
+    google_cloud_wkt::Duration::try_from(duration).unwrap_or_default()
 }
 
 fn created<T>(name: &str, result: google_cloud_pubsub::Result<T>) -> Result<bool, String> {

@@ -2,6 +2,7 @@
 //! instantiated here and nowhere else.
 
 mod admin;
+mod inspect;
 mod intake;
 mod ports;
 mod publisher;
@@ -9,6 +10,7 @@ mod publisher;
 use google_cloud_auth::credentials::{Credentials, anonymous};
 
 pub use admin::{Admin, SubscriptionPlan};
+pub use inspect::{Grant, Inspector, Settings, Unseen};
 pub use intake::{Delivery, Intake, IntakeError, IntakeSettings, Settle};
 pub use ports::{Source, Topic};
 pub use publisher::{Outgoing, PublishError, Publisher};

@@ -15,7 +15,7 @@ use worker::pubsub::{Delivery, Intake, IntakeSettings, Outgoing, Publisher, Sour
 use super::super::connect::duration;
 use super::super::output::{self, Usage};
 use super::report::{Facts, Report};
-use super::stack::{DEAD, Line, OUTCOMES, Plan, Replica, Stack, TOPIC, full};
+use super::stack::{DEAD_REVIEW, Line, OUTCOMES, Plan, Replica, Stack, TOPIC, full};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -154,7 +154,7 @@ async fn play(args: &Args, stack: &Stack, progress: &Progress) -> anyhow::Result
         replicas.push(stack.replica(number, lines.clone()).await?);
     }
     let mut outcomes = intake(stack, OUTCOMES).await?;
-    let mut dead = intake(stack, DEAD).await?;
+    let mut dead = intake(stack, DEAD_REVIEW).await?;
     progress.say(&format!("importing {} users with live tokens", args.users));
     let users = stack.import_users(args.users).await?;
     let started = Instant::now();

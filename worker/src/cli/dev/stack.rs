@@ -33,6 +33,7 @@ pub(super) const BUCKET: &str = "fleet-local-tokens";
 pub(super) const TOPIC: &str = "jobs";
 pub(super) const SUBSCRIPTION: &str = "jobs-workers";
 pub(super) const DEAD: &str = "jobs-dead";
+pub(super) const DEAD_REVIEW: &str = "jobs-dead-review";
 pub(super) const OUTCOMES: &str = "outcomes";
 const SCOPES: [&str; 5] = [
     "openid",
@@ -112,12 +113,10 @@ impl Stack {
             ordering,
             min_backoff: MIN_BACKOFF,
         };
-        let plans = [
-            plan(SUBSCRIPTION, TOPIC, Some(DEAD), true),
-            plan(DEAD, DEAD, None, false),
-            plan(OUTCOMES, OUTCOMES, None, false),
-        ];
-        setup::create(&place, &topics, &plans).await?;
+        let plans =
+            [plan(SUBSCRIPTION, TOPIC, Some(DEAD), true), plan(OUTCOMES, OUTCOMES, None, false)];
+        let review = (full("subscriptions", DEAD_REVIEW), full("topics", DEAD));
+        setup::create(&place, &topics, &plans, Some(&review)).await?;
         let bucket = place.bucket(BUCKET).await?;
         bucket.create_if_missing(PROJECT).await.context("bucket")?;
         Ok(())

@@ -8,17 +8,23 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::Value;
-use shared::adapters::{HttpProvider, HttpTokenEndpoint, MemoryBucket, http_client};
+use shared::adapters::{HttpProvider, HttpTokenEndpoint, MemoryBucket, SystemClock, http_client};
 use shared::consent::{
     Callback, Consent, OneUser, Outcome, SessionKey, Start, Started, missing_scopes,
     oauth_callback, oauth_start,
 };
+use shared::ports::Bucket;
 use shared::profile::get_profile;
 use shared::{Error, OAuthClient, TokenStore, UserId};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use url::Url;
+use worker::parking::prefix_of;
+use worker::pubsub::Publisher;
+use worker::resuming::resume_user;
 
-use super::connect::{Place, path_or_nothing, read_keyring, read_small, revoke_url, userinfo_url};
+use super::connect::{
+    Place, ProjectArgs, given, path_or_nothing, read_keyring, read_small, revoke_url, userinfo_url,
+};
 use super::output::{self, Usage};
 use browser::Return;
 use place::Target;
@@ -36,7 +42,7 @@ anything else a user ID in the token store. If it exists it is used, and refresh
 when needed; nothing is asked again.")]
 pub(crate) struct Args {
     /// Path of the OAuth client JSON, as Google's console downloads it
-    #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "CLIENT")]
+    #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "CLIENT", value_parser = path_or_nothing())]
     client: Option<PathBuf>,
     /// Where the credential is, or goes: FILE.json, BUCKET:PATH.json or a user ID
     #[arg(long, short = 'u', value_name = "USER")]
@@ -44,6 +50,11 @@ pub(crate) struct Args {
     /// Bucket of the token store, for user IDs
     #[arg(long, env = "FLEET_BUCKET")]
     bucket: Option<String>,
+    #[command(flatten)]
+    project: ProjectArgs,
+    /// Job topic, where this user's parked jobs go on; for user IDs
+    #[arg(long, env = "FLEET_TOPIC")]
+    topic: Option<String>,
     /// Path of the keyring that seals the token store's secrets, for user IDs
     #[arg(long, env = "FLEET_KEYRING", value_name = "FILE", value_parser = path_or_nothing())]
     keyring: Option<PathBuf>,
@@ -75,11 +86,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let endpoint = Arc::new(HttpTokenEndpoint::new(&client, http.clone())?);
     // A file of one's own is read by other programs, which have no keyring.
     let keyring = match &target {
-        Target::Stored { .. } => read_keyring(args.keyring.as_deref())?,
+        Target::Stored { .. } => read_keyring(args.keyring.as_ref())?,
         Target::File(_) | Target::Object { .. } => None,
     };
+    let stored = matches!(target, Target::Stored { .. });
+    let wanted = args.topic.as_ref().filter(|_| stored);
+    let topic = args.project.optional_topic("--topic", wanted)?;
     let (bucket, user) = target.open(&place).await?;
-    let store = TokenStore::builder(bucket, endpoint).keyring(keyring).build()?;
+    let store = TokenStore::builder(Arc::clone(&bucket), endpoint).keyring(keyring).build()?;
     let userinfo = userinfo_url()?;
     let login = Login { args: &args, client, http: &http, store: &store, user: &user };
     let result = match login.needed().await {
@@ -91,6 +105,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Ok(()) => get_profile(&store, &http, &userinfo, &user).await.map_err(Into::into),
         Err(error) => Err(error),
     };
+    if stored && profile.is_ok() {
+        resume(&place, topic, &*bucket, &store, &user).await;
+    }
     // A refresh that was begun must be stored.
     store.shutdown(store.policy().lease_ttl).await;
     let profile: serde_json::Map<String, Value> =
@@ -103,12 +120,44 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 
 impl Args {
     fn read_client(&self) -> Result<OAuthClient, Usage> {
-        let path = self.client.as_deref().ok_or_else(|| Usage(HOW_TO_GET_A_CLIENT.to_owned()))?;
+        let path =
+            given(self.client.as_ref()).ok_or_else(|| Usage(HOW_TO_GET_A_CLIENT.to_owned()))?;
         if !path.exists() {
             return Err(Usage(format!("{} does not exist: {HOW_TO_GET_A_CLIENT}", path.display())));
         }
         OAuthClient::from_json(&read_small(path)?)
             .map_err(|e| Usage(format!("OAuth client {}: {e}", path.display())))
+    }
+}
+
+/// The user's parked jobs go on. A failure does not undo the login: they stay
+/// parked for a worker's sweep.
+async fn resume(
+    place: &Place,
+    topic: Option<String>,
+    bucket: &dyn Bucket,
+    store: &TokenStore,
+    user: &UserId,
+) {
+    let Some(topic) = topic else {
+        if matches!(bucket.list(&prefix_of(user), None).await, Ok(l) if !l.objects.is_empty()) {
+            output::note(
+                "Jobs of this user are parked. The workers resume them at their next sweep; with --topic (FLEET_TOPIC) this command does it at once.",
+            );
+        }
+        return;
+    };
+    let resumed = async {
+        place.reach_pubsub().await?;
+        let jobs = Publisher::open(&place.connection(), &topic).await?;
+        anyhow::Ok(resume_user(bucket, store, &jobs, &SystemClock::default(), user).await?)
+    };
+    match resumed.await {
+        Ok(0) => {}
+        Ok(count) => output::note(format!("{count} parked job(s) of this user go on.")),
+        Err(error) => output::note(format!(
+            "Parked jobs of this user, if any, still wait for a worker's sweep: {error:#}"
+        )),
     }
 }
 

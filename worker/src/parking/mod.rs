@@ -1,18 +1,18 @@
 //! Jobs that wait for their user's consent: stored in the bucket, so that they
 //! neither burn delivery attempts nor expire with the subscription.
 
+mod object;
+
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::Value;
 use shared::ports::{Bucket, BucketError, Generation};
 use shared::record::TokenRecord;
-use shared::{ConsentReason, Error, TokenStore, UserId, encode_segment};
+use shared::{ConsentReason, Error, TokenStore, UserId};
 
 use crate::job::{Job, Received};
+
+pub use object::{BadParked, PREFIX, ParkedJob, prefix_of, user_of};
 
 /// Where jobs are parked.
 #[derive(Debug, Clone)]
@@ -28,28 +28,6 @@ pub enum Parked {
     Stored,
     /// The credential changed meanwhile: run the job.
     RunIt,
-}
-
-/// The parked form of a message, as `parked/<user>/<sequence>-<job>.json`.
-#[derive(Serialize)]
-struct ParkedJob<'a> {
-    version: u32,
-    user: &'a str,
-    job: &'a str,
-    kind: &'a str,
-    /// `unknown`, `revoked` or `scopes`.
-    reason: &'static str,
-    missing_scopes: &'a [String],
-    /// The scopes that the user had when the job was parked: it is resumed when
-    /// they change.
-    scopes: Vec<String>,
-    parked_at: Timestamp,
-    publish_time: Option<Timestamp>,
-    message_id: &'a str,
-    ordering_key: &'a str,
-    attributes: &'a std::collections::HashMap<String, String>,
-    /// Base64.
-    data: String,
 }
 
 /// What a parking decision looks at.
@@ -87,8 +65,8 @@ impl Parking {
         if !before.justifies(why) {
             return Ok(Parked::RunIt);
         }
-        let name = object_name(job, received);
-        let content = encode(job, received, why, before.scopes.clone(), now);
+        let name = object::object_name(job, received);
+        let content = ParkedJob::new(job, received, why, before.scopes.clone(), now).encode();
         match self.bucket.put(&name, content.into(), Generation::ABSENT).await {
             // Parked by an earlier delivery, or by this very write.
             Ok(_) | Err(BucketError::PreconditionFailed) => {}
@@ -142,41 +120,4 @@ impl Seen {
             }
         }
     }
-}
-
-/// The publish time comes first, in a form that sorts, so that order survives.
-fn object_name(job: &Job, received: &Received) -> String {
-    let nanos = received.publish_time.map_or(0, |t| t.as_nanosecond().max(0));
-    let (user, id) = (job.user.encoded(), encode_segment(&job.id));
-    format!("parked/{user}/{nanos:020}-{id}.json")
-}
-
-fn encode(
-    job: &Job,
-    received: &Received,
-    why: &ConsentReason,
-    scopes: Vec<String>,
-    now: Timestamp,
-) -> Vec<u8> {
-    let (reason, missing): (_, &[String]) = match why {
-        ConsentReason::Unknown => ("unknown", &[]),
-        ConsentReason::Revoked { .. } => ("revoked", &[]),
-        ConsentReason::MissingScopes(scopes) => ("scopes", scopes),
-    };
-    let parked = ParkedJob {
-        version: 1,
-        user: job.user.as_str(),
-        job: &job.id,
-        kind: &job.kind,
-        reason,
-        missing_scopes: missing,
-        scopes,
-        parked_at: now,
-        publish_time: received.publish_time,
-        message_id: &received.message_id,
-        ordering_key: &received.ordering_key,
-        attributes: &received.attributes,
-        data: STANDARD.encode(&received.data),
-    };
-    serde_json::to_value(parked).unwrap_or(Value::Null).to_string().into_bytes()
 }

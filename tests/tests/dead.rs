@@ -1,0 +1,324 @@
+//! Parked jobs and dead letters: `fleet dead`, the workers' sweep, and logins.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tests::stage::{BUCKET, Cloud, LIMITS, PATIENCE, Stage, full};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use worker::pubsub::{Intake, IntakeSettings, Outgoing, Publisher, Source as _};
+
+/// Google's emulator does not show again what was given back at the end of a
+/// stream, so that nothing can be looked at twice there.
+#[tokio::test]
+async fn on_googles_emulator_dead_letters_are_redriven() -> anyhow::Result<()> {
+    let test = "dead::on_googles_emulator_dead_letters_are_redriven";
+    let Some(cloud) = Cloud::external_if_found(test).await? else { return Ok(()) };
+    let stage = Stage::set(cloud).await?;
+    let dead = Publisher::open(&stage.connection(), &full("topics", "jobs-dead")).await?;
+    for n in 0..3 {
+        let job = job(&format!("j{n}"), "ann", "profile").to_string();
+        dead.publish(bury(&job, "HTTP status 404")).await?;
+    }
+    dead.publish(bury("no job", "malformed job")).await?;
+    let counts = redrive(&stage, &["--dead", "--reason", "404"]).await?;
+    assert_eq!((&counts["redriven"], &counts["skipped"]), (&json!(3), &json!(0)), "{counts}");
+    let mut jobs = stage.inbox("jobs-workers").await?;
+    for n in 0..3 {
+        let (data, attributes) = jobs.next().await?;
+        assert_eq!(data["id"], format!("j{n}"), "in their order");
+        assert_eq!(attributes["mine"], "kept");
+        assert!(!attributes.contains_key("reason"), "{attributes:?}");
+    }
+    let parked = stage.fleet(&["dead", "list", "--parked"]).await?;
+    assert_eq!(parked.code, 1, "{LIMITS}");
+    assert!(parked.stderr.contains("STORAGE_EMULATOR_HOST_GRPC"), "{}", parked.stderr);
+    Ok(())
+}
+
+async fn embedded_stage() -> anyhow::Result<Stage> {
+    Stage::set(Cloud::embedded().await?).await
+}
+
+fn job(id: &str, user: &str, kind: &str) -> Value {
+    json!({"id": id, "user": user, "kind": kind})
+}
+
+/// How long dead letters are waited for.
+const WAIT: &str = "3s";
+
+/// What `fleet dead list --json` shows, by job ID.
+async fn list(stage: &Stage, flags: &[&str]) -> anyhow::Result<BTreeMap<String, Value>> {
+    let mut args = vec!["dead", "list", "--json", "--wait", WAIT];
+    args.extend(flags);
+    let output = stage.fleet(&args).await?;
+    anyhow::ensure!(output.code == 0, "{}", output.stderr);
+    let letters = output.stdout.lines().map(serde_json::from_str::<Value>);
+    let named = letters.map(|l| l.map(|l| (l["job"].as_str().unwrap().to_owned(), l)));
+    Ok(named.collect::<Result<_, _>>()?)
+}
+
+async fn redrive(stage: &Stage, flags: &[&str]) -> anyhow::Result<Value> {
+    let mut args = vec!["dead", "redrive", "--json", "--yes", "--wait", WAIT];
+    args.extend(flags);
+    let output = stage.fleet(&args).await?;
+    anyhow::ensure!(output.code == 0, "{}", output.stderr);
+    Ok(serde_json::from_str(&output.stdout)?)
+}
+
+fn bury(data: &str, reason: &str) -> Outgoing {
+    let attributes = [("reason", reason), ("message_id", "1"), ("mine", "kept")];
+    Outgoing {
+        data: data.to_owned().into(),
+        attributes: attributes.map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
+        ordering_key: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn rejected_jobs_are_listed_and_redriven() -> anyhow::Result<()> {
+    let stage = &embedded_stage().await?;
+    let mut worker = stage.worker(&[]).await?;
+    stage.publish(&[job("brew-1", "ann", "brew")], &["--unordered"]).await?;
+    let topic = Publisher::open(&stage.connection(), &full("topics", "jobs")).await?;
+    topic.publish(Outgoing { data: "no job".into(), ..Outgoing::default() }).await?;
+    for _ in 0..2 {
+        worker.wait_for(|line| line["status"] == "rejected").await?;
+    }
+    assert_eq!(worker.terminate().await?, 0);
+    let found = list(stage, &["--dead"]).await?;
+    assert_eq!(found.len(), 2, "{found:?}");
+    let brew = &found["brew-1"];
+    assert_eq!((&brew["user"], &brew["kind"]), (&json!("ann"), &json!("brew")));
+    assert!(brew["reason"].as_str().unwrap().contains("unknown kind"), "{brew}");
+    let broken = found.values().find(|l| l["malformed"].is_string()).context("malformed")?;
+    assert!(broken["reason"].as_str().unwrap().contains("not JSON"), "{broken}");
+    assert_eq!(list(stage, &["--dead"]).await?.len(), 2, "looking took nothing away");
+    let output = stage.fleet(&["dead", "redrive", "--dead", "--dry-run", "--wait", WAIT]).await?;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stdout.contains("brew-1"), "{}", output.stdout);
+    assert!(output.stderr.contains("nothing was changed"), "{}", output.stderr);
+    assert!(output.stderr.contains("malformed") && output.stderr.contains("--force"));
+    let counts = redrive(stage, &["--dead"]).await?;
+    assert_eq!((&counts["redriven"], &counts["skipped"]), (&json!(1), &json!(1)), "{counts}");
+    let mut jobs = stage.inbox("jobs-workers").await?;
+    let (data, attributes) = jobs.next().await?;
+    assert_eq!(data, job("brew-1", "ann", "brew"), "as it was published");
+    assert_eq!(attributes, [("fleet_redrives".to_owned(), "1".to_owned())].into());
+    assert_eq!(list(stage, &["--dead"]).await?.len(), 1);
+    assert_eq!(redrive(stage, &["--dead", "--force"]).await?["redriven"], 1);
+    assert_eq!(jobs.next().await?.0, "no job");
+    assert!(list(stage, &["--dead"]).await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn jobs_that_pubsub_gave_up_are_listed_and_redriven() -> anyhow::Result<()> {
+    let stage = &embedded_stage().await?;
+    let five = full("subscriptions", "five");
+    let settings = json!({
+        "topic": full("topics", "jobs"),
+        "enableMessageOrdering": true,
+        "deadLetterPolicy": {"deadLetterTopic": full("topics", "jobs-dead"), "maxDeliveryAttempts": 5},
+        "retryPolicy": {"minimumBackoff": "0s", "maximumBackoff": "1s"},
+    });
+    let url = format!("http://{}/v1/{five}", stage.cloud.pubsub);
+    reqwest::Client::new().put(url).json(&settings).send().await?.error_for_status()?;
+    stage.publish(&[job("tired", "ann", "profile")], &[]).await?;
+    let mut messages = Intake::open(
+        &stage.connection(),
+        IntakeSettings {
+            subscription: five,
+            max_outstanding: 10,
+            ack_extension: Duration::from_secs(10),
+        },
+    )
+    .await?;
+    for _ in 0..5 {
+        let delivery = tokio::time::timeout(PATIENCE, messages.next()).await.context("again")??;
+        delivery.settle.nack();
+    }
+    let sixth = async {
+        loop {
+            if let Ok(delivery) = messages.next().await {
+                panic!("a sixth delivery: {delivery:?}");
+            }
+        }
+    };
+    let found = tokio::select! {
+        found = list(stage, &["--dead"]) => found?,
+        () = sixth => unreachable!("it does not end"),
+    };
+    let tired = found.get("tired").with_context(|| format!("{found:?}"))?;
+    assert_eq!(tired["reason"], "delivered 5 times by five");
+    let counts = redrive(stage, &["--dead"]).await?;
+    assert_eq!(counts["redriven"], 1, "{counts}");
+    let mut jobs = stage.inbox("jobs-workers").await?;
+    assert_eq!(jobs.next().await?.1, BTreeMap::new().into_iter().collect(), "the first delivery");
+    let (data, attributes) = jobs.next().await?;
+    assert_eq!(data["id"], "tired");
+    assert_eq!(attributes, [("fleet_redrives".to_owned(), "1".to_owned())].into());
+    Ok(())
+}
+
+#[tokio::test]
+async fn filters_choose_what_goes_on() -> anyhow::Result<()> {
+    let stage = &embedded_stage().await?;
+    let dead = Publisher::open(&stage.connection(), &full("topics", "jobs-dead")).await?;
+    for n in 0..6 {
+        let (user, kind) = (["ann", "bob"][n % 2], ["api", "profile", "api"][n % 3]);
+        let reason = if n < 3 { "HTTP status 404" } else { "HTTP status 410: Gone" };
+        dead.publish(bury(&job(&format!("j{n}"), user, kind).to_string(), reason)).await?;
+    }
+    let jobs = |found: BTreeMap<String, Value>| found.into_keys().collect::<Vec<_>>().join(" ");
+    assert_eq!(jobs(list(stage, &["--dead", "--user", "ann"]).await?), "j0 j2 j4");
+    let narrow = ["--dead", "--kind", "api", "--reason", "gone", "--user", "bob"];
+    assert_eq!(jobs(list(stage, &narrow).await?), "j3 j5");
+    let output = stage.fleet(&["dead", "list", "--dead", "--limit", "2", "--wait", WAIT]).await?;
+    assert_eq!(output.stdout.lines().count(), 3, "a heading and two: {}", output.stdout);
+    assert!(output.stderr.contains("more than 2"), "{}", output.stderr);
+    let counts = redrive(stage, &narrow).await?;
+    assert_eq!((&counts["redriven"], &counts["left"]), (&json!(2), &json!(0)), "{counts}");
+    assert_eq!(jobs(list(stage, &["--dead"]).await?), "j0 j1 j2 j4");
+    // Nobody can be asked here.
+    let output = stage.fleet(&["dead", "redrive", "--dead"]).await?;
+    assert_eq!(output.code, 2, "{}", output.stderr);
+    assert!(output.stderr.contains("--yes"), "{}", output.stderr);
+    Ok(())
+}
+
+async fn park(stage: &Stage, jobs: &[Value]) -> anyhow::Result<()> {
+    let mut worker = stage.worker(&["--sweep", "0s"]).await?;
+    stage.publish(jobs, &[]).await?;
+    for _ in jobs {
+        worker.wait_for(|line| line["status"] == "parked").await?;
+    }
+    assert_eq!(worker.terminate().await?, 0);
+    Ok(())
+}
+
+/// One of them has as much data as a job may have.
+#[tokio::test]
+async fn parked_jobs_are_listed_and_redriven_in_order() -> anyhow::Result<()> {
+    let stage = embedded_stage().await?;
+    let mut jobs: Vec<Value> = (0..5).map(|n| job(&format!("p{n}"), "ann", "profile")).collect();
+    jobs[2]["params"] = json!({"padding": "x".repeat(1024 * 1024 - 100)});
+    park(&stage, &jobs).await?;
+    park(&stage, &[job("q", "bob", "profile")]).await?;
+    let found = list(&stage, &["--parked"]).await?;
+    assert_eq!(found.len(), 6, "{:?}", found.keys());
+    assert_eq!(found["q"]["reason"], "the user has not consented yet");
+    assert!(found["q"]["object"].as_str().unwrap().starts_with("parked/bob/"));
+    let counts = redrive(&stage, &["--parked", "--user", "ann"]).await?;
+    assert_eq!((&counts["redriven"], &counts["left"]), (&json!(5), &json!(0)), "{counts}");
+    let mut inbox = stage.inbox("jobs-workers").await?;
+    for job in &jobs {
+        assert_eq!(inbox.next().await?.0["id"], job["id"], "in their order");
+    }
+    let left = stage.cloud.objects(BUCKET, "parked/").await?;
+    assert!(left.len() == 1 && left[0].starts_with("parked/bob/"), "{left:?}");
+    Ok(())
+}
+
+/// Consent that this fleet was not told of: an import, or a login whose process
+/// died before it resumed anything.
+#[tokio::test]
+async fn workers_resume_parked_jobs_of_users_that_are_active_again() -> anyhow::Result<()> {
+    let stage = embedded_stage().await?;
+    let jobs: Vec<Value> = (0..3).map(|n| job(&format!("p{n}"), "ann", "profile")).collect();
+    park(&stage, &jobs).await?;
+    park(&stage, &[job("q", "bob", "profile")]).await?;
+    stage.user("ann", Duration::ZERO).await?;
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let told = outcomes.outcomes(4).await?;
+    assert!(told.values().all(|outcome| outcome["status"] == "parked"), "{told:?}");
+    let mut worker = stage.worker(&["--sweep", "1s"]).await?;
+    let told = outcomes.outcomes(3).await?;
+    assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
+    assert_eq!(told.keys().collect::<Vec<_>>(), ["p0", "p1", "p2"]);
+    let line = worker.wait_for(|line| line["message"] == "parked jobs swept").await?;
+    assert_eq!(
+        (&line["resumed"], &line["parked"], &line["users"]),
+        (&json!(3), &json!(1), &json!(1))
+    );
+    assert_eq!(worker.terminate().await?, 0);
+    let left = stage.cloud.objects(BUCKET, "parked/").await?;
+    assert!(left.len() == 1 && left[0].starts_with("parked/bob/"), "{left:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_login_resumes_the_users_parked_jobs() -> anyhow::Result<()> {
+    let mut stage = embedded_stage().await?;
+    park(&stage, &[job("p0", "ann", "profile"), job("p1", "ann", "profile")]).await?;
+    stage.user("ann", Duration::ZERO).await?;
+    stage.variables.push(("FLEET_TOPIC".to_owned(), String::new()));
+    let output = stage.fleet(&["login", "-u", "ann"]).await?;
+    stage.variables.clear();
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stderr.contains("FLEET_TOPIC"), "{}", output.stderr);
+    assert_eq!(stage.cloud.objects(BUCKET, "parked/").await?.len(), 2);
+    let output = stage.fleet(&["login", "-u", "ann", "--topic", "jobs"]).await?;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stderr.contains("2 parked job(s)"), "{}", output.stderr);
+    assert!(stage.cloud.objects(BUCKET, "parked/").await?.is_empty());
+    let mut inbox = stage.inbox("jobs-workers").await?;
+    for id in ["p0", "p1"] {
+        assert_eq!(inbox.next().await?.0["id"], id);
+    }
+    // A topic that is not there does not undo the login.
+    park(&stage, &[job("p2", "bob", "profile")]).await?;
+    stage.user("bob", Duration::ZERO).await?;
+    let output = stage.fleet(&["login", "-u", "bob", "--topic", "missing"]).await?;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stderr.contains("still wait"), "{}", output.stderr);
+    assert_eq!(stage.cloud.objects(BUCKET, "parked/").await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_a_redrive_and_nothing_is_lost() -> anyhow::Result<()> {
+    const ALL: usize = 3000;
+    let stage = embedded_stage().await?;
+    let dead = Publisher::open(&stage.connection(), &full("topics", "jobs-dead")).await?;
+    let sent: Vec<_> = (0..ALL)
+        .map(|n| {
+            let user = format!("user-{}", n % 50);
+            dead.publish(bury(&job(&format!("j{n}"), &user, "profile").to_string(), "once"))
+        })
+        .collect();
+    for sent in sent {
+        sent.await?;
+    }
+    let mut redrive = stage.start(&["dead", "redrive", "--dead", "--yes", "--wait", "3s"])?;
+    let mut lines = BufReader::new(redrive.stderr.take().context("stderr")?).lines();
+    let mut said = Vec::new();
+    while let Some(line) = tokio::time::timeout(PATIENCE, lines.next_line()).await?? {
+        if line.ends_with("/3000 redriven") && !said.iter().any(|l: &String| l.contains("/3000")) {
+            let pid = redrive.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+            kill_process(pid.context("it is gone")?, Signal::INT)?;
+        }
+        said.push(line);
+    }
+    let status = tokio::time::timeout(PATIENCE, redrive.wait()).await??;
+    let said = said.join("\n");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("nothing is lost"), "{said}");
+    let mut printed = String::new();
+    redrive.stdout.take().context("stdout")?.read_to_string(&mut printed).await?;
+    let redriven: usize = printed.split(' ').next().unwrap().parse()?;
+    assert!((100..ALL).contains(&redriven), "{printed}");
+    let mut arrived = BTreeSet::new();
+    let mut inbox = stage.inbox("jobs-workers").await?;
+    for _ in 0..redriven {
+        arrived.insert(inbox.next().await?.0["id"].as_str().unwrap().to_owned());
+    }
+    let left: BTreeSet<String> =
+        list(&stage, &["--dead", "--limit", "5000"]).await?.into_keys().collect();
+    assert_eq!(arrived.len() + left.len(), ALL, "each is in one place");
+    assert!(arrived.is_disjoint(&left));
+    Ok(())
+}

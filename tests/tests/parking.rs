@@ -1,0 +1,430 @@
+//! Parked jobs and logins that come at the worst moment, over an in-memory bucket
+//! and in virtual time.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use jiff::SignedDuration;
+use serde_json::json;
+use shared::ports::{Bucket, BucketError, Clock as _, Generation, Listing, Object, Randomness};
+use shared::{ConsentReason, Grant, TokenStore, UserId};
+use tests::memory::{Fleet, VirtualClock};
+use tokio_util::sync::CancellationToken;
+use worker::job::{Job, Received};
+use worker::parking::{Parked, Parking, prefix_of};
+use worker::pubsub::{Outgoing, PublishError, Topic as JobTopic};
+use worker::resuming::resume_user;
+use worker::sweep::{Sweep, Swept};
+
+/// A topic that remembers what it was given, and refuses from a message on.
+#[derive(Debug, Default)]
+struct Topic {
+    messages: Mutex<Vec<String>>,
+    refuses: Mutex<Option<String>>,
+}
+
+impl Topic {
+    fn jobs(&self) -> Vec<String> {
+        self.messages.lock().unwrap().clone()
+    }
+}
+
+impl JobTopic for Topic {
+    fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
+        let job: serde_json::Value = serde_json::from_slice(&message.data).unwrap();
+        let id = job["id"].as_str().unwrap().to_owned();
+        // As Pub/Sub's client does, which pauses the key of a message that failed.
+        let refuses = self.refuses.lock().unwrap();
+        if refuses.as_ref().is_some_and(|first| id[..3] == first[..3] && id >= *first) {
+            let why = "refused for the test".to_owned();
+            return async { Err(PublishError::Failed { topic: "t".into(), why }) }.boxed();
+        }
+        self.messages.lock().unwrap().push(id.clone());
+        async { Ok(id) }.boxed()
+    }
+}
+
+fn received(user: &str, id: &str, second: i64) -> Received {
+    Received {
+        data: json!({"id": id, "user": user, "kind": "profile"}).to_string().into(),
+        attributes: HashMap::new(),
+        ordering_key: user.to_owned(),
+        message_id: format!("m-{id}"),
+        publish_time: Some(jiff::Timestamp::from_second(second).unwrap()),
+        delivery_attempt: None,
+    }
+}
+
+fn unknown() -> ConsentReason {
+    ConsentReason::Unknown
+}
+
+fn bucket(fleet: &Fleet) -> Arc<dyn Bucket> {
+    Arc::<tests::memory::FaultyBucket>::clone(&fleet.bucket)
+}
+
+fn clock() -> VirtualClock {
+    VirtualClock::new(SignedDuration::ZERO)
+}
+
+/// What happens once, before the parker's request of this number.
+struct Intervention {
+    before: usize,
+    happens: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+}
+
+/// The bucket as the parker sees it: every request of its own is counted, and one
+/// of them comes after somebody else's whole login.
+struct Interrupted {
+    inner: Arc<dyn Bucket>,
+    requests: AtomicUsize,
+    intervention: Intervention,
+}
+
+impl Interrupted {
+    async fn arrive(&self) {
+        if self.requests.fetch_add(1, Ordering::SeqCst) == self.intervention.before {
+            (self.intervention.happens)().await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interrupted")
+    }
+}
+
+impl Bucket for Interrupted {
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Object>, BucketError>> {
+        async move {
+            self.arrive().await;
+            self.inner.get(name).await
+        }
+        .boxed()
+    }
+
+    fn put<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        async move {
+            self.arrive().await;
+            self.inner.put(name, content, expected).await
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<bool, BucketError>> {
+        async move {
+            self.arrive().await;
+            self.inner.delete(name, expected).await
+        }
+        .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        page: Option<String>,
+    ) -> BoxFuture<'a, Result<Listing, BucketError>> {
+        async move {
+            self.arrive().await;
+            self.inner.list(prefix, page).await
+        }
+        .boxed()
+    }
+}
+
+/// The states from which a login wakes a job up.
+#[derive(Debug, Clone, Copy)]
+enum Before {
+    Unknown,
+    Revoked,
+    ScopeMissing,
+}
+
+impl Before {
+    async fn make(self, fleet: &Fleet) -> ConsentReason {
+        match self {
+            Self::Unknown => {
+                fleet.login(&ann());
+                ConsentReason::Unknown
+            }
+            Self::Revoked => {
+                fleet.user("ann").await;
+                fleet.provider.revoke("ann");
+                tests::memory::pass(Duration::from_secs(4000)).await;
+                let error = fleet.replica("finds-out").get_credentials(&ann()).await.unwrap_err();
+                let shared::Error::NeedsConsent(why) = error else { panic!("{error}") };
+                why
+            }
+            Self::ScopeMissing => {
+                fleet.user("ann").await;
+                ConsentReason::MissingScopes(vec!["more".into()])
+            }
+        }
+    }
+}
+
+fn ann() -> UserId {
+    UserId::new("ann").unwrap()
+}
+
+async fn log_in(store: &TokenStore, grant: Grant) {
+    let scopes = vec!["more".to_owned(), "openid".to_owned()];
+    store.set_credentials(&ann(), Grant { scopes, ..grant }).await.unwrap();
+}
+
+/// A login between any two steps of parking: afterwards the job was published
+/// again, or its delivery goes on. It never sleeps beside an active credential.
+///
+/// Guards that were taken out to see this fail: the second look of
+/// `Parking::park` (`after == before`), and the order of publishing and deleting
+/// in `resume_batch`.
+#[tokio::test(start_paused = true)]
+async fn a_login_at_any_moment_of_parking_wakes_the_job() {
+    for before in [Before::Unknown, Before::Revoked, Before::ScopeMissing] {
+        let mut interrupted = 0;
+        for step in 0.. {
+            let fleet = Fleet::new(false);
+            let why = before.make(&fleet).await;
+            let topic = Arc::new(Topic::default());
+            let other = fleet.replica("web");
+            let happens = {
+                let (fleet, topic, other) = (fleet.clone(), Arc::clone(&topic), other.clone());
+                move || {
+                    let (fleet, topic, other) = (fleet.clone(), Arc::clone(&topic), other.clone());
+                    async move {
+                        log_in(&other, fleet.login(&ann())).await;
+                        resume_user(&*fleet.bucket, &other, &*topic, &clock(), &ann())
+                            .await
+                            .unwrap();
+                    }
+                    .boxed()
+                }
+            };
+            let seen = Arc::new(Interrupted {
+                inner: bucket(&fleet),
+                requests: AtomicUsize::new(0),
+                intervention: Intervention { before: step, happens: Box::new(happens) },
+            });
+            let endpoint: Arc<dyn shared::ports::TokenEndpoint> =
+                Arc::<tests::memory::Provider>::clone(&fleet.provider);
+            let reader = TokenStore::builder(Arc::<Interrupted>::clone(&seen), endpoint)
+                .clock(Arc::new(clock()))
+                .build()
+                .unwrap();
+            let parking = Parking::new(Arc::<Interrupted>::clone(&seen), reader);
+            let received = received("ann", "job", 1);
+            let job = Job::of(&received).unwrap();
+            let parked = parking.park(&job, &received, &why, clock().wall()).await.unwrap();
+            let happened = seen.requests.load(Ordering::SeqCst) > step;
+            let left = fleet.bucket.list("parked/", None).await.unwrap().objects;
+            if !happened {
+                assert_eq!((parked, left.len()), (Parked::Stored, 1), "nobody logged in");
+                break;
+            }
+            interrupted += 1;
+            let published = topic.jobs().len();
+            assert!(
+                left.is_empty() && (parked == Parked::RunIt || published == 1),
+                "{before:?}, login before request {step}: {parked:?}, {published} published, {left:?}"
+            );
+            assert!(published + usize::from(parked == Parked::RunIt) == 1, "and only once");
+        }
+        assert_eq!(interrupted, 3, "{before:?}: two looks and the write between them");
+    }
+}
+
+async fn park(fleet: &Fleet, user: &str, id: &str, second: i64) {
+    let store = fleet.replica("worker");
+    let received = received(user, id, second);
+    let job = Job::of(&received).unwrap();
+    let parking = Parking::new(bucket(fleet), store);
+    let parked = parking.park(&job, &received, &unknown(), clock().wall()).await.unwrap();
+    assert_eq!(parked, Parked::Stored);
+}
+
+fn sweep(fleet: &Fleet, name: &str, topic: &Arc<Topic>) -> Sweep {
+    Sweep {
+        bucket: bucket(fleet),
+        store: fleet.replica(name),
+        jobs: Arc::<Topic>::clone(topic),
+        clock: Arc::new(clock()),
+        random: Arc::new(Randomness::seeded(name.len() as u64)),
+        every: Duration::from_secs(600),
+    }
+}
+
+fn names(from: usize, to: usize) -> Vec<String> {
+    (from..to).map(|n| format!("ann-{n:02}")).collect()
+}
+
+/// One job cannot be published: what came before it went on, and nothing overtook
+/// it; another user's jobs did not wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_sweep_keeps_the_order_and_stops_a_user_at_the_first_failure() {
+    let fleet = Fleet::new(false);
+    // More than two batches, stored in another order than published.
+    for n in (0..40).rev() {
+        park(&fleet, "ann", &format!("ann-{n:02}"), n).await;
+    }
+    park(&fleet, "zoe", "zoe-00", 1).await;
+    park(&fleet, "nobody", "waits", 1).await;
+    fleet.user("ann").await;
+    fleet.user("zoe").await;
+    let topic = Arc::new(Topic::default());
+    *topic.refuses.lock().unwrap() = Some("ann-20".into());
+    let sweep = sweep(&fleet, "a", &topic);
+    let stop = CancellationToken::new();
+    let swept = sweep.sweep(&stop).await.unwrap();
+    assert_eq!(swept, Swept { resumed: 21, jobs: 21, users: 2 });
+    assert_eq!(topic.jobs(), [names(0, 20), vec!["zoe-00".into()]].concat());
+    let left = fleet.bucket.list(&prefix_of(&ann()), None).await.unwrap().objects;
+    assert_eq!(left.len(), 20, "what was not published is not deleted");
+    *topic.refuses.lock().unwrap() = None;
+    let swept = sweep.sweep(&stop).await.unwrap();
+    assert_eq!(swept, Swept { resumed: 20, jobs: 1, users: 1 });
+    assert_eq!(topic.jobs()[21..], names(20, 40));
+}
+
+/// A topic that takes nothing is not asked for every user.
+#[tokio::test(start_paused = true)]
+async fn a_sweep_gives_up_when_nobodys_jobs_go_on() {
+    let fleet = Fleet::new(false);
+    for n in 0..9 {
+        let user = format!("ann-{n}");
+        park(&fleet, &user, &format!("ann-{n}"), 1).await;
+        fleet.user(&user).await;
+    }
+    let topic = Arc::new(Topic::default());
+    *topic.refuses.lock().unwrap() = Some("ann-0".into());
+    let stop = CancellationToken::new();
+    let error = sweep(&fleet, "a", &topic).sweep(&stop).await.unwrap_err();
+    assert!(error.to_string().contains("refused for the test"), "{error}");
+    assert_eq!(fleet.bucket.list("parked/", None).await.unwrap().objects.len(), 9);
+}
+
+/// Its deletion fails after it was published: it runs twice, and is not lost.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_deleted_goes_on_again() {
+    let fleet = Fleet::new(false);
+    park(&fleet, "ann", "one", 1).await;
+    fleet.user("ann").await;
+    let topic = Arc::new(Topic::default());
+    let sweep = sweep(&fleet, "a", &topic);
+    let stop = CancellationToken::new();
+    fleet.bucket.refuse_deletes(true);
+    let swept = sweep.sweep(&stop).await.unwrap();
+    assert_eq!(swept, Swept { resumed: 1, jobs: 0, users: 0 });
+    fleet.bucket.refuse_deletes(false);
+    assert_eq!(sweep.sweep(&stop).await.unwrap().resumed, 1);
+    assert_eq!(sweep.sweep(&stop).await.unwrap().resumed, 0);
+    assert_eq!(topic.jobs(), ["one", "one"]);
+}
+
+/// A job that waits for a scope goes on when the scopes change, and not before.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_waits_for_a_scope_is_not_resumed_before_scopes_change() {
+    let fleet = Fleet::new(false);
+    fleet.user("ann").await;
+    let received = received("ann", "scoped", 1);
+    let why = ConsentReason::MissingScopes(vec!["more".into()]);
+    let parking = Parking::new(bucket(&fleet), fleet.replica("worker"));
+    let job = Job::of(&received).unwrap();
+    parking.park(&job, &received, &why, clock().wall()).await.unwrap();
+    let topic = Arc::new(Topic::default());
+    let sweep = sweep(&fleet, "a", &topic);
+    let stop = CancellationToken::new();
+    let waits = Swept { resumed: 0, jobs: 1, users: 1 };
+    assert_eq!(sweep.sweep(&stop).await.unwrap(), waits);
+    log_in(&fleet.replica("web"), fleet.login(&ann())).await;
+    let went_on = Swept { resumed: 1, jobs: 0, users: 0 };
+    assert_eq!(sweep.sweep(&stop).await.unwrap(), went_on);
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_take_turns() {
+    let fleet = Fleet::new(false);
+    park(&fleet, "ann", "one", 1).await;
+    let topic = Arc::new(Topic::default());
+    let (a, b) = (sweep(&fleet, "a", &topic), sweep(&fleet, "b2", &topic));
+    let stop = CancellationToken::new();
+    let (mut seen_by_a, mut seen_by_b) = (None, Some(Generation::ABSENT));
+    let found = Swept { resumed: 0, jobs: 1, users: 1 };
+    assert_eq!(a.turn(&mut seen_by_a, &stop).await.unwrap(), Some(found));
+    assert_eq!(b.turn(&mut seen_by_b, &stop).await.unwrap(), None, "a has swept meanwhile");
+    fleet.user("ann").await;
+    assert_eq!(topic.jobs().len(), 0);
+    // Nobody swept since b looked.
+    let went_on = Swept { resumed: 1, jobs: 0, users: 0 };
+    assert_eq!(b.turn(&mut seen_by_b, &stop).await.unwrap(), Some(went_on));
+    assert_eq!(a.turn(&mut seen_by_a, &stop).await.unwrap(), None);
+    assert_eq!(topic.jobs(), ["one"]);
+    assert!(fleet.bucket.list("parked/", None).await.unwrap().objects.is_empty());
+}
+
+/// A replica that dies while it sweeps costs the fleet one turn.
+#[tokio::test(start_paused = true)]
+async fn somebody_sweeps_after_a_replica_that_died_sweeping() {
+    let fleet = Fleet::new(false);
+    park(&fleet, "ann", "one", 1).await;
+    fleet.user("ann").await;
+    let topic = Arc::new(Topic::default());
+    let stop = CancellationToken::new();
+    let mut seen = Some(Generation::ABSENT);
+    // It claims its turn, and its first listing never ends.
+    fleet
+        .bucket
+        .put("sweeps/parked.json", Bytes::from_static(b"{}"), Generation::ABSENT)
+        .await
+        .unwrap();
+    let alive = sweep(&fleet, "alive", &topic);
+    assert_eq!(alive.turn(&mut seen, &stop).await.unwrap(), None);
+    assert_eq!(alive.turn(&mut seen, &stop).await.unwrap().unwrap().resumed, 1);
+}
+
+/// Eight replicas for a day: about one sweep per interval, and a job is resumed
+/// within two; nothing is published twice.
+#[tokio::test(start_paused = true)]
+async fn a_fleet_sweeps_about_once_per_interval() {
+    let fleet = Fleet::new(false);
+    let topic = Arc::new(Topic::default());
+    let stop = CancellationToken::new();
+    let names: Vec<String> = (0..8).map(|n| "r".repeat(n + 1)).collect();
+    let replicas: Vec<_> = names
+        .iter()
+        .map(|name| tokio::spawn(sweep(&fleet, name, &topic).run(stop.clone())))
+        .collect();
+    tests::memory::pass(Duration::from_secs(60)).await;
+    fleet.bucket.take_requests();
+    for hour in 0..24 {
+        let id = format!("job-{hour:02}");
+        park(&fleet, &id, &id, 1).await;
+        fleet.user(&id).await;
+        tests::memory::pass(Duration::from_secs(1300)).await;
+        assert_eq!(topic.jobs().last(), Some(&id), "within two intervals");
+        tests::memory::pass(Duration::from_secs(2300)).await;
+    }
+    assert_eq!(topic.jobs().len(), 24, "once each: {:?}", topic.jobs());
+    stop.cancel();
+    for replica in replicas {
+        replica.await.unwrap();
+    }
+    let sweeps = fleet.bucket.take_listings();
+    let intervals = 24 * 6;
+    assert!((intervals * 2 / 3..=intervals * 2).contains(&sweeps), "{sweeps} in {intervals}");
+}
