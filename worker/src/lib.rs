@@ -11,6 +11,7 @@ mod handler;
 pub mod health;
 pub mod job;
 pub mod kinds;
+pub mod metered;
 pub mod metrics;
 mod outage;
 pub mod outcome;

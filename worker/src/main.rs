@@ -2,6 +2,7 @@
 
 mod cli;
 mod logging;
+mod telemetry;
 
 use std::process::ExitCode;
 

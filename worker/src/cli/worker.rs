@@ -9,14 +9,17 @@ use shared::adapters::SystemClock;
 use shared::ports::{Clock, Randomness};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use worker::health;
+use worker::health::{self, Probes, Pulse};
 use worker::kinds::{HostRules, KindSettings, builtin};
+use worker::metrics::{self, Render};
 use worker::pubsub::{IntakeSettings, Publisher};
 use worker::replica::{Parts, Readiness, Stop, run as run_replica};
 
 use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::output::Usage;
+use crate::telemetry::prometheus::Scrape;
 
 /// Messages held per job that may run: enough to keep every slot busy, few
 /// enough that scaling out finds work.
@@ -55,7 +58,7 @@ struct JobArgs {
     /// A host that `api` jobs may reach besides Google's APIs (repeat, or separate by commas)
     #[arg(long, env = "FLEET_ALLOW_HOSTS", value_delimiter = ',', value_name = "HOST")]
     allow_host: Vec<String>,
-    /// Where health is served
+    /// Where /healthz, /readyz and /metrics are served
     #[arg(long, env = "FLEET_LISTEN", default_value = "127.0.0.1:9090")]
     listen: SocketAddr,
     /// How long a dead replica's messages stay unseen, 10s to 600s
@@ -98,6 +101,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         None => Ok(None),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let scrape = Scrape::start(Arc::clone(&clock))?;
+    let pulse = Pulse::new(Arc::clone(&clock));
     let parts = Parts {
         kinds: builtin(KindSettings {
             http: connected.http,
@@ -139,8 +144,26 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         });
     }
     let ready = Arc::new(Readiness::default());
-    let serving = tokio::spawn(health::serve(listener, Arc::clone(&ready), stop.drain.clone()));
-    let result = run_replica(parts, stop, ready).await;
+    metrics::begin(parts.kinds.keys().map(String::as_str));
+    let probes = Probes {
+        ready: Arc::clone(&ready),
+        pulse: pulse.clone(),
+        metrics: {
+            let (store, ready) = (parts.store.clone(), Arc::clone(&ready));
+            Render::new(move || {
+                metrics::read_store(&store);
+                metrics::readiness(ready.check().is_ok());
+                scrape.render()
+            })
+        },
+    };
+    // Until the very end, so that the last jobs are counted where they are seen.
+    let serving = tokio::spawn(health::serve(listener, probes, CancellationToken::new()));
+    let result = tokio::select! {
+        biased;
+        result = run_replica(parts, stop, ready) => result,
+        never = pulse.keep() => match never {},
+    };
     serving.abort();
     result.map_err(Into::into)
 }
