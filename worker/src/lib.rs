@@ -11,6 +11,7 @@ mod handler;
 pub mod health;
 pub mod job;
 pub mod kinds;
+mod logged_user;
 pub mod metered;
 pub mod metrics;
 mod outage;
@@ -19,7 +20,8 @@ pub mod parking;
 pub mod pubsub;
 pub mod replica;
 pub mod resuming;
-mod spans;
+pub mod spans;
 pub mod web;
 
 pub use handler::Handler;
+pub use logged_user::{LoggedUser, log_user, log_user_ids};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::FalseyValueParser;
 use shared::adapters::SystemClock;
 use shared::ports::{Clock, Randomness};
 use tokio::io::AsyncReadExt as _;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use worker::health::{self, Probes, Pulse};
 use worker::kinds::{HostRules, KindSettings, builtin};
+use worker::log_user_ids;
 use worker::metrics::{self, Render};
 use worker::pubsub::{IntakeSettings, Publisher};
 use worker::replica::{Parts, Readiness, Stop, run as run_replica};
@@ -73,14 +75,26 @@ struct JobArgs {
     /// How long running jobs may go on after SIGTERM
     #[arg(long, env = "FLEET_DRAIN", default_value = "25s", value_parser = duration)]
     drain: Duration,
+    /// Name users by their IDs in the lines about jobs, instead of by digests
+    #[arg(long, env = "FLEET_LOG_USER_IDS", value_parser = FalseyValueParser::new())]
+    log_user_ids: bool,
     /// Stop when stdin closes: ties a child to its parent
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
 }
 
+impl Args {
+    /// The project that the job subscription and traces are in, if it is named.
+    pub(super) fn project(&self) -> Option<&str> {
+        let named = self.project.project.as_deref().filter(|project| !project.is_empty());
+        named.or_else(|| self.jobs.subscription.strip_prefix("projects/")?.split('/').next())
+    }
+}
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { project, store, jobs } = args;
     jobs.check()?;
+    log_user_ids(jobs.log_user_ids);
     let place = Place::from_env()?;
     let subscription = project.subscription(&jobs.subscription)?;
     let hosts =
