@@ -133,7 +133,8 @@ async fn every_outcome_ends_its_message_as_the_contract_says(stage: &Stage) -> a
     stage.user("ann", Duration::ZERO).await?;
     let mut outcomes = stage.inbox("outcomes").await?;
     let mut dead = stage.inbox("jobs-dead").await?;
-    let mut worker = stage.worker(&[]).await?;
+    // Without a budget what fails is given back at once.
+    let mut worker = stage.worker(&["--retry-budget", "0s"]).await?;
     let drive = "https://www.googleapis.com/drive/v3/files";
     let jobs = [
         profile("done", "ann"),

@@ -18,6 +18,13 @@ pub(crate) struct Queued {
     pub(crate) received_at: Monotonic,
 }
 
+impl Queued {
+    /// Pub/Sub delivers the messages of an ordering key in order; so they run.
+    fn ordered(&self) -> bool {
+        !self.delivery.received.ordering_key.is_empty()
+    }
+}
+
 /// The users' queues.
 #[derive(Debug)]
 pub(crate) struct Queues {
@@ -29,10 +36,23 @@ pub(crate) struct Queues {
 struct Queue {
     waiting: VecDeque<Queued>,
     runners: usize,
+    /// An ordered job runs: the next one has to wait, unordered ones have not.
+    ordered_runs: bool,
+}
+
+impl Queue {
+    /// The first job that may run now.
+    fn next(&mut self) -> Option<Queued> {
+        let at = self.waiting.iter().position(|q| !(self.ordered_runs && q.ordered()))?;
+        let queued = self.waiting.remove(at)?;
+        self.ordered_runs |= queued.ordered();
+        Some(queued)
+    }
 }
 
 impl Queues {
-    /// At most `per_user` jobs of a user run at a time.
+    /// At most `per_user` jobs of a user run at a time, and of those with an
+    /// ordering key one.
     pub(crate) fn new(per_user: usize) -> Self {
         Self { per_user: per_user.max(1), users: Mutex::default() }
     }
@@ -45,18 +65,21 @@ impl Queues {
     pub(crate) fn push(&self, queued: Queued) -> bool {
         self.with(|users| {
             let queue = users.entry(queued.job.user.clone()).or_default();
+            let useful = !(queue.ordered_runs && queued.ordered());
             queue.waiting.push_back(queued);
-            let start = queue.runners < self.per_user;
+            let start = useful && queue.runners < self.per_user;
             queue.runners += usize::from(start);
             start
         })
     }
 
-    /// The next job for a runner of `user`; `None` ends the runner.
-    pub(crate) fn pop(&self, user: &UserId) -> Option<Queued> {
+    /// The next job for a runner of `user`, whose last job, if it had one, was
+    /// `ordered`; `None` ends the runner.
+    pub(crate) fn pop(&self, user: &UserId, ordered: bool) -> Option<Queued> {
         self.with(|users| {
             let queue = users.get_mut(user)?;
-            if let Some(queued) = queue.waiting.pop_front() {
+            queue.ordered_runs &= !ordered;
+            if let Some(queued) = queue.next() {
                 return Some(queued);
             }
             queue.runners -= 1;
@@ -80,6 +103,11 @@ impl Queues {
             queue.waiting = kept;
             taken.into_iter().collect()
         })
+    }
+
+    /// How many users have jobs here.
+    pub(crate) fn users(&self) -> usize {
+        self.with(|users| users.len())
     }
 }
 
@@ -129,10 +157,29 @@ mod tests {
         assert!(queues.push(queued("ann", "1", "ann")));
         assert!(!queues.push(queued("ann", "2", "ann")), "ann has her runner");
         assert!(queues.push(queued("bob", "3", "bob")));
-        assert_eq!(queues.pop(&ann).unwrap().job.id, "1");
-        assert_eq!(queues.pop(&ann).unwrap().job.id, "2");
-        assert!(queues.pop(&ann).is_none());
+        assert_eq!(queues.pop(&ann, true).unwrap().job.id, "1");
+        assert_eq!(queues.pop(&ann, true).unwrap().job.id, "2");
+        assert!(queues.pop(&ann, true).is_none());
         assert!(queues.push(queued("ann", "4", "")), "the runner has ended");
+    }
+
+    #[test]
+    fn more_at_a_time_leave_the_order_of_a_key_alone() {
+        let queues = Queues::new(3);
+        let ann = UserId::new("ann").unwrap();
+        let id = |queued: Option<Queued>| queued.map(|q| q.job.id);
+        assert!(queues.push(queued("ann", "1", "ann")));
+        assert_eq!(id(queues.pop(&ann, false)).as_deref(), Some("1"));
+        assert!(!queues.push(queued("ann", "2", "ann")), "it has to wait for the first");
+        assert!(queues.push(queued("ann", "3", "")));
+        assert!(queues.push(queued("ann", "4", "")));
+        assert_eq!(id(queues.pop(&ann, false)).as_deref(), Some("3"), "past the ordered one");
+        assert_eq!(id(queues.pop(&ann, false)).as_deref(), Some("4"));
+        assert_eq!(id(queues.pop(&ann, false)), None, "2 still waits: a runner ends");
+        assert_eq!(id(queues.pop(&ann, true)).as_deref(), Some("2"), "1 has ended");
+        assert_eq!(id(queues.pop(&ann, true)), None);
+        assert_eq!(id(queues.pop(&ann, false)), None);
+        assert_eq!(queues.users(), 0, "nothing is left behind");
     }
 
     #[test]
@@ -144,6 +191,6 @@ mod tests {
         }
         let taken: Vec<_> = queues.take_key(&ann, "ann").into_iter().map(|q| q.job.id).collect();
         assert_eq!(taken, ["1", "3"]);
-        assert_eq!(queues.pop(&ann).unwrap().job.id, "2");
+        assert_eq!(queues.pop(&ann, false).unwrap().job.id, "2");
     }
 }

@@ -1,18 +1,57 @@
 //! What a kind of job does.
 
 use futures_util::future::BoxFuture;
-use shared::Credentials;
 
 use crate::job::Job;
 use crate::outcome::Verdict;
+use crate::session::Session;
 
-/// Does one kind of job. Called with at most `--concurrency` jobs at once.
+/// Does one kind of job. Called with at most `--concurrency` jobs at once, and with
+/// one job of a user at a time unless `--per-user` allows more.
+///
+/// A closure that returns a boxed future is a handler too:
+///
+/// ```
+/// use futures_util::FutureExt as _;
+/// use futures_util::future::BoxFuture;
+/// use worker::{Job, Session, Verdict};
+///
+/// fn append<'a>(job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
+///     async move {
+///         let Some(sheet) = job.params.get("sheet").and_then(|value| value.as_str()) else {
+///             return Verdict::reject("`sheet` is missing");
+///         };
+///         let url = format!("https://sheets.googleapis.com/v4/spreadsheets/{sheet}/values/A1:append");
+///         let request = match session.request(reqwest::Method::POST, &url) {
+///             Ok(request) => request.query(&[("valueInputOption", "RAW")]),
+///             Err(forbidden) => return Verdict::reject(forbidden.to_string()),
+///         };
+///         match request.json(&job.params["row"]).send().await {
+///             Ok(response) => Verdict::of_response(response).await,
+///             Err(_) => Verdict::reject("whether the row was appended is not known"),
+///         }
+///     }
+///     .boxed()
+/// }
+/// # fn is_a_handler(_: impl worker::Handler) {}
+/// # is_a_handler(append);
+/// ```
 pub trait Handler: Send + Sync + 'static {
-    /// Runs `job` as the user of `credentials`.
+    /// Runs `job` as the user of `session`.
     ///
-    /// The credentials are fresh. When an API answers 401 to them the handler
-    /// says [`Verdict::Unauthorized`] and is called once more with renewed ones.
-    /// A panic fails this delivery only. At shutdown the future may be dropped
-    /// when the drain time is over.
-    fn handle<'a>(&'a self, job: &'a Job, credentials: &'a Credentials) -> BoxFuture<'a, Verdict>;
+    /// The session's credentials are fresh. When an API answers 401 to them the
+    /// handler says [`Verdict::Unauthorized`] and is called once more with renewed
+    /// ones; with [`Verdict::Retry`] and [`Verdict::RateLimited`] it is called again
+    /// later. A panic fails this delivery only. At shutdown the future may be
+    /// dropped when the drain time is over.
+    fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict>;
+}
+
+impl<F> Handler for F
+where
+    F: for<'a> Fn(&'a Job, &'a Session<'a>) -> BoxFuture<'a, Verdict> + Send + Sync + 'static,
+{
+    fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
+        self(job, session)
+    }
 }

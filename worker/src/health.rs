@@ -148,8 +148,19 @@ fn routes(probes: Probes) -> Router {
         };
         (status, [(CACHE_CONTROL, "no-store")], text)
     };
+    let turning = Arc::clone(&ready);
     let healthz = move || async move {
-        told(pulse.check().map(|()| "ok").map_err(|stuck| format!("not alive: {stuck}")))
+        let replica = match turning.last_turn() {
+            age if age > STUCK_AFTER => Err(Stuck { name: "the replica", age }),
+            _ => Ok(()),
+        };
+        told(
+            pulse
+                .check()
+                .and(replica)
+                .map(|()| "ok")
+                .map_err(|stuck| format!("not alive: {stuck}")),
+        )
     };
     let readyz = move || async move {
         told(ready.check().map(|()| "ready").map_err(|why| format!("not ready: {why}")))
@@ -253,7 +264,7 @@ mod tests {
         let pulse = Pulse::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let beat = pulse.watch("the intake");
         let probes = Probes {
-            ready: Arc::new(Readiness::default()),
+            ready: Arc::new(Readiness::new(Arc::clone(&clock) as Arc<dyn Clock>)),
             pulse,
             metrics: Render::new(|| "fleet_ready 0\n".to_owned()),
         };

@@ -5,6 +5,7 @@
 //! the [`Handler`] of its kind with a credential of the shared token store, and
 //! ended by exactly one [`outcome::Status`].
 
+mod dedupe;
 mod delivery;
 mod dispatch;
 mod handler;
@@ -16,12 +17,19 @@ pub mod metered;
 pub mod metrics;
 mod outage;
 pub mod outcome;
+mod pace;
 pub mod parking;
 pub mod pubsub;
 pub mod replica;
 pub mod resuming;
+mod session;
 pub mod spans;
 pub mod web;
 
+pub use dedupe::{Dedupe, Remembered};
 pub use handler::Handler;
+pub use job::Job;
 pub use logged_user::{LoggedUser, log_user, log_user_ids};
+pub use outcome::Verdict;
+pub use replica::Worker;
+pub use session::Session;

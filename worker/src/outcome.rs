@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use google_cloud_gax::error::rpc::Code;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -17,7 +18,16 @@ pub enum Verdict {
     },
     /// The API rejected the token (401): renew it and run the job once more.
     Unauthorized,
-    /// Try again later.
+    /// An API limits the user's rate: nothing of this user is tried before that
+    /// has passed, then this job again.
+    RateLimited {
+        /// The API's status, if there was one.
+        http_status: Option<u16>,
+        /// How long the API asked to wait.
+        after: Option<Duration>,
+    },
+    /// Try again: at once a few times, with growing pauses, then by giving the
+    /// message back. Only where a repetition does no harm.
     Retry {
         /// Why; logged, so it must not quote an API's answer.
         why: String,
@@ -40,6 +50,54 @@ pub enum Verdict {
         /// The API's status, if there was one.
         http_status: Option<u16>,
     },
+}
+
+impl Verdict {
+    /// The job is done; `result` is published with its outcome.
+    pub fn done(result: Value) -> Self {
+        Self::Done { http_status: None, result }
+    }
+
+    /// The job can never succeed. The reason is logged, so it must not quote an
+    /// API's answer or a job's values.
+    pub fn reject(reason: impl Into<String>) -> Self {
+        Self::Reject { reason: reason.into(), detail: None, http_status: None }
+    }
+
+    /// What an error of an official Google Cloud client means. Where whether the
+    /// call had an effect is not known, the job is tried again only if it is
+    /// `repeatable`.
+    ///
+    /// The client's credentials are the store's, so an `UNAUTHENTICATED` is
+    /// [`Verdict::Unauthorized`].
+    pub fn of_google_error(error: &google_cloud_gax::error::Error, repeatable: bool) -> Self {
+        let http_status = error.http_status_code();
+        let code = error.status().map(|status| status.code);
+        let refused = |what: String| Self::Reject {
+            reason: what,
+            detail: error.status().map(|status| status.message.clone()),
+            http_status,
+        };
+        let again = |why: &str| Self::Retry { why: why.to_owned(), http_status, after: None };
+        match (http_status, code) {
+            (Some(401), _) | (_, Some(Code::Unauthenticated)) => Self::Unauthorized,
+            (Some(429), _) | (_, Some(Code::ResourceExhausted)) => {
+                Self::RateLimited { http_status, after: None }
+            }
+            (Some(408 | 425 | 500..=599), _) | (_, Some(Code::Unavailable | Code::Aborted)) => {
+                again("the API failed")
+            }
+            (None, None | Some(Code::DeadlineExceeded | Code::Unknown | Code::Internal)) => {
+                if repeatable {
+                    again("the API did not answer")
+                } else {
+                    refused("whether the API did it is not known".to_owned())
+                }
+            }
+            (Some(status), None) => refused(format!("the API refused: HTTP status {status}")),
+            (_, Some(code)) => refused(format!("the API refused: {code}")),
+        }
+    }
 }
 
 /// The four ways in which a delivery ends.

@@ -7,6 +7,7 @@
 mod bucket;
 mod clock;
 mod provider;
+mod pubsub;
 mod scenes;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use shared::{Grant, Keyring, Policy, TokenStore, UserId};
 pub use bucket::{FaultyBucket, Requests, WriteFault};
 pub use clock::VirtualClock;
 pub use provider::{AnswerFault, Provider};
+pub use pubsub::{Consumer, Heard, Queue, QueueSettings};
 
 /// Replicas over one bucket and one provider.
 #[derive(Debug, Clone)]

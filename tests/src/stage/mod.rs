@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use emulators::google::{self, ClientKind, Google};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use worker::pubsub::{Admin, Connection, Intake, IntakeSettings, SubscriptionPlan};
+use worker::pubsub::{Admin, Connection, Intake, IntakeSettings, Source as _, SubscriptionPlan};
 
 pub use cloud::Cloud;
 pub use external::{LIMITS, Missing, leave_out};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::builder::FalseyValueParser;
 use shared::adapters::SystemClock;
-use shared::ports::{Clock, Randomness};
+use shared::ports::Clock;
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +16,9 @@ use worker::health::{self, Probes, Pulse};
 use worker::kinds::{HostRules, KindSettings, builtin};
 use worker::log_user_ids;
 use worker::metrics::{self, Render};
-use worker::pubsub::{IntakeSettings, Publisher};
-use worker::replica::{Parts, Readiness, Stop, run as run_replica};
+use worker::pubsub::{Intake, IntakeSettings, Publisher, Topic};
+use worker::replica::Stop;
+use worker::{Dedupe, Worker};
 
 use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::output::Usage;
@@ -78,6 +79,13 @@ struct JobArgs {
     /// Name users by their IDs in the lines about jobs, instead of by digests
     #[arg(long, env = "FLEET_LOG_USER_IDS", value_parser = FalseyValueParser::new())]
     log_user_ids: bool,
+    /// How long a delivery may wait between its attempts before it is given back
+    #[arg(long, env = "FLEET_RETRY_BUDGET", default_value = "60s", value_parser = duration)]
+    retry_budget: Duration,
+    /// Where done jobs are remembered, so that a redelivery does not act again: in this
+    /// process, or as objects under done/ in the bucket (one more read and write per job)
+    #[arg(long, env = "FLEET_DEDUPE", default_value = "off")]
+    dedupe: DedupeArg,
     /// Stop when stdin closes: ties a child to its parent
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
@@ -89,6 +97,13 @@ impl Args {
         let named = self.project.project.as_deref().filter(|project| !project.is_empty());
         named.or_else(|| self.jobs.subscription.strip_prefix("projects/")?.split('/').next())
     }
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum DedupeArg {
+    Off,
+    Memory,
+    Bucket,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
@@ -110,43 +125,59 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     place.reach_pubsub().await?;
     let listener = health::bind(jobs.listen).await.map_err(anyhow::Error::msg)?;
     let connection = place.connection();
-    let publisher = async |topic: Option<String>| match topic {
-        Some(topic) => Publisher::open(&connection, &topic).await.map(Some),
-        None => Ok(None),
+    let topic = async |name: Option<String>| match name {
+        Some(name) => {
+            let topic: Arc<dyn Topic> = Arc::new(Publisher::open(&connection, &name).await?);
+            Ok(Some(topic))
+        }
+        None => anyhow::Ok(None),
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let scrape = Scrape::start(Arc::clone(&clock))?;
     let pulse = Pulse::new(Arc::clone(&clock));
-    let parts = Parts {
-        kinds: builtin(KindSettings {
-            http: connected.http,
-            userinfo_url,
-            hosts,
-            api_root: place.emulators.as_ref().and_then(|e| e.api_root.clone()),
-            clock: Arc::clone(&clock),
-        }),
-        outcomes: publisher(outcomes_topic).await?,
-        dead: publisher(dead_topic).await?,
-        store: connected.store,
-        bucket: connected.bucket,
-        clock,
-        random: Arc::new(Randomness::from_system()),
-        intake: IntakeSettings {
-            subscription,
-            max_outstanding: jobs.concurrency.saturating_mul(OUTSTANDING_PER_SLOT),
-            ack_extension: jobs.ack_extension,
-        },
-        concurrency: jobs.concurrency,
-        per_user: jobs.per_user,
-        drain: jobs.drain,
-        connection,
-    };
+    let api_root = place.emulators.as_ref().and_then(|e| e.api_root.clone());
+    let kinds = builtin(KindSettings {
+        http: connected.http.clone(),
+        userinfo_url,
+        hosts: hosts.clone(),
+        api_root: api_root.clone(),
+        clock: Arc::clone(&clock),
+    });
+    metrics::begin(kinds.keys().map(String::as_str));
     info!(
-        replica = parts.store.holder(),
+        replica = connected.store.holder(),
         health = %listener.local_addr().context("the health listener has no address")?,
-        subscription = parts.intake.subscription,
+        subscription,
         "starting"
     );
+    let intake = IntakeSettings {
+        subscription: subscription.clone(),
+        max_outstanding: jobs.concurrency.saturating_mul(OUTSTANDING_PER_SLOT),
+        ack_extension: jobs.ack_extension,
+    };
+    let counted = connected.store.clone();
+    let worker = Worker::builder()
+        .dedupe(match jobs.dedupe {
+            DedupeArg::Off => Dedupe::Off,
+            DedupeArg::Memory => Dedupe::memory(),
+            DedupeArg::Bucket => Dedupe::bucket(Arc::clone(&connected.bucket)),
+        })
+        .store(connected.store)
+        .bucket(connected.bucket)
+        .source(Intake::open(&connection, intake).await?)
+        .subscription(subscription)
+        .handlers(kinds)
+        .http(connected.http)
+        .hosts(hosts)
+        .api_root(api_root)
+        .outcomes(topic(outcomes_topic).await?)
+        .dead_letters(topic(dead_topic).await?)
+        .clock(clock)
+        .concurrency(jobs.concurrency)
+        .per_user(jobs.per_user)
+        .drain(jobs.drain)
+        .retry_budget(jobs.retry_budget)
+        .build()?;
     let stop = Stop::default();
     watch_signals(&stop)?;
     if jobs.until_stdin_closes {
@@ -157,25 +188,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             stop.cut.cancel();
         });
     }
-    let ready = Arc::new(Readiness::default());
-    metrics::begin(parts.kinds.keys().map(String::as_str));
+    let ready = worker.readiness();
     let probes = Probes {
         ready: Arc::clone(&ready),
         pulse: pulse.clone(),
-        metrics: {
-            let (store, ready) = (parts.store.clone(), Arc::clone(&ready));
-            Render::new(move || {
-                metrics::read_store(&store);
-                metrics::readiness(ready.check().is_ok());
-                scrape.render()
-            })
-        },
+        metrics: Render::new(move || {
+            metrics::read_store(&counted);
+            metrics::readiness(ready.check().is_ok());
+            scrape.render()
+        }),
     };
     // Until the very end, so that the last jobs are counted where they are seen.
     let serving = tokio::spawn(health::serve(listener, probes, CancellationToken::new()));
     let result = tokio::select! {
         biased;
-        result = run_replica(parts, stop, ready) => result,
+        result = worker.run(stop) => result,
         never = pulse.keep() => match never {},
     };
     serving.abort();

@@ -15,14 +15,12 @@ pub(super) fn judge(status: u16, headers: &HeaderMap, body: &[u8]) -> Verdict {
     let said = Said::of(body);
     match status {
         401 => Verdict::Unauthorized,
-        403 if said.is(&["rateLimitExceeded", "userRateLimitExceeded"]) => {
-            retry(status, headers, "the API limits the rate")
-        }
+        403 if said.is(&["rateLimitExceeded", "userRateLimitExceeded"]) => limited(status, headers),
         403 if lacks_scope(headers, &said) => {
             Verdict::MissingScopes { scopes: challenge(headers, "scope") }
         }
         408 | 425 => retry(status, headers, "the API asks to try again"),
-        429 => retry(status, headers, "the API limits the rate"),
+        429 => limited(status, headers),
         500..=599 => retry(status, headers, "the API failed"),
         300..=399 => Verdict::Reject {
             reason: format!("the API redirects (HTTP status {status}), which is not followed"),
@@ -46,6 +44,10 @@ fn retry(status: u16, headers: &HeaderMap, why: &str) -> Verdict {
         http_status: Some(status),
         after: retry_after(headers),
     }
+}
+
+fn limited(status: u16, headers: &HeaderMap) -> Verdict {
+    Verdict::RateLimited { http_status: Some(status), after: retry_after(headers) }
 }
 
 /// `Retry-After` in seconds (RFC 9110, section 10.2.3); dates are not read,

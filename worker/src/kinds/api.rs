@@ -17,6 +17,7 @@ use url::Url;
 use crate::handler::Handler;
 use crate::job::Job;
 use crate::outcome::Verdict;
+use crate::session::Session;
 use crate::{metrics, spans};
 
 use super::answer::judge;
@@ -282,10 +283,10 @@ async fn read(mut response: Response, call: &Call) -> Verdict {
 }
 
 impl Handler for ApiHandler {
-    fn handle<'a>(&'a self, job: &'a Job, credentials: &'a Credentials) -> BoxFuture<'a, Verdict> {
+    fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
         async move {
             match Call::read(&job.params, &self.hosts) {
-                Ok(call) => self.call(&call, credentials).await,
+                Ok(call) => self.call(&call, session.credentials()).await,
                 Err(reason) => reject(reason, None),
             }
         }

@@ -4,6 +4,7 @@ mod answer;
 mod api;
 mod hosts;
 mod profile;
+mod response;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

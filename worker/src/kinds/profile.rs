@@ -3,12 +3,12 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use shared::Credentials;
 use shared::profile::{ProfileError, fetch_profile};
 
 use crate::handler::Handler;
 use crate::job::Job;
 use crate::outcome::Verdict;
+use crate::session::Session;
 
 use super::answer::judge;
 
@@ -27,7 +27,7 @@ impl ProfileHandler {
 }
 
 impl Handler for ProfileHandler {
-    fn handle<'a>(&'a self, job: &'a Job, credentials: &'a Credentials) -> BoxFuture<'a, Verdict> {
+    fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
         async move {
             if let Some(name) = job.params.keys().next() {
                 let name: String = name.chars().take(64).collect();
@@ -37,7 +37,7 @@ impl Handler for ProfileHandler {
                     http_status: None,
                 };
             }
-            match fetch_profile(&self.http, &self.userinfo_url, credentials).await {
+            match fetch_profile(&self.http, &self.userinfo_url, session.credentials()).await {
                 Ok(profile) => {
                     Verdict::Done { http_status: Some(200), result: Value::Object(profile) }
                 }

@@ -93,6 +93,7 @@ metrics_list! {
     IN_FLIGHT = "fleet_jobs_in_flight", Gauge, [], "Handlers that run now.";
     OUTSTANDING = "fleet_jobs_outstanding", Gauge, [],
         "Messages that this replica holds, waiting ones included.";
+    QUEUED_USERS = "fleet_users_queued", Gauge, [], "Users of which this replica holds jobs.";
     QUEUE_WAIT = "fleet_job_queue_wait_seconds", Histogram, [],
         "From receipt to the user's turn.";
     HELD = "fleet_jobs_held", Gauge, [],
@@ -103,6 +104,8 @@ metrics_list! {
         "Deliveries of jobs that were done before and did not act again.";
     SLOWED = "fleet_users_slowed_total", Counter, [],
         "Times that a user's jobs were held back because an API limits their rate.";
+    SLOWED_USERS = "fleet_users_slowed", Gauge, [],
+        "Users whose rate an API limited lately.";
     CREDENTIALS = "fleet_credentials_total", Counter, ["result"],
         "Credentials asked for: hit (in memory), wait (a read or a refresh), error.";
     CACHED_USERS = "fleet_cached_users", Gauge, [], "Users whose credential is in memory.";
@@ -173,7 +176,7 @@ pub fn begin<'a>(kinds: impl IntoIterator<Item = &'a str>) {
     for counter in [DEDUPED, SLOWED, RESUMED] {
         counter!(counter).absolute(0);
     }
-    for gauge in [IN_FLIGHT, OUTSTANDING, HELD, PAUSED] {
+    for gauge in [IN_FLIGHT, OUTSTANDING, QUEUED_USERS, HELD, PAUSED, SLOWED_USERS] {
         gauge!(gauge).set(0.0);
     }
 }
@@ -236,14 +239,16 @@ pub(crate) fn job_ended(kind: Option<&str>, status: Status, took: Duration) {
     histogram!(JOB_SECONDS, "kind" => kind).record(took);
 }
 
+/// How many users have jobs here, and how many were slowed down lately.
+pub(crate) fn set_users(queued: usize, slowed: usize) {
+    let level = |users: usize| f64::from(u32::try_from(users).unwrap_or(u32::MAX));
+    gauge!(QUEUED_USERS).set(level(queued));
+    gauge!(SLOWED_USERS).set(level(slowed));
+}
+
 /// A job's turn has come, so long after its receipt.
 pub(crate) fn turn(waited: Duration) {
     histogram!(QUEUE_WAIT).record(waited);
-}
-
-/// A level that is `delta` higher from now on.
-pub(crate) fn add(gauge: &'static str, delta: f64) {
-    gauge!(gauge).increment(delta);
 }
 
 /// A level that is `value` from now on.
@@ -254,6 +259,22 @@ pub(crate) fn set(gauge: &'static str, value: f64) {
 /// One more of an event without labels.
 pub(crate) fn count(counter: &'static str) {
     counter!(counter).increment(1);
+}
+
+/// A handler that runs; ends when dropped, however it ends.
+pub(crate) struct Running(());
+
+impl Running {
+    pub(crate) fn start() -> Self {
+        gauge!(IN_FLIGHT).increment(1.0);
+        Self(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        gauge!(IN_FLIGHT).decrement(1.0);
+    }
 }
 
 /// How a credential was had.

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::job::Received;
 
-use super::{Connection, no_credentials};
+use super::{Connection, Source, no_credentials};
 
 /// Ends a delivery. Dropping it gives the message back.
 pub trait Settle: Send + fmt::Debug {
@@ -85,7 +85,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Prepares the stream; it opens with the first [`Intake::next`].
+    /// Prepares the stream; it opens with the first [`Source::next`].
     ///
     /// # Errors
     /// [`IntakeError::Client`].
@@ -103,24 +103,6 @@ impl Intake {
         Ok(Self { subscriber, settings, stream, token })
     }
 
-    /// The next message. After an error the stream is new, and the next call
-    /// opens it. Cancelling it loses nothing.
-    ///
-    /// # Errors
-    /// [`IntakeError`] when the stream ended for good.
-    pub async fn next(&mut self) -> Result<Delivery, IntakeError> {
-        let error = match self.stream.next().await {
-            Some(Ok((message, handler))) => return Ok(delivery(message, handler)),
-            Some(Err(error)) => self.permanent(&error),
-            None => IntakeError::Ended {
-                subscription: self.settings.subscription.clone(),
-                why: "it was closed".to_owned(),
-            },
-        };
-        (self.stream, self.token) = start(&self.subscriber, &self.settings);
-        Err(error)
-    }
-
     fn permanent(&self, error: &google_cloud_pubsub::Error) -> IntakeError {
         let subscription = self.settings.subscription.clone();
         match error.status().map(|s| s.code) {
@@ -131,11 +113,27 @@ impl Intake {
             _ => IntakeError::Ended { subscription, why: innermost(error).to_string() },
         }
     }
+}
 
-    /// Stops receiving: what was fetched and not handed out goes back at once.
-    /// The deliveries that were handed out can still be ended; the returned
-    /// future is ready when the last of them is and Pub/Sub knows.
-    pub fn stop(self) -> BoxFuture<'static, ()> {
+impl Source for Intake {
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, IntakeError>> {
+        async move {
+            let error = match self.stream.next().await {
+                Some(Ok((message, handler))) => return Ok(delivery(message, handler)),
+                Some(Err(error)) => self.permanent(&error),
+                None => IntakeError::Ended {
+                    subscription: self.settings.subscription.clone(),
+                    why: "it was closed".to_owned(),
+                },
+            };
+            // A stream that ended for good says so once and then nothing.
+            (self.stream, self.token) = start(&self.subscriber, &self.settings);
+            Err(error)
+        }
+        .boxed()
+    }
+
+    fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
         let token = self.token.clone();
         // Asking for the shutdown and then dropping the stream releases what
         // it has prefetched; keeping the stream would delay that by its leases.

@@ -3,12 +3,14 @@
 
 mod admin;
 mod intake;
+mod ports;
 mod publisher;
 
 use google_cloud_auth::credentials::{Credentials, anonymous};
 
 pub use admin::{Admin, SubscriptionPlan};
 pub use intake::{Delivery, Intake, IntakeError, IntakeSettings, Settle};
+pub use ports::{Source, Topic};
 pub use publisher::{Outgoing, PublishError, Publisher};
 
 /// Where Pub/Sub is.

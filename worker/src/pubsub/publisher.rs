@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::RetryPolicyExt as _;
 use google_cloud_pubsub::client::Publisher as Client;
@@ -11,7 +13,7 @@ use google_cloud_pubsub::error::PublishError as ClientError;
 use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 
-use super::{Connection, no_credentials};
+use super::{Connection, Topic, no_credentials};
 
 /// A publish is given up after this long; the caller decides what then.
 const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -131,6 +133,12 @@ impl Publisher {
             Some(status) => PublishError::Failed { topic, why: status.code.to_string() },
             None => PublishError::Failed { topic, why: "Pub/Sub cannot be reached".to_owned() },
         }
+    }
+}
+
+impl Topic for Publisher {
+    fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
+        Self::publish(self, message).boxed()
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shared::UserId;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use worker::pubsub::{Delivery, Intake, IntakeSettings, Outgoing, Publisher};
+use worker::pubsub::{Delivery, Intake, IntakeSettings, Outgoing, Publisher, Source as _};
 
 use super::super::connect::duration;
 use super::super::output::{self, Usage};

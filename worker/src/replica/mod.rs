@@ -1,11 +1,13 @@
 //! One replica: intake, dispatch, and an orderly end.
 
+mod builder;
+mod readiness;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use shared::Schedule;
 use shared::ports::{Bucket, BucketError, Clock, Randomness};
-use shared::{Schedule, TokenStore};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,10 +16,14 @@ use tracing::{error, info, warn};
 use crate::delivery::{Desk, KindsDebug};
 use crate::dispatch::{Queued, Queues};
 use crate::job::Job;
-use crate::kinds::Kinds;
+use crate::metrics;
 use crate::outage::Outage;
+use crate::pace::Paces;
 use crate::parking::Parking;
-use crate::pubsub::{Connection, Delivery, Intake, IntakeError, IntakeSettings, Publisher};
+use crate::pubsub::{Delivery, IntakeError, Source};
+
+pub use builder::{BuildError, Builder, Worker};
+pub use readiness::Readiness;
 
 /// Pauses between two tries of something that must work before work starts.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -26,36 +32,10 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 const STARTUP: Duration = Duration::from_secs(30);
 /// How long the acknowledgements may take after the last job has ended.
 const RELEASE: Duration = Duration::from_secs(5);
+/// How often the loop turns when nothing happens.
+const TURN: Duration = Duration::from_secs(1);
 /// Read at the start to see that the bucket is there; never written.
 const PROBE: &str = "fleet-startup-check";
-
-/// What a replica is made of.
-pub struct Parts {
-    /// Hands out credentials.
-    pub store: TokenStore,
-    /// The bucket of the store, for parked jobs.
-    pub bucket: Arc<dyn Bucket>,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
-    /// Jitter.
-    pub random: Arc<Randomness>,
-    /// What it can do.
-    pub kinds: Kinds,
-    /// Where Pub/Sub is.
-    pub connection: Connection,
-    /// What it reads.
-    pub intake: IntakeSettings,
-    /// Where outcomes go.
-    pub outcomes: Option<Publisher>,
-    /// Where rejected jobs go.
-    pub dead: Option<Publisher>,
-    /// How many handlers run at once.
-    pub concurrency: usize,
-    /// How many jobs of one user run at once.
-    pub per_user: usize,
-    /// How long running jobs may go on after the end was asked for.
-    pub drain: Duration,
-}
 
 /// What the replica's end is asked with: once to drain, twice to cut.
 #[derive(Debug, Clone, Default)]
@@ -64,29 +44,6 @@ pub struct Stop {
     pub drain: CancellationToken,
     /// Do not wait for running jobs.
     pub cut: CancellationToken,
-}
-
-/// Whether the replica takes jobs at the moment.
-#[derive(Debug, Default)]
-pub struct Readiness {
-    bucket_seen: AtomicBool,
-    intake_open: AtomicBool,
-}
-
-impl Readiness {
-    /// `Ok`, or what is missing.
-    ///
-    /// # Errors
-    /// What is missing, for people.
-    pub fn check(&self) -> Result<(), &'static str> {
-        if !self.bucket_seen.load(Ordering::Relaxed) {
-            Err("the bucket has not answered yet")
-        } else if !self.intake_open.load(Ordering::Relaxed) {
-            Err("the intake is not open")
-        } else {
-            Ok(())
-        }
-    }
 }
 
 /// Why a replica ended before it was asked to.
@@ -100,43 +57,47 @@ pub enum ReplicaError {
     Intake(#[from] IntakeError),
 }
 
-/// Runs one replica until `stop` is asked for.
-///
-/// Dropping the future abandons running jobs, whose messages come again; only
-/// `stop` ends it in order.
-///
-/// # Errors
-/// [`ReplicaError`] when a setting is wrong, so that work cannot start.
-pub async fn run(parts: Parts, stop: Stop, ready: Arc<Readiness>) -> Result<(), ReplicaError> {
-    let Parts { store, bucket, clock, random, kinds, connection, intake, outcomes, dead, .. } =
-        parts;
+async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
+    let Worker { carrier, bucket, mut source, clock, random, ready, .. } = worker;
     await_bucket(&*bucket, &*clock, &random, &stop).await?;
     if stop.drain.is_cancelled() {
         return Ok(());
     }
-    ready.bucket_seen.store(true, Ordering::Relaxed);
+    ready.bucket_seen(carrier.store.health());
     let desk = Arc::new(Desk {
-        parking: Parking::new(bucket, store.clone()),
-        store,
-        kinds: KindsDebug(kinds),
-        outcomes,
-        dead,
-        clock: Arc::clone(&clock),
+        parking: Parking::new(bucket, carrier.store.clone()),
+        carrier,
+        kinds: KindsDebug(worker.kinds),
+        dedupe: worker.dedupe,
+        outcomes: worker.outcomes,
+        dead: worker.dead,
+        clock,
         random,
-        slots: Semaphore::new(parts.concurrency.max(1)),
-        queues: Queues::new(parts.per_user),
+        slots: Semaphore::new(worker.concurrency),
+        queues: Queues::new(worker.per_user),
+        paces: Paces::default(),
         outage: Outage::default(),
-        subscription: intake.subscription.clone(),
+        retry_budget: worker.retry_budget,
+        subscription: worker.subscription,
         stopping: stop.drain.clone(),
         cutting: CancellationToken::new(),
     });
-    let mut messages = Intake::open(&connection, intake).await?;
     let tasks = TaskTracker::new();
-    let result = take_in(&desk, &mut messages, &tasks, &ready).await;
-    ready.intake_open.store(false, Ordering::Relaxed);
+    let result = take_in(&desk, &mut *source, &tasks, &ready).await;
+    ready.intake(false);
     // The end also comes by an error: what is under way is drained all the same.
     desk.stopping.cancel();
-    wind_up(&desk, messages, tasks, &stop, parts.drain).await;
+    let turning = async {
+        loop {
+            ready.turned();
+            desk.clock.sleep(TURN).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = wind_up(&desk, source, tasks, &stop, worker.drain) => {}
+        () = turning => {}
+    }
     result
 }
 
@@ -177,7 +138,7 @@ async fn await_bucket(
 /// Takes messages until the end is asked for.
 async fn take_in(
     desk: &Arc<Desk>,
-    messages: &mut Intake,
+    source: &mut dyn Source,
     tasks: &TaskTracker,
     ready: &Readiness,
 ) -> Result<(), ReplicaError> {
@@ -187,16 +148,20 @@ async fn take_in(
     let mut received_any = false;
     info!("taking jobs");
     loop {
-        let is_paused = *paused.borrow_and_update();
-        ready.intake_open.store(!is_paused, Ordering::Relaxed);
-        let next = tokio::select! {
-            biased;
-            () = desk.stopping.cancelled() => return Ok(()),
-            changed = paused.changed() => {
-                debug_assert!(changed.is_ok(), "the desk holds the sender");
-                continue;
+        // Kept while the loop turns and while the intake is paused: see `Source`.
+        let mut next = source.next();
+        let next = loop {
+            ready.turned();
+            let is_paused = *paused.borrow_and_update();
+            ready.intake(!is_paused);
+            metrics::set_users(desk.queues.users(), desk.paces.users());
+            tokio::select! {
+                biased;
+                () = desk.stopping.cancelled() => return Ok(()),
+                next = &mut next, if !is_paused => break next,
+                changed = paused.changed() => debug_assert!(changed.is_ok(), "the desk has it"),
+                () = desk.clock.sleep(TURN) => {}
             }
-            next = messages.next(), if !is_paused => next,
         };
         match next {
             Ok(delivery) => {
@@ -209,7 +174,7 @@ async fn take_in(
                 if !received_any && young {
                     return Err(error.into());
                 }
-                ready.intake_open.store(false, Ordering::Relaxed);
+                ready.intake(false);
                 let pause = pauses.next(desk.random.unit());
                 error!("{error}; opening it again in {pause:.0?}");
                 tokio::select! {
@@ -240,8 +205,14 @@ fn accept(desk: &Arc<Desk>, tasks: &TaskTracker, delivery: Delivery) {
 }
 
 /// Stop intake, drain, cut; then see that no grant is lost.
-async fn wind_up(desk: &Desk, messages: Intake, tasks: TaskTracker, stop: &Stop, drain: Duration) {
-    let released = messages.stop();
+async fn wind_up(
+    desk: &Desk,
+    source: Box<dyn Source>,
+    tasks: TaskTracker,
+    stop: &Stop,
+    drain: Duration,
+) {
+    let released = source.stop();
     info!("stopping: no new jobs, running ones may end");
     tasks.close();
     tokio::select! {
@@ -258,14 +229,8 @@ async fn wind_up(desk: &Desk, messages: Intake, tasks: TaskTracker, stop: &Stop,
     tokio::select! { biased; () = tasks.wait() => {}, () = over("ending jobs") => {} }
     tokio::select! { biased; () = released => {}, () = over("releasing messages") => {} }
     // A grant that was obtained must be stored, or the user is locked out.
-    if !desk.store.shutdown(desk.store.policy().lease_ttl).await {
+    if !desk.carrier.store.shutdown(desk.carrier.store.policy().lease_ttl).await {
         error!("a refresh is still under way; its grant may be lost");
     }
     info!("stopped");
-}
-
-impl std::fmt::Debug for Parts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parts").field("intake", &self.intake).finish_non_exhaustive()
-    }
 }

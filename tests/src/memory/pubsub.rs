@@ -1,0 +1,352 @@
+//! A subscription and topics in memory and virtual time: at-least-once, ordered by
+//! key, with retry policy and dead letter, as Pub/Sub documents them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::Notify;
+use worker::job::Received;
+use worker::pubsub::{Delivery, IntakeError, Outgoing, PublishError, Settle, Source, Topic};
+
+/// How a [`Queue`] behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueSettings {
+    /// The pause before a message that was given back comes again; doubles with
+    /// each delivery up to the second.
+    pub backoff: (Duration, Duration),
+    /// After so many deliveries a message is dead-lettered.
+    pub max_attempts: i32,
+    /// How many messages one consumer may hold.
+    pub max_outstanding: usize,
+}
+
+impl Default for QueueSettings {
+    fn default() -> Self {
+        Self {
+            backoff: (Duration::from_secs(10), Duration::from_secs(600)),
+            max_attempts: 100,
+            max_outstanding: 256,
+        }
+    }
+}
+
+/// A subscription. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Queue {
+    settings: QueueSettings,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    published: u64,
+    /// By the order of publishing.
+    ready: BTreeMap<u64, Message>,
+    /// Keys of which a message waits for its back-off: its successors wait too.
+    blocked: HashMap<String, BTreeSet<u64>>,
+    delayed: usize,
+    outstanding: usize,
+    acknowledged: u64,
+    deliveries: u64,
+    dead: Vec<Message>,
+}
+
+#[derive(Debug, Clone)]
+struct Message {
+    outgoing: Outgoing,
+    attempts: i32,
+}
+
+impl Queue {
+    /// An empty subscription.
+    pub fn new(settings: QueueSettings) -> Self {
+        Self { settings, inner: Arc::default() }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.inner.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Publishes a job under an ordering key, or none.
+    pub fn publish(&self, job: &Value, ordering_key: &str) {
+        self.publish_raw(job.to_string().into_bytes(), ordering_key);
+    }
+
+    /// Publishes any data.
+    pub fn publish_raw(&self, data: Vec<u8>, ordering_key: &str) {
+        let ordering_key = ordering_key.to_owned();
+        let outgoing = Outgoing { data: data.into(), attributes: HashMap::new(), ordering_key };
+        self.put(outgoing);
+    }
+
+    fn put(&self, outgoing: Outgoing) -> u64 {
+        let id = self.with(|s| {
+            s.published += 1;
+            s.ready.insert(s.published, Message { outgoing, attempts: 0 });
+            s.published
+        });
+        self.inner.changed.notify_waiters();
+        id
+    }
+
+    /// A consumer of it.
+    pub fn consumer(&self) -> Consumer {
+        Consumer { queue: self.clone(), mine: Arc::default() }
+    }
+
+    /// Messages that are neither acknowledged nor dead-lettered.
+    pub fn backlog(&self) -> usize {
+        self.with(|s| s.ready.len() + s.delayed + s.outstanding)
+    }
+
+    /// Messages that consumers hold.
+    pub fn outstanding(&self) -> usize {
+        self.with(|s| s.outstanding)
+    }
+
+    /// Messages that were acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.with(|s| s.acknowledged)
+    }
+
+    /// Deliveries so far.
+    pub fn deliveries(&self) -> u64 {
+        self.with(|s| s.deliveries)
+    }
+
+    /// How many messages ran out of deliveries.
+    pub fn dead_lettered(&self) -> usize {
+        self.with(|s| s.dead.len())
+    }
+
+    /// Waits until nothing is left.
+    pub async fn drained(&self) {
+        loop {
+            let changed = self.inner.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.backlog() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn take(&self) -> Option<(u64, Message)> {
+        self.with(|s| {
+            let State { ready, blocked, .. } = &*s;
+            let free = |(id, message): &(&u64, &Message)| {
+                let key = &message.outgoing.ordering_key;
+                blocked.get(key).and_then(BTreeSet::first).is_none_or(|first| first >= id)
+            };
+            let id = *ready.iter().find(free)?.0;
+            let mut message = s.ready.remove(&id)?;
+            message.attempts += 1;
+            s.outstanding += 1;
+            s.deliveries += 1;
+            Some((id, message))
+        })
+    }
+
+    fn give_back(&self, id: u64, message: Message) {
+        let key = message.outgoing.ordering_key.clone();
+        let dead = message.attempts >= self.settings.max_attempts;
+        let (least, most) = self.settings.backoff;
+        let doublings = u32::try_from(message.attempts - 1).unwrap_or(0).min(16);
+        let pause = least.saturating_mul(1 << doublings).min(most);
+        self.with(|s| {
+            s.outstanding -= 1;
+            if dead {
+                s.dead.push(message.clone());
+            } else {
+                s.delayed += 1;
+                if !key.is_empty() {
+                    s.blocked.entry(key.clone()).or_default().insert(id);
+                }
+            }
+        });
+        self.inner.changed.notify_waiters();
+        if dead {
+            return;
+        }
+        let this = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            this.with(|s| {
+                s.delayed -= 1;
+                s.ready.insert(id, message);
+                if let Some(waiting) = s.blocked.get_mut(&key) {
+                    waiting.remove(&id);
+                    if waiting.is_empty() {
+                        s.blocked.remove(&key);
+                    }
+                }
+            });
+            this.inner.changed.notify_waiters();
+        });
+    }
+
+    fn acknowledge(&self) {
+        self.with(|s| {
+            s.outstanding -= 1;
+            s.acknowledged += 1;
+        });
+        self.inner.changed.notify_waiters();
+    }
+}
+
+impl Topic for Queue {
+    fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
+        let id = self.put(message).to_string();
+        async move { Ok(id) }.boxed()
+    }
+}
+
+/// One consumer of a [`Queue`].
+#[derive(Debug)]
+pub struct Consumer {
+    queue: Queue,
+    /// How many messages it holds.
+    mine: Arc<Mutex<usize>>,
+}
+
+fn count(mine: &Mutex<usize>) -> std::sync::MutexGuard<'_, usize> {
+    mine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Source for Consumer {
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, IntakeError>> {
+        async move {
+            loop {
+                let changed = self.queue.inner.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                let room = *count(&self.mine) < self.queue.settings.max_outstanding;
+                if let Some((id, message)) = room.then(|| self.queue.take()).flatten() {
+                    *count(&self.mine) += 1;
+                    return Ok(self.deliver(id, message));
+                }
+                changed.await;
+            }
+        }
+        .boxed()
+    }
+
+    fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
+        async move {
+            loop {
+                let changed = self.queue.inner.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if *count(&self.mine) == 0 {
+                    return;
+                }
+                changed.await;
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Consumer {
+    fn deliver(&self, id: u64, message: Message) -> Delivery {
+        let seconds = i64::try_from(id).unwrap_or(i64::MAX);
+        Delivery {
+            received: Received {
+                data: message.outgoing.data.clone(),
+                attributes: message.outgoing.attributes.clone(),
+                ordering_key: message.outgoing.ordering_key.clone(),
+                message_id: id.to_string(),
+                publish_time: Timestamp::from_second(seconds).ok(),
+                delivery_attempt: Some(message.attempts),
+            },
+            settle: Box::new(Held {
+                queue: self.queue.clone(),
+                mine: Arc::clone(&self.mine),
+                message: Some((id, message)),
+            }),
+        }
+    }
+}
+
+/// A message that a consumer holds; dropped, it goes back.
+#[derive(Debug)]
+struct Held {
+    queue: Queue,
+    mine: Arc<Mutex<usize>>,
+    message: Option<(u64, Message)>,
+}
+
+impl Settle for Held {
+    fn ack(mut self: Box<Self>) -> BoxFuture<'static, bool> {
+        if self.message.take().is_some() {
+            *count(&self.mine) -= 1;
+            self.queue.acknowledge();
+        }
+        async { true }.boxed()
+    }
+
+    fn nack(self: Box<Self>) {}
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some((id, message)) = self.message.take() {
+            *count(&self.mine) -= 1;
+            self.queue.give_back(id, message);
+        }
+    }
+}
+
+/// A topic that remembers what was published.
+#[derive(Debug, Clone, Default)]
+pub struct Heard(Arc<Mutex<Vec<Outgoing>>>);
+
+impl Heard {
+    fn with<T>(&self, f: impl FnOnce(&mut Vec<Outgoing>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes out everything published so far.
+    pub fn take(&self) -> Vec<Outgoing> {
+        self.with(std::mem::take)
+    }
+
+    /// How many messages were published.
+    pub fn len(&self) -> usize {
+        self.with(|all| all.len())
+    }
+
+    /// Whether nothing was published.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The outcomes published so far.
+    pub fn outcomes(&self) -> Vec<Value> {
+        self.with(|all| {
+            all.iter().map(|m| serde_json::from_slice(&m.data).unwrap_or(Value::Null)).collect()
+        })
+    }
+}
+
+impl Topic for Heard {
+    fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
+        let id = self.with(|all| {
+            all.push(message);
+            all.len().to_string()
+        });
+        async move { Ok(id) }.boxed()
+    }
+}

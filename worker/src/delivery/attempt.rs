@@ -1,0 +1,172 @@
+//! Running a handler: the slot, the renewed token, the repetitions.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use shared::{Credentials, Error, Schedule};
+
+use crate::handler::Handler;
+use crate::job::Job;
+use crate::metrics;
+use crate::outcome::{Status, Verdict};
+
+use super::ending::End;
+use super::{Desk, Measured, STOPPING, Stopped};
+
+/// Pauses between local attempts after a failure of the API.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(16);
+
+/// What comes after a verdict.
+enum Next {
+    End(End),
+    /// Again after this pause, if the budget allows.
+    Again(Duration, End),
+    /// Again, with a renewed token.
+    Renew,
+}
+
+impl Desk {
+    /// Runs the handler until it is through: once more with a renewed token if the
+    /// API rejected the first, and again after failures that pass, within the
+    /// delivery's budget. Between attempts no slot is held.
+    pub(super) async fn attempts(
+        &self,
+        job: &Job,
+        measured: &mut Measured,
+    ) -> Result<End, Stopped> {
+        let Some(handler) = self.kinds.0.get(&job.kind) else {
+            let known: Vec<&str> = self.kinds.0.keys().map(String::as_str).collect();
+            let known = known.join(", ");
+            return Ok(End::rejected(format!("unknown kind; this worker does {known}")));
+        };
+        let mut pauses = Schedule::new(PAUSE_MIN, PAUSE_MAX);
+        let mut renewed = false;
+        let mut fresh = None;
+        loop {
+            self.await_pace(job, measured).await?;
+            let credentials = match fresh.take() {
+                Some(credentials) => credentials,
+                None => self.credentials(job, measured).await?,
+            };
+            let verdict = self.run(&**handler, job, &credentials, measured).await?;
+            match self.judge(job, verdict, renewed, &mut pauses)? {
+                Next::End(end) => return Ok(end),
+                Next::Renew => {
+                    renewed = true;
+                    fresh = Some(self.renew(&credentials).await?);
+                }
+                Next::Again(pause, end) => {
+                    if self.stopping.is_cancelled() || measured.waited + pause > self.retry_budget {
+                        return Ok(end);
+                    }
+                    measured.waited += pause;
+                    self.pause(pause).await;
+                }
+            }
+        }
+    }
+
+    /// One run of the handler, in a slot.
+    async fn run(
+        &self,
+        handler: &dyn Handler,
+        job: &Job,
+        credentials: &Credentials,
+        measured: &mut Measured,
+    ) -> Result<Verdict, End> {
+        let slot = tokio::select! {
+            biased;
+            slot = self.slots.acquire() => slot,
+            () = self.stopping.cancelled() => return Err(End::retry(STOPPING)),
+        };
+        let Ok(_slot) = slot else {
+            return Err(End::retry(STOPPING));
+        };
+        measured.attempt += 1;
+        let began = self.now();
+        let session = self.carrier.session(credentials.clone());
+        let running = metrics::Running::start();
+        // A panic fails this delivery only; the handler keeps no state of ours
+        // that it could leave half-changed.
+        let verdict = AssertUnwindSafe(handler.handle(job, &session)).catch_unwind().await;
+        drop(running);
+        match verdict {
+            Ok(verdict) => {
+                if matches!(verdict, Verdict::Done { .. }) {
+                    self.paces.fine(&job.user, began);
+                }
+                Ok(verdict)
+            }
+            Err(_panic) => Err(End::retry("the handler panicked")),
+        }
+    }
+
+    fn judge(
+        &self,
+        job: &Job,
+        verdict: Verdict,
+        renewed: bool,
+        pauses: &mut Schedule,
+    ) -> Result<Next, Stopped> {
+        Ok(match verdict {
+            Verdict::Done { http_status, result } => {
+                Next::End(End { http_status, result, ..End::of(Status::Done) })
+            }
+            Verdict::Unauthorized if !renewed => Next::Renew,
+            Verdict::Unauthorized => {
+                let why = "the API rejects the renewed token (HTTP status 401)";
+                Next::End(End::retry(why).with_status(Some(401)))
+            }
+            Verdict::RateLimited { http_status, after } => {
+                metrics::count(metrics::SLOWED);
+                let now = self.now();
+                self.paces.limited(&job.user, after, now, self.random.unit());
+                let end = End::retry("the API limits the user's rate").with_status(http_status);
+                // The pause itself is everybody's of this user: `await_pace`.
+                Next::Again(Duration::ZERO, end)
+            }
+            Verdict::Retry { why, http_status, after } => {
+                let pause = pauses.next(self.random.unit()).max(after.unwrap_or_default());
+                let end = End::retry(why).with_status(http_status).after(after);
+                Next::Again(pause, end)
+            }
+            Verdict::MissingScopes { scopes } => {
+                return Err(Stopped::Consent(shared::ConsentReason::MissingScopes(scopes)));
+            }
+            Verdict::Reject { reason, detail, http_status } => {
+                Next::End(End { http_status, detail, ..End::rejected(reason) })
+            }
+        })
+    }
+
+    async fn renew(&self, rejected: &Credentials) -> Result<Credentials, Stopped> {
+        match self.carrier.store.renew(rejected).await {
+            Ok(credentials) => Ok(credentials),
+            Err(Error::NeedsConsent(why)) => Err(Stopped::Consent(why)),
+            Err(error) => {
+                let end = End::retry(format!("HTTP status 401, and {error}"));
+                Err(end.with_status(Some(401)).into())
+            }
+        }
+    }
+
+    /// Waits while an API limits the user's rate. A longer wait than the delivery's
+    /// budget allows gives the job back, so that a slow user does not fill the
+    /// replica.
+    async fn await_pace(&self, job: &Job, measured: &mut Measured) -> Result<(), End> {
+        loop {
+            let wait = self.paces.wait(&job.user, self.now());
+            if wait.is_zero() {
+                return Ok(());
+            }
+            let why = format!("an API limits the user's rate for another {wait:.0?}");
+            if self.stopping.is_cancelled() || measured.waited + wait > self.retry_budget {
+                return Err(End::retry(why));
+            }
+            measured.waited += wait;
+            self.pause(wait).await;
+        }
+    }
+}

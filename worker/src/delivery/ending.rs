@@ -1,0 +1,227 @@
+//! How a delivery ends, and who is told.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use shared::ConsentReason;
+use shared::ports::Monotonic;
+use tracing::{Instrument as _, Span, error, info, warn};
+
+use crate::job::{Job, Received};
+use crate::outcome::{Outcome, Status};
+use crate::pubsub::{Outgoing, Settle};
+use crate::{metrics, spans};
+
+use super::{Desk, Measured};
+
+/// A message is given back no sooner than this after it failed, so that a
+/// subscription without a retry policy does not spin.
+const GIVE_BACK_MIN: Duration = Duration::from_secs(1);
+/// A longer `Retry-After` is left to the subscription's retry policy.
+const GIVE_BACK_MAX: Duration = Duration::from_secs(30);
+/// The longest attribute value that Pub/Sub accepts, in bytes.
+const MAX_ATTRIBUTE: usize = 1024;
+
+/// How a delivery ends, with what is told about it.
+pub(super) struct End {
+    pub(super) status: Status,
+    pub(super) http_status: Option<u16>,
+    pub(super) result: Value,
+    /// May be logged.
+    pub(super) reason: Option<String>,
+    /// What an API said; published, never logged.
+    pub(super) detail: Option<String>,
+    /// How long to wait before giving the message back.
+    pub(super) pause: Duration,
+}
+
+impl End {
+    pub(super) fn of(status: Status) -> Self {
+        Self {
+            status,
+            http_status: None,
+            result: Value::Null,
+            reason: None,
+            detail: None,
+            pause: GIVE_BACK_MIN,
+        }
+    }
+
+    pub(super) fn retry(reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..Self::of(Status::Retry) }
+    }
+
+    pub(super) fn rejected(reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..Self::of(Status::Rejected) }
+    }
+
+    pub(super) fn parked(why: &ConsentReason) -> Self {
+        Self { reason: Some(why.to_string()), ..Self::of(Status::Parked) }
+    }
+
+    /// An earlier delivery did it. Its outcome may not have been told.
+    pub(super) fn done_before() -> Self {
+        Self::of(Status::Done)
+    }
+
+    pub(super) fn with_status(mut self, http_status: Option<u16>) -> Self {
+        self.http_status = http_status;
+        self
+    }
+
+    /// Gives the message back no sooner than an API asked.
+    pub(super) fn after(mut self, asked: Option<Duration>) -> Self {
+        self.pause = asked.unwrap_or_default().clamp(GIVE_BACK_MIN, GIVE_BACK_MAX);
+        self
+    }
+}
+
+impl Desk {
+    /// Publishes what has to be, then acknowledges or gives back.
+    pub(super) async fn settle(
+        &self,
+        job: Option<&Job>,
+        received: &Received,
+        settle: Box<dyn Settle>,
+        mut end: End,
+        measured: &Measured,
+        since: Monotonic,
+    ) {
+        if end.status == Status::Rejected
+            && let Err(why) = self.bury(job, received, &end).await
+        {
+            error!(message = received.message_id, "{why}");
+            let reason = end.reason.unwrap_or_default();
+            end = End::retry(format!("rejected ({reason}), but {why}"));
+        }
+        let duration = self.clock.monotonic().since(since);
+        let known = job.filter(|job| self.kinds.0.contains_key(&job.kind));
+        let outcome = Outcome {
+            job: job.map_or_else(|| received.message_id.clone(), |j| j.id.clone()),
+            user: job.map_or_else(String::new, |j| j.user.as_str().to_owned()),
+            kind: job.map_or_else(String::new, |j| j.kind.clone()),
+            status: end.status,
+            attempt: measured.attempt,
+            delivery_attempt: received.delivery_attempt,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            http_status: end.http_status,
+            result: std::mem::take(&mut end.result),
+            error: match (&end.reason, &end.detail) {
+                (Some(reason), Some(detail)) => Some(format!("{reason}: {detail}")),
+                (reason, _) => reason.clone(),
+            },
+        };
+        let mut status = end.status;
+        if status != Status::Retry
+            && let Err(why) = self.announce(&outcome).await
+        {
+            error!(
+                job = outcome.job,
+                "the outcome is not published, so the message goes back: {why}"
+            );
+            status = Status::Retry;
+        }
+        log(&outcome, status, end.reason.as_deref(), measured, job);
+        metrics::job_ended(known.map(|j| j.kind.as_str()), status, duration);
+        Span::current().record("fleet.job.status", status.as_str());
+        if let Some(job) = known {
+            Span::current().record("fleet.job.kind", job.kind.as_str());
+        }
+        let settling = spans::settle(status);
+        if status == Status::Retry {
+            settling.in_scope(|| settle.nack());
+            if let (Some(job), false) = (job, received.ordering_key.is_empty()) {
+                for later in self.queues.take_key(&job.user, &received.ordering_key) {
+                    later.delivery.settle.nack();
+                }
+            }
+        } else if !settle.ack().instrument(settling).await {
+            warn!(job = outcome.job, "the acknowledgement was not confirmed; it may come again");
+        }
+    }
+
+    async fn announce(&self, outcome: &Outcome) -> Result<(), String> {
+        let Some(topic) = &self.outcomes else {
+            return Ok(());
+        };
+        let data = serde_json::to_vec(outcome).map_err(|e| e.to_string())?;
+        let attributes = HashMap::from([
+            ("user".to_owned(), clip(&outcome.user)),
+            ("kind".to_owned(), clip(&outcome.kind)),
+            ("status".to_owned(), outcome.status.as_str().to_owned()),
+        ]);
+        let message = Outgoing { data: data.into(), attributes, ordering_key: String::new() };
+        topic.publish(message).await.map(drop).map_err(|e| e.to_string())
+    }
+
+    /// Publishes a rejected message, as it was, to the dead topic.
+    async fn bury(&self, job: Option<&Job>, received: &Received, end: &End) -> Result<(), String> {
+        let Some(topic) = &self.dead else {
+            return Err("no --dead-topic is set, so it is given back".to_owned());
+        };
+        let mut attributes = received.attributes.clone();
+        let mut reason = end.reason.clone().unwrap_or_default();
+        if let Some(detail) = &end.detail {
+            reason = format!("{reason}: {detail}");
+        }
+        attributes.insert("reason".to_owned(), clip(&reason));
+        attributes.insert("message_id".to_owned(), received.message_id.clone());
+        if let Some(job) = job {
+            attributes.insert("job".to_owned(), clip(&job.id));
+        }
+        let data = received.data.clone();
+        let message = Outgoing { data, attributes, ordering_key: String::new() };
+        topic.publish(message).await.map(drop).map_err(|e| format!("it cannot be buried: {e}"))
+    }
+}
+
+/// As much of a text as fits into an attribute.
+fn clip(text: &str) -> String {
+    let mut end = text.len().min(MAX_ATTRIBUTE);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+/// One line per delivery: without the result, and with the user hashed.
+fn log(
+    outcome: &Outcome,
+    status: Status,
+    reason: Option<&str>,
+    measured: &Measured,
+    job: Option<&Job>,
+) {
+    let user = job.map(|j| j.user.digest()).unwrap_or_default();
+    let token_us = measured.token.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+    let Outcome { job, kind, attempt, delivery_attempt, duration_ms, http_status, .. } = outcome;
+    let status = status.as_str();
+    if let Some(reason) = reason {
+        warn!(
+            job,
+            user,
+            kind,
+            status,
+            attempt,
+            delivery_attempt,
+            duration_ms,
+            http_status,
+            token_us,
+            "job {status}: {reason}"
+        );
+    } else {
+        info!(
+            job,
+            user,
+            kind,
+            status,
+            attempt,
+            delivery_attempt,
+            duration_ms,
+            http_status,
+            token_us,
+            "job {status}"
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! Holding a job while what it needs is not there, instead of giving it back: an
+//! outage must not burn delivery attempts.
+
+use std::task::Poll;
+use std::time::Duration;
+
+use shared::ports::BucketError;
+use shared::{Credentials, Error, Schedule, UserId};
+use tracing::Instrument as _;
+
+use crate::job::Job;
+use crate::metrics::{self, Had};
+use crate::spans;
+
+use super::ending::End;
+use super::{Desk, Measured, STOPPING, Stopped};
+
+/// Pauses between two looks while a job is held.
+const HOLD_MIN: Duration = Duration::from_secs(1);
+const HOLD_MAX: Duration = Duration::from_secs(30);
+
+impl Desk {
+    /// A fresh credential. While the bucket or the token endpoint is down the
+    /// job is held here, unacknowledged.
+    pub(super) async fn credentials(
+        &self,
+        job: &Job,
+        measured: &mut Measured,
+    ) -> Result<Credentials, Stopped> {
+        let asked = self.now();
+        let credentials = || self.carrier.store.get_credentials(&job.user);
+        let span = spans::token();
+        let mut waiting =
+            std::pin::pin!(self.held_unless(&job.user, credentials).instrument(span.clone()));
+        let (got, had) = match futures_util::poll!(&mut waiting) {
+            Poll::Ready(got) => (got, Had::Hit),
+            Poll::Pending => (waiting.await, Had::Wait),
+        };
+        let waited = self.now().since(asked);
+        measured.token = got.is_ok().then_some(waited);
+        let had = if got.is_ok() { had } else { Had::Error };
+        span.record("fleet.credential.result", had.as_str());
+        metrics::credential(had, waited);
+        got.map_err(|stopped| match stopped {
+            Ok(end) => Stopped::Over(end),
+            Err(Error::NeedsConsent(why)) => Stopped::Consent(why),
+            Err(error) => Stopped::Over(End::retry(error.to_string())),
+        })
+    }
+
+    /// Does something that needs the bucket, and holds the job while that is down.
+    pub(super) async fn held<T, E, F>(
+        &self,
+        user: &UserId,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, End>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: Into<Trouble>,
+    {
+        self.held_unless(user, async || attempt().await.map_err(|e| e.into().0)).await.map_err(
+            |stopped| match stopped {
+                Ok(end) => end,
+                Err(error) => End::retry(error.to_string()),
+            },
+        )
+    }
+
+    /// Tries until it works or fails otherwise than by an outage; `Err(Ok(_))` at
+    /// the end of the replica.
+    async fn held_unless<T, F>(
+        &self,
+        user: &UserId,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Result<End, Error>>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut pauses = Schedule::new(HOLD_MIN, HOLD_MAX);
+        let mut held = None;
+        loop {
+            let got = tokio::select! {
+                biased;
+                got = attempt() => got,
+                () = self.stopping.cancelled() => return Err(Ok(End::retry(STOPPING))),
+            };
+            let error = match got {
+                Ok(got) => return Ok(got),
+                Err(error @ (Error::Unavailable(_) | Error::Misconfigured(_))) => error,
+                Err(error) => return Err(Err(error)),
+            };
+            held.get_or_insert_with(|| self.outage.hold(user, &error));
+            self.pause(pauses.next(self.random.unit())).await;
+            if self.stopping.is_cancelled() {
+                return Err(Ok(End::retry(format!("{STOPPING}, and {error}"))));
+            }
+        }
+    }
+}
+
+/// Trouble with the bucket, as the store would name it.
+pub(super) struct Trouble(Error);
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<BucketError> for Trouble {
+    fn from(error: BucketError) -> Self {
+        Self(Error::Unavailable(error.to_string().into()))
+    }
+}

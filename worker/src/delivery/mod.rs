@@ -1,0 +1,190 @@
+//! One delivery, from a decoded job to its end.
+//!
+//! A job takes its user's turn ([`crate::dispatch`]), waits for what it needs
+//! ([`holding`]) without taking up one of the slots, runs ([`attempt`]), and ends in
+//! exactly one way ([`ending`]).
+
+mod attempt;
+mod ending;
+mod holding;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::ports::{Clock, Monotonic, Randomness};
+use shared::{ConsentReason, UserId};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::dedupe::Dedupe;
+use crate::dispatch::{Queued, Queues};
+use crate::job::{Job, Malformed, Received};
+use crate::kinds::Kinds;
+use crate::outage::Outage;
+use crate::outcome::Status;
+use crate::pace::Paces;
+use crate::parking::{Parked, Parking};
+use crate::pubsub::{Delivery, Topic};
+use crate::session::Carrier;
+use crate::{metrics, spans};
+
+use ending::End;
+
+/// How often a job may find its credential changed while it is being parked.
+const MAX_PARK_ROUNDS: u32 = 5;
+const STOPPING: &str = "the replica is stopping";
+
+/// What every delivery of a replica shares.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) carrier: Carrier,
+    pub(crate) kinds: KindsDebug,
+    pub(crate) parking: Parking,
+    pub(crate) dedupe: Dedupe,
+    pub(crate) outcomes: Option<Arc<dyn Topic>>,
+    pub(crate) dead: Option<Arc<dyn Topic>>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<Randomness>,
+    pub(crate) slots: Semaphore,
+    pub(crate) queues: Queues,
+    pub(crate) paces: Paces,
+    pub(crate) outage: Outage,
+    /// How long a delivery may wait between attempts, all in all.
+    pub(crate) retry_budget: Duration,
+    /// Name of the subscription, for traces.
+    pub(crate) subscription: String,
+    /// No new work: what merely waits goes back.
+    pub(crate) stopping: CancellationToken,
+    /// No work at all.
+    pub(crate) cutting: CancellationToken,
+}
+
+/// Handlers have no `Debug`.
+pub(crate) struct KindsDebug(pub(crate) Kinds);
+
+impl std::fmt::Debug for KindsDebug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+/// Why a job did not run to its end.
+enum Stopped {
+    /// The user must consent.
+    Consent(ConsentReason),
+    /// The delivery is over.
+    Over(End),
+}
+
+impl From<End> for Stopped {
+    fn from(end: End) -> Self {
+        Self::Over(end)
+    }
+}
+
+/// What is measured about a delivery.
+#[derive(Default)]
+struct Measured {
+    /// How often the handler ran.
+    attempt: u32,
+    /// How long the credential took.
+    token: Option<Duration>,
+    /// How long the delivery waited between attempts.
+    waited: Duration,
+}
+
+impl Desk {
+    /// Ends a message that is no job.
+    pub(crate) async fn refuse(&self, delivery: Delivery, why: Malformed) {
+        let since = self.clock.monotonic();
+        let Delivery { received, settle } = delivery;
+        let end = End::rejected(why.to_string());
+        self.settle(None, &received, settle, end, &Measured::default(), since).await;
+    }
+
+    /// Runs jobs of one user until none may run. At the end of the replica
+    /// the waiting ones go back, and no sooner than the running one has ended:
+    /// another replica would run them beside it, or before it.
+    pub(crate) async fn run_user(&self, user: &UserId) {
+        let mut ordered = false;
+        while let Some(queued) = self.queues.pop(user, ordered) {
+            ordered = !queued.delivery.received.ordering_key.is_empty();
+            if self.stopping.is_cancelled() {
+                queued.delivery.settle.nack();
+            } else {
+                let span = spans::delivery(&queued.delivery.received, &self.subscription);
+                self.deliver(queued).instrument(span).await;
+            }
+        }
+    }
+
+    async fn deliver(&self, queued: Queued) {
+        let Queued { job, delivery: Delivery { received, settle }, received_at } = queued;
+        metrics::turn(self.clock.monotonic().since(received_at));
+        let mut measured = Measured::default();
+        let mut end = tokio::select! {
+            biased;
+            () = self.cutting.cancelled() => End::retry("the replica stopped before the job ended"),
+            end = self.work(&job, &received, &mut measured) => end,
+        };
+        if end.status == Status::Done && measured.attempt > 0 {
+            self.remember(&job).await;
+        }
+        if end.status == Status::Retry {
+            // Not before a subscription without a retry policy would spin.
+            self.pause(std::mem::take(&mut end.pause)).await;
+        }
+        self.settle(Some(&job), &received, settle, end, &measured, received_at).await;
+    }
+
+    /// Runs the job, parks it if the user must consent, and runs it after all if
+    /// that turned out to be out of date.
+    async fn work(&self, job: &Job, received: &Received, measured: &mut Measured) -> End {
+        match self.held(&job.user, || self.dedupe.done_before(job)).await {
+            Ok(false) => {}
+            Ok(true) => {
+                metrics::count(metrics::DEDUPED);
+                return End::done_before();
+            }
+            Err(end) => return end,
+        }
+        for _ in 0..MAX_PARK_ROUNDS {
+            let why = match self.attempts(job, measured).await {
+                Ok(end) | Err(Stopped::Over(end)) => return end,
+                Err(Stopped::Consent(why)) => why,
+            };
+            let now = self.clock.wall();
+            match self.held(&job.user, || self.parking.park(job, received, &why, now)).await {
+                Ok(Parked::Stored) => return End::parked(&why),
+                Ok(Parked::RunIt) => {}
+                Err(end) => return end,
+            }
+        }
+        End::retry("the credential keeps changing while the job is being parked")
+    }
+
+    /// Remembers that a job is done. Should that fail, the message is acknowledged
+    /// all the same: it comes again only if that fails too.
+    async fn remember(&self, job: &Job) {
+        if let Err(error) = self.dedupe.remember(job, &*self.clock).await {
+            tracing::warn!(
+                job = job.id,
+                "that the job is done cannot be noted under done/, so a redelivery would run it again: {error}"
+            );
+        }
+    }
+
+    fn now(&self) -> Monotonic {
+        self.clock.monotonic()
+    }
+
+    /// Waits, or less at the end of the replica.
+    async fn pause(&self, pause: Duration) {
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => {}
+            () = self.clock.sleep(pause) => {}
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Putting a worker together.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::TokenStore;
+use shared::ports::{Bucket, Clock, Randomness};
+use url::Url;
+
+use crate::dedupe::Dedupe;
+use crate::handler::Handler;
+use crate::kinds::{HostRules, Kinds};
+use crate::pubsub::{Source, Topic};
+use crate::session::Carrier;
+
+use super::{Readiness, ReplicaError, Stop};
+
+/// The longest name of a kind, in bytes.
+const MAX_KIND: usize = 128;
+
+/// A replica that is ready to run: jobs come from a [`Source`], are done by the
+/// [`Handler`] of their kind as their user, and end in an outcome.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use futures_util::FutureExt as _;
+/// use futures_util::future::BoxFuture;
+/// use serde_json::json;
+/// use shared::TokenStore;
+/// use shared::ports::Bucket;
+/// use worker::pubsub::{Connection, Intake, IntakeSettings};
+/// use worker::replica::{Stop, Worker};
+/// use worker::{Job, Session, Verdict};
+///
+/// fn greet<'a>(job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
+///     async move { Verdict::done(json!({ "hello": job.params.get("name") })) }.boxed()
+/// }
+///
+/// # async fn example(store: TokenStore, bucket: Arc<dyn Bucket>) -> Result<(), Box<dyn std::error::Error>> {
+/// let settings = IntakeSettings {
+///     subscription: "projects/my-project/subscriptions/jobs-workers".to_owned(),
+///     max_outstanding: 256,
+///     ack_extension: Duration::from_secs(60),
+/// };
+/// let intake = Intake::open(&Connection::default(), settings).await?;
+/// let worker = Worker::builder()
+///     .store(store)
+///     .bucket(bucket)
+///     .source(intake)
+///     .handler("greet", greet)
+///     .build()?;
+/// let stop = Stop::default();
+/// // stop.drain.cancel() ends it in order, from wherever a signal is heard.
+/// worker.run(stop).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Worker {
+    pub(super) carrier: Carrier,
+    pub(super) bucket: Arc<dyn Bucket>,
+    pub(super) source: Box<dyn Source>,
+    pub(super) subscription: String,
+    pub(super) kinds: Kinds,
+    pub(super) outcomes: Option<Arc<dyn Topic>>,
+    pub(super) dead: Option<Arc<dyn Topic>>,
+    pub(super) dedupe: Dedupe,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<Randomness>,
+    pub(super) concurrency: usize,
+    pub(super) per_user: usize,
+    pub(super) drain: Duration,
+    pub(super) retry_budget: Duration,
+    pub(super) ready: Arc<Readiness>,
+}
+
+/// What a worker lacks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// A part that has no default was not given.
+    #[error("a worker needs {0}; give it to the builder")]
+    Missing(&'static str),
+    /// Two handlers for one kind.
+    #[error("kind {0:?} has two handlers; choose another name for one of them")]
+    Twice(String),
+    /// The kind's name cannot stand in a job.
+    #[error("kind {0:?} must have 1 to {MAX_KIND} bytes")]
+    Kind(String),
+    /// Nothing could ever run.
+    #[error("{0} is 0; it must be at least 1")]
+    Zero(&'static str),
+}
+
+/// Collects a worker's parts; see [`Worker`].
+#[derive(Default)]
+#[must_use = "nothing runs before `build` and `run`"]
+pub struct Builder {
+    store: Option<TokenStore>,
+    bucket: Option<Arc<dyn Bucket>>,
+    source: Option<Box<dyn Source>>,
+    subscription: String,
+    handlers: Vec<(String, Arc<dyn Handler>)>,
+    http: reqwest::Client,
+    hosts: HostRules,
+    api_root: Option<Url>,
+    outcomes: Option<Arc<dyn Topic>>,
+    dead: Option<Arc<dyn Topic>>,
+    dedupe: Dedupe,
+    clock: Option<Arc<dyn Clock>>,
+    random: Option<Arc<Randomness>>,
+    concurrency: Option<usize>,
+    per_user: Option<usize>,
+    drain: Option<Duration>,
+    retry_budget: Option<Duration>,
+}
+
+impl Worker {
+    /// A worker without parts.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// What health checks look at.
+    pub fn readiness(&self) -> Arc<Readiness> {
+        Arc::clone(&self.ready)
+    }
+
+    /// Takes jobs until `stop` is asked for: once to drain, twice to cut.
+    ///
+    /// Dropping the future abandons running jobs, whose messages come again; only
+    /// `stop` ends it in order.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] when a setting is wrong, so that work cannot start.
+    pub async fn run(self, stop: Stop) -> Result<(), ReplicaError> {
+        super::run(self, stop).await
+    }
+}
+
+impl Builder {
+    /// Hands out credentials. Required.
+    pub fn store(mut self, store: TokenStore) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// The bucket of the store, for parked jobs. Required.
+    pub fn bucket(mut self, bucket: Arc<dyn Bucket>) -> Self {
+        self.bucket = Some(bucket);
+        self
+    }
+
+    /// Where jobs come from. Required.
+    pub fn source(mut self, source: impl Source + 'static) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
+
+    /// The name of the subscription behind the source, for traces.
+    pub fn subscription(mut self, name: impl Into<String>) -> Self {
+        self.subscription = name.into();
+        self
+    }
+
+    /// What does the jobs of one kind.
+    pub fn handler(mut self, kind: impl Into<String>, handler: impl Handler) -> Self {
+        self.handlers.push((kind.into(), Arc::new(handler)));
+        self
+    }
+
+    /// What does the jobs of several kinds, [`crate::kinds::builtin`]'s for example.
+    pub fn handlers(mut self, kinds: Kinds) -> Self {
+        self.handlers.extend(kinds);
+        self
+    }
+
+    /// Carries the requests of [`crate::Session::request`]. It should follow no
+    /// redirects and have time limits.
+    pub fn http(mut self, http: reqwest::Client) -> Self {
+        self.http = http;
+        self
+    }
+
+    /// Where [`crate::Session::request`] may send a user's token: by default
+    /// Google's APIs.
+    pub fn hosts(mut self, hosts: HostRules) -> Self {
+        self.hosts = hosts;
+        self
+    }
+
+    /// With emulators, what stands in for Google's API origins.
+    pub fn api_root(mut self, api_root: Option<Url>) -> Self {
+        self.api_root = api_root;
+        self
+    }
+
+    /// Where outcomes are published; by default nowhere.
+    pub fn outcomes(mut self, topic: Option<Arc<dyn Topic>>) -> Self {
+        self.outcomes = topic;
+        self
+    }
+
+    /// Where rejected jobs are published; without it they are given back.
+    pub fn dead_letters(mut self, topic: Option<Arc<dyn Topic>>) -> Self {
+        self.dead = topic;
+        self
+    }
+
+    /// Whether and where done jobs are remembered; by default nowhere.
+    pub fn dedupe(mut self, dedupe: Dedupe) -> Self {
+        self.dedupe = dedupe;
+        self
+    }
+
+    /// Time, for tests; by default the system's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Jitter, for tests; by default seeded by the system.
+    pub fn randomness(mut self, random: Arc<Randomness>) -> Self {
+        self.random = Some(random);
+        self
+    }
+
+    /// How many handlers run at once; by default 64.
+    pub fn concurrency(mut self, jobs: usize) -> Self {
+        self.concurrency = Some(jobs);
+        self
+    }
+
+    /// How many jobs of one user run at once; by default 1. Those with an ordering
+    /// key always run one after another.
+    pub fn per_user(mut self, jobs: usize) -> Self {
+        self.per_user = Some(jobs);
+        self
+    }
+
+    /// How long running jobs may go on after the end was asked for; by default 25 s.
+    pub fn drain(mut self, drain: Duration) -> Self {
+        self.drain = Some(drain);
+        self
+    }
+
+    /// How long a delivery may wait between its attempts, all in all, before its
+    /// message is given back; by default one minute.
+    pub fn retry_budget(mut self, budget: Duration) -> Self {
+        self.retry_budget = Some(budget);
+        self
+    }
+
+    /// The worker.
+    ///
+    /// # Errors
+    /// [`BuildError`] names the part that is missing or wrong.
+    pub fn build(self) -> Result<Worker, BuildError> {
+        let clock =
+            self.clock.unwrap_or_else(|| Arc::new(shared::adapters::SystemClock::default()));
+        let mut kinds = Kinds::new();
+        for (kind, handler) in self.handlers {
+            if kind.is_empty() || kind.len() > MAX_KIND {
+                return Err(BuildError::Kind(kind));
+            }
+            if kinds.contains_key(&kind) {
+                return Err(BuildError::Twice(kind));
+            }
+            kinds.insert(kind, handler);
+        }
+        if kinds.is_empty() {
+            return Err(BuildError::Missing("a handler"));
+        }
+        let positive = |name, n: Option<usize>, default| match n.unwrap_or(default) {
+            0 => Err(BuildError::Zero(name)),
+            n => Ok(n),
+        };
+        Ok(Worker {
+            carrier: Carrier {
+                store: self.store.ok_or(BuildError::Missing("a token store"))?,
+                http: self.http,
+                hosts: self.hosts,
+                api_root: self.api_root,
+            },
+            bucket: self.bucket.ok_or(BuildError::Missing("the bucket of its store"))?,
+            source: self.source.ok_or(BuildError::Missing("a source of jobs"))?,
+            subscription: self.subscription,
+            kinds,
+            outcomes: self.outcomes,
+            dead: self.dead,
+            dedupe: self.dedupe,
+            random: self.random.unwrap_or_else(|| Arc::new(Randomness::from_system())),
+            concurrency: positive("concurrency", self.concurrency, 64)?,
+            per_user: positive("per_user", self.per_user, 1)?,
+            drain: self.drain.unwrap_or(Duration::from_secs(25)),
+            retry_budget: self.retry_budget.unwrap_or(Duration::from_secs(60)),
+            ready: Arc::new(Readiness::new(Arc::clone(&clock))),
+            clock,
+        })
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("subscription", &self.subscription)
+            .field("kinds", &self.kinds.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("subscription", &self.subscription).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Job;
+    use crate::outcome::Verdict;
+    use crate::session::Session;
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+
+    fn nothing<'a>(_: &'a Job, _: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
+        async { Verdict::done(serde_json::Value::Null) }.boxed()
+    }
+
+    #[test]
+    fn says_what_is_missing_or_wrong() {
+        let says = |builder: Builder| builder.build().unwrap_err().to_string();
+        assert!(says(Worker::builder()).contains("a handler"));
+        assert!(says(Worker::builder().handler("k", nothing)).contains("a token store"));
+        let twice = Worker::builder().handler("k", nothing).handler("k", nothing);
+        assert!(says(twice).contains("\"k\" has two handlers"));
+        assert!(says(Worker::builder().handler("", nothing)).contains("1 to 128 bytes"));
+    }
+}

@@ -1,0 +1,85 @@
+//! What a handler acts with: one user's credentials, and clients that carry them.
+
+use std::fmt;
+
+use google_cloud_auth::credentials::Credentials as GoogleCredentials;
+use reqwest::{Method, RequestBuilder};
+use shared::{Credentials, TokenStore, UserId};
+use url::Url;
+
+use crate::kinds::{Forbidden, HostRules};
+
+/// What the sessions of a worker share.
+#[derive(Debug, Clone)]
+pub(crate) struct Carrier {
+    pub(crate) store: TokenStore,
+    pub(crate) http: reqwest::Client,
+    pub(crate) hosts: HostRules,
+    /// Stands in for Google's API origins, with emulators only.
+    pub(crate) api_root: Option<Url>,
+}
+
+impl Carrier {
+    pub(crate) fn session(&self, credentials: Credentials) -> Session<'_> {
+        Session { carrier: self, credentials }
+    }
+}
+
+/// One run of a handler as one user.
+pub struct Session<'a> {
+    carrier: &'a Carrier,
+    credentials: Credentials,
+}
+
+impl Session<'_> {
+    /// On whose behalf.
+    pub fn user(&self) -> &UserId {
+        self.credentials.user()
+    }
+
+    /// The user's fresh credentials. Whoever takes the token out of them decides
+    /// where it goes; [`Session::request`] sends it to allowed hosts only.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// A request that carries the user's token, to a host that the operator's
+    /// rules allow. It follows no redirects.
+    ///
+    /// # Errors
+    /// [`Forbidden`] says why the token may not go there.
+    pub fn request(&self, method: Method, url: &str) -> Result<RequestBuilder, Forbidden> {
+        let url = self.carrier.hosts.check(url)?;
+        let target = self.resolve(&url);
+        let token = self.credentials.access_token().expose();
+        Ok(self.carrier.http.request(method, target).bearer_auth(token))
+    }
+
+    /// Where requests for an allowed URL really go: with emulators their stand-in
+    /// for Google's APIs, else the URL itself.
+    pub fn resolve(&self, url: &Url) -> Url {
+        let google = url.host_str().is_some_and(|host| host.ends_with(".googleapis.com"));
+        match &self.carrier.api_root {
+            Some(root) if google => {
+                let mut target = root.clone();
+                target.set_path(url.path());
+                target.set_query(url.query());
+                target
+            }
+            _ => url.clone(),
+        }
+    }
+
+    /// Credentials for Google's official clients, which then act as the user;
+    /// always fresh, for as long as the client lives.
+    pub fn google_credentials(&self) -> GoogleCredentials {
+        self.carrier.store.google_credentials(self.user())
+    }
+}
+
+/// No token.
+impl fmt::Debug for Session<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("user", self.user()).finish_non_exhaustive()
+    }
+}
