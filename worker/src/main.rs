@@ -1,7 +1,7 @@
 //! `fleet`: one Google OAuth credential per user, shared by a fleet of workers.
 
 mod cli;
-mod logging;
+mod telemetry;
 
 use std::process::ExitCode;
 

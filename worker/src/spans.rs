@@ -1,55 +1,236 @@
 //! The spans of a delivery: receive → token → API → acknowledge, under the trace
 //! that the publisher began.
+//!
+//! Names and attributes follow OpenTelemetry's semantic conventions for messaging
+//! (Google Cloud Pub/Sub) and HTTP clients. What the conventions would have and
+//! what is personal here stays out: the ordering key (it is the user), URLs, and
+//! every parameter of a job.
+//!
+//! Only spans of this module leave the process ([`TARGET`]); those of libraries
+//! may hold object names, and so users.
 
+use std::collections::HashMap;
+use std::str::FromStr as _;
+
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+};
 use tracing::{Span, field, info_span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::Registry;
+use tracing_subscriber::registry::LookupSpan as _;
 
 use crate::job::Received;
+use crate::metrics::Had;
 use crate::outcome::Status;
 
-/// The whole delivery (OpenTelemetry's messaging conventions: `process`).
+/// The target of every span that may be exported.
+pub const TARGET: &str = "worker::spans";
+const SYSTEM: &str = "gcp_pubsub";
+
+/// The publisher's trace, which a delivery continues. It is among the extensions
+/// of the delivery's span, for logs where no traces are exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Continued {
+    /// The trace's ID.
+    pub trace_id: TraceId,
+    /// Whether the publisher's spans are kept.
+    pub sampled: bool,
+}
+
+/// The whole delivery, from receipt to acknowledgement, under the publisher's
+/// trace (W3C Trace Context in the message's attributes).
 pub(crate) fn delivery(received: &Received, subscription: &str) -> Span {
-    info_span!(
+    let id = subscription.rsplit('/').next().unwrap_or(subscription);
+    let span = info_span!(
+        target: TARGET,
         "process",
+        "otel.name" = format_args!("process {id}"),
         "otel.kind" = "consumer",
         "otel.status_code" = field::Empty,
-        "messaging.system" = "gcp_pubsub",
+        "messaging.system" = SYSTEM,
         "messaging.operation.type" = "process",
+        "messaging.operation.name" = "process",
         "messaging.destination.subscription.name" = subscription,
         "messaging.message.id" = received.message_id,
+        "messaging.message.body.size" = received.data.len(),
         "messaging.gcp_pubsub.message.delivery_attempt" = received.delivery_attempt,
         "fleet.job.kind" = field::Empty,
         "fleet.job.status" = field::Empty,
-    )
+    );
+    if let Some(publisher) = publisher(&received.attributes) {
+        let continued =
+            Continued { trace_id: publisher.trace_id(), sampled: publisher.is_sampled() };
+        // Fails where no traces are exported.
+        drop(span.set_parent(opentelemetry::Context::new().with_remote_span_context(publisher)));
+        span.with_subscriber(|(id, dispatch)| {
+            if let Some(span) = dispatch.downcast_ref::<Registry>().and_then(|all| all.span(id)) {
+                span.extensions_mut().insert(continued);
+            }
+        });
+    }
+    span
+}
+
+/// The delivery ended. `kind` is one of the registered kinds, or none.
+#[allow(dead_code, reason = "the delivery is being taught to call it")]
+pub(crate) fn delivery_ended(span: &Span, kind: Option<&str>, status: Status) {
+    if let Some(kind) = kind {
+        span.record("fleet.job.kind", kind);
+    }
+    span.record("fleet.job.status", status.as_str());
+    if matches!(status, Status::Retry | Status::Rejected) {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 /// Waiting for a credential.
 pub(crate) fn token() -> Span {
-    info_span!("token", "otel.kind" = "internal", "fleet.credential.result" = field::Empty)
+    info_span!(
+        target: TARGET,
+        "token",
+        "otel.kind" = "internal",
+        "otel.status_code" = field::Empty,
+        "fleet.credential.result" = field::Empty,
+    )
+}
+
+/// How the credential was had.
+#[allow(dead_code, reason = "the delivery is being taught to call it")]
+pub(crate) fn token_had(span: &Span, had: Had) {
+    span.record("fleet.credential.result", had.as_str());
+    if matches!(had, Had::Error) {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 /// The acknowledgement, or the giving back.
 pub(crate) fn settle(status: Status) -> Span {
     let operation = if status == Status::Retry { "nack" } else { "ack" };
     info_span!(
+        target: TARGET,
         "settle",
         "otel.name" = operation,
         "otel.kind" = "client",
-        "messaging.system" = "gcp_pubsub",
+        "messaging.system" = SYSTEM,
         "messaging.operation.type" = "settle",
         "messaging.operation.name" = operation,
     )
 }
 
-/// One request to an API (OpenTelemetry's HTTP client conventions). The URL's
-/// path and query may hold personal data and stay out.
-pub(crate) fn api(method: &str, host: &str) -> Span {
+/// One request of a handler to an API: instrument the request with it, then tell
+/// [`api_answered`]. The URL's path and query may hold personal data and stay
+/// out.
+pub fn api(method: &str, host: &str) -> Span {
     info_span!(
+        target: TARGET,
         "api",
         "otel.name" = method,
         "otel.kind" = "client",
         "otel.status_code" = field::Empty,
         "http.request.method" = method,
         "server.address" = host,
+        "server.port" = 443,
         "http.response.status_code" = field::Empty,
+        "error.type" = field::Empty,
     )
+}
+
+/// The API answered with this HTTP status, or did not answer.
+pub fn api_answered(span: &Span, status: Option<u16>) {
+    match status {
+        None => {
+            span.record("error.type", "no_answer");
+        }
+        Some(status) => {
+            span.record("http.response.status_code", status);
+            if status >= 400 {
+                span.record("error.type", field::display(status));
+            }
+        }
+    }
+    if status.is_none_or(|status| status >= 400) {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// The publisher's span. Google's clients write its context under a prefix, others
+/// plainly. What is malformed counts as absent.
+fn publisher(attributes: &HashMap<String, String>) -> Option<SpanContext> {
+    ["googclient_", ""].iter().find_map(|prefix| {
+        let (trace_id, span_id, flags) =
+            parse_parent(attributes.get(&format!("{prefix}traceparent"))?)?;
+        let state = attributes.get(&format!("{prefix}tracestate"));
+        let state = state.and_then(|state| TraceState::from_str(state).ok()).unwrap_or_default();
+        Some(SpanContext::new(trace_id, span_id, flags, true, state))
+    })
+}
+
+/// Reads `traceparent` (W3C Trace Context, section 3.2), of later versions what
+/// this one knows.
+fn parse_parent(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
+    let mut parts = text.split('-');
+    let mut hex = |digits: usize| {
+        let part = parts.next()?;
+        let lower = |c: u8| c.is_ascii_digit() || matches!(c, b'a'..=b'f');
+        (part.len() == digits && part.bytes().all(lower)).then_some(part)
+    };
+    let (version, trace, span, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
+    if version == "ff" || version == "00" && parts.next().is_some() {
+        return None;
+    }
+    let (trace, span) = (TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?);
+    let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?) & TraceFlags::SAMPLED;
+    (trace != TraceId::INVALID && span != SpanId::INVALID).then_some((trace, span, flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    fn of(attributes: &[(&str, &str)]) -> Option<String> {
+        let attributes =
+            attributes.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        publisher(&attributes).map(|p| format!("{}-{}", p.trace_id(), p.span_id()))
+    }
+
+    #[test]
+    fn continues_googles_and_plain_trace_contexts() {
+        let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
+        let other = "00-11111111111111111111111111111111-2222222222222222-01";
+        let continued = Some(format!("{TRACE}-b7ad6b7169203331"));
+        assert_eq!(of(&[("traceparent", &parent)]), continued);
+        assert_eq!(of(&[("googclient_traceparent", &parent), ("traceparent", other)]), continued);
+        assert_eq!(
+            of(&[("googclient_traceparent", "nonsense"), ("traceparent", &parent)]),
+            continued
+        );
+        assert_eq!(of(&[("traceparent", &parent), ("tracestate", "no list\n")]), continued);
+        let later = format!("cc-{TRACE}-b7ad6b7169203331-01-what-comes");
+        assert_eq!(of(&[("traceparent", &later)]), continued);
+    }
+
+    #[test]
+    fn ignores_what_is_malformed() {
+        for bad in [
+            "",
+            "00",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-zz",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-\u{1F600}af7651916cd43dd8448eb211c8031-b7ad6b7169203331-01",
+            "\u{1F600}",
+        ] {
+            assert_eq!(of(&[("traceparent", bad)]), None, "{bad:?}");
+        }
+        assert_eq!(of(&[]), None);
+    }
 }

@@ -10,13 +10,15 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::adapters::{
-    CloudStorage, CloudStorageConfig, GOOGLE_REVOKE_URL, HttpTokenEndpoint, http_client,
+    CloudStorage, CloudStorageConfig, GOOGLE_REVOKE_URL, HttpTokenEndpoint, SystemClock,
+    http_client,
 };
 use shared::ports::{Answer, Bucket, Clock, EndpointError, Randomness, TokenEndpoint};
 use shared::profile::GOOGLE_USERINFO_URL;
 use shared::{Keyring, OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
 use tracing::warn;
 use worker::kinds::OutputStore;
+use worker::metered::{MeteredBucket, MeteredEndpoint};
 use worker::pubsub::{Connection, resource};
 
 use super::emulated::Emulators;
@@ -243,6 +245,8 @@ impl StoreArgs {
             Some(client) => Arc::new(HttpTokenEndpoint::new(client, http.clone())?),
             None => Arc::new(NoClient),
         };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let endpoint = Arc::new(MeteredEndpoint::new(endpoint, Arc::clone(&clock)));
         let keyring = read_keyring(self.keyring.as_ref())?;
         if keyring.is_none() && place.emulators.is_none() {
             warn!(
@@ -250,6 +254,7 @@ impl StoreArgs {
             );
         }
         let bucket = place.bucket(&self.bucket).await?.shared();
+        let bucket: Arc<dyn Bucket> = Arc::new(MeteredBucket::new(bucket, clock));
         let store = TokenStore::builder(Arc::clone(&bucket), endpoint)
             .keyring(keyring)
             .policy(policy)

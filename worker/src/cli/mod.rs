@@ -22,6 +22,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use tokio::runtime::Handle;
+
+use crate::telemetry::logging::{self, Plan};
+use crate::telemetry::traces::Traces;
 use output::Usage;
 
 /// One Google OAuth credential per user, shared safely by a fleet of Pub/Sub
@@ -40,7 +44,8 @@ Try it with nothing installed:
 Every flag that names a variable can be given by it. Emulators are used when
 PUBSUB_EMULATOR_HOST and STORAGE_EMULATOR_HOST are set; `fleet dev` starts some and
 prints the lines to export. FLEET_LOG filters the log (info, debug, …) and
-FLEET_LOG_FORMAT is gcp or text. Exit codes: 0 done, 1 failed, 2 usage, 3 the user
+FLEET_LOG_FORMAT is gcp or text. OTEL_EXPORTER_OTLP_ENDPOINT sends the worker's traces
+to a collector (http/protobuf). Exit codes: 0 done, 1 failed, 2 usage, 3 the user
 must consent.";
 
 #[derive(Debug, Subcommand)]
@@ -84,13 +89,6 @@ enum Command {
 /// Runs the command that the process was started with.
 pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
-    let filter = match &cli.command {
-        Command::Worker(_) | Command::Web(_) => "info",
-        _ => "warn",
-    };
-    if let Err(error) = crate::logging::start(filter) {
-        return output::fail(&Usage(error).into());
-    }
     if let Command::Completions { shell } = cli.command {
         clap_complete::generate(shell, &mut Cli::command(), "fleet", &mut std::io::stdout());
         return ExitCode::SUCCESS;
@@ -98,6 +96,10 @@ pub(crate) fn run() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output::fail(&error.into()),
+    };
+    let traces = match start_telemetry(&cli.command, runtime.handle()) {
+        Ok(traces) => traces,
+        Err(error) => return output::fail(&Usage(error).into()),
     };
     let result = runtime.block_on(async {
         match cli.command {
@@ -119,12 +121,30 @@ pub(crate) fn run() -> ExitCode {
             Command::Completions { .. } => Ok(()),
         }
     });
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     // A blocking read of stdin must not keep the process.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => output::fail(&error),
     }
+}
+
+/// Starts the logs, and the traces of the one command that has any.
+fn start_telemetry(command: &Command, runtime: &Handle) -> Result<Option<Traces>, String> {
+    let (filter, service, project) = match command {
+        Command::Worker(args) => ("info", "fleet-worker", args.project()),
+        Command::Web(_) => ("info", "fleet-web", None),
+        _ => ("warn", "fleet", None),
+    };
+    let traces = match command {
+        Command::Worker(_) => Traces::from_env(runtime)?,
+        _ => None,
+    };
+    logging::start(&Plan { filter, project, service }, traces.as_ref())?;
+    Ok(traces)
 }
 
 #[cfg(test)]

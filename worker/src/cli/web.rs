@@ -8,12 +8,13 @@ use anyhow::Context as _;
 use shared::adapters::{HttpProvider, SystemClock};
 use shared::consent::{Consent, SessionKey};
 use shared::is_loopback;
-use shared::ports::Provider;
+use shared::ports::{Clock, Provider};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 use worker::health;
+use worker::metrics::{self, Render};
 use worker::pubsub::Publisher;
 use worker::web::{Site, serve};
 
@@ -22,6 +23,7 @@ use super::connect::{
 };
 use super::output::Usage;
 use super::worker::watch_stdin;
+use crate::telemetry::prometheus::Scrape;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -87,6 +89,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let scrape = Scrape::start(Arc::clone(&clock))?;
     let provider: Arc<dyn Provider> = Arc::new(HttpProvider::new(
         &client,
         connected.http.clone(),
@@ -112,7 +116,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         auth_url,
         offered: pages.offer_scope.iter().filter(|scope| !scope.is_empty()).cloned().collect(),
         behind_proxy: pages.behind_proxy,
-        clock: Arc::new(SystemClock::default()),
+        metrics: {
+            let store = connected.store.clone();
+            Render::new(move || {
+                metrics::read_store(&store);
+                scrape.render()
+            })
+        },
+        clock,
         public_url: public_url.clone(),
     };
     let stop = CancellationToken::new();

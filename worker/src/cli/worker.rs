@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::FalseyValueParser;
 use shared::adapters::SystemClock;
 use shared::ports::{Clock, Randomness};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use worker::health;
+use worker::health::{self, Probes, Pulse};
 use worker::kinds::{HostRules, KindSettings, OutputRules, Outputs, builtin};
+use worker::log_user_ids;
+use worker::metrics::{self, Render};
 use worker::pubsub::{Intake, IntakeSettings, Publisher, Topic};
 use worker::replica::Stop;
 use worker::sweep::Sweep;
@@ -19,6 +23,7 @@ use worker::{Dedupe, Worker};
 
 use super::connect::{Connected, Place, ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::output::Usage;
+use crate::telemetry::prometheus::Scrape;
 
 /// Messages held per job that may run: enough to keep every slot busy, few
 /// enough that scaling out finds work.
@@ -70,7 +75,7 @@ struct JobArgs {
     /// or separate by commas) [default: none]
     #[arg(long, env = "FLEET_ALLOW_BUCKETS", value_delimiter = ',', value_name = "BUCKET")]
     allow_bucket: Vec<String>,
-    /// Where health is served
+    /// Where /healthz, /readyz and /metrics are served
     #[arg(long, env = "FLEET_LISTEN", default_value = "127.0.0.1:9090")]
     listen: SocketAddr,
     /// How long a dead replica's messages stay unseen, 10s to 600s
@@ -85,6 +90,9 @@ struct JobArgs {
     /// How long running jobs may go on after SIGTERM
     #[arg(long, env = "FLEET_DRAIN", default_value = "25s", value_parser = duration)]
     drain: Duration,
+    /// Name users by their IDs in the lines about jobs, instead of by digests
+    #[arg(long, env = "FLEET_LOG_USER_IDS", value_parser = FalseyValueParser::new())]
+    log_user_ids: bool,
     /// How long a delivery may wait between its attempts before it is given back
     #[arg(long, env = "FLEET_RETRY_BUDGET", default_value = "60s", value_parser = duration)]
     retry_budget: Duration,
@@ -97,6 +105,14 @@ struct JobArgs {
     until_stdin_closes: bool,
 }
 
+impl Args {
+    /// The project that the job subscription and traces are in, if it is named.
+    pub(super) fn project(&self) -> Option<&str> {
+        let named = self.project.project.as_deref().filter(|project| !project.is_empty());
+        named.or_else(|| self.jobs.subscription.strip_prefix("projects/")?.split('/').next())
+    }
+}
+
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum DedupeArg {
     Off,
@@ -107,6 +123,7 @@ enum DedupeArg {
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { project, store, jobs } = args;
     jobs.check()?;
+    log_user_ids(jobs.log_user_ids);
     let place = Place::from_env()?;
     let subscription = project.subscription(&jobs.subscription)?;
     let hosts =
@@ -139,6 +156,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         let store = place.output_store(Arc::clone(&clock)).await?;
         Some(Outputs { rules: output_rules, store })
     };
+    let scrape = Scrape::start(Arc::clone(&clock))?;
+    let pulse = Pulse::new(Arc::clone(&clock));
     let api_root = place.emulators.as_ref().and_then(|e| e.api_root.clone());
     let kinds = builtin(KindSettings {
         http: connected.http.clone(),
@@ -148,6 +167,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         outputs,
         clock: Arc::clone(&clock),
     });
+    metrics::begin(kinds.keys().map(String::as_str));
     info!(
         replica = connected.store.holder(),
         health = %listener.local_addr().context("the health listener has no address")?,
@@ -160,6 +180,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         ack_extension: jobs.ack_extension,
     };
     let sweep = sweep(&connected, topic(job_topic).await?, jobs.sweep, &clock);
+    let counted = connected.store.clone();
     let worker = Worker::builder()
         .dedupe(match jobs.dedupe {
             DedupeArg::Off => Dedupe::Off,
@@ -194,8 +215,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let sweeping = sweep.map(|sweep| tokio::spawn(sweep.run(stop.drain.clone())));
     let ready = worker.readiness();
-    let serving = tokio::spawn(health::serve(listener, ready, stop.drain.clone()));
-    let result = worker.run(stop).await;
+    let probes = Probes {
+        ready: Arc::clone(&ready),
+        pulse: pulse.clone(),
+        metrics: Render::new(move || {
+            metrics::read_store(&counted);
+            metrics::readiness(ready.check().is_ok());
+            scrape.render()
+        }),
+    };
+    // Until the very end, so that the last jobs are counted where they are seen.
+    let serving = tokio::spawn(health::serve(listener, probes, CancellationToken::new()));
+    let result = tokio::select! {
+        biased;
+        result = worker.run(stop) => result,
+        never = pulse.keep() => match never {},
+    };
     serving.abort();
     if let Some(mut sweeping) = sweeping {
         // Cut between publishing and deleting, it would run jobs twice.

@@ -13,8 +13,8 @@ mod account;
 mod cookies;
 mod html;
 mod limit;
-mod metrics;
 mod pages;
+mod readiness;
 mod router;
 mod session;
 
@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use url::Url;
 
+use crate::metrics::Render;
 use crate::pubsub::Publisher;
 
 pub use session::SESSION_LIFETIME;
@@ -64,6 +65,8 @@ pub struct Site {
     pub behind_proxy: bool,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// What `/metrics` shows.
+    pub metrics: Render,
 }
 
 /// Serves until `stop`, then ends what is under way.

@@ -16,7 +16,7 @@ use shared::consent::{
     Callback, Outcome, Start, Started, missing_scopes, oauth_callback, oauth_start,
 };
 use shared::ports::Randomness;
-use shared::{Error, Health, UserId, is_loopback};
+use shared::{Error, UserId, is_loopback};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::form_urlencoded;
@@ -24,9 +24,10 @@ use url::form_urlencoded;
 use super::cookies::Cookies;
 use super::html::{Html, ICON, STYLE};
 use super::limit::Limit;
-use super::metrics::Metrics;
+use super::readiness::Readiness;
 use super::session::{Notice, SESSION_LIFETIME, Session};
 use super::{Site, account, pages};
+use crate::metrics::{self, Render, web_event};
 use crate::resuming::resume_user;
 
 const SESSION: &str = "session";
@@ -38,7 +39,7 @@ struct App {
     site: Site,
     cookies: Cookies,
     limit: Mutex<Limit>,
-    metrics: Metrics,
+    readiness: Readiness,
     random: Randomness,
     policy: HeaderValue,
     origin: String,
@@ -52,7 +53,7 @@ pub(super) fn router(site: Site, stop: CancellationToken) -> Router {
     let app = Arc::new(App {
         cookies: Cookies { secure },
         limit: Mutex::default(),
-        metrics: Metrics::default(),
+        readiness: Readiness::default(),
         random: Randomness::from_system(),
         policy: content_policy(&site),
         origin: site.public_url.origin().ascii_serialization(),
@@ -72,7 +73,7 @@ pub(super) fn router(site: Site, stop: CancellationToken) -> Router {
         .route("/icon.svg", get(async || file("image/svg+xml", ICON)))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(show_metrics))
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(LARGEST_FORM))
         .layer(from_fn_with_state(Arc::clone(&app), guarded))
@@ -225,7 +226,7 @@ async fn start(
     let now = app.site.clock.monotonic();
     let taken = app.limit.lock().unwrap_or_else(PoisonError::into_inner).take(caller, now);
     if let Err(wait) = taken {
-        app.metrics.count("start", "limited");
+        web_event("start", "limited");
         let told = "There were too many sign-ins from your address. Wait a minute, then try again.";
         let mut page =
             app.message(StatusCode::TOO_MANY_REQUESTS, "Too many sign-ins", told, &headers);
@@ -246,7 +247,7 @@ async fn start(
     let sign_in = shared::consent::SIGN_IN_SCOPES.map(str::to_owned);
     let known: Vec<String> = app.site.offered.iter().cloned().chain(sign_in).collect();
     if !missing_scopes(&request.scopes, &known).is_empty() {
-        app.metrics.count("start", "not_offered");
+        web_event("start", "not_offered");
         let told = "The link asks for access that this site does not offer.";
         return app.message(StatusCode::BAD_REQUEST, "Unknown access", told, &headers);
     }
@@ -257,12 +258,12 @@ async fn start(
     }
     match oauth_start(&app.site.consent, request).await {
         Ok(started) => {
-            app.metrics.count("start", "started");
+            web_event("start", "started");
             app.off_to_provider(&started)
         }
         Err(error) => {
             warn!(%error, "a login cannot begin");
-            app.metrics.count("start", "failed");
+            web_event("start", "failed");
             let told = format!("Signing in is not possible right now: {error}.");
             app.message(StatusCode::SERVICE_UNAVAILABLE, "Not available", &told, &headers)
         }
@@ -297,7 +298,7 @@ async fn callback(State(app): Shared, RawQuery(query): RawQuery, headers: Header
     };
     match outcome {
         Ok(Outcome::SignedIn(done)) => {
-            app.metrics.count("callback", "signed_in");
+            web_event("callback", "signed_in");
             info!(user = done.user.digest(), stored = done.stored, "signed in");
             if done.stored {
                 resume(&app, done.user.clone());
@@ -329,11 +330,11 @@ async fn callback(State(app): Shared, RawQuery(query): RawQuery, headers: Header
             quiet(see_other(&done.next, cookies))
         }
         Ok(Outcome::ConsentAgain(started)) => {
-            app.metrics.count("callback", "consent_again");
+            web_event("callback", "consent_again");
             quiet(app.off_to_provider(&started))
         }
         Err(error) => {
-            app.metrics.count("callback", error.name());
+            web_event("callback", error.name());
             let (status, title) = if error.is_ours() {
                 warn!(%error, "a login failed");
                 (StatusCode::SERVICE_UNAVAILABLE, "Signing in failed")
@@ -389,7 +390,7 @@ async fn test(State(app): Shared, headers: HeaderMap, body: Bytes) -> Response {
         Err(refusal) => *refusal,
         Ok(user) => {
             let notice = account::test(&app.site, &user).await;
-            app.metrics.count("test", if notice.bad { "failed" } else { "ok" });
+            web_event("test", if notice.bad { "failed" } else { "ok" });
             see_other("/account", vec![app.told(&notice)])
         }
     }
@@ -400,7 +401,7 @@ async fn queue(State(app): Shared, headers: HeaderMap, body: Bytes) -> Response 
         Err(refusal) => *refusal,
         Ok(user) => {
             let notice = account::queue(&app.site, &user).await;
-            app.metrics.count("job", if notice.bad { "failed" } else { "ok" });
+            web_event("job", if notice.bad { "failed" } else { "ok" });
             see_other("/account", vec![app.told(&notice)])
         }
     }
@@ -413,12 +414,12 @@ async fn disconnect(State(app): Shared, headers: HeaderMap, body: Bytes) -> Resp
     };
     match account::disconnect(&app.site, &user).await {
         Ok(notice) => {
-            app.metrics.count("disconnect", "ok");
+            web_event("disconnect", "ok");
             info!(user = user.digest(), "disconnected");
             see_other("/", vec![app.cookies.clear(SESSION), app.told(&notice)])
         }
         Err(notice) => {
-            app.metrics.count("disconnect", "failed");
+            web_event("disconnect", "failed");
             see_other("/account", vec![app.told(&notice)])
         }
     }
@@ -433,17 +434,31 @@ async fn sign_out(State(app): Shared, headers: HeaderMap, body: Bytes) -> Respon
 }
 
 async fn ready(State(app): Shared) -> Response {
-    let why = match &*app.site.store.health().borrow() {
-        _ if app.stop.is_cancelled() => "stopping".to_owned(),
-        Health::Misconfigured(why) => why.to_string(),
-        Health::Ready | Health::EndpointDown => return "ready\n".into_response(),
+    // A prober that goes away must not make the next one look again.
+    let looking = tokio::spawn({
+        let app = Arc::clone(&app);
+        async move {
+            let (site, health) = (&app.site, app.site.store.health().borrow().clone());
+            app.readiness.check(&health, &*site.bucket, &*site.clock).await
+        }
+    });
+    let result = match looking.await {
+        _ if app.stop.is_cancelled() => Err("stopping".to_owned()),
+        Ok(result) => result,
+        Err(_) => Err("the look at the bucket failed".to_owned()),
     };
-    (StatusCode::SERVICE_UNAVAILABLE, Body::from(format!("not ready: {why}\n"))).into_response()
+    metrics::readiness(result.is_ok());
+    match result {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => {
+            let told = Body::from(format!("not ready: {why}\n"));
+            (StatusCode::SERVICE_UNAVAILABLE, told).into_response()
+        }
+    }
 }
 
-async fn metrics(State(app): Shared) -> Response {
-    let text = app.metrics.render(&app.site.store.counts());
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+async fn show_metrics(State(app): Shared) -> Response {
+    ([(CONTENT_TYPE, Render::TYPE)], app.site.metrics.text()).into_response()
 }
 
 async fn not_found(State(app): Shared, headers: HeaderMap) -> Response {

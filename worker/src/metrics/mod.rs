@@ -3,12 +3,31 @@
 //! Names, labels and meanings are listed in [`ALL`], which `/metrics` describes
 //! itself with and which alerts and dashboards are checked against. A label has
 //! few values and never a user, a job or a secret.
+//!
+//! Nothing is kept unless the program installed a recorder (`fleet worker` and
+//! `fleet web` do); totals of the token store are read when somebody asks
+//! ([`read_store`]).
+
+mod hosts;
+mod render;
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use shared::TokenStore;
 
 use crate::outcome::Status;
+
+pub use hosts::{MAX_HOSTS, OTHER};
+pub use render::Render;
+
+use hosts::Hosts;
+
+/// Stands for every kind that is not registered.
+const UNKNOWN: &str = "unknown";
+static HOSTS: Hosts = Hosts::new();
 
 /// How a metric behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +51,27 @@ pub struct Metric {
     pub help: &'static str,
     /// Its labels.
     pub labels: &'static [&'static str],
+}
+
+/// A whole delivery: from a call that is served from memory to one that waits
+/// out an outage or a `Retry-After`.
+const JOB_BUCKETS: [f64; 17] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    180.0, 600.0,
+];
+/// One request, or a wait for one.
+const REQUEST_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+impl Metric {
+    /// Upper bounds of a histogram's buckets, in seconds.
+    pub fn buckets(&self) -> &'static [f64] {
+        if [JOB_SECONDS, QUEUE_WAIT, LEASE_WAIT].contains(&self.name) {
+            &JOB_BUCKETS
+        } else {
+            &REQUEST_BUCKETS
+        }
+    }
 }
 
 macro_rules! metrics_list {
@@ -86,16 +126,18 @@ metrics_list! {
     LEASE_WAIT = "fleet_lease_wait_seconds", Histogram, [],
         "How long callers waited for a credential that was not in memory.";
     ENDPOINT = "fleet_token_endpoint_requests_total", Counter, ["outcome"],
-        "Requests to the token endpoint: ok, invalid_grant, misconfigured, transient, ambiguous.";
+        "Requests to the token endpoint: ok, invalid_grant, misconfigured, transient, ambiguous, \
+         abandoned (given up by this process).";
     ENDPOINT_SECONDS = "fleet_token_endpoint_duration_seconds", Histogram, [],
         "How long the token endpoint took.";
     STORAGE = "fleet_storage_requests_total", Counter, ["operation", "code"],
         "Requests to the bucket by operation (get, put, delete, list) and code (ok, not_found, \
-         precondition_failed, throttled, unavailable, refused).";
+         precondition_failed, throttled, unavailable, refused, abandoned: given up by this process).";
     STORAGE_SECONDS = "fleet_storage_request_duration_seconds", Histogram, ["operation"],
         "How long the bucket took.";
     API = "fleet_api_requests_total", Counter, ["host", "code"],
-        "Requests to APIs by host and HTTP status (or error).";
+        "Requests to APIs by host and HTTP status (or error). Hosts that never served, and those \
+         beyond the first 64, are `other`.";
     API_SECONDS = "fleet_api_request_duration_seconds", Histogram, ["host"],
         "How long APIs took to begin an answer.";
     NEED_CONSENT = "fleet_users_needing_consent", Gauge, [],
@@ -103,12 +145,96 @@ metrics_list! {
     PARKED_JOBS = "fleet_parked_jobs", Gauge, [], "Parked jobs, as of the last sweep.";
     RESUMED = "fleet_jobs_resumed_total", Counter, [],
         "Parked jobs that were published again.";
+    WEB_EVENTS = "fleet_web_events_total", Counter, ["event", "outcome"],
+        "What people did on the consent pages, and how it ended.";
     BUILD = "fleet_build_info", Gauge, ["version"], "Always 1; the version is the label.";
+}
+
+/// Describes every metric to the recorder that was just installed.
+pub fn describe() {
+    for Metric { name, kind, help, .. } in ALL {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *help),
+            Kind::Gauge => describe_gauge!(*name, *help),
+            Kind::Histogram => describe_histogram!(*name, Unit::Seconds, *help),
+        }
+    }
+    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// Shows what a replica with these kinds counts as zero before it happens: a
+/// rate over a series that appears with its first event misses that event.
+pub fn begin<'a>(kinds: impl IntoIterator<Item = &'a str>) {
+    for kind in kinds.into_iter().chain([UNKNOWN]) {
+        for status in [Status::Done, Status::Retry, Status::Parked, Status::Rejected] {
+            counter!(JOBS, "kind" => kind.to_owned(), "outcome" => status.as_str()).absolute(0);
+        }
+    }
+    for had in [Had::Hit, Had::Wait, Had::Error] {
+        counter!(CREDENTIALS, "result" => had.as_str()).absolute(0);
+    }
+    for counter in [DEDUPED, SLOWED, RESUMED] {
+        counter!(counter).absolute(0);
+    }
+    for gauge in [IN_FLIGHT, OUTSTANDING, QUEUED_USERS, HELD, PAUSED, SLOWED_USERS] {
+        gauge!(gauge).set(0.0);
+    }
+}
+
+/// Takes the store's totals over. Called whenever somebody asks for metrics.
+pub fn read_store(store: &TokenStore) {
+    let counts = store.counts();
+    for (outcome, total) in [
+        ("obtained", counts.refreshed),
+        ("adopted", counts.adopted),
+        ("needs_consent", counts.needs_consent),
+        ("unavailable", counts.unavailable),
+        ("misconfigured", counts.misconfigured),
+    ] {
+        counter!(REFRESHES, "outcome" => outcome).absolute(total);
+    }
+    for (outcome, total) in [("acquired", counts.leases), ("taken_over", counts.takeovers)] {
+        counter!(LEASES, "outcome" => outcome).absolute(total);
+    }
+    for (counter, total) in [
+        (AMBIGUOUS, counts.ambiguous_requests),
+        (LOST_GRANTS, counts.lost_grants),
+        (ORPHANS, counts.orphans),
+        (COMMIT_CONFLICTS, counts.commit_conflicts),
+        (REJECTED_TOKENS, counts.rejected_tokens),
+    ] {
+        counter!(counter).absolute(total);
+    }
+    // At most the cache's capacity, far below what an `f64` counts exactly.
+    #[expect(clippy::cast_precision_loss, reason = "a count of entries in memory")]
+    gauge!(CACHED_USERS).set(store.cached_users() as f64);
+}
+
+/// Whether `/readyz` says ready. Called whenever somebody asks for metrics.
+pub fn readiness(ready: bool) {
+    gauge!(READY).set(f64::from(u8::from(ready)));
+}
+
+/// One more event on the consent pages. Both names are ours.
+pub(crate) fn web_event(event: &'static str, outcome: &'static str) {
+    counter!(WEB_EVENTS, "event" => event, "outcome" => outcome).increment(1);
+}
+
+/// A request to the token endpoint ended.
+pub(crate) fn endpoint_request(outcome: &'static str, took: Duration) {
+    counter!(ENDPOINT, "outcome" => outcome).increment(1);
+    histogram!(ENDPOINT_SECONDS).record(took);
+}
+
+/// A request to the bucket ended.
+pub(crate) fn storage_request(operation: &'static str, code: &'static str, took: Duration) {
+    counter!(STORAGE, "operation" => operation, "code" => code).increment(1);
+    histogram!(STORAGE_SECONDS, "operation" => operation).record(took);
 }
 
 /// A delivery ended. `kind` is one of the registered kinds, or none.
 pub(crate) fn job_ended(kind: Option<&str>, status: Status, took: Duration) {
-    let kind = kind.unwrap_or("unknown").to_owned();
+    let kind = kind.unwrap_or(UNKNOWN).to_owned();
     counter!(JOBS, "kind" => kind.clone(), "outcome" => status.as_str()).increment(1);
     histogram!(JOB_SECONDS, "kind" => kind).record(took);
 }
@@ -183,6 +309,7 @@ pub(crate) fn credential(had: Had, waited: Duration) {
 /// An API answered, or did not. `host` was allowed by the operator's rules.
 pub(crate) fn api_request(host: &str, status: Option<u16>, took: Duration) {
     let code = status.map_or_else(|| "error".to_owned(), |status| status.to_string());
-    counter!(API, "host" => host.to_owned(), "code" => code).increment(1);
-    histogram!(API_SECONDS, "host" => host.to_owned()).record(took);
+    let host = HOSTS.label(host, status);
+    counter!(API, "host" => host.clone(), "code" => code).increment(1);
+    histogram!(API_SECONDS, "host" => host).record(took);
 }

@@ -1,0 +1,330 @@
+//! What a replica tells about itself, as its operators see it: metrics that are
+//! scraped, traces that a collector receives, and logs. A real replica on the
+//! embedded emulators.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "observability/collector.rs"]
+mod collector;
+#[path = "observability/exposition.rs"]
+mod exposition;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::stage::{Cloud, PATIENCE, Stage, Worker, full};
+use worker::metrics;
+use worker::pubsub::{Outgoing, Publisher};
+
+use collector::{Collector, Seen};
+use exposition::Exposition;
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PUBLISHER_SPAN: &str = "b7ad6b7169203331";
+
+async fn set_stage(variables: &[(&str, String)]) -> anyhow::Result<Stage> {
+    let mut stage = Stage::set(Cloud::embedded().await?).await?;
+    stage.variables.extend(variables.iter().map(|(n, v)| ((*n).to_owned(), v.clone())));
+    Ok(stage)
+}
+
+/// Publishes a job as a program does that has a trace of its own.
+async fn publish_traced(
+    stage: &Stage,
+    job: &Value,
+    attributes: &[(&str, &str)],
+) -> anyhow::Result<()> {
+    let publisher = Publisher::open(&stage.connection(), &full("topics", "jobs")).await?;
+    let attributes: HashMap<String, String> =
+        attributes.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    let data = job.to_string().into();
+    publisher.publish(Outgoing { data, attributes, ordering_key: String::new() }).await?;
+    Ok(())
+}
+
+fn task(id: &str, user: &str) -> Value {
+    json!({"id": id, "user": user, "kind": "api", "params": {
+        "method": "POST",
+        "url": "https://tasks.googleapis.com/tasks/v1/lists/@default/tasks",
+        "body": {"title": "buy milk"},
+    }})
+}
+
+fn profile(id: &str, user: &str) -> Value {
+    json!({"id": id, "user": user, "kind": "profile"})
+}
+
+/// Where the replica answers probes.
+fn health(worker: &Worker) -> String {
+    let starting = worker.log.iter().find(|line| line["message"] == "starting").unwrap();
+    starting["health"].as_str().unwrap().to_owned()
+}
+
+async fn scrape(address: &str) -> anyhow::Result<String> {
+    let answer = reqwest::get(format!("http://{address}/metrics")).await?.error_for_status()?;
+    assert!(answer.headers()["content-type"].to_str()?.starts_with("text/plain; version=0.0.4"));
+    Ok(answer.text().await?)
+}
+
+/// Asks until what it counts is complete.
+async fn scrape_until(
+    address: &str,
+    complete: impl Fn(&Exposition) -> bool,
+) -> anyhow::Result<String> {
+    let asking = async {
+        loop {
+            let text = scrape(address).await?;
+            if complete(&Exposition::parse(&text)) {
+                return anyhow::Ok(text);
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await?
+}
+
+/// Every secret that the run knows, and the people.
+fn unspeakable(stage: &Stage, people: &[&str]) -> Vec<String> {
+    let client = stage.google.client_json(emulators::google::ClientKind::Installed, &[]);
+    let secret = client["installed"]["client_secret"].as_str().unwrap().to_owned();
+    let mut words = vec!["ya29.".to_owned(), "1//".to_owned(), "Bearer".to_owned(), secret];
+    words.extend(people.iter().map(|person| (*person).to_owned()));
+    words
+}
+
+fn assert_silent(text: &str, words: &[String], place: &str) {
+    for word in words {
+        let at = text.find(word.as_str());
+        assert!(at.is_none(), "{word:?} is in the {place}: …{}", {
+            let at = at.unwrap();
+            text.get(at.saturating_sub(200)..text.len().min(at + 200)).unwrap_or_default()
+        });
+    }
+}
+
+#[tokio::test]
+async fn one_job_is_seen_in_one_trace() -> anyhow::Result<()> {
+    let mut collector = Collector::start().await?;
+    let stage = set_stage(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.origin()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()),
+        // The exporter hears what the log does not.
+        ("FLEET_LOG", "warn".to_owned()),
+    ])
+    .await?;
+    stage.user_without_access_token("quiet-ann").await?;
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut worker = stage.start_worker(&[])?;
+    let parent = format!("00-{TRACE}-{PUBLISHER_SPAN}-01");
+    let attributes = [("googclient_traceparent", &*parent), ("traceparent", "nonsense")];
+    publish_traced(&stage, &task("job-1", "quiet-ann"), &attributes).await?;
+    assert_eq!(outcomes.outcomes(1).await?["job-1"]["status"], "done");
+    let spans = collector.until(|span| span.name == "ack").await?;
+    assert_eq!(worker.terminate().await?, 0);
+
+    let spans: BTreeMap<&str, &Seen> = spans.iter().map(|s| (s.name.as_str(), s)).collect();
+    let [process, token, api, ack] =
+        ["process jobs-workers", "token", "POST", "ack"].map(|name| spans[name]);
+    assert_eq!(process.parent, PUBLISHER_SPAN);
+    for span in [process, token, api, ack] {
+        assert_eq!(span.trace, TRACE, "{span:?}");
+    }
+    for span in [token, api, ack] {
+        assert_eq!(span.parent, process.id, "{span:?}");
+        assert!(process.begin <= span.begin && span.end <= process.end, "{span:?}");
+    }
+    assert!(token.end <= api.begin && api.end <= ack.begin, "{spans:?}");
+    for (span, kind, attributes) in [
+        (
+            process,
+            "consumer",
+            json!({
+                "messaging.system": "gcp_pubsub",
+                "messaging.operation.type": "process",
+                "messaging.destination.subscription.name": full("subscriptions", "jobs-workers"),
+                "fleet.job.kind": "api",
+                "fleet.job.status": "done",
+            }),
+        ),
+        (token, "internal", json!({})),
+        (
+            api,
+            "client",
+            json!({
+                "http.request.method": "POST",
+                "server.address": "tasks.googleapis.com",
+                "server.port": "443",
+            }),
+        ),
+        (
+            ack,
+            "client",
+            json!({
+                "messaging.operation.type": "settle",
+                "messaging.operation.name": "ack",
+            }),
+        ),
+    ] {
+        assert_eq!(span.kind, kind, "{span:?}");
+        for (name, value) in attributes.as_object().unwrap() {
+            assert_eq!(
+                span.attributes.get(name),
+                value.as_str().map(str::to_owned).as_ref(),
+                "{name}"
+            );
+        }
+    }
+    assert_eq!(collector.services(), BTreeSet::from(["fleet-worker".to_owned()]));
+    let words = unspeakable(&stage, &["quiet-ann", "milk", "/lists/"]);
+    assert_silent(&collector.everything(), &words, "traces");
+    assert!(worker.log.iter().all(|line| line["severity"] != "INFO"), "{}", worker.log_text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_harms_no_job() -> anyhow::Result<()> {
+    // Accepts connections and never answers.
+    let hanging = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let stage = set_stage(&[
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            format!("http://{}/v1/traces", hanging.local_addr()?),
+        ),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "300".to_owned()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "10".to_owned()),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "8".to_owned()),
+    ])
+    .await?;
+    stage.user("ann", Duration::ZERO).await?;
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut worker = stage.worker(&["--per-user", "8"]).await?;
+    let jobs: Vec<Value> = (0..100).map(|n| profile(&format!("job-{n}"), "ann")).collect();
+    stage.publish(&jobs, &["--unordered"]).await?;
+    let told = worker.wait_for_message("traces are dropped").await?;
+    assert!(told.contains("127.0.0.1") && told.contains("jobs go on"), "{told}");
+    for outcome in outcomes.outcomes(jobs.len()).await?.values() {
+        assert_eq!(outcome["status"], "done", "{outcome}");
+        // The collector's bound is 300 ms; a job that waited for it would show.
+        assert!(outcome["duration_ms"].as_u64().unwrap() < 10_000, "{outcome}");
+    }
+    assert_eq!(worker.terminate().await?, 0);
+    let again = worker.log_text().matches("traces are dropped").count();
+    assert_eq!(again, 1, "told once, not with every batch");
+    drop(hanging);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_metrics_have_what_they_promise_and_name_nobody() -> anyhow::Result<()> {
+    let stage = set_stage(&[("FLEET_LOG", "trace".to_owned())]).await?;
+    for user in ["quiet-ann", "quiet-bob"] {
+        stage.user_without_access_token(user).await?;
+    }
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut worker = stage.worker(&[]).await?;
+    let address = health(&worker);
+    let before = Exposition::parse(&scrape(&address).await?);
+    assert_eq!(
+        before.value("fleet_jobs_total", &[("kind", "api"), ("outcome", "done")]),
+        Some(0.0)
+    );
+
+    let evil = json!({"id": "evil", "user": "quiet-bob", "kind": "api",
+        "params": {"url": "https://evil.example/"}});
+    let gone = json!({"id": "gone", "user": "quiet-bob", "kind": "api",
+        "params": {"url": "https://www.googleapis.com/v1/status/410"}});
+    let jobs = [
+        task("done", "quiet-ann"),
+        profile("profile", "quiet-ann"),
+        profile("parked", "quiet-nobody"),
+        json!({"id": "kind", "user": "quiet-bob", "kind": "brew"}),
+        evil,
+        gone,
+    ];
+    stage.publish(&jobs, &["--unordered"]).await?;
+    outcomes.outcomes(jobs.len()).await?;
+    // An outcome is told before its delivery is counted, and a new token is used
+    // before its commit is through.
+    let text = scrape_until(&address, |seen| {
+        seen.sum("fleet_jobs_total") >= 6.0 && seen.sum("fleet_refreshes_total") >= 3.0
+    })
+    .await?;
+    let seen = Exposition::parse(&text);
+    for (name, labels, value) in [
+        ("fleet_jobs_total", &[("kind", "api"), ("outcome", "done")][..], 1.0),
+        ("fleet_jobs_total", &[("kind", "profile"), ("outcome", "done")], 1.0),
+        ("fleet_jobs_total", &[("kind", "profile"), ("outcome", "parked")], 1.0),
+        ("fleet_jobs_total", &[("kind", "api"), ("outcome", "rejected")], 2.0),
+        ("fleet_jobs_total", &[("kind", "unknown"), ("outcome", "rejected")], 1.0),
+        ("fleet_refreshes_total", &[("outcome", "obtained")], 2.0),
+        ("fleet_refreshes_total", &[("outcome", "needs_consent")], 1.0),
+        ("fleet_leases_total", &[("outcome", "acquired")], 2.0),
+        ("fleet_token_endpoint_requests_total", &[("outcome", "ok")], 2.0),
+        ("fleet_token_endpoint_duration_seconds_count", &[], 2.0),
+        ("fleet_api_requests_total", &[("host", "www.googleapis.com"), ("code", "410")], 1.0),
+        ("fleet_api_requests_total", &[("host", "tasks.googleapis.com"), ("code", "200")], 1.0),
+        ("fleet_lost_grants_total", &[], 0.0),
+        ("fleet_cached_users", &[], 3.0),
+        ("fleet_jobs_in_flight", &[], 0.0),
+        ("fleet_ready", &[], 1.0),
+    ] {
+        assert_eq!(seen.value(name, labels), Some(value), "{name} {labels:?}\n{text}");
+    }
+    assert!(
+        seen.value("fleet_storage_requests_total", &[("operation", "get"), ("code", "ok")])
+            >= Some(2.0)
+    );
+    assert!(
+        seen.value("fleet_storage_requests_total", &[("operation", "put"), ("code", "ok")])
+            >= Some(5.0)
+    );
+
+    // Set by others than a replica's jobs: the pages, and the sweep of parked jobs.
+    let elsewhere = ["fleet_web_events_total", "fleet_users_needing_consent", "fleet_parked_jobs"];
+    for metric in metrics::ALL {
+        if !elsewhere.contains(&metric.name) {
+            assert!(seen.has(metric), "{} has no value\n{text}", metric.name);
+        }
+    }
+    seen.check_against(metrics::ALL);
+
+    assert_eq!(worker.terminate().await?, 0);
+    let words = unspeakable(&stage, &["quiet-", "evil.example"]);
+    assert_silent(&text, &words, "metrics");
+    // With everything switched on, what the HTTP libraries would say included.
+    let log = worker.log_text();
+    assert!(log.contains("\"severity\":\"DEBUG\""), "the filter let nothing more through");
+    let words = unspeakable(&stage, &["quiet-"]);
+    assert_silent(&log, &words, "log");
+    Ok(())
+}
+
+#[tokio::test]
+async fn probes_tell_a_replica_that_takes_jobs() -> anyhow::Result<()> {
+    let stage = set_stage(&[]).await?;
+    let mut worker = stage.worker(&[]).await?;
+    let address = health(&worker);
+    for (path, told) in [("healthz", "ok\n"), ("readyz", "ready\n")] {
+        let answer = reqwest::get(format!("http://{address}/{path}")).await?;
+        assert_eq!((answer.status().as_u16(), answer.text().await?.as_str()), (200, told));
+    }
+    assert_eq!(worker.terminate().await?, 0);
+    assert!(
+        tokio::time::timeout(PATIENCE, reqwest::get(format!("http://{address}/healthz")))
+            .await?
+            .is_err()
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_exporter_setting_is_a_usage_error() -> anyhow::Result<()> {
+    let stage = set_stage(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1".to_owned()),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc".to_owned()),
+    ])
+    .await?;
+    let output = stage.fleet(&["worker"]).await?;
+    assert_eq!(output.code, 2);
+    assert!(output.stderr.contains("OTEL_EXPORTER_OTLP_PROTOCOL"), "{}", output.stderr);
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! What is logged and what is exported.
+
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt as _, FilterFn, filter_fn};
+use tracing_subscriber::layer::Filter;
+use worker::spans::TARGET as SPANS;
+
+/// The crates whose every line is ours to answer for.
+const OURS: [&str; 4] = ["fleet", "worker", "shared", "emulators"];
+
+/// What is logged: what `FLEET_LOG` asks for, less what other crates say below
+/// INFO. That is where HTTP libraries describe requests; what they leave out may
+/// change with any release, and no filter may turn an `Authorization` header on.
+/// The spans of deliveries are always known, so that warnings carry their message
+/// and trace.
+///
+/// # Errors
+/// A text that says what is wrong with the filter.
+pub(super) fn logged<S: Subscriber>(directives: &str) -> Result<impl Filter<S> + use<S>, String> {
+    let spans = format!("{SPANS}=info").parse().map_err(|e| format!("{SPANS}: {e}"))?;
+    let asked_for = EnvFilter::try_new(directives).map_err(|e| e.to_string())?;
+    Ok(asked_for.add_directive(spans).and(may_be_logged()))
+}
+
+fn may_be_logged() -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    filter_fn(|metadata| {
+        let target = metadata.target();
+        let root = target.split("::").next().unwrap_or(target);
+        // The exporter's failures are told by our own client, and once.
+        OURS.contains(&root)
+            || *metadata.level() <= tracing::Level::INFO && !root.starts_with("opentelemetry")
+    })
+}
+
+/// What is exported: the spans of deliveries. Events stay here, whatever they
+/// say, and so do the spans of libraries, which name objects and so users.
+pub(super) fn exported() -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    filter_fn(|metadata| metadata.is_span() && metadata.target() == SPANS)
+}

@@ -1,0 +1,435 @@
+//! One line per event: JSON as Cloud Logging reads it, or text for a terminal.
+//!
+//! An event inside a delivery carries the delivery's message ID and trace. No
+//! value can break a line or command a terminal ([`super::escape`]).
+
+use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
+
+use opentelemetry::trace::TraceContextExt as _;
+use serde_json::{Map, Value, json};
+use shared::adapters::SystemClock;
+use shared::ports::Clock as _;
+use tracing::dispatcher::WeakDispatch;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
+use worker::spans::{Continued, TARGET as SPANS};
+
+use super::escape::{clip, is_active, write_escaped};
+
+/// The longest value of a field, in bytes: Cloud Logging takes 256 KiB a line.
+const MAX_VALUE: usize = 16 * 1024;
+/// Makes a line with severity ERROR count in Error Reporting without a stack.
+const REPORTED: &str =
+    "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent";
+/// What lines say about the delivery that they belong to: field of its span,
+/// name in the line.
+const OF_THE_DELIVERY: [(&str, &str); 1] = [("messaging.message.id", "message_id")];
+
+/// How a line looks.
+#[derive(Debug)]
+pub(super) enum Style {
+    /// JSON with the fields that Cloud Logging and Error Reporting know.
+    Gcp {
+        /// The project that traces are in, if known.
+        project: Option<String>,
+        /// What errors are grouped by.
+        service: &'static str,
+    },
+    /// For people.
+    Text {
+        /// With ANSI colours.
+        colour: bool,
+    },
+}
+
+/// Turns events into lines and passes each to `out`, whole.
+pub(super) struct LogLines<O> {
+    style: Style,
+    out: O,
+    clock: SystemClock,
+    dispatch: OnceLock<WeakDispatch>,
+}
+
+impl<O: Fn(&str) + 'static> LogLines<O> {
+    pub(super) fn new(style: Style, out: O) -> Self {
+        Self { style, out, clock: SystemClock::default(), dispatch: OnceLock::new() }
+    }
+}
+
+/// Where in a trace an event belongs.
+struct Place {
+    trace: String,
+    /// Only spans that are exported have one.
+    span: Option<String>,
+    sampled: bool,
+}
+
+impl<S, O> Layer<S> for LogLines<O>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    O: Fn(&str) + 'static,
+{
+    fn on_register_dispatch(&self, dispatch: &Dispatch) {
+        // Registered once; a second time would be the same one.
+        drop(self.dispatch.set(dispatch.downgrade()));
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if attributes.metadata().target() != SPANS {
+            return;
+        }
+        let Some(span) = context.span(id) else { return };
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        fields.0.retain(|(name, _)| OF_THE_DELIVERY.iter().any(|(shown, _)| shown == name));
+        if !fields.0.is_empty() {
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let mut place = None;
+        let mut ids = Vec::new();
+        for span in context.event_scope(event).into_iter().flatten() {
+            if span.metadata().target() == SPANS {
+                ids.push(span.id());
+            }
+            let extensions = span.extensions();
+            for (name, shown) in OF_THE_DELIVERY {
+                let value = extensions.get::<Fields>().and_then(|fields| fields.get(name));
+                if let Some(value) = value
+                    && fields.get(shown).is_none()
+                {
+                    fields.0.push((shown, value.clone()));
+                }
+            }
+            if let Some(Continued { trace_id, sampled }) = extensions.get() {
+                place = Some(Place { trace: trace_id.to_string(), span: None, sampled: *sampled });
+            }
+        }
+        // No extensions are borrowed here: the exporter's layer takes them too.
+        if let Some(exported) = ids.first().and_then(|innermost| self.exported(innermost)) {
+            place = Some(exported);
+        }
+        let mut line = String::with_capacity(256);
+        match &self.style {
+            Style::Gcp { project, service } => {
+                self.gcp(&mut line, event.metadata(), fields, place, project.as_deref(), service);
+            }
+            Style::Text { colour } => self.text(&mut line, event.metadata(), &fields, *colour),
+        }
+        line.push('\n');
+        (self.out)(&line);
+    }
+}
+
+impl<O> LogLines<O> {
+    /// The place of a span that the exporter knows.
+    fn exported(&self, id: &Id) -> Option<Place> {
+        let dispatch = self.dispatch.get()?.upgrade()?;
+        let context = tracing_opentelemetry::get_otel_context(id, &dispatch)?;
+        let span = context.span();
+        let span = span.span_context();
+        span.is_valid().then(|| Place {
+            trace: span.trace_id().to_string(),
+            span: Some(span.span_id().to_string()),
+            sampled: span.is_sampled(),
+        })
+    }
+
+    fn gcp(
+        &self,
+        line: &mut String,
+        metadata: &Metadata<'_>,
+        fields: Fields,
+        place: Option<Place>,
+        project: Option<&str>,
+        service: &str,
+    ) {
+        let mut object: Map<String, Value> =
+            fields.0.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let level = *metadata.level();
+        let severity = match level {
+            Level::ERROR => "ERROR",
+            Level::WARN => "WARNING",
+            Level::INFO => "INFO",
+            Level::DEBUG | Level::TRACE => "DEBUG",
+        };
+        let mut set = |name: &str, value: Value| object.insert(name.to_owned(), value);
+        set("severity", severity.into());
+        set("time", self.clock.wall().to_string().into());
+        set("target", metadata.target().into());
+        if let Some(Place { trace, span, sampled }) = place {
+            let trace = match project {
+                Some(project) => format!("projects/{project}/traces/{trace}"),
+                None => trace,
+            };
+            set("logging.googleapis.com/trace", trace.into());
+            set("logging.googleapis.com/trace_sampled", sampled.into());
+            if let Some(span) = span {
+                set("logging.googleapis.com/spanId", span.into());
+            }
+        }
+        if level == Level::ERROR {
+            set("@type", REPORTED.into());
+            set(
+                "serviceContext",
+                json!({"service": service, "version": env!("CARGO_PKG_VERSION")}),
+            );
+            // Error Reporting groups by it where there is no stack.
+            let place = json!({
+                "filePath": metadata.file(),
+                "lineNumber": metadata.line(),
+                "functionName": metadata.target(),
+            });
+            set("context", json!({"reportLocation": place}));
+        }
+        // JSON escapes the control characters of ASCII; the others can only stand
+        // inside its strings, where their escapes mean the same.
+        let json = Value::Object(object).to_string();
+        if json.contains(is_active) {
+            write_escaped(line, &json).expect("writing to a String cannot fail");
+        } else {
+            line.push_str(&json);
+        }
+    }
+
+    fn text(&self, line: &mut String, metadata: &Metadata<'_>, fields: &Fields, colour: bool) {
+        let (name, paint) = match *metadata.level() {
+            Level::ERROR => ("ERROR", "31"),
+            Level::WARN => (" WARN", "33"),
+            Level::INFO => (" INFO", "32"),
+            Level::DEBUG => ("DEBUG", "34"),
+            Level::TRACE => ("TRACE", "35"),
+        };
+        let time = self.clock.wall();
+        let result = if colour {
+            write!(line, "\u{1b}[2m{time:.6}\u{1b}[0m \u{1b}[{paint}m{name}\u{1b}[0m")
+        } else {
+            write!(line, "{time:.6} {name}")
+        };
+        result.expect("writing to a String cannot fail");
+        if let Some(message) = fields.get("message").and_then(Value::as_str) {
+            line.push(' ');
+            write_escaped(line, message).expect("writing to a String cannot fail");
+        }
+        for (name, value) in &fields.0 {
+            if *name == "message" {
+                continue;
+            }
+            write!(line, " {name}=").expect("writing to a String cannot fail");
+            let shown = match value {
+                Value::String(text) if is_plain(text) => text.clone(),
+                // Quoted as JSON, so that a value cannot pass for further fields.
+                other => other.to_string(),
+            };
+            write_escaped(line, &shown).expect("writing to a String cannot fail");
+        }
+    }
+}
+
+/// Whether a value needs no quotes to be told from what follows.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/' | '@'))
+}
+
+/// An event's or span's fields, in their order.
+#[derive(Debug, Default)]
+struct Fields(Vec<(&'static str, Value)>);
+
+impl Fields {
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    fn set(&mut self, field: &Field, value: Value) {
+        match self.0.iter_mut().find(|(known, _)| *known == field.name()) {
+            Some((_, known)) => *known = value,
+            None => self.0.push((field.name(), value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, clip(value, MAX_VALUE).into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.set(field, value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set(field, clip(&format!("{value:?}"), MAX_VALUE).into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry::trace::{TraceId, TracerProvider as _};
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use std::sync::{Arc, Mutex};
+    use tracing::{Span, error, info, info_span, warn};
+    use tracing_subscriber::Registry;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use crate::telemetry::filter::{exported, logged};
+
+    const GCP: Style = Style::Gcp { project: None, service: "fleet-worker" };
+    /// What a publisher would write to forge a line, a field, or a colour.
+    const HOSTILE: &str =
+        "j\" status=done\n2026-11-23T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}31m\u{202e}";
+
+    /// What `work` logs, through the filters of the real thing.
+    fn logged_by(style: Style, directives: &str, traced: bool, work: impl FnOnce()) -> Vec<String> {
+        let written = Arc::new(Mutex::new(String::new()));
+        let out = Arc::clone(&written);
+        let provider = SdkTracerProvider::builder().build();
+        let exporting = traced.then(|| {
+            tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("test"))
+                .with_context_activation(false)
+                .with_filter(exported())
+        });
+        let lines = LogLines::new(style, move |line: &str| out.lock().unwrap().push_str(line));
+        let subscriber = tracing_subscriber::registry()
+            .with(exporting)
+            .with(lines.with_filter(logged(directives).unwrap()));
+        tracing::subscriber::with_default(subscriber, work);
+        let written = written.lock().unwrap();
+        assert!(written.is_empty() || written.ends_with('\n'));
+        written.lines().map(str::to_owned).collect()
+    }
+
+    fn json_of(lines: &[String]) -> Value {
+        let [line] = lines else { panic!("one line: {lines:?}") };
+        assert!(!line.contains(is_active), "{line}");
+        serde_json::from_str(line).unwrap()
+    }
+
+    fn delivery() -> Span {
+        info_span!(target: SPANS, "process", "messaging.message.id" = "m-7", "server.address" = "h")
+    }
+
+    #[test]
+    fn a_job_cannot_forge_a_line_on_a_terminal() {
+        let log = || info!(job = HOSTILE, status = "rejected", "job {HOSTILE}");
+        for colour in [false, true] {
+            let lines = logged_by(Style::Text { colour }, "info", false, log);
+            let [line] = lines.as_slice() else { panic!("one line: {lines:?}") };
+            let plain = ["\u{1b}[2m", "\u{1b}[0m", "\u{1b}[32m"]
+                .into_iter()
+                .fold(line.clone(), |line, paint| line.replace(paint, ""));
+            assert!(!plain.contains(is_active), "{plain:?}");
+            assert!(plain.contains(r#" job="j\" status=done\n"#), "quoted as a whole: {plain}");
+            assert!(plain.ends_with(" status=rejected"), "{plain}");
+        }
+    }
+
+    #[test]
+    fn a_job_cannot_break_json() {
+        let log = || error!(job = HOSTILE, severity = "INFO", "{HOSTILE}");
+        let line = json_of(&logged_by(GCP, "info", false, log));
+        assert_eq!((&line["job"], &line["message"]), (&HOSTILE.into(), &HOSTILE.into()));
+        assert_eq!(line["severity"], "ERROR", "a field cannot pass for ours");
+    }
+
+    #[test]
+    fn says_what_cloud_logging_and_error_reporting_know() {
+        let log = || warn!(job = "j", http_status = 503, ratio = 0.5, again = true, "job retry");
+        let line = json_of(&logged_by(GCP, "info", false, log));
+        assert_eq!(line["severity"], "WARNING");
+        assert_eq!(line["message"], "job retry");
+        assert_eq!((&line["http_status"], &line["again"]), (&503.into(), &true.into()));
+        assert!(line["time"].as_str().unwrap().ends_with('Z'));
+        assert!(line.get("@type").is_none() && line.get("logging.googleapis.com/trace").is_none());
+
+        let line = json_of(&logged_by(GCP, "info", false, || error!("it broke")));
+        assert_eq!((&line["@type"], &line["message"]), (&REPORTED.into(), &"it broke".into()));
+        assert_eq!(line["serviceContext"]["service"], "fleet-worker");
+        assert!(line["context"]["reportLocation"]["lineNumber"].is_u64());
+    }
+
+    #[test]
+    fn a_line_in_a_delivery_names_its_message_and_the_publishers_trace() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let log = || {
+            let span = delivery();
+            let trace_id = TraceId::from_hex(trace).unwrap();
+            span.with_subscriber(|(id, dispatch)| {
+                let registry: &Registry = dispatch.downcast_ref().unwrap();
+                let span = registry.span(id).unwrap();
+                span.extensions_mut().insert(Continued { trace_id, sampled: true });
+            });
+            span.in_scope(|| warn!("job retry"));
+        };
+        let style = Style::Gcp { project: Some("p".to_owned()), service: "s" };
+        // Also where informational lines are not wanted.
+        let line = json_of(&logged_by(style, "warn", false, log));
+        assert_eq!(line["message_id"], "m-7");
+        assert_eq!(line["logging.googleapis.com/trace"], format!("projects/p/traces/{trace}"));
+        assert_eq!(line["logging.googleapis.com/trace_sampled"], true);
+        assert!(line.get("logging.googleapis.com/spanId").is_none(), "no span of ours is exported");
+        assert!(line.get("server.address").is_none());
+    }
+
+    #[test]
+    fn a_line_in_an_exported_span_names_it() {
+        let log =
+            || delivery().in_scope(|| info_span!(target: SPANS, "token").in_scope(|| warn!("x")));
+        let line = json_of(&logged_by(GCP, "warn", true, log));
+        let trace = line["logging.googleapis.com/trace"].as_str().unwrap();
+        assert!(trace.len() == 32 && TraceId::from_hex(trace).unwrap() != TraceId::INVALID);
+        assert_eq!(line["logging.googleapis.com/spanId"].as_str().unwrap().len(), 16);
+        assert_eq!(line["message_id"], "m-7", "also from an outer span");
+    }
+
+    #[test]
+    fn libraries_do_not_say_what_they_send() {
+        let log = || {
+            tracing::trace!(target: "hyper::proto::h1", "authorization: Bearer fake");
+            tracing::debug!(target: "h2::codec", "authorization: Bearer fake");
+            tracing::debug!(target: "reqwest::connect", "fake");
+            warn!(target: "opentelemetry_sdk", "again and again");
+            tracing::trace!(target: "worker::delivery", "ours");
+            warn!(target: "hyper", "theirs");
+        };
+        for directives in ["trace", "hyper=trace,h2::codec=trace,reqwest=debug,worker=trace"] {
+            let lines = logged_by(Style::Text { colour: false }, directives, true, log);
+            assert!(lines[0].ends_with("ours") && lines[1].ends_with("theirs"), "{lines:?}");
+            assert_eq!(lines.len(), 2);
+        }
+        assert!(logged_by(Style::Text { colour: false }, "off", true, log).is_empty());
+        assert!(logged::<Registry>("=,=").is_err());
+    }
+
+    #[test]
+    fn long_values_are_cut() {
+        let long = "x".repeat(10 * MAX_VALUE);
+        let line = json_of(&logged_by(GCP, "info", false, || info!(job = long, "{long}")));
+        assert_eq!(line["job"].as_str().unwrap().len(), MAX_VALUE);
+        assert_eq!(line["message"].as_str().unwrap().len(), MAX_VALUE);
+    }
+}
