@@ -241,10 +241,12 @@ class Overlay:
                 for endpoint in monitoring["spec"]["endpoints"]:
                     self.port(monitoring, pod, endpoint["port"])
                     self.expect(endpoint.get("path") == "/metrics", monitoring, "metrics are at /metrics")
+                    known = set(endpoint) == {"port", "path", "interval"}
+                    self.expect(known, monitoring, f"an endpoint has {sorted(endpoint)}")
         names = [d["metadata"]["name"] for d in self.of("Deployment")]
         self.expect(sorted(watched) == sorted(names), None, f"watched {watched} of {names}")
         for rules in self.of("Rules", "GlobalRules"):
-            for group in rules["spec"]["groups"]:
+            for group in rules["spec"].get("groups", []):
                 for rule in group["rules"]:
                     shaped = {"alert", "expr", "labels", "annotations"} <= set(rule)
                     self.expect(shaped, rules, f"{rule.get('alert')} lacks something")
