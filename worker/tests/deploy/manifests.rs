@@ -104,6 +104,36 @@ fn settings_are_those_that_containers_and_rules_take() {
     }
 }
 
+#[test]
+fn names_in_settings_and_alerts_are_those_that_terraform_makes() {
+    let settings = read("deploy/kubernetes/overlays/example/settings.env");
+    let setting = |name: &str| {
+        let found = settings.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+        found.unwrap_or_else(|| panic!("{name}")).to_owned()
+    };
+    let (pubsub, variables) =
+        (read("deploy/terraform/pubsub.tf"), read("deploy/terraform/variables.tf"));
+    let topic = setting("FLEET_TOPIC");
+    assert!(variables.contains(&format!("default     = \"{topic}\"")), "{topic}");
+    for (name, suffix) in [
+        ("FLEET_SUBSCRIPTION", "\"${var.topic}-workers\""),
+        ("FLEET_DEAD_TOPIC", "\"${var.topic}-dead\""),
+        ("FLEET_DEAD_SUBSCRIPTION", "\"${local.dead_topic}-review\""),
+        ("FLEET_OUTCOMES_TOPIC", "\"${var.topic}-outcomes\""),
+    ] {
+        assert!(pubsub.contains(suffix), "{suffix}");
+        let made = suffix
+            .trim_matches('"')
+            .replace("${var.topic}", &topic)
+            .replace("${local.dead_topic}", &setting("FLEET_DEAD_TOPIC"));
+        assert_eq!(setting(name), made);
+    }
+    let alerts = read("deploy/monitoring/alerts.yaml");
+    for name in ["FLEET_SUBSCRIPTION", "FLEET_DEAD_SUBSCRIPTION"] {
+        assert!(alerts.contains(&format!("subscription_id=\"{}\"", setting(name))), "{name}");
+    }
+}
+
 /// Seconds of a text like `120s` or `5m`.
 fn seconds(text: &str) -> u64 {
     let text: jiff::SignedDuration = text.parse().unwrap();
