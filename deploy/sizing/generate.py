@@ -69,6 +69,11 @@ class Model:
         cost = 1e6 * size / 2**30 * self.v["logging_usd_per_gib"]
         return f"Their log lines are {dollars(cost)} of Cloud Logging; `FLEET_LOG=warn` leaves them out."
 
+    def dedupe(self):
+        """Of a million jobs."""
+        v = self.v
+        return v["dedupe_writes"] * v["class_a_usd_per_million"] + v["dedupe_reads"] * v["class_b_usd_per_million"]
+
     def replica(self):
         gib = self.v["replica_memory_bytes"] / 2**30
         return HOURS_PER_MONTH * (self.v["replica_vcpu"] * self.v["vcpu_usd_per_hour"] + gib * self.v["gib_usd_per_hour"])
@@ -172,6 +177,7 @@ is said to be so.
   ({v['cold_reads']} read).
 - A million jobs are {dollars(self.pubsub(1e6))} of Pub/Sub (job and outcome, {number(v['job_message_bytes'])} B and {number(v['outcome_message_bytes'])} B).
   {self.logs()}
+  `--dedupe bucket`, which is off by default, would add {dollars(self.dedupe())} of Cloud Storage, {v['dedupe_writes']} write and {v['dedupe_reads']} read per job.
 
 ## Cloud Storage
 

@@ -4,8 +4,8 @@ locals {
 
 # One object per user is rewritten at every refresh. Old versions and deleted objects would keep
 # refresh tokens that their users believe gone, hence no versioning and no soft delete.
-# No lifecycle rule: deleting under leases/ would let two replicas renew one token, and deleting
-# under tokens/ or parked/ loses grants and jobs.
+# Nothing is deleted by itself but done/: deleting under leases/ would let two replicas renew one
+# token, and deleting under tokens/ or parked/ loses grants and jobs.
 resource "google_storage_bucket" "tokens" {
   #checkov:skip=CKV_GCP_78:Versions would keep refresh tokens that were revoked or deleted
   #checkov:skip=CKV_GCP_62:Data access audit logs (Cloud Audit Logs) say who read what; a log bucket would say less
@@ -23,6 +23,17 @@ resource "google_storage_bucket" "tokens" {
 
   soft_delete_policy {
     retention_duration_seconds = 0
+  }
+
+  # `fleet worker --dedupe bucket` notes done jobs there, for as long as a message may come again.
+  lifecycle_rule {
+    condition {
+      age            = 8
+      matches_prefix = ["done/"]
+    }
+    action {
+      type = "Delete"
+    }
   }
 
   dynamic "encryption" {
