@@ -1,0 +1,180 @@
+# Who may do what, to which object; nothing is granted on the project except where an API knows no
+# smaller thing. `fleet doctor` checks what it can see of this.
+#
+# Two traps. A condition on an object prefix (resource.name.startsWith("…/objects/tokens/")) breaks
+# objects.list, which asks for the bucket, and with it the sweep of parked/ and `fleet users list`.
+# And overwriting an object needs storage.objects.delete, which roles/storage.objectCreator lacks.
+locals {
+  identities = "principal://iam.googleapis.com/projects/${data.google_project.this.number}/locations/global/workloadIdentityPools/${var.project}.svc.id.goog/subject"
+
+  # Kubernetes service accounts, directly: no Google service account, no keys.
+  worker = "${local.identities}/ns/${var.namespace}/sa/fleet-worker"
+  web    = "${local.identities}/ns/${var.namespace}/sa/fleet-web"
+
+  metrics_readers = {
+    hpa  = "${local.identities}/ns/custom-metrics/sa/custom-metrics-stackdriver-adapter"
+    keda = "${local.identities}/ns/keda/sa/keda-operator"
+  }
+}
+
+# Worker: takes jobs, publishes what became of them, renews tokens, parks jobs.
+
+resource "google_pubsub_subscription_iam_member" "worker" {
+  subscription = google_pubsub_subscription.workers.id
+  role         = "roles/pubsub.subscriber"
+  member       = local.worker
+}
+
+resource "google_pubsub_topic_iam_member" "worker" {
+  for_each = {
+    # Jobs that were parked are published again when their user has consented.
+    jobs     = google_pubsub_topic.jobs.id
+    dead     = google_pubsub_topic.dead.id
+    outcomes = google_pubsub_topic.outcomes.id
+  }
+
+  topic  = each.value
+  role   = "roles/pubsub.publisher"
+  member = local.worker
+}
+
+resource "google_storage_bucket_iam_member" "tokens" {
+  for_each = merge(
+    { worker = local.worker, web = local.web },
+    { for who in var.operators : who => who },
+  )
+
+  bucket = google_storage_bucket.tokens.name
+  role   = "roles/storage.objectUser"
+  member = each.value
+}
+
+resource "google_storage_bucket_iam_member" "output" {
+  for_each = var.output_buckets
+
+  bucket = each.value
+  # A repeated job overwrites its own output.
+  role   = "roles/storage.objectUser"
+  member = local.worker
+}
+
+resource "google_secret_manager_secret_iam_member" "worker" {
+  for_each = toset(["fleet-oauth-client", "fleet-keyring"])
+
+  secret_id = google_secret_manager_secret.this[each.key].id
+  # why: the worker's pods mount the OAuth client and the keyring as files.
+  role   = "roles/secretmanager.secretAccessor"
+  member = local.worker
+}
+
+# Web: stores grants, publishes test jobs and those that were parked.
+
+resource "google_pubsub_topic_iam_member" "web" {
+  topic  = google_pubsub_topic.jobs.id
+  role   = "roles/pubsub.publisher"
+  member = local.web
+}
+
+resource "google_secret_manager_secret_iam_member" "web" {
+  for_each = google_secret_manager_secret.this
+
+  secret_id = each.value.id
+  # why: the web pods mount the OAuth client, the keyring and the session key as files.
+  role   = "roles/secretmanager.secretAccessor"
+  member = local.web
+}
+
+# Pub/Sub's own agent: without both, messages are redelivered for ever instead of being moved.
+
+resource "google_pubsub_topic_iam_member" "agent" {
+  topic  = google_pubsub_topic.dead.id
+  role   = "roles/pubsub.publisher"
+  member = local.pubsub_agent
+}
+
+resource "google_pubsub_subscription_iam_member" "agent" {
+  subscription = google_pubsub_subscription.workers.id
+  role         = "roles/pubsub.subscriber"
+  member       = local.pubsub_agent
+}
+
+# Publishers: other teams' programs.
+
+resource "google_pubsub_topic_iam_member" "publishers" {
+  for_each = var.publishers
+
+  topic  = google_pubsub_topic.jobs.id
+  role   = "roles/pubsub.publisher"
+  member = each.value
+}
+
+# Operators: look at dead letters and publish them again, rotate secrets, ask `fleet doctor`. They
+# have the token bucket above, the keyring and the OAuth client: who may use `fleet users` can act
+# as every user.
+
+resource "google_pubsub_subscription_iam_member" "operators" {
+  for_each = var.operators
+
+  subscription = google_pubsub_subscription.review.id
+  role         = "roles/pubsub.subscriber"
+  member       = each.value
+}
+
+resource "google_pubsub_topic_iam_member" "operators" {
+  for_each = var.operators
+
+  topic  = google_pubsub_topic.jobs.id
+  role   = "roles/pubsub.publisher"
+  member = each.value
+}
+
+resource "google_secret_manager_secret_iam_member" "operators_read" {
+  for_each = { for pair in setproduct(var.operators, ["fleet-oauth-client", "fleet-keyring"]) : "${pair[0]} ${pair[1]}" => pair }
+
+  secret_id = google_secret_manager_secret.this[each.value[1]].id
+  # why: `fleet users`, `fleet keyring rotate` and `fleet doctor` need both files; the session key is nobody's.
+  role   = "roles/secretmanager.secretAccessor"
+  member = each.value[0]
+}
+
+resource "google_secret_manager_secret_iam_member" "operators_add" {
+  for_each = { for pair in setproduct(var.operators, keys(google_secret_manager_secret.this)) : "${pair[0]} ${pair[1]}" => pair }
+
+  secret_id = google_secret_manager_secret.this[each.value[1]].id
+  # why: rotation adds versions; old ones are disabled in the same way.
+  role   = "roles/secretmanager.secretVersionManager"
+  member = each.value[0]
+}
+
+# Settings are read, never changed. The predefined roles that read IAM policies can do or see far more.
+resource "google_project_iam_custom_role" "doctor" {
+  role_id     = "fleetDoctor"
+  title       = "Fleet doctor"
+  description = "Reads the settings that `fleet doctor` checks: no messages, no objects."
+  permissions = [
+    "pubsub.subscriptions.get",
+    "pubsub.subscriptions.getIamPolicy",
+    "pubsub.topics.get",
+    "pubsub.topics.getIamPolicy",
+    "storage.buckets.get",
+    "storage.buckets.getIamPolicy",
+  ]
+}
+
+resource "google_project_iam_member" "doctor" {
+  for_each = var.operators
+
+  project = var.project
+  # why: `fleet doctor` reads settings and IAM policies of topics, subscriptions and buckets; one
+  # grant for all of them, and nothing secret is in them.
+  role   = google_project_iam_custom_role.doctor.id
+  member = each.value
+}
+
+# The autoscaler's reader of Pub/Sub's backlog. Metrics are the project's: there is no smaller grant.
+resource "google_project_iam_member" "metrics" {
+  project = var.project
+  # why: the adapter or KEDA reads num_undelivered_messages from Cloud Monitoring.
+  role   = "roles/monitoring.viewer"
+  member = local.metrics_readers[var.autoscaler]
+}

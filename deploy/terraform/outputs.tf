@@ -1,0 +1,12 @@
+output "settings" {
+  description = "Lines for deploy/kubernetes/overlays/example/settings.env."
+  value       = <<-EOT
+    GOOGLE_CLOUD_PROJECT=${var.project}
+    FLEET_BUCKET=${google_storage_bucket.tokens.name}
+    FLEET_TOPIC=${google_pubsub_topic.jobs.name}
+    FLEET_SUBSCRIPTION=${google_pubsub_subscription.workers.name}
+    FLEET_DEAD_TOPIC=${google_pubsub_topic.dead.name}
+    FLEET_DEAD_SUBSCRIPTION=${google_pubsub_subscription.review.name}
+    FLEET_OUTCOMES_TOPIC=${google_pubsub_topic.outcomes.name}
+  EOT
+}

@@ -1,0 +1,87 @@
+locals {
+  workers_subscription = "${var.topic}-workers"
+  dead_topic           = "${var.topic}-dead"
+  review_subscription  = "${local.dead_topic}-review"
+  outcomes_topic       = "${var.topic}-outcomes"
+
+  # Pub/Sub itself moves what was delivered too often: README, "On GKE", makes this identity.
+  pubsub_agent = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
+
+  week  = "604800s"
+  month = "2678400s"
+}
+
+resource "google_pubsub_topic" "jobs" {
+  #checkov:skip=CKV_GCP_83:Messages name users and API calls, no secrets; Google's own keys encrypt them
+  name = var.topic
+
+  dynamic "message_storage_policy" {
+    for_each = length(var.message_regions) > 0 ? [1] : []
+    content {
+      allowed_persistence_regions = var.message_regions
+    }
+  }
+}
+
+resource "google_pubsub_subscription" "workers" {
+  name  = local.workers_subscription
+  topic = google_pubsub_topic.jobs.id
+
+  # One user's jobs in order (the ordering key is the user ID).
+  enable_message_ordering    = true
+  ack_deadline_seconds       = 60
+  message_retention_duration = local.week
+
+  # A job that is given back comes again after a pause that grows.
+  retry_policy {
+    minimum_backoff = "10s"
+    maximum_backoff = "600s"
+  }
+
+  # 100 is the most that Pub/Sub allows: an outage of an API must not turn jobs into dead letters.
+  dead_letter_policy {
+    dead_letter_topic     = google_pubsub_topic.dead.id
+    max_delivery_attempts = 100
+  }
+
+  # Never: 31 idle days would delete the subscription and every job published after them.
+  expiration_policy {
+    ttl = ""
+  }
+}
+
+resource "google_pubsub_topic" "dead" {
+  #checkov:skip=CKV_GCP_83:As the job topic
+  name = local.dead_topic
+
+  dynamic "message_storage_policy" {
+    for_each = length(var.message_regions) > 0 ? [1] : []
+    content {
+      allowed_persistence_regions = var.message_regions
+    }
+  }
+}
+
+# A topic keeps nothing by itself.
+resource "google_pubsub_subscription" "review" {
+  name                       = local.review_subscription
+  topic                      = google_pubsub_topic.dead.id
+  ack_deadline_seconds       = 60
+  message_retention_duration = local.month
+
+  expiration_policy {
+    ttl = ""
+  }
+}
+
+resource "google_pubsub_topic" "outcomes" {
+  #checkov:skip=CKV_GCP_83:As the job topic; results of jobs are in it, so grant subscriptions with care
+  name = local.outcomes_topic
+
+  dynamic "message_storage_policy" {
+    for_each = length(var.message_regions) > 0 ? [1] : []
+    content {
+      allowed_persistence_regions = var.message_regions
+    }
+  }
+}

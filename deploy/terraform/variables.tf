@@ -1,0 +1,79 @@
+variable "project" {
+  description = "Project ID that everything is made in."
+  type        = string
+}
+
+variable "location" {
+  description = "Where the token bucket is: a region, or a multi-region such as EU. Near the cluster, since refreshes wait for it."
+  type        = string
+}
+
+variable "bucket" {
+  description = "Name of the token bucket. Default: PROJECT-fleet-tokens."
+  type        = string
+  default     = null
+}
+
+variable "delete_tokens" {
+  description = "Lets `terraform destroy` delete the bucket although it has tokens. Every user would have to consent again."
+  type        = bool
+  default     = false
+}
+
+variable "kms_key" {
+  description = "Cloud KMS key (projects/P/locations/L/keyRings/R/cryptoKeys/K) that encrypts the bucket. Default: Google's own keys. The keyring seals the stored secrets in either case."
+  type        = string
+  default     = null
+}
+
+variable "topic" {
+  description = "Job topic. Also the prefix of what belongs to it: TOPIC-workers, TOPIC-dead, TOPIC-dead-review, TOPIC-outcomes."
+  type        = string
+  default     = "jobs"
+}
+
+variable "message_regions" {
+  description = "Regions that may store messages, e.g. [\"europe-west1\"]. Default: any."
+  type        = list(string)
+  default     = []
+}
+
+variable "publishers" {
+  description = "Who may publish jobs, as IAM principals (serviceAccount:…, principal://…). Whoever publishes a job acts as any user whose grant is stored: keep it short."
+  type        = set(string)
+  default     = []
+}
+
+variable "operators" {
+  description = "Who runs `fleet doctor`, `users`, `dead` and `keyring`, as IAM principals (group:…)."
+  type        = set(string)
+  default     = []
+}
+
+variable "output_buckets" {
+  description = "Existing buckets that jobs may write answers to (`fleet worker --allow-bucket`). Never the token bucket."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = !contains(var.output_buckets, coalesce(var.bucket, "${var.project}-fleet-tokens"))
+    error_message = "output_buckets must not contain the token bucket: a job could overwrite tokens."
+  }
+}
+
+variable "namespace" {
+  description = "Kubernetes namespace of the fleet."
+  type        = string
+  default     = "fleet"
+}
+
+variable "autoscaler" {
+  description = "What reads Pub/Sub's backlog from Cloud Monitoring: hpa (Custom Metrics Stackdriver Adapter) or keda."
+  type        = string
+  default     = "hpa"
+
+  validation {
+    condition     = contains(["hpa", "keda"], var.autoscaler)
+    error_message = "autoscaler must be hpa or keda; never both."
+  }
+}
