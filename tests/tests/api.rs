@@ -27,12 +27,12 @@ async fn with_a_user(mut stage: Stage) -> anyhow::Result<Stage> {
     Ok(stage)
 }
 
-fn job(id: &str, params: Value) -> Value {
+fn job(id: &str, params: &Value) -> Value {
     json!({"id": id, "user": "ann", "kind": "api", "params": params})
 }
 
 fn get(id: &str, path: &str) -> Value {
-    job(id, json!({"url": format!("https://www.googleapis.com{path}")}))
+    job(id, &json!({"url": format!("https://www.googleapis.com{path}")}))
 }
 
 /// A GET whose answer goes to `object` in the allowed bucket.
@@ -103,7 +103,7 @@ async fn a_token_goes_where_it_may_and_redirects_are_checked_again() -> anyhow::
             post("post-302", &redirect(302, echo)),
             post("post-303", &redirect(303, echo)),
             post("post-307", &redirect(307, echo)),
-            job("forbidden", json!({"url": "https://evil.example/"})),
+            job("forbidden", &json!({"url": "https://evil.example/"})),
             get("not-modified", "/v1/status/304"),
         ],
     )
@@ -288,7 +288,7 @@ async fn store(stage: &Stage, jobs: &[(Value, usize)]) -> anyhow::Result<()> {
 async fn an_object_is_replaced_only_on_request() -> anyhow::Result<()> {
     let stage = stage().await?;
     let first = export("first", &bytes_url("size=10"), "x");
-    let seen = outcomes(&stage, &[first.clone()]).await?;
+    let seen = outcomes(&stage, std::slice::from_ref(&first)).await?;
     let generation = seen["first"]["result"]["generation"].clone();
     let calls = api_calls(&stage);
     // The same job again (its acknowledgement was lost): nothing is done twice.
@@ -298,7 +298,7 @@ async fn an_object_is_replaced_only_on_request() -> anyhow::Result<()> {
     assert_eq!(again["first"]["result"]["bytes"], 10);
     assert_eq!(api_calls(&stage), calls, "the API was not called");
     let other = export("other", &bytes_url("size=20"), "x");
-    let seen = outcomes(&stage, &[other.clone()]).await?;
+    let seen = outcomes(&stage, std::slice::from_ref(&other)).await?;
     assert_rejected(&seen["other"], "\"overwrite\": true");
     assert_eq!(api_calls(&stage), calls, "the API was not called");
     assert_eq!(stage.cloud.object(EXPORTS, "x").await?.len(), 10);
@@ -341,7 +341,7 @@ async fn objects_go_into_allowed_buckets_only() -> anyhow::Result<()> {
 async fn a_cut_answer_leaves_no_object() -> anyhow::Result<()> {
     let stage = stage().await?;
     let mut inbox = stage.inbox("outcomes").await?;
-    let mut dead = stage.inbox("jobs-dead").await?;
+    let mut dead = stage.inbox("jobs-dead-review").await?;
     let mut worker = stage.worker(&AT_ONCE).await?;
     let cuts = [
         ("single", "size=100000&cut=50000"),

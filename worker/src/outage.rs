@@ -8,6 +8,7 @@ use shared::{Error, UserId};
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use crate::logged_user::log_user;
 use crate::metrics;
 
 /// With this many users held at once it is no longer one user's trouble.
@@ -41,7 +42,7 @@ impl Outage {
             metrics::set(metrics::PAUSED, 1.0);
             error!("intake paused, {users} user(s) held: {why}");
         } else if !*self.paused.borrow() {
-            error!(user = user.digest(), "job held: {why}");
+            error!(user = %log_user(user), "job held: {why}");
         }
         Held { outage: self, user: user.clone() }
     }

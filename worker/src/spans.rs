@@ -73,7 +73,6 @@ pub(crate) fn delivery(received: &Received, subscription: &str) -> Span {
 }
 
 /// The delivery ended. `kind` is one of the registered kinds, or none.
-#[allow(dead_code, reason = "the delivery is being taught to call it")]
 pub(crate) fn delivery_ended(span: &Span, kind: Option<&str>, status: Status) {
     if let Some(kind) = kind {
         span.record("fleet.job.kind", kind);
@@ -96,7 +95,6 @@ pub(crate) fn token() -> Span {
 }
 
 /// How the credential was had.
-#[allow(dead_code, reason = "the delivery is being taught to call it")]
 pub(crate) fn token_had(span: &Span, had: Had) {
     span.record("fleet.credential.result", had.as_str());
     if matches!(had, Had::Error) {

@@ -113,6 +113,21 @@ impl Cloud {
         Ok(reqwest::get(url).await?.error_for_status()?.text().await?)
     }
 
+    /// Creates an object whose name needs no encoding, over the JSON API.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn create(&self, bucket: &str, name: &str, content: &str) -> anyhow::Result<()> {
+        let name = name.replace('/', "%2F");
+        let url = format!(
+            "{}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}&ifGenerationMatch=0",
+            self.storage
+        );
+        let sent = reqwest::Client::new().post(url).body(content.to_owned()).send().await?;
+        sent.error_for_status()?;
+        Ok(())
+    }
+
     /// Overwrites an object, over the JSON API and without precondition.
     ///
     /// # Errors

@@ -51,8 +51,16 @@ impl Stage {
     /// # Errors
     /// When a server or command fails.
     pub async fn set(cloud: Cloud) -> anyhow::Result<Self> {
-        let google =
-            Google::start(google::Config { rotate: true, ..google::Config::default() }).await?;
+        Self::set_with(cloud, google::Config::default()).await
+    }
+
+    /// As [`Stage::set`], with a provider of these settings, which rotates all the
+    /// same.
+    ///
+    /// # Errors
+    /// When a server or command fails.
+    pub async fn set_with(cloud: Cloud, provider: google::Config) -> anyhow::Result<Self> {
+        let google = Google::start(google::Config { rotate: true, ..provider }).await?;
         let folder = tempfile::tempdir()?;
         let client = google.client_json(ClientKind::Installed, &["http://localhost"]);
         std::fs::write(folder.path().join("client.json"), client.to_string())?;
@@ -209,6 +217,18 @@ impl Stage {
             ..google::User::default()
         };
         self.google.add_user(user, SCOPES)
+    }
+
+    /// Stores a user with a live access token as the very record, for tests with
+    /// more users than commands could import in time.
+    ///
+    /// # Errors
+    /// When the storage server refuses.
+    pub async fn write_user(&self, sub: &str, life: Duration) -> anyhow::Result<()> {
+        let grant = self.consent(sub);
+        let life = SignedDuration::try_from(life)?;
+        let record = record(&grant, sub, life, Duration::ZERO, &self.google)?;
+        self.cloud.create(BUCKET, &format!("tokens/{sub}.json"), &record.to_string()).await
     }
 
     async fn import(&self, sub: &str, content: &Value) -> anyhow::Result<()> {

@@ -168,6 +168,11 @@ impl Worker {
         Ok(status.await.context("the replica does not end")??.code().unwrap_or(-1))
     }
 
+    /// Where health and metrics are served, as far as it has been said.
+    pub fn health(&self) -> Option<&str> {
+        self.log.iter().find_map(|line| line["health"].as_str())
+    }
+
     /// Everything logged so far, as text.
     pub fn log_text(&self) -> String {
         self.log.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")

@@ -63,6 +63,9 @@ impl Desk {
                     }
                     measured.waited += pause;
                     self.pause(pause).await;
+                    if self.stopping.is_cancelled() {
+                        return Ok(end);
+                    }
                 }
             }
         }

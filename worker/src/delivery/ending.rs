@@ -9,6 +9,7 @@ use shared::ports::Monotonic;
 use tracing::{Instrument as _, Span, error, info, warn};
 
 use crate::job::{Job, Received};
+use crate::logged_user::log_user;
 use crate::outcome::{Outcome, Status};
 use crate::pubsub::{Outgoing, Settle};
 use crate::{metrics, spans};
@@ -124,10 +125,7 @@ impl Desk {
         }
         log(&outcome, status, end.reason.as_deref(), measured, job);
         metrics::job_ended(known.map(|j| j.kind.as_str()), status, duration);
-        Span::current().record("fleet.job.status", status.as_str());
-        if let Some(job) = known {
-            Span::current().record("fleet.job.kind", job.kind.as_str());
-        }
+        spans::delivery_ended(&Span::current(), known.map(|j| j.kind.as_str()), status);
         let settling = spans::settle(status);
         if status == Status::Retry {
             settling.in_scope(|| settle.nack());
@@ -171,7 +169,9 @@ impl Desk {
             attributes.insert("job".to_owned(), clip(&job.id));
         }
         let data = received.data.clone();
-        let message = Outgoing { data, attributes, ordering_key: String::new() };
+        // A redrive publishes it as it was.
+        let ordering_key = received.ordering_key.clone();
+        let message = Outgoing { data, attributes, ordering_key };
         topic.publish(message).await.map(drop).map_err(|e| format!("it cannot be buried: {e}"))
     }
 }
@@ -185,7 +185,7 @@ fn clip(text: &str) -> String {
     text[..end].to_owned()
 }
 
-/// One line per delivery: without the result, and with the user hashed.
+/// One line per delivery: without the result, and with the user hashed unless asked for.
 fn log(
     outcome: &Outcome,
     status: Status,
@@ -193,7 +193,7 @@ fn log(
     measured: &Measured,
     job: Option<&Job>,
 ) {
-    let user = job.map(|j| j.user.digest()).unwrap_or_default();
+    let user = job.map(|j| log_user(&j.user).to_string()).unwrap_or_default();
     let token_us = measured.token.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
     let Outcome { job, kind, attempt, delivery_attempt, duration_ms, http_status, .. } = outcome;
     let status = status.as_str();

@@ -39,7 +39,7 @@ impl Desk {
         let waited = self.now().since(asked);
         measured.token = got.is_ok().then_some(waited);
         let had = if got.is_ok() { had } else { Had::Error };
-        span.record("fleet.credential.result", had.as_str());
+        spans::token_had(&span, had);
         metrics::credential(had, waited);
         got.map_err(|stopped| match stopped {
             Ok(end) => Stopped::Over(end),

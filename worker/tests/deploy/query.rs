@@ -3,14 +3,6 @@
 
 use worker::metrics::{ALL, Kind, Metric};
 
-/// `fleet web` counts these besides.
-const WEB_EVENTS: Metric = Metric {
-    name: "fleet_web_events_total",
-    kind: Kind::Counter,
-    help: "",
-    labels: &["event", "outcome"],
-};
-
 /// What Managed Service for Prometheus and Kubernetes add to every series.
 const TARGET_LABELS: [&str; 4] = ["cluster", "location", "namespace", "pod"];
 
@@ -68,7 +60,7 @@ fn target(label: &str) -> bool {
 
 /// A metric by the name of one of its series, and whether that is a bucket.
 fn find(series: &str) -> Option<(Metric, bool)> {
-    let all = || ALL.iter().chain([&WEB_EVENTS]).copied();
+    let all = || ALL.iter().copied();
     let whole = all().find(|m| m.name == series).map(|m| (m, false));
     whole.or_else(|| {
         let (name, part) = series.rsplit_once('_')?;

@@ -89,11 +89,12 @@ impl Requests {
         let host = url.host_str().unwrap_or_default();
         let span = spans::api(call.method.as_str(), host);
         let sent = self.clock.monotonic();
-        let answer = tokio::time::timeout(HEADERS, request.send()).instrument(span).await;
+        let answer = tokio::time::timeout(HEADERS, request.send()).instrument(span.clone()).await;
         let status = match &answer {
             Ok(Ok(response)) => Some(response.status().as_u16()),
             _ => None,
         };
+        spans::api_answered(&span, status);
         metrics::api_request(&self.label(host), status, self.clock.monotonic().since(sent));
         match answer {
             Ok(Ok(response)) => Ok(response),
