@@ -1,0 +1,103 @@
+//! How a replica begins, goes on and ends, as a process.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use emulators::faults::Fault;
+use emulators::google::{Operation, StatsQuery};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tests::stage::{Cloud, PATIENCE, Stage, full};
+
+fn job(id: &str, user: &str) -> Value {
+    json!({"id": id, "user": user, "kind": "profile"})
+}
+
+/// Asks the Pub/Sub server's REST API, which Google's emulator and the embedded one have.
+async fn ask(stage: &Stage, method: reqwest::Method, subscription: &str, body: &Value) {
+    let name = full("subscriptions", subscription);
+    let url = format!("http://{}/v1/{name}", stage.cloud.pubsub);
+    let request = reqwest::Client::new().request(method, url);
+    let request = if body.is_null() { request } else { request.json(body) };
+    request.send().await.unwrap().error_for_status().unwrap();
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_jobs_and_still_stores_the_grant_on_its_way() -> anyhow::Result<()> {
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    stage.user_without_access_token("ann").await?;
+    let slow = stage.google.inject(Fault::latency(Duration::from_secs(3)).on(Operation::Token));
+    let mut worker = stage.worker(&["--drain", "60s"]).await?;
+    stage.publish(&[job("j", "ann")], &[]).await?;
+    // The refresh is on its way; its answer will spend the refresh token.
+    tokio::time::timeout(PATIENCE, slow.hits(1)).await?;
+    worker.signal(Signal::TERM)?;
+    worker.wait_for(|line| line["message"].to_string().contains("stopping: no new jobs")).await?;
+    worker.signal(Signal::TERM)?;
+    assert_eq!(worker.ended().await?, 0, "in order");
+    let record = stage.record("ann").await?;
+    assert!(record["access_token"].is_string(), "the grant is stored: {record}");
+    let stats = stage.google.stats(&StatsQuery::default());
+    assert_eq!((stats.token_calls, stats.reused), (1, 0));
+    // Another replica goes on with it.
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut second = stage.worker(&[]).await?;
+    assert_eq!(outcomes.outcomes(1).await?["j"]["status"], "done");
+    assert_eq!(stage.google.stats(&StatsQuery::default()).token_calls, 1);
+    assert_eq!(second.terminate().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_that_dies_for_good_is_rebuilt() -> anyhow::Result<()> {
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    stage.user("ann", Duration::ZERO).await?;
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut worker = stage.worker(&[]).await?;
+    stage.publish(&[job("before", "ann")], &[]).await?;
+    outcomes.outcomes(1).await?;
+    ask(&stage, reqwest::Method::DELETE, "jobs-workers", &Value::Null).await;
+    let said = worker.wait_for_message("opening it again").await?;
+    assert!(said.contains("does not exist"), "{said}");
+    let again = ["setup", "--topic", "jobs", "--subscription", "jobs-workers"];
+    assert_eq!(stage.fleet(&again).await?.code, 0);
+    stage.publish(&[job("after", "ann")], &[]).await?;
+    assert_eq!(outcomes.outcomes(1).await?["after"]["status"], "done");
+    assert_eq!(worker.terminate().await?, 0);
+    Ok(())
+}
+
+async fn exactly_once(cloud: Cloud) -> anyhow::Result<()> {
+    let stage = Stage::set(cloud).await?;
+    stage.user("ann", Duration::ZERO).await?;
+    let settings = json!({
+        "topic": full("topics", "jobs"),
+        "ackDeadlineSeconds": 10,
+        "enableMessageOrdering": true,
+        "enableExactlyOnceDelivery": true,
+    });
+    ask(&stage, reqwest::Method::PUT, "once", &settings).await;
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut worker = stage.worker(&["--subscription", "once"]).await?;
+    let jobs: Vec<Value> = (0..20).map(|n| job(&format!("job-{n}"), "ann")).collect();
+    stage.publish(&jobs, &[]).await?;
+    let told = outcomes.outcomes(20).await?;
+    assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
+    assert_eq!(worker.terminate().await?, 0);
+    let log = worker.log_text();
+    assert!(!log.contains("not confirmed"), "every acknowledgement was confirmed: {log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_exactly_once_subscription_confirms_its_acknowledgements() -> anyhow::Result<()> {
+    exactly_once(Cloud::embedded().await?).await
+}
+
+#[tokio::test]
+async fn googles_emulator_confirms_them_too() -> anyhow::Result<()> {
+    match Cloud::external_if_found("googles_emulator_confirms_them_too").await? {
+        Some(cloud) => exactly_once(cloud).await,
+        None => Ok(()),
+    }
+}
