@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::error::Error;
 use crate::ports::{BucketError, EndpointError, Generation, Object};
@@ -280,7 +280,8 @@ impl Inner {
         {
             let asked = self.policy.refresh_ahead;
             let life = held.record.expires_in.unwrap_or_default();
-            warn!(
+            // What was asked for works, if less than asked: nothing has to be done.
+            info!(
                 "the refresh-ahead ({asked:?}) is longer than tokens that live for {life:?} allow: \
                  it is capped at {allowed:?}, here and for every other such token"
             );
