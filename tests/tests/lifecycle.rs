@@ -101,3 +101,47 @@ async fn googles_emulator_confirms_them_too() -> anyhow::Result<()> {
         None => Ok(()),
     }
 }
+
+/// A job that fails each time is delivered five times, counted, and dead-lettered by
+/// Pub/Sub itself.
+async fn dead_letter(cloud: Cloud) -> anyhow::Result<()> {
+    let stage = Stage::set(cloud).await?;
+    stage.user("ann", Duration::ZERO).await?;
+    let settings = json!({
+        "topic": full("topics", "jobs"),
+        "ackDeadlineSeconds": 10,
+        "deadLetterPolicy":
+            {"deadLetterTopic": full("topics", "jobs-dead"), "maxDeliveryAttempts": 5},
+    });
+    ask(&stage, reqwest::Method::PUT, "five", &settings).await;
+    let mut dead = stage.inbox("jobs-dead-review").await?;
+    let mut worker = stage.worker(&["--subscription", "five", "--retry-budget", "0s"]).await?;
+    let failing = json!({"id": "tired", "user": "ann", "kind": "api",
+        "params": {"url": "https://www.googleapis.com/v1/status/503"}});
+    stage.publish(&[failing], &["--unordered"]).await?;
+    let mut attempts = Vec::new();
+    while attempts.len() < 5 {
+        let line = worker.wait_for(|line| line["job"] == "tired").await?;
+        assert_eq!(line["status"], "retry", "{line}");
+        attempts.push(line["delivery_attempt"].as_i64());
+    }
+    let (job, attributes) = dead.next().await?;
+    assert_eq!(job["id"], "tired");
+    let count = &attributes["CloudPubSubDeadLetterSourceDeliveryCount"];
+    assert_eq!((count.as_str(), attempts.last()), ("5", Some(&Some(5))), "{attempts:?}");
+    assert_eq!(worker.terminate().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_fails_each_time_is_dead_lettered() -> anyhow::Result<()> {
+    dead_letter(Cloud::embedded().await?).await
+}
+
+#[tokio::test]
+async fn googles_emulator_dead_letters_it_too() -> anyhow::Result<()> {
+    match Cloud::external_if_found("googles_emulator_dead_letters_it_too").await? {
+        Some(cloud) => dead_letter(cloud).await,
+        None => Ok(()),
+    }
+}

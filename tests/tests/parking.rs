@@ -191,9 +191,7 @@ async fn log_in(store: &TokenStore, grant: Grant) {
 /// A login between any two steps of parking: afterwards the job was published
 /// again, or its delivery goes on. It never sleeps beside an active credential.
 ///
-/// Guards that were taken out to see this fail: the second look of
-/// `Parking::park` (`after == before`), and the order of publishing and deleting
-/// in `resume_batch`.
+/// It fails without the second look of `Parking::park` (`after == before`).
 #[tokio::test(start_paused = true)]
 async fn a_login_at_any_moment_of_parking_wakes_the_job() {
     for before in [Before::Unknown, Before::Revoked, Before::ScopeMissing] {
