@@ -83,6 +83,11 @@
 //! counted: [`Counts::takeovers`], [`Counts::ambiguous_requests`] and, when it
 //! did happen, [`Counts::lost_grants`].
 //!
+//! A re-seal can make the first window, too: its PUT is sent within the ttl, but one
+//! that is held up on its way until another replica has taken the lease over and spent
+//! the token moves the record under that replica. Its commit is merged; a third replica
+//! that reads in between may spend the token again.
+//!
 //! The count of lost grants has a gap: if a re-seal, and no refresh, takes the lease of
 //! such a holder over, the next refresh finds the grant dead without knowing that there
 //! was a takeover, and neither waits for the earlier holder nor counts. Nothing else
