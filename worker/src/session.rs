@@ -7,7 +7,7 @@ use reqwest::{Method, RequestBuilder};
 use shared::{Credentials, TokenStore, UserId};
 use url::Url;
 
-use crate::kinds::{Forbidden, HostRules};
+use crate::kinds::{Forbidden, HostRules, stand_in};
 
 /// What the sessions of a worker share.
 #[derive(Debug, Clone)]
@@ -58,16 +58,7 @@ impl Session<'_> {
     /// Where requests for an allowed URL really go: with emulators their stand-in
     /// for Google's APIs, else the URL itself.
     pub fn resolve(&self, url: &Url) -> Url {
-        let google = url.host_str().is_some_and(|host| host.ends_with(".googleapis.com"));
-        match &self.carrier.api_root {
-            Some(root) if google => {
-                let mut target = root.clone();
-                target.set_path(url.path());
-                target.set_query(url.query());
-                target
-            }
-            _ => url.clone(),
-        }
+        stand_in(self.carrier.api_root.as_ref(), url)
     }
 
     /// Credentials for Google's official clients, which then act as the user;

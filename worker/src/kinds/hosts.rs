@@ -154,5 +154,20 @@ fn plain_name(entry: &str) -> Result<String, String> {
     }
 }
 
+/// Where requests for an allowed URL really go: with emulators the stand-in for
+/// Google's API origins, else the URL itself. The rules apply to the URL before.
+pub(crate) fn stand_in(api_root: Option<&Url>, url: &Url) -> Url {
+    let google = url.host_str().is_some_and(|host| host.ends_with(".googleapis.com"));
+    match api_root {
+        Some(root) if google => {
+            let mut target = root.clone();
+            target.set_path(url.path());
+            target.set_query(url.query());
+            target
+        }
+        _ => url.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests;

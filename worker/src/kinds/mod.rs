@@ -17,6 +17,7 @@ use url::Url;
 use crate::handler::Handler;
 
 pub use api::{ApiHandler, OutputRules, OutputStore, Outputs};
+pub(crate) use hosts::stand_in;
 pub use hosts::{Forbidden, HostRules};
 pub use profile::ProfileHandler;
 

@@ -1,7 +1,6 @@
 //! One request with the user's token, redirects followed.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use reqwest::header::{ACCEPT_ENCODING, HeaderValue, LOCATION};
 use reqwest::{Response, StatusCode};
@@ -12,7 +11,7 @@ use tracing::Instrument as _;
 use url::Url;
 
 use crate::kinds::answer::judge;
-use crate::kinds::hosts::HostRules;
+use crate::kinds::hosts::{HostRules, stand_in};
 use crate::outcome::Verdict;
 use crate::{metrics, spans};
 
@@ -21,11 +20,6 @@ use super::call::Call;
 use super::limits::{HEADERS, IDLE, MAX_INLINE_BYTES, REDIRECTS};
 use super::reject;
 
-/// Hosts that metrics name. A publisher may invent names under `googleapis.com`, and
-/// every one would stay in memory and in the metrics for ever.
-const MAX_HOST_LABELS: usize = 100;
-const OTHER_HOSTS: &str = "other";
-
 /// Makes requests.
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -33,7 +27,6 @@ pub(super) struct Requests {
     pub(super) hosts: HostRules,
     api_root: Option<Url>,
     clock: Arc<dyn Clock>,
-    labels: Mutex<HashSet<String>>,
 }
 
 impl Requests {
@@ -43,7 +36,7 @@ impl Requests {
         api_root: Option<Url>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { http, hosts, api_root, clock, labels: Mutex::default() }
+        Self { http, hosts, api_root, clock }
     }
 
     /// The 2xx answer to `call` at `url`; every other answer as its verdict.
@@ -79,7 +72,7 @@ impl Requests {
     ) -> Result<Response, Verdict> {
         let mut request = self
             .http
-            .request(call.method.clone(), self.target(url))
+            .request(call.method.clone(), stand_in(self.api_root.as_ref(), url))
             .headers(call.headers.clone())
             .header(ACCEPT_ENCODING, HeaderValue::from_static("gzip"))
             .bearer_auth(credentials.access_token().expose());
@@ -95,7 +88,7 @@ impl Requests {
             _ => None,
         };
         spans::api_answered(&span, status);
-        metrics::api_request(&self.label(host), status, self.clock.monotonic().since(sent));
+        metrics::api_request(host, status, self.clock.monotonic().since(sent));
         match answer {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_builder() => {
@@ -122,31 +115,6 @@ impl Requests {
         self.hosts
             .check(next.as_str())
             .map_err(|why| reject(format!("the API redirects to where it may not: {why}"), status))
-    }
-
-    /// The URL itself, or its stand-in with emulators.
-    fn target(&self, url: &Url) -> Url {
-        let google = url.host_str().is_some_and(|h| h.ends_with(".googleapis.com"));
-        match &self.api_root {
-            Some(root) if google => {
-                let mut target = root.clone();
-                target.set_path(url.path());
-                target.set_query(url.query());
-                target
-            }
-            _ => url.clone(),
-        }
-    }
-
-    fn label(&self, host: &str) -> String {
-        let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
-        if !labels.contains(host) {
-            if labels.len() >= MAX_HOST_LABELS {
-                return OTHER_HOSTS.to_owned();
-            }
-            labels.insert(host.to_owned());
-        }
-        host.to_owned()
     }
 }
 
@@ -230,38 +198,4 @@ pub(super) fn lost(call: &Call, what: &str, http_status: Option<u16>) -> Verdict
 
 fn retry(why: &str) -> Verdict {
     Verdict::Retry { why: why.to_owned(), http_status: None, after: None }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use shared::adapters::SystemClock;
-
-    fn requests(hosts: HostRules, root: Option<Url>) -> Requests {
-        Requests::new(reqwest::Client::new(), hosts, root, Arc::new(SystemClock::default()))
-    }
-
-    /// The rules apply to the URL before it is replaced.
-    #[test]
-    fn emulators_stand_in_for_google_only() {
-        let hosts = HostRules::new(["partner.example"]).unwrap();
-        let root = Url::parse("http://127.0.0.1:9/").unwrap();
-        let requests = requests(hosts.clone(), Some(root));
-        let google = hosts.check("https://www.googleapis.com/drive/v3/files?x=1").unwrap();
-        assert_eq!(requests.target(&google).as_str(), "http://127.0.0.1:9/drive/v3/files?x=1");
-        let partner = hosts.check("https://partner.example/x").unwrap();
-        assert_eq!(requests.target(&partner), partner);
-    }
-
-    #[test]
-    fn invented_hosts_do_not_fill_the_metrics() {
-        let requests = requests(HostRules::default(), None);
-        for i in 0..MAX_HOST_LABELS {
-            let host = format!("x{i}.googleapis.com");
-            assert_eq!(requests.label(&host), host);
-        }
-        assert_eq!(requests.label("one-more.googleapis.com"), OTHER_HOSTS);
-        assert_eq!(requests.label("x7.googleapis.com"), "x7.googleapis.com");
-        assert_eq!(requests.labels.lock().unwrap().len(), MAX_HOST_LABELS);
-    }
 }

@@ -301,3 +301,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn emulators_stand_in_for_google_only() {
+    let hosts = HostRules::new(["partner.example"]).unwrap();
+    let root = Url::parse("http://127.0.0.1:9/").unwrap();
+    let google = hosts.check("https://www.googleapis.com/drive/v3/files?x=1").unwrap();
+    let target = stand_in(Some(&root), &google);
+    assert_eq!(target.as_str(), "http://127.0.0.1:9/drive/v3/files?x=1");
+    assert_eq!(stand_in(None, &google), google);
+    let partner = hosts.check("https://partner.example/x").unwrap();
+    assert_eq!(stand_in(Some(&root), &partner), partner);
+}
