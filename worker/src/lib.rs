@@ -26,6 +26,7 @@ pub mod roles;
 mod session;
 pub mod spans;
 pub mod sweep;
+pub mod telemetry;
 pub mod web;
 
 pub use dedupe::{Dedupe, Remembered};

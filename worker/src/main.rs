@@ -1,7 +1,6 @@
 //! `fleet`: one Google OAuth credential per user, shared by a fleet of workers.
 
 mod cli;
-mod telemetry;
 
 use std::process::ExitCode;
 

@@ -24,8 +24,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use tokio::runtime::Handle;
 
-use crate::telemetry::logging::{self, Plan};
-use crate::telemetry::traces::Traces;
+use ::worker::telemetry::logging::{self, Plan};
+use ::worker::telemetry::traces::Traces;
 use output::Usage;
 
 /// One Google OAuth credential per user, shared safely by a fleet of Pub/Sub

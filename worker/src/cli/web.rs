@@ -23,7 +23,7 @@ use super::connect::{
 };
 use super::output::Usage;
 use super::worker::watch_stdin;
-use crate::telemetry::prometheus::Scrape;
+use worker::telemetry::prometheus::Scrape;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

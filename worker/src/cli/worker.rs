@@ -23,7 +23,7 @@ use worker::{Dedupe, Worker};
 
 use super::connect::{Connected, Place, ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::output::Usage;
-use crate::telemetry::prometheus::Scrape;
+use worker::telemetry::prometheus::Scrape;
 
 /// Messages held per job that may run: enough to keep every slot busy, few
 /// enough that scaling out finds work.

@@ -1,10 +1,10 @@
 //! What is logged and what is exported.
 
+use crate::spans::TARGET as SPANS;
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{FilterExt as _, FilterFn, filter_fn};
 use tracing_subscriber::layer::Filter;
-use worker::spans::TARGET as SPANS;
 
 /// The crates whose every line is ours to answer for.
 const OURS: [&str; 4] = ["fleet", "worker", "shared", "emulators"];

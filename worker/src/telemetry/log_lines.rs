@@ -6,6 +6,7 @@
 use std::fmt::{self, Write as _};
 use std::sync::OnceLock;
 
+use crate::spans::{Continued, TARGET as SPANS};
 use opentelemetry::trace::TraceContextExt as _;
 use serde_json::{Map, Value, json};
 use shared::adapters::SystemClock;
@@ -16,7 +17,6 @@ use tracing::span::{Attributes, Id};
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
-use worker::spans::{Continued, TARGET as SPANS};
 
 use super::escape::{clip, is_active, write_escaped};
 

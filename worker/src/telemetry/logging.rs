@@ -13,13 +13,13 @@ use super::traces::Traces;
 
 /// What a command says about its logs.
 #[derive(Debug)]
-pub(crate) struct Plan<'a> {
+pub struct Plan<'a> {
     /// What is logged unless `FLEET_LOG` says otherwise.
-    pub(crate) filter: &'static str,
+    pub filter: &'static str,
     /// The project that traces are in, if known.
-    pub(crate) project: Option<&'a str>,
+    pub project: Option<&'a str>,
     /// What errors are grouped by.
-    pub(crate) service: &'static str,
+    pub service: &'static str,
 }
 
 /// Starts logging by `FLEET_LOG` (a filter) and `FLEET_LOG_FORMAT` (`gcp` or
@@ -27,7 +27,7 @@ pub(crate) struct Plan<'a> {
 ///
 /// # Errors
 /// A text that names the variable that is wrong.
-pub(crate) fn start(plan: &Plan<'_>, traces: Option<&Traces>) -> Result<(), String> {
+pub fn start(plan: &Plan<'_>, traces: Option<&Traces>) -> Result<(), String> {
     let filter = match std::env::var("FLEET_LOG") {
         Ok(text) if !text.is_empty() => {
             logged(&text).map_err(|e| format!("FLEET_LOG={text:?} is not a filter: {e}"))?

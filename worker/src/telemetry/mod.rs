@@ -1,10 +1,11 @@
-//! What the program tells about itself: logs on stderr, traces over OTLP, metrics
-//! for whoever asks.
+//! What a program that runs a [`Worker`](crate::Worker) tells about itself: logs on
+//! stderr, traces over OTLP, metrics for whoever asks. `fleet` starts it, and a
+//! program of one's own with custom kinds can.
 
 mod escape;
 mod exporter;
 mod filter;
 mod log_lines;
-pub(crate) mod logging;
-pub(crate) mod prometheus;
-pub(crate) mod traces;
+pub mod logging;
+pub mod prometheus;
+pub mod traces;

@@ -23,7 +23,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 
 /// Exports spans until it is finished.
 #[derive(Debug)]
-pub(crate) struct Traces(SdkTracerProvider);
+pub struct Traces(SdkTracerProvider);
 
 impl Traces {
     /// Starts the exporter if the environment names a collector. Its requests run
@@ -31,7 +31,7 @@ impl Traces {
     ///
     /// # Errors
     /// A text that names the variable that is wrong.
-    pub(crate) fn from_env(runtime: &tokio::runtime::Handle) -> Result<Option<Self>, String> {
+    pub fn from_env(runtime: &tokio::runtime::Handle) -> Result<Option<Self>, String> {
         if !is_wanted() {
             return Ok(None);
         }
@@ -54,7 +54,7 @@ impl Traces {
 
     /// Sends what is left, for a few seconds at most. Blocks: not for a thread of
     /// the runtime.
-    pub(crate) fn finish(&self) {
+    pub fn finish(&self) {
         // A collector that does not answer has been told of.
         drop(self.0.shutdown_with_timeout(FLUSH));
     }
