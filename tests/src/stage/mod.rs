@@ -175,8 +175,8 @@ impl Stage {
     /// When the import fails.
     pub async fn user(&self, sub: &str, age: Duration) -> anyhow::Result<()> {
         let grant = self.consent(sub);
-        let life = SignedDuration::from_secs(3600);
-        let record = record(&grant, sub, life, age, &self.google)?;
+        let life = Duration::from_secs(3600);
+        let record = token_record(&grant, sub, &SCOPES, life, age, &self.google)?;
         self.import(sub, &record).await
     }
 
@@ -226,8 +226,7 @@ impl Stage {
     /// When the storage server refuses.
     pub async fn write_user(&self, sub: &str, life: Duration) -> anyhow::Result<()> {
         let grant = self.consent(sub);
-        let life = SignedDuration::try_from(life)?;
-        let record = record(&grant, sub, life, Duration::ZERO, &self.google)?;
+        let record = token_record(&grant, sub, &SCOPES, life, Duration::ZERO, &self.google)?;
         self.cloud.create(BUCKET, &format!("tokens/{sub}.json"), &record.to_string()).await
     }
 
@@ -280,13 +279,19 @@ impl Stage {
     }
 }
 
-fn record(
+/// A token record as the fleet stores it, whose token of this `life` is `age` old.
+///
+/// # Errors
+/// When a duration is out of range.
+pub fn token_record(
     grant: &google::Grant,
     sub: &str,
-    life: SignedDuration,
+    scopes: &[&str],
+    life: Duration,
     age: Duration,
     google: &Google,
 ) -> anyhow::Result<Value> {
+    let life = SignedDuration::try_from(life)?;
     // The clock of the test process is the one that the commands look at.
     let now = shared::ports::Clock::wall(&shared::adapters::SystemClock::default());
     let issued: Timestamp = now - SignedDuration::try_from(age)?;
@@ -295,7 +300,7 @@ fn record(
         "version": 1, "user": sub, "sub": sub, "state": "active", "reason": null,
         "refresh_token": grant.refresh_token, "access_token": grant.access_token,
         "expires_at": issued + life, "expires_in": life.as_secs(),
-        "scopes": SCOPES, "token_uri": client["installed"]["token_uri"],
+        "scopes": scopes, "token_uri": client["installed"]["token_uri"],
         "client_id": client["installed"]["client_id"], "grant_id": "g", "write_id": "w",
         "holder": "test", "lease_generation": null, "created_at": issued, "updated_at": issued,
     }))

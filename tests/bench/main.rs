@@ -1,0 +1,97 @@
+//! What the fleet costs, beside what it is compared with, in one run on one machine.
+//!
+//! Servers run in this process, every client as a process of this same program, so
+//! that its processor time is its own. A figure and its reference take turns, and
+//! what is shown are medians and spreads of their runs.
+#![expect(clippy::print_stdout, reason = "a program that prints a table")]
+#![allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+
+mod child;
+mod ground;
+mod measure;
+mod report;
+mod roles;
+mod sections;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+use report::Report;
+use roles::Role;
+use sections::Section;
+
+/// Measures the fleet beside its references; prints a table, writes CSV and plots.
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "bench",
+    after_help = "\
+Examples:
+  cargo run --release -p tests --bin bench
+  cargo run --release -p tests --bin bench -- --only throughput --runs 3
+
+Everything talks to loopback only and stops by itself. Quiet the machine first: the
+figures are ratios of runs that take turns, but a busy machine widens their spread."
+)]
+struct Args {
+    /// What to measure [default: everything]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Section>,
+    /// Runs of each figure and of its reference, in turns; the median counts
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Where the CSV file and the plots go
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    /// What this process does for another one of this program
+    #[arg(long, hide = true)]
+    role: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match &args.role {
+        Some(role) => serde_json::from_str::<Role>(role)
+            .context("the role is not readable")
+            .and_then(roles::play),
+        None => runtime().and_then(|runtime| runtime.block_on(run(args))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln_line(&format!("bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")
+}
+
+/// Progress and errors, beside the table.
+fn eprintln_line(text: &str) {
+    tests::report::say(text);
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let mut report = Report::default();
+    if cfg!(debug_assertions) {
+        eprintln_line("bench: a debug build; its figures mean nothing. Run it with --release");
+    }
+    let wanted = if args.only.is_empty() { Section::all() } else { args.only };
+    for section in wanted {
+        eprintln_line(&format!("-- {}", section.title()));
+        tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; nothing was written"),
+            done = section.run(args.runs, &mut report) => done?,
+        }
+    }
+    println!("{}", report.table());
+    let written = report.write(&args.out)?;
+    eprintln_line(&format!("written: {written}"));
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! The least that a worker on the official client can cost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Context as _;
+use google_cloud_auth::credentials::anonymous;
+use google_cloud_pubsub::client::Subscriber;
+use google_cloud_pubsub::subscriber::MessageStream;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::ground::Place;
+
+use super::{Stopwatch, say};
+
+async fn open(place: &Place, outstanding: usize) -> anyhow::Result<MessageStream> {
+    let subscriber = Subscriber::builder()
+        .with_endpoint(format!("http://{}", place.pubsub))
+        .with_credentials(anonymous::Builder::new().build())
+        .build()
+        .await?;
+    Ok(subscriber
+        .subscribe(&place.subscription)
+        .set_max_outstanding_messages(i64::try_from(outstanding)?)
+        .build())
+}
+
+/// Acknowledges so many messages and does nothing else.
+pub(super) async fn run(place: Place, jobs: u64, outstanding: usize) -> anyhow::Result<()> {
+    let mut stream = open(&place, outstanding).await?;
+    let token = stream.shutdown_token();
+    let mut watch = None;
+    for _ in 0..jobs {
+        let (_message, handler) = stream.next().await.context("the stream ended")??;
+        watch.get_or_insert_with(Stopwatch::start);
+        handler.ack();
+    }
+    let work = watch.context("no jobs")?.stop(jobs);
+    drop(stream);
+    token.shutdown().await;
+    say(&work)
+}
+
+/// One request per message, with the same token every time.
+pub(super) async fn run_calls(
+    place: Place,
+    jobs: u64,
+    outstanding: usize,
+    at_once: usize,
+    access_token: String,
+) -> anyhow::Result<()> {
+    let mut stream = open(&place, outstanding).await?;
+    let token = stream.shutdown_token();
+    let http = reqwest::Client::new();
+    let slots = Arc::new(Semaphore::new(at_once));
+    let (left, done) = (Arc::new(AtomicU64::new(jobs)), Arc::new(Notify::new()));
+    let (url, access_token): (Arc<str>, Arc<str>) = (place.userinfo.into(), access_token.into());
+    let mut watch = None;
+    for _ in 0..jobs {
+        let slot = Arc::clone(&slots).acquire_owned().await?;
+        let (_message, handler) = stream.next().await.context("the stream ended")??;
+        watch.get_or_insert_with(Stopwatch::start);
+        let (http, url, access_token) = (http.clone(), Arc::clone(&url), Arc::clone(&access_token));
+        let (left, done) = (Arc::clone(&left), Arc::clone(&done));
+        tokio::spawn(async move {
+            let sent = http.get(&*url).bearer_auth(&access_token).send().await;
+            if let Ok(answer) = sent
+                && answer.status().is_success()
+                && answer.bytes().await.is_ok()
+            {
+                handler.ack();
+                if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    done.notify_one();
+                }
+            }
+            drop(slot);
+        });
+    }
+    done.notified().await;
+    let work = watch.context("no jobs")?.stop(jobs);
+    drop(stream);
+    token.shutdown().await;
+    say(&work)
+}

@@ -1,0 +1,92 @@
+//! What a process of this program does as a client.
+
+mod bare;
+mod raw;
+mod replica;
+mod users;
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::child::Work;
+use crate::ground::Place;
+use crate::measure::cpu;
+
+pub(crate) use users::{Resident, Used};
+
+/// A client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Role {
+    /// Acknowledges over plain gRPC: what the server can do.
+    Raw { place: Place, jobs: u64, outstanding: usize },
+    /// The official client's loop that only acknowledges.
+    Bare { place: Place, jobs: u64, outstanding: usize },
+    /// The same with one request per message, always with the same token.
+    BareCalls { place: Place, jobs: u64, outstanding: usize, at_once: usize, token: String },
+    /// A worker.
+    Replica(ReplicaRole),
+    /// A replica that uses every user every so often until all tokens are renewed.
+    Use { place: Place, users: usize, every: Duration },
+    /// A replica that holds more and more users in memory.
+    Hold { place: Place, steps: Vec<usize> },
+}
+
+/// How a worker works.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ReplicaRole {
+    pub(crate) place: Place,
+    /// How many it does; without a number it says that it is ready, waits to be told,
+    /// and works until its stdin ends.
+    pub(crate) jobs: Option<u64>,
+    pub(crate) outstanding: usize,
+    pub(crate) concurrency: usize,
+    /// Users whose credentials are in memory when it begins.
+    pub(crate) users: usize,
+}
+
+/// Plays it.
+pub(crate) fn play(role: Role) -> anyhow::Result<()> {
+    crate::runtime()?.block_on(async {
+        match role {
+            Role::Raw { place, jobs, outstanding } => raw::run(place, jobs, outstanding).await,
+            Role::Bare { place, jobs, outstanding } => bare::run(place, jobs, outstanding).await,
+            Role::BareCalls { place, jobs, outstanding, at_once, token } => {
+                bare::run_calls(place, jobs, outstanding, at_once, token).await
+            }
+            Role::Replica(role) => replica::run(role).await,
+            Role::Use { place, users, every } => users::run(place, users, every).await,
+            Role::Hold { place, steps } => users::hold(place, steps).await,
+        }
+    })
+}
+
+/// Measures from the first job to the last.
+#[derive(Debug, Clone, Copy)]
+struct Stopwatch {
+    began: Instant,
+    cpu: Duration,
+}
+
+impl Stopwatch {
+    #[expect(clippy::disallowed_methods, reason = "a measurement is of real time")]
+    fn start() -> Self {
+        Self { began: Instant::now(), cpu: cpu() }
+    }
+
+    fn stop(&self, jobs: u64) -> Work {
+        Work {
+            jobs,
+            wall: self.began.elapsed().as_secs_f64(),
+            cpu: cpu().saturating_sub(self.cpu).as_secs_f64(),
+        }
+    }
+}
+
+/// Tells the parent.
+fn say(what: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(what)?)?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,179 @@
+//! A worker as `fleet worker` builds it, with one kind more, which does nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use shared::OAuthClient;
+use shared::adapters::{
+    CloudStorage, CloudStorageConfig, HttpTokenEndpoint, SystemClock, http_client,
+};
+use shared::ports::{Bucket, Clock};
+use shared::{TokenStore, UserId};
+use tests::stage::BUCKET;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::sync::Notify;
+use worker::kinds::{HostRules, KindSettings, Kinds, builtin};
+use worker::metered::{MeteredBucket, MeteredEndpoint};
+use worker::pubsub::{Connection, Intake, IntakeSettings};
+use worker::replica::Stop;
+use worker::telemetry::logging::{self, Plan};
+use worker::telemetry::prometheus::Scrape;
+use worker::{Handler, Job, Session, Verdict, Worker, metrics};
+
+use crate::child::Work;
+use crate::ground::{Place, user};
+
+use super::{ReplicaRole, Stopwatch, say};
+
+/// How many credentials are read at once before it begins.
+const WARMING: usize = 64;
+
+/// Counts what a kind ends.
+struct Counted {
+    inner: Option<Arc<dyn Handler>>,
+    count: Arc<Count>,
+}
+
+struct Count {
+    jobs: Option<u64>,
+    done: AtomicU64,
+    watch: OnceLock<Stopwatch>,
+    result: OnceLock<Work>,
+    over: Notify,
+}
+
+impl Handler for Counted {
+    fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
+        async move {
+            let watch = *self.count.watch.get_or_init(Stopwatch::start);
+            let verdict = match &self.inner {
+                Some(inner) => inner.handle(job, session).await,
+                None => Verdict::done(serde_json::Value::Null),
+            };
+            if matches!(verdict, Verdict::Done { .. })
+                && let done = self.count.done.fetch_add(1, Ordering::AcqRel) + 1
+                && self.count.jobs == Some(done)
+            {
+                self.count.result.get_or_init(|| watch.stop(done));
+                self.count.over.notify_one();
+            }
+            verdict
+        }
+        .boxed()
+    }
+}
+
+/// A store as `fleet worker` builds it.
+pub(super) async fn store(
+    place: &Place,
+    http: &reqwest::Client,
+    cached_users: usize,
+) -> anyhow::Result<(TokenStore, Arc<dyn Bucket>)> {
+    let client = OAuthClient::from_json(place.client.to_string().as_bytes())?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let endpoint = Arc::new(HttpTokenEndpoint::new(&client, http.clone())?);
+    let endpoint = Arc::new(MeteredEndpoint::new(endpoint, Arc::clone(&clock)));
+    let config = CloudStorageConfig {
+        bucket: BUCKET.to_owned(),
+        timeout: None,
+        emulator: Some(place.storage.clone()),
+        emulator_grpc: place.storage_grpc.clone(),
+    };
+    let bucket = CloudStorage::connect(config).await.map_err(anyhow::Error::msg)?.shared();
+    let bucket: Arc<dyn Bucket> = Arc::new(MeteredBucket::new(bucket, clock));
+    let store =
+        TokenStore::builder(Arc::clone(&bucket), endpoint).cached_users(cached_users).build()?;
+    Ok((store, bucket))
+}
+
+/// Reads the credentials of the users from 0.
+pub(super) async fn warm(store: &TokenStore, users: std::ops::Range<usize>) -> anyhow::Result<()> {
+    stream::iter(users)
+        .map(|number| async move {
+            store.get_credentials(&UserId::new(user(number))?).await?;
+            anyhow::Ok(())
+        })
+        .buffer_unordered(WARMING)
+        .try_collect()
+        .await
+}
+
+/// Does so many jobs.
+pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
+    let ReplicaRole { place, jobs, outstanding, concurrency, users } = role;
+    let plan = Plan { filter: "info", project: None, service: "fleet-worker" };
+    logging::start(&plan, None).map_err(anyhow::Error::msg)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let _scrape = Scrape::start(Arc::clone(&clock))?;
+    let http = http_client("fleet-bench (gzip)")?;
+    let (store, bucket) = store(&place, &http, 100_000).await?;
+    warm(&store, 0..users).await?;
+    let count = Arc::new(Count {
+        jobs,
+        done: AtomicU64::new(0),
+        watch: OnceLock::new(),
+        result: OnceLock::new(),
+        over: Notify::new(),
+    });
+    let mut kinds: Kinds = builtin(KindSettings {
+        http: http.clone(),
+        userinfo_url: place.userinfo.clone(),
+        hosts: HostRules::default(),
+        api_root: None,
+        outputs: None,
+        clock: Arc::clone(&clock),
+    })
+    .into_iter()
+    .map(|(kind, inner)| {
+        let counted = Counted { inner: Some(inner), count: Arc::clone(&count) };
+        (kind, Arc::new(counted) as Arc<dyn Handler>)
+    })
+    .collect();
+    let nothing = Counted { inner: None, count: Arc::clone(&count) };
+    kinds.insert("nothing".to_owned(), Arc::new(nothing));
+    metrics::begin(kinds.keys().map(String::as_str));
+    let settings = IntakeSettings {
+        subscription: place.subscription.clone(),
+        max_outstanding: outstanding,
+        ack_extension: Duration::from_secs(60),
+    };
+    let connection = Connection { emulator: Some(place.pubsub.clone()) };
+    let worker = Worker::builder()
+        .store(store)
+        .bucket(bucket)
+        .source(Intake::open(&connection, settings).await?)
+        .subscription(place.subscription)
+        .handlers(kinds)
+        .http(http)
+        .concurrency(concurrency)
+        .build()?;
+    let mut told = BufReader::new(tokio::io::stdin()).lines();
+    if jobs.is_none() {
+        say(&())?;
+        told.next_line().await?;
+    }
+    let stop = Stop::default();
+    let ending = async {
+        match jobs {
+            Some(_) => count.over.notified().await,
+            // Nothing more is told: the line is the end.
+            None => drop(told.next_line().await),
+        }
+        stop.drain.cancel();
+    };
+    let (ran, ()) = tokio::join!(worker.run(stop.clone()), ending);
+    ran?;
+    let done = count.done.load(Ordering::Acquire);
+    match jobs {
+        None => say(&done),
+        Some(jobs) => {
+            ensure!(done == jobs, "{done} jobs were done, and there were {jobs}");
+            say(count.result.get().context("no result")?)
+        }
+    }
+}
