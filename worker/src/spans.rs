@@ -26,6 +26,8 @@ use crate::outcome::Status;
 
 /// The target of every span that may be exported.
 pub const TARGET: &str = "worker::spans";
+/// The name of a delivery's span, which the others lie in.
+pub(crate) const DELIVERY: &str = "process";
 const SYSTEM: &str = "gcp_pubsub";
 
 /// The publisher's trace, which a delivery continues. It is among the extensions
@@ -44,7 +46,7 @@ pub(crate) fn delivery(received: &Received, subscription: &str) -> Span {
     let id = subscription.rsplit('/').next().unwrap_or(subscription);
     let span = info_span!(
         target: TARGET,
-        "process",
+        DELIVERY,
         "otel.name" = format_args!("process {id}"),
         "otel.kind" = "consumer",
         "otel.status_code" = field::Empty,

@@ -90,7 +90,7 @@ impl Desk {
         measured.attempt += 1;
         let began = self.now();
         let session = self.carrier.session(credentials.clone());
-        let running = metrics::Running::start();
+        let running = self.meters.run();
         // A panic fails this delivery only; the handler keeps no state of ours
         // that it could leave half-changed.
         let handled = async { handler.handle(job, &session).await };

@@ -12,7 +12,7 @@ use crate::job::{Job, Received};
 use crate::logged_user::log_user;
 use crate::outcome::{Outcome, Status};
 use crate::pubsub::{Outgoing, Settle};
-use crate::{metrics, spans};
+use crate::spans;
 
 use super::{Desk, Measured};
 
@@ -124,7 +124,7 @@ impl Desk {
             status = Status::Retry;
         }
         log(&outcome, status, end.reason.as_deref(), measured, job);
-        metrics::job_ended(known.map(|j| j.kind.as_str()), status, duration);
+        self.meters.job_ended(known.map(|j| j.kind.as_str()), status, duration);
         spans::delivery_ended(&Span::current(), known.map(|j| j.kind.as_str()), status);
         let settling = spans::settle(status);
         if status == Status::Retry {

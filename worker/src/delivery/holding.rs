@@ -9,7 +9,7 @@ use shared::{Credentials, Error, Schedule, UserId};
 use tracing::Instrument as _;
 
 use crate::job::Job;
-use crate::metrics::{self, Had};
+use crate::metrics::Had;
 use crate::spans;
 
 use super::ending::End;
@@ -40,7 +40,7 @@ impl Desk {
         measured.token = got.is_ok().then_some(waited);
         let had = if got.is_ok() { had } else { Had::Error };
         spans::token_had(&span, had);
-        metrics::credential(had, waited);
+        self.meters.credential(had, waited);
         got.map_err(|stopped| match stopped {
             Ok(end) => Stopped::Over(end),
             Err(Error::NeedsConsent(why)) => Stopped::Consent(why),

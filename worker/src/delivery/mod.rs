@@ -23,6 +23,7 @@ use crate::dedupe::Dedupe;
 use crate::dispatch::{Queued, Queues};
 use crate::job::{Job, Malformed, Received};
 use crate::kinds::Kinds;
+use crate::metrics::Meters;
 use crate::outage::Outage;
 use crate::outcome::Status;
 use crate::pace::Paces;
@@ -52,6 +53,8 @@ pub(crate) struct Desk {
     pub(crate) queues: Queues,
     pub(crate) paces: Paces,
     pub(crate) outage: Outage,
+    /// What is counted for every job.
+    pub(crate) meters: Meters,
     /// How long a delivery may wait between attempts, all in all.
     pub(crate) retry_budget: Duration,
     /// Name of the subscription, for traces.
@@ -129,12 +132,13 @@ impl Desk {
 
     async fn deliver(&self, queued: Queued) {
         let Queued { job, delivery: Delivery { received, settle }, received_at } = queued;
-        metrics::turn(self.clock.monotonic().since(received_at));
+        self.meters.turn(self.clock.monotonic().since(received_at));
         let mut measured = Measured::default();
         let mut end = tokio::select! {
             biased;
-            () = self.cutting.cancelled() => End::retry("the replica stopped before the job ended"),
             end = self.work(&job, &received, &mut measured) => end,
+            // Second: a job that does not wait for anything need not ask for it.
+            () = self.cutting.cancelled() => End::retry("the replica stopped before the job ended"),
         };
         if end.status == Status::Done && measured.attempt > 0 {
             self.remember(&job).await;
@@ -149,13 +153,15 @@ impl Desk {
     /// Runs the job, parks it if the user must consent, and runs it after all if
     /// that turned out to be out of date.
     async fn work(&self, job: &Job, received: &Received, measured: &mut Measured) -> End {
-        match self.held(&job.user, || self.dedupe.done_before(job)).await {
-            Ok(false) => {}
-            Ok(true) => {
-                metrics::count(metrics::DEDUPED);
-                return End::done_before();
+        if !matches!(self.dedupe, Dedupe::Off) {
+            match self.held(&job.user, || self.dedupe.done_before(job)).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    metrics::count(metrics::DEDUPED);
+                    return End::done_before();
+                }
+                Err(end) => return end,
             }
-            Err(end) => return end,
         }
         for _ in 0..MAX_PARK_ROUNDS {
             let why = match self.attempts(job, measured).await {

@@ -9,6 +9,7 @@
 //! ([`read_store`]).
 
 mod hosts;
+mod meters;
 mod render;
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ use shared::TokenStore;
 use crate::outcome::Status;
 
 pub use hosts::{MAX_HOSTS, OTHER};
+pub(crate) use meters::Meters;
 pub use render::Render;
 
 use hosts::Hosts;
@@ -232,25 +234,6 @@ pub(crate) fn storage_request(operation: &'static str, code: &'static str, took:
     histogram!(STORAGE_SECONDS, "operation" => operation).record(took);
 }
 
-/// A delivery ended. `kind` is one of the registered kinds, or none.
-pub(crate) fn job_ended(kind: Option<&str>, status: Status, took: Duration) {
-    let kind = kind.unwrap_or(UNKNOWN).to_owned();
-    counter!(JOBS, "kind" => kind.clone(), "outcome" => status.as_str()).increment(1);
-    histogram!(JOB_SECONDS, "kind" => kind).record(took);
-}
-
-/// How many users have jobs here, and how many were slowed down lately.
-pub(crate) fn set_users(queued: usize, slowed: usize) {
-    let level = |users: usize| f64::from(u32::try_from(users).unwrap_or(u32::MAX));
-    gauge!(QUEUED_USERS).set(level(queued));
-    gauge!(SLOWED_USERS).set(level(slowed));
-}
-
-/// A job's turn has come, so long after its receipt.
-pub(crate) fn turn(waited: Duration) {
-    histogram!(QUEUE_WAIT).record(waited);
-}
-
 /// A level that is `value` from now on.
 pub(crate) fn set(gauge: &'static str, value: f64) {
     gauge!(gauge).set(value);
@@ -259,22 +242,6 @@ pub(crate) fn set(gauge: &'static str, value: f64) {
 /// One more of an event without labels.
 pub(crate) fn count(counter: &'static str) {
     counter!(counter).increment(1);
-}
-
-/// A handler that runs; ends when dropped, however it ends.
-pub(crate) struct Running(());
-
-impl Running {
-    pub(crate) fn start() -> Self {
-        gauge!(IN_FLIGHT).increment(1.0);
-        Self(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        gauge!(IN_FLIGHT).decrement(1.0);
-    }
 }
 
 /// How a credential was had.
@@ -295,14 +262,6 @@ impl Had {
             Self::Wait => "wait",
             Self::Error => "error",
         }
-    }
-}
-
-/// A credential was asked for.
-pub(crate) fn credential(had: Had, waited: Duration) {
-    counter!(CREDENTIALS, "result" => had.as_str()).increment(1);
-    if !matches!(had, Had::Hit) {
-        histogram!(LEASE_WAIT).record(waited);
     }
 }
 

@@ -4,6 +4,7 @@ mod builder;
 mod readiness;
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use shared::Schedule;
@@ -16,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::delivery::{Desk, KindsDebug};
 use crate::dispatch::{Queued, Queues};
 use crate::job::Job;
-use crate::metrics;
+use crate::metrics::Meters;
 use crate::outage::Outage;
 use crate::pace::Paces;
 use crate::parking::Parking;
@@ -34,6 +35,8 @@ const STARTUP: Duration = Duration::from_secs(30);
 const RELEASE: Duration = Duration::from_secs(5);
 /// How often the loop turns when nothing happens.
 const TURN: Duration = Duration::from_secs(1);
+/// How many messages are taken between two looks at everything else.
+const BURST: usize = 64;
 /// Read at the start to see that the bucket is there; never written.
 const PROBE: &str = "fleet-startup-check";
 
@@ -64,7 +67,9 @@ async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         return Ok(());
     }
     ready.bucket_seen(carrier.store.health());
+    let meters = Meters::new(worker.kinds.keys().map(String::as_str));
     let desk = Arc::new(Desk {
+        meters,
         parking: Parking::new(bucket, carrier.store.clone()),
         carrier,
         kinds: KindsDebug(worker.kinds),
@@ -147,42 +152,58 @@ async fn take_in(
     let mut pauses = Schedule::new(RETRY_MIN, RETRY_MAX);
     let mut received_any = false;
     info!("taking jobs");
+    // Kept while the loop turns and while the intake is paused: see `Source`.
+    let mut next = source.next();
     loop {
-        // Kept while the loop turns and while the intake is paused: see `Source`.
-        let mut next = source.next();
-        let next = loop {
-            ready.turned();
-            let is_paused = *paused.borrow_and_update();
-            ready.intake(!is_paused);
-            metrics::set_users(desk.queues.users(), desk.paces.users());
-            tokio::select! {
-                biased;
-                () = desk.stopping.cancelled() => return Ok(()),
-                next = &mut next, if !is_paused => break next,
-                changed = paused.changed() => debug_assert!(changed.is_ok(), "the desk has it"),
-                () = desk.clock.sleep(TURN) => {}
+        ready.turned();
+        let is_paused = *paused.borrow_and_update();
+        ready.intake(!is_paused);
+        desk.meters.set_users(desk.queues.users(), desk.paces.users());
+        let mut came = tokio::select! {
+            biased;
+            () = desk.stopping.cancelled() => return Ok(()),
+            came = &mut next, if !is_paused => came,
+            changed = paused.changed() => {
+                debug_assert!(changed.is_ok(), "the desk has it");
+                continue;
             }
+            () = desk.clock.sleep(TURN) => continue,
         };
-        match next {
-            Ok(delivery) => {
-                received_any = true;
-                pauses.reset();
-                accept(desk, tasks, delivery);
+        drop(next);
+        next = source.next();
+        // What has come already is taken without another look around, which costs
+        // as much as a message.
+        let mut left = BURST;
+        let error = loop {
+            match came {
+                Ok(delivery) => accept(desk, tasks, delivery),
+                Err(error) => break Some(error),
             }
-            Err(error) => {
-                let young = desk.clock.monotonic().since(started) < STARTUP;
-                if !received_any && young {
-                    return Err(error.into());
-                }
-                ready.intake(false);
-                let pause = pauses.next(desk.random.unit());
-                error!("{error}; opening it again in {pause:.0?}");
-                tokio::select! {
-                    biased;
-                    () = desk.stopping.cancelled() => return Ok(()),
-                    () = desk.clock.sleep(pause) => {}
-                }
+            received_any = true;
+            pauses.reset();
+            left -= 1;
+            if left == 0 {
+                break None;
             }
+            match futures_util::poll!(&mut next) {
+                Poll::Ready(another) => came = another,
+                Poll::Pending => break None,
+            }
+            drop(next);
+            next = source.next();
+        };
+        let Some(error) = error else { continue };
+        let young = desk.clock.monotonic().since(started) < STARTUP;
+        if !received_any && young {
+            return Err(error.into());
+        }
+        ready.intake(false);
+        let pause = pauses.next(desk.random.unit());
+        error!("{error}; opening it again in {pause:.0?}");
+        tokio::select! {
+            biased;
+            () = desk.stopping.cancelled() => return Ok(()),
+            () = desk.clock.sleep(pause) => {}
         }
     }
 }

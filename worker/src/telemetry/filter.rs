@@ -1,6 +1,6 @@
 //! What is logged and what is exported.
 
-use crate::spans::TARGET as SPANS;
+use crate::spans::{DELIVERY, TARGET as SPANS};
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{FilterExt as _, FilterFn, filter_fn};
@@ -26,6 +26,11 @@ pub(super) fn logged<S: Subscriber>(directives: &str) -> Result<impl Filter<S> +
 fn may_be_logged() -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
     filter_fn(|metadata| {
         let target = metadata.target();
+        // Of these spans lines need the delivery's. The others would cost every job
+        // two microseconds where no traces are exported.
+        if metadata.is_span() && target == SPANS {
+            return metadata.name() == DELIVERY;
+        }
         let root = target.split("::").next().unwrap_or(target);
         // The exporter's failures are told by our own client, and once.
         OURS.contains(&root)

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 
 use crate::spans::{Continued, TARGET as SPANS};
 use opentelemetry::trace::TraceContextExt as _;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
 use tracing::dispatcher::WeakDispatch;
@@ -25,9 +26,22 @@ const MAX_VALUE: usize = 16 * 1024;
 /// Makes a line with severity ERROR count in Error Reporting without a stack.
 const REPORTED: &str =
     "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent";
-/// What lines say about the delivery that they belong to: field of its span,
-/// name in the line.
-const OF_THE_DELIVERY: [(&str, &str); 1] = [("messaging.message.id", "message_id")];
+/// What lines say about the delivery that they belong to.
+const MESSAGE_ID: &str = "message_id";
+/// The same, as a field of its span.
+const SPANS_MESSAGE_ID: &str = "messaging.message.id";
+/// What a line in JSON says itself, whatever fields an event has.
+const OWN: [&str; 9] = [
+    "severity",
+    "time",
+    "target",
+    "@type",
+    "serviceContext",
+    "context",
+    "logging.googleapis.com/trace",
+    "logging.googleapis.com/trace_sampled",
+    "logging.googleapis.com/spanId",
+];
 
 /// How a line looks.
 #[derive(Debug)]
@@ -83,47 +97,50 @@ where
             return;
         }
         let Some(span) = context.span(id) else { return };
-        let mut fields = Fields::default();
-        attributes.record(&mut fields);
-        fields.0.retain(|(name, _)| OF_THE_DELIVERY.iter().any(|(shown, _)| shown == name));
-        if !fields.0.is_empty() {
-            span.extensions_mut().insert(fields);
+        let mut message_id = MessageId(None);
+        attributes.record(&mut message_id);
+        if message_id.0.is_some() {
+            span.extensions_mut().insert(message_id);
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
+        let mut message_id = None;
         let mut place = None;
-        let mut ids = Vec::new();
+        let mut innermost = None;
         for span in context.event_scope(event).into_iter().flatten() {
             if span.metadata().target() == SPANS {
-                ids.push(span.id());
+                innermost.get_or_insert(span.id());
             }
             let extensions = span.extensions();
-            for (name, shown) in OF_THE_DELIVERY {
-                let value = extensions.get::<Fields>().and_then(|fields| fields.get(name));
-                if let Some(value) = value
-                    && fields.get(shown).is_none()
-                {
-                    fields.0.push((shown, value.clone()));
-                }
+            if let Some(MessageId(id)) = extensions.get() {
+                message_id = message_id.or_else(|| id.clone());
             }
             if let Some(Continued { trace_id, sampled }) = extensions.get() {
                 place = Some(Place { trace: trace_id.to_string(), span: None, sampled: *sampled });
             }
         }
         // No extensions are borrowed here: the exporter's layer takes them too.
-        if let Some(exported) = ids.first().and_then(|innermost| self.exported(innermost)) {
+        if let Some(exported) = innermost.and_then(|innermost| self.exported(&innermost)) {
             place = Some(exported);
         }
-        let mut line = String::with_capacity(256);
-        match &self.style {
+        let mut line = match &self.style {
             Style::Gcp { project, service } => {
-                self.gcp(&mut line, event.metadata(), fields, place, project.as_deref(), service);
+                self.gcp(event, message_id, place, project.as_deref(), service)
             }
-            Style::Text { colour } => self.text(&mut line, event.metadata(), &fields, *colour),
-        }
+            Style::Text { colour } => {
+                let mut fields = Fields::default();
+                event.record(&mut fields);
+                if let Some(id) = message_id
+                    && fields.get(MESSAGE_ID).is_none()
+                {
+                    fields.0.push((MESSAGE_ID, id.into()));
+                }
+                let mut line = String::with_capacity(256);
+                self.text(&mut line, event.metadata(), &fields, *colour);
+                line
+            }
+        };
         line.push('\n');
         (self.out)(&line);
     }
@@ -145,15 +162,13 @@ impl<O> LogLines<O> {
 
     fn gcp(
         &self,
-        line: &mut String,
-        metadata: &Metadata<'_>,
-        fields: Fields,
+        event: &Event<'_>,
+        message_id: Option<String>,
         place: Option<Place>,
         project: Option<&str>,
         service: &str,
-    ) {
-        let mut object: Map<String, Value> =
-            fields.0.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    ) -> String {
+        let metadata = event.metadata();
         let level = *metadata.level();
         let severity = match level {
             Level::ERROR => "ERROR",
@@ -161,26 +176,32 @@ impl<O> LogLines<O> {
             Level::INFO => "INFO",
             Level::DEBUG | Level::TRACE => "DEBUG",
         };
-        let mut set = |name: &str, value: Value| object.insert(name.to_owned(), value);
-        set("severity", severity.into());
-        set("time", self.clock.wall().to_string().into());
-        set("target", metadata.target().into());
+        let mut object = JsonObject::begin();
+        object.set("severity", &severity);
+        object.set("time", &format_args!("{}", self.clock.wall()));
+        object.set("target", &metadata.target());
+        event.record(&mut object);
+        if let Some(id) = message_id
+            && !object.has_message_id
+        {
+            object.set(MESSAGE_ID, &id);
+        }
         if let Some(Place { trace, span, sampled }) = place {
             let trace = match project {
                 Some(project) => format!("projects/{project}/traces/{trace}"),
                 None => trace,
             };
-            set("logging.googleapis.com/trace", trace.into());
-            set("logging.googleapis.com/trace_sampled", sampled.into());
+            object.set("logging.googleapis.com/trace", &trace);
+            object.set("logging.googleapis.com/trace_sampled", &sampled);
             if let Some(span) = span {
-                set("logging.googleapis.com/spanId", span.into());
+                object.set("logging.googleapis.com/spanId", &span);
             }
         }
         if level == Level::ERROR {
-            set("@type", REPORTED.into());
-            set(
+            object.set("@type", &REPORTED);
+            object.set(
                 "serviceContext",
-                json!({"service": service, "version": env!("CARGO_PKG_VERSION")}),
+                &json!({"service": service, "version": env!("CARGO_PKG_VERSION")}),
             );
             // Error Reporting groups by it where there is no stack.
             let place = json!({
@@ -188,16 +209,9 @@ impl<O> LogLines<O> {
                 "lineNumber": metadata.line(),
                 "functionName": metadata.target(),
             });
-            set("context", json!({"reportLocation": place}));
+            object.set("context", &json!({"reportLocation": place}));
         }
-        // JSON escapes the control characters of ASCII; the others can only stand
-        // inside its strings, where their escapes mean the same.
-        let json = Value::Object(object).to_string();
-        if json.contains(is_active) {
-            write_escaped(line, &json).expect("writing to a String cannot fail");
-        } else {
-            line.push_str(&json);
-        }
+        object.end()
     }
 
     fn text(&self, line: &mut String, metadata: &Metadata<'_>, fields: &Fields, colour: bool) {
@@ -242,7 +256,100 @@ fn is_plain(text: &str) -> bool {
             .all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/' | '@'))
 }
 
-/// An event's or span's fields, in their order.
+/// The message of a delivery, as its span has it.
+struct MessageId(Option<String>);
+
+impl Visit for MessageId {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == SPANS_MESSAGE_ID {
+            self.0 = Some(clip(value, MAX_VALUE).to_owned());
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == SPANS_MESSAGE_ID {
+            self.0 = Some(clip(&format!("{value:?}"), MAX_VALUE).to_owned());
+        }
+    }
+}
+
+/// A line in JSON while it is written. Every delivery writes one, so it is written
+/// at once instead of being built as a value before.
+struct JsonObject {
+    text: Vec<u8>,
+    has_message_id: bool,
+}
+
+impl JsonObject {
+    fn begin() -> Self {
+        let mut text = Vec::with_capacity(512);
+        text.push(b'{');
+        Self { text, has_message_id: false }
+    }
+
+    /// One more member. Names stand in source code and need no escapes.
+    fn set(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+        if self.text.len() > 1 {
+            self.text.push(b',');
+        }
+        self.text.push(b'"');
+        self.text.extend_from_slice(name.as_bytes());
+        self.text.extend_from_slice(b"\":");
+        serde_json::to_writer(&mut self.text, value)
+            .expect("texts, numbers and their maps can be written to memory");
+    }
+
+    fn field(&mut self, field: &Field, value: &(impl Serialize + ?Sized)) {
+        let name = field.name();
+        if OWN.contains(&name) {
+            return;
+        }
+        self.has_message_id |= name == MESSAGE_ID;
+        self.set(name, value);
+    }
+
+    fn end(mut self) -> String {
+        self.text.push(b'}');
+        // JSON escapes the control characters of ASCII but one; the others can only
+        // stand inside its strings, where their escapes mean the same.
+        let harmless = self.text.iter().all(|&byte| byte < 0x7f);
+        let json = String::from_utf8(self.text).expect("JSON is UTF-8");
+        if harmless || !json.contains(is_active) {
+            return json;
+        }
+        let mut line = String::with_capacity(json.len() + 64);
+        write_escaped(&mut line, &json).expect("writing to a String cannot fail");
+        line
+    }
+}
+
+impl Visit for JsonObject {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.field(field, clip(value, MAX_VALUE));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.field(field, &value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.field(field, &value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.field(field, &value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.field(field, &value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.field(field, clip(&format!("{value:?}"), MAX_VALUE));
+    }
+}
+
+/// An event's fields, in their order.
 #[derive(Debug, Default)]
 struct Fields(Vec<(&'static str, Value)>);
 

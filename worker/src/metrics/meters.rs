@@ -1,0 +1,117 @@
+//! What is counted for every job: the series, looked up once. Looking one up costs more
+//! than counting, and a job counts ten times.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use crate::outcome::Status;
+
+use super::{
+    CREDENTIALS, Had, IN_FLIGHT, JOB_SECONDS, JOBS, LEASE_WAIT, QUEUE_WAIT, QUEUED_USERS,
+    SLOWED_USERS, UNKNOWN,
+};
+
+const STATUSES: [Status; 4] = [Status::Done, Status::Retry, Status::Parked, Status::Rejected];
+
+/// The series of a replica, of the recorder that was installed when it began.
+pub(crate) struct Meters {
+    kinds: BTreeMap<String, Ended>,
+    unknown: Ended,
+    in_flight: Gauge,
+    queue_wait: Histogram,
+    queued_users: Gauge,
+    slowed_users: Gauge,
+    hit: Counter,
+    wait: Counter,
+    error: Counter,
+    lease_wait: Histogram,
+}
+
+/// How the jobs of a kind ended.
+struct Ended {
+    by_status: [Counter; STATUSES.len()],
+    seconds: Histogram,
+}
+
+impl Ended {
+    fn of(kind: &str) -> Self {
+        let by_status = STATUSES
+            .map(|status| counter!(JOBS, "kind" => kind.to_owned(), "outcome" => status.as_str()));
+        Self { by_status, seconds: histogram!(JOB_SECONDS, "kind" => kind.to_owned()) }
+    }
+}
+
+impl Meters {
+    /// The series of a replica that does these kinds.
+    pub(crate) fn new<'a>(kinds: impl IntoIterator<Item = &'a str>) -> Self {
+        let credentials = |had: Had| counter!(CREDENTIALS, "result" => had.as_str());
+        Self {
+            kinds: kinds.into_iter().map(|kind| (kind.to_owned(), Ended::of(kind))).collect(),
+            unknown: Ended::of(UNKNOWN),
+            in_flight: gauge!(IN_FLIGHT),
+            queue_wait: histogram!(QUEUE_WAIT),
+            queued_users: gauge!(QUEUED_USERS),
+            slowed_users: gauge!(SLOWED_USERS),
+            hit: credentials(Had::Hit),
+            wait: credentials(Had::Wait),
+            error: credentials(Had::Error),
+            lease_wait: histogram!(LEASE_WAIT),
+        }
+    }
+
+    /// A delivery ended. `kind` is one of the registered kinds, or none.
+    pub(crate) fn job_ended(&self, kind: Option<&str>, status: Status, took: Duration) {
+        let ended = kind.and_then(|kind| self.kinds.get(kind)).unwrap_or(&self.unknown);
+        let at = STATUSES.iter().position(|known| *known == status);
+        ended.by_status[at.expect("all of them are listed")].increment(1);
+        ended.seconds.record(took);
+    }
+
+    /// How many users have jobs here, and how many were slowed down lately.
+    pub(crate) fn set_users(&self, queued: usize, slowed: usize) {
+        let level = |users: usize| f64::from(u32::try_from(users).unwrap_or(u32::MAX));
+        self.queued_users.set(level(queued));
+        self.slowed_users.set(level(slowed));
+    }
+
+    /// A job's turn has come, so long after its receipt.
+    pub(crate) fn turn(&self, waited: Duration) {
+        self.queue_wait.record(waited);
+    }
+
+    /// A handler runs until this is dropped.
+    pub(crate) fn run(&self) -> Running {
+        self.in_flight.increment(1.0);
+        Running(self.in_flight.clone())
+    }
+
+    /// A credential was asked for.
+    pub(crate) fn credential(&self, had: Had, waited: Duration) {
+        match had {
+            Had::Hit => &self.hit,
+            Had::Wait => &self.wait,
+            Had::Error => &self.error,
+        }
+        .increment(1);
+        if !matches!(had, Had::Hit) {
+            self.lease_wait.record(waited);
+        }
+    }
+}
+
+impl std::fmt::Debug for Meters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meters").field("kinds", &self.kinds.keys()).finish_non_exhaustive()
+    }
+}
+
+/// A handler that runs; ends when dropped, however it ends.
+pub(crate) struct Running(Gauge);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
