@@ -23,6 +23,10 @@ use report::Report;
 use roles::Role;
 use sections::Section;
 
+/// That of `fleet`, for the references too: what is compared is not allocators.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures the fleet beside its references; prints a table, writes CSV and plots.
 #[derive(Debug, clap::Parser)]
 #[command(

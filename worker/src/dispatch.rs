@@ -10,7 +10,7 @@ use shared::ports::Monotonic;
 use crate::job::Job;
 use crate::pubsub::Delivery;
 
-/// A job that waits for its user's turn.
+/// A job that waits for its user's turn. It is boxed, since it is handed on several times.
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) job: Job,
@@ -34,7 +34,7 @@ pub(crate) struct Queues {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<Queued>,
+    waiting: VecDeque<Box<Queued>>,
     runners: usize,
     /// An ordered job runs: the next one has to wait, unordered ones have not.
     ordered_runs: bool,
@@ -42,7 +42,7 @@ struct Queue {
 
 impl Queue {
     /// The first job that may run now.
-    fn next(&mut self) -> Option<Queued> {
+    fn next(&mut self) -> Option<Box<Queued>> {
         let at = self.waiting.iter().position(|q| !(self.ordered_runs && q.ordered()))?;
         let queued = self.waiting.remove(at)?;
         self.ordered_runs |= queued.ordered();
@@ -62,7 +62,7 @@ impl Queues {
     }
 
     /// Takes a job in; `true` when the caller must start a runner for its user.
-    pub(crate) fn push(&self, queued: Queued) -> bool {
+    pub(crate) fn push(&self, queued: Box<Queued>) -> bool {
         self.with(|users| {
             let queue = users.entry(queued.job.user.clone()).or_default();
             let useful = !(queue.ordered_runs && queued.ordered());
@@ -75,7 +75,7 @@ impl Queues {
 
     /// The next job for a runner of `user`, whose last job, if it had one, was
     /// `ordered`; `None` ends the runner.
-    pub(crate) fn pop(&self, user: &UserId, ordered: bool) -> Option<Queued> {
+    pub(crate) fn pop(&self, user: &UserId, ordered: bool) -> Option<Box<Queued>> {
         self.with(|users| {
             let queue = users.get_mut(user)?;
             queue.ordered_runs &= !ordered;
@@ -92,16 +92,16 @@ impl Queues {
 
     /// Takes out the waiting jobs that share this ordering key: when one of the
     /// key is given back, Pub/Sub redelivers the later ones too.
-    pub(crate) fn take_key(&self, user: &UserId, ordering_key: &str) -> Vec<Queued> {
+    pub(crate) fn take_key(&self, user: &UserId, ordering_key: &str) -> VecDeque<Box<Queued>> {
         self.with(|users| {
             let Some(queue) = users.get_mut(user) else {
-                return Vec::new();
+                return VecDeque::new();
             };
             let (taken, kept) = std::mem::take(&mut queue.waiting)
                 .into_iter()
                 .partition(|q| q.delivery.received.ordering_key == ordering_key);
             queue.waiting = kept;
-            taken.into_iter().collect()
+            taken
         })
     }
 
@@ -131,9 +131,9 @@ mod tests {
         fn nack(self: Box<Self>) {}
     }
 
-    fn queued(user: &str, id: &str, key: &str) -> Queued {
+    fn queued(user: &str, id: &str, key: &str) -> Box<Queued> {
         let text = format!(r#"{{"id":"{id}","user":"{user}","kind":"k"}}"#);
-        Queued {
+        Box::new(Queued {
             job: Job::decode(text.as_bytes(), id).unwrap(),
             delivery: Delivery {
                 received: Received {
@@ -147,7 +147,7 @@ mod tests {
                 settle: Box::new(Ignore),
             },
             received_at: Monotonic(Duration::ZERO),
-        }
+        })
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
     fn more_at_a_time_leave_the_order_of_a_key_alone() {
         let queues = Queues::new(3);
         let ann = UserId::new("ann").unwrap();
-        let id = |queued: Option<Queued>| queued.map(|q| q.job.id);
+        let id = |queued: Option<Box<Queued>>| queued.map(|q| q.job.id);
         assert!(queues.push(queued("ann", "1", "ann")));
         assert_eq!(id(queues.pop(&ann, false)).as_deref(), Some("1"));
         assert!(!queues.push(queued("ann", "2", "ann")), "it has to wait for the first");

@@ -4,6 +4,10 @@ mod cli;
 
 use std::process::ExitCode;
 
+/// A delivery is made of some fifty small allocations on whichever thread is free.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::run()
 }

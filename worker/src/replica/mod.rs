@@ -218,7 +218,7 @@ fn accept(desk: &Arc<Desk>, tasks: &TaskTracker, delivery: Delivery) {
         Ok(job) => {
             let user = job.user.clone();
             let received_at = desk.clock.monotonic();
-            if desk.queues.push(Queued { job, delivery, received_at }) {
+            if desk.queues.push(Box::new(Queued { job, delivery, received_at })) {
                 tasks.spawn(async move { desk.run_user(&user).await });
             }
         }
