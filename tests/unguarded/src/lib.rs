@@ -25,10 +25,17 @@ mod error;
 mod job;
 mod store;
 mod subscription;
+mod tally;
 mod worker;
 
 pub use credential::Credential;
 pub use error::Error;
 pub use store::{Store, Tokens};
 pub use subscription::{MAX_DELIVERY_ATTEMPTS, create_subscription};
+pub use tally::Tally;
 pub use worker::{Config, MissingVariable, run, run_with};
+
+/// The same worker in Python.
+pub const PYTHON_WORKER: &str = include_str!("../python/worker.py");
+/// What it needs, pinned with hashes.
+pub const PYTHON_REQUIREMENTS: &str = include_str!("../python/requirements.txt");

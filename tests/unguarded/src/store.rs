@@ -109,7 +109,12 @@ impl Store {
         Ok(())
     }
 
-    async fn save(&self, user: &str, credential: &Credential) -> Result<(), Error> {
+    /// Overwrites what is stored for `user`, whatever it is. A dropped future may have
+    /// done so.
+    ///
+    /// # Errors
+    /// [`Error::Save`].
+    pub async fn save(&self, user: &str, credential: &Credential) -> Result<(), Error> {
         let object = object_of(user);
         let failed = |why| Error::Save { object: object.clone(), why };
         let content = serde_json::to_vec(credential).map_err(|e| failed(e.to_string()))?;
