@@ -118,11 +118,11 @@ pub struct Row {
     pub expiries: u64,
     /// Calls of the token endpoint.
     pub refresh_calls: u64,
-    /// Ideally 1.
+    /// Without those in vain; ideally 1.
     pub refresh_calls_per_expiry: f64,
     /// Calls that presented a spent refresh token.
     pub reused_refresh_tokens: u64,
-    /// Calls for users who were locked out by then: jobs that are tried again and again.
+    /// Calls for users who had been locked out for a while: their jobs were tried again.
     pub vain_refresh_calls: u64,
     /// Users whose refresh token the provider no longer takes.
     pub locked_out_users: u64,
