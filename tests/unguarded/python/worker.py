@@ -133,7 +133,7 @@ def main():
     parser.add_argument("--processes", type=int, default=1, help="how many workers (1)")
     parser.add_argument("--threads", type=int, default=10, help="jobs at a time per worker (10)")
     args = parser.parse_args()
-    logging.basicConfig(level=os.environ.get("UNGUARDED_LOG", "ERROR"))
+    logging.basicConfig(level=os.environ.get("UNGUARDED_LOG") or "ERROR")
     early = os.environ.get("UNGUARDED_EARLY_MS")
     if early:
         _helpers.REFRESH_THRESHOLD = datetime.timedelta(milliseconds=int(early))

@@ -29,7 +29,7 @@ Emulators run in this process, replicas as processes of the same binary. A repli
 is killed with SIGKILL in the middle and another one started. Exit code 0 only if
 nothing was lost and nobody was refreshed twice.
 
-With --compare the same users, jobs and kills also meet the way that credentials are often
+With --compare the same users, jobs and kills then meet the way that credentials are often
 shared without Fleet: every replica loads them from a bucket, refreshes them when they have
 expired and saves them, without any guard. Each side has emulators of its own. The jobs
 carry no ordering key and arrive ten of a user at once, each time after the user's token
