@@ -1,5 +1,6 @@
 //! What the tests of this workspace share.
 
+pub mod contention;
 pub mod report;
 pub mod stage;
 

@@ -78,6 +78,10 @@ enum Command {
     /// The main job on a local stack, once, with a report
     #[cfg(feature = "dev")]
     Demo(dev::demo::Args),
+    /// A replica of `fleet demo --compare` that shares credentials without a guard
+    #[cfg(feature = "dev")]
+    #[command(hide = true)]
+    UnguardedWorker(dev::unguarded_worker::Args),
     /// Shell completions, for stdout
     #[command(after_help = "Example:\n  fleet completions bash > /etc/bash_completion.d/fleet")]
     Completions {
@@ -118,6 +122,8 @@ pub(crate) fn run() -> ExitCode {
             Command::Dev(args) => dev::serve::run(args).await,
             #[cfg(feature = "dev")]
             Command::Demo(args) => dev::demo::run(args).await,
+            #[cfg(feature = "dev")]
+            Command::UnguardedWorker(args) => dev::unguarded_worker::run(args).await,
             Command::Completions { .. } => Ok(()),
         }
     });

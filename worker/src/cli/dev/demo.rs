@@ -1,19 +1,19 @@
 //! `fleet demo`: the main job on a local stack, once, with a report.
 
 use std::collections::{HashMap, HashSet};
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Value, json};
-use shared::UserId;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use worker::pubsub::{Delivery, Intake, IntakeSettings, Outgoing, Publisher, Source as _};
+use worker::pubsub::{Delivery, Intake, IntakeSettings, Publisher, Source as _};
 
 use super::super::connect::duration;
 use super::super::output::{self, Usage};
+use super::compare;
+use super::jobs::{self, Arrival};
+use super::progress::Progress;
 use super::report::{Facts, Report};
 use super::stack::{DEAD_REVIEW, Line, OUTCOMES, Plan, Replica, Stack, TOPIC, full};
 
@@ -23,29 +23,39 @@ Examples:
   fleet demo
   fleet demo --users 100 --jobs 5000 --replicas 5
   fleet demo --kill 0 --json
+  fleet demo --compare
 
 Emulators run in this process, replicas as processes of the same binary. A replica
 is killed with SIGKILL in the middle and another one started. Exit code 0 only if
-nothing was lost and nobody was refreshed twice.")]
+nothing was lost and nobody was refreshed twice.
+
+With --compare the same users, jobs and kills then meet the way that credentials are often
+shared without Fleet: every replica loads them from a bucket, refreshes them when they have
+expired and saves them, without any guard. Each side has emulators of its own. The jobs
+carry no ordering key and arrive ten of a user at once, each time after the user's token
+has expired. The exit code is Fleet's.")]
 pub(crate) struct Args {
     /// How many replicas
     #[arg(long, default_value_t = 3)]
-    replicas: usize,
+    pub(super) replicas: usize,
     /// How many users
     #[arg(long, default_value_t = 40)]
-    users: usize,
+    pub(super) users: usize,
     /// How many jobs
     #[arg(long, default_value_t = 2000)]
-    jobs: usize,
+    pub(super) jobs: usize,
     /// How long an access token lives, in whole seconds
     #[arg(long, default_value = "2s", value_parser = duration)]
-    token_lifetime: Duration,
+    pub(super) token_lifetime: Duration,
     /// How many replicas to kill in the middle, one after another
     #[arg(long, default_value_t = 1)]
-    kill: usize,
+    pub(super) kill: usize,
+    /// The same beside it with credentials that are shared without a guard
+    #[arg(long)]
+    compare: bool,
     /// One JSON object instead of the table
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Long enough to be stalled by a busy machine, short enough that a dead
@@ -54,27 +64,28 @@ const LEASE_TTL: &str = "5s";
 const ATTEMPT_TIMEOUT: &str = "2s";
 const API_LATENCY: Duration = Duration::from_millis(100);
 /// Without any news for this long the run has failed.
-const STUCK: Duration = Duration::from_secs(60);
-/// Every so many jobs one is of kind `profile`; the others are `api`.
-const PROFILE_EVERY: usize = 5;
+pub(super) const STUCK: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     args.check()?;
+    let interrupted = async {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => anyhow::anyhow!("interrupted; nothing is left behind"),
+            Err(error) => error.into(),
+        }
+    };
+    tokio::select! {
+        ended = async { if args.compare { compare::run(&args).await } else { alone(&args).await } } => ended,
+        error = interrupted => Err(error),
+    }
+}
+
+async fn alone(args: &Args) -> anyhow::Result<()> {
     let progress = Progress::new(args.jobs as u64);
     progress.say("starting emulators");
-    let stack = Stack::start(Plan {
-        token_lifetime: args.token_lifetime,
-        api_latency: API_LATENCY,
-        replica_flags: ["--lease-ttl", LEASE_TTL, "--attempt-timeout", ATTEMPT_TIMEOUT]
-            .map(str::to_owned)
-            .to_vec(),
-    })
-    .await?;
-    let report = tokio::select! {
-        report = play(&args, &stack, &progress) => report?,
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; nothing is left behind"),
-    };
-    progress.bar.finish_and_clear();
+    let stack = Stack::start(args.plan()).await?;
+    let report = play(args, &stack, &progress, Arrival::AtOnce).await?;
+    progress.clear();
     if args.json {
         output::json(&report.to_json())?;
     } else {
@@ -99,40 +110,23 @@ impl Args {
         }
         Ok(())
     }
-}
 
-/// What is shown while it runs: a bar on a terminal, plain lines elsewhere.
-struct Progress {
-    bar: ProgressBar,
-}
-
-impl Progress {
-    fn new(jobs: u64) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(jobs), ProgressDrawTarget::stderr());
-        if let Ok(style) =
-            ProgressStyle::with_template("{bar:30} {pos}/{len} jobs  {elapsed}  {msg}")
-        {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(250));
-        Self { bar }
-    }
-
-    /// So many jobs have ended; without a terminal every quarter is a line.
-    fn at(&self, jobs: u64) {
-        let (before, total) = (self.bar.position(), self.bar.length().unwrap_or(1));
-        self.bar.set_position(jobs);
-        if !std::io::stderr().is_terminal() && before * 4 / total < jobs * 4 / total {
-            output::note(format!("{jobs}/{total} jobs"));
+    /// The stack that the fleet runs on.
+    pub(super) fn plan(&self) -> Plan {
+        Plan {
+            token_lifetime: self.token_lifetime,
+            api_latency: API_LATENCY,
+            refresh_latency: Duration::ZERO,
+            replica_flags: ["--lease-ttl", LEASE_TTL, "--attempt-timeout", ATTEMPT_TIMEOUT]
+                .map(str::to_owned)
+                .to_vec(),
         }
     }
 
-    fn say(&self, text: &str) {
-        if std::io::stderr().is_terminal() {
-            self.bar.println(format!("· {text}"));
-        } else {
-            output::note(text);
-        }
+    /// Whether it is time for the next kill: they are spread over the first two thirds.
+    pub(super) fn kill_is_due(&self, killed: usize, ended: usize) -> bool {
+        let at = self.jobs * (killed + 1) / (self.kill + 1) * 2 / 3;
+        killed < self.kill && ended > at
     }
 }
 
@@ -146,7 +140,13 @@ struct Tally {
     token_us: Vec<u64>,
 }
 
-async fn play(args: &Args, stack: &Stack, progress: &Progress) -> anyhow::Result<Report> {
+/// The main job on `stack`, from the first replica to the end of the last.
+pub(super) async fn play(
+    args: &Args,
+    stack: &Stack,
+    progress: &Progress,
+    arrival: Arrival,
+) -> anyhow::Result<Report> {
     let (lines, mut logged) = mpsc::unbounded_channel();
     progress.say(&format!("starting {} replicas", args.replicas));
     let mut replicas = Vec::new();
@@ -158,20 +158,20 @@ async fn play(args: &Args, stack: &Stack, progress: &Progress) -> anyhow::Result
     progress.say(&format!("importing {} users with live tokens", args.users));
     let users = stack.import_users(args.users).await?;
     let started = Instant::now();
-    let publishing = tokio::spawn(publish(stack_publisher(stack).await?, users, args.jobs));
+    let publisher = Publisher::open(&stack.connection(), &full("topics", TOPIC)).await?;
+    let publishing = tokio::spawn(jobs::publish(publisher, users, args.jobs, arrival));
     let mut tally = Tally::default();
     let mut killed: Vec<String> = Vec::new();
     let mut next_number = args.replicas + 1;
     let mut last_news = Instant::now();
     while tally.distinct() < args.jobs {
-        let kill_at = args.jobs * (killed.len() + 1) / (args.kill + 1) * 2 / 3;
-        if killed.len() < args.kill && tally.ended.len() > kill_at {
+        if args.kill_is_due(killed.len(), tally.ended.len()) {
             let victim = replicas.remove(0);
             let (number, holder) = (victim.number, victim.holder.clone());
             victim.kill().await?;
             killed.push(holder);
             progress.say(&format!("killed replica {number}, starting replica {next_number}"));
-            progress.bar.set_message("(the dead replica's messages come back within 10 s)");
+            progress.remark("(the dead replica's messages come back within 10 s)");
             replicas.push(stack.replica(next_number, lines.clone()).await?);
             next_number += 1;
         }
@@ -234,42 +234,8 @@ async fn intake(stack: &Stack, subscription: &str) -> anyhow::Result<Intake> {
     Ok(Intake::open(&stack.connection(), settings).await?)
 }
 
-async fn stack_publisher(stack: &Stack) -> anyhow::Result<Publisher> {
-    Ok(Publisher::open(&stack.connection(), &full("topics", TOPIC)).await?)
-}
-
-/// Publishes the jobs, users in turn, each under its user as ordering key.
-async fn publish(publisher: Publisher, users: Vec<UserId>, jobs: usize) -> anyhow::Result<()> {
-    let published: Vec<_> = (0..jobs)
-        .map(|number| {
-            let user = &users[number % users.len()];
-            let id = format!("job-{number}");
-            let job = if number % PROFILE_EVERY == PROFILE_EVERY - 1 {
-                json!({"id": id, "user": user.as_str(), "kind": "profile"})
-            } else {
-                json!({"id": id, "user": user.as_str(), "kind": "api", "params": {
-                    "method": "POST",
-                    "url": "https://tasks.googleapis.com/tasks/v1/lists/@default/tasks",
-                    // Counted by the emulator, so that duplicates show.
-                    "headers": {"x-effect-id": id},
-                    "body": {"title": format!("Task {number}")},
-                }})
-            };
-            publisher.publish(Outgoing {
-                data: job.to_string().into(),
-                ordering_key: user.as_str().to_owned(),
-                ..Outgoing::default()
-            })
-        })
-        .collect();
-    for one in published {
-        one.await?;
-    }
-    Ok(())
-}
-
 /// Ends when a replica does, which none should by itself.
-async fn any_death(replicas: &mut [Replica]) -> String {
+pub(super) async fn any_death(replicas: &mut [Replica]) -> String {
     let deaths = replicas.iter_mut().map(|replica| Box::pin(replica.died()));
     futures_util::future::select_all(deaths).await.0
 }
@@ -297,7 +263,8 @@ impl Tally {
         if let Some(us) = line.fields["token_us"].as_u64() {
             self.token_us.push(us);
         }
-        if matches!(line.fields["severity"].as_str(), Some("WARNING" | "ERROR")) {
+        let severity = line.fields["severity"].as_str();
+        if severity == Some("ERROR") || (severity == Some("WARNING") && progress.warns()) {
             progress.say(&line.for_people());
         }
     }

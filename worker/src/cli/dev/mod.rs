@@ -1,6 +1,11 @@
 //! The local stack: emulators in this process, replicas as processes.
 
+mod compare;
+mod comparison;
 pub(super) mod demo;
+mod jobs;
+mod progress;
 mod report;
 pub(super) mod serve;
 mod stack;
+pub(super) mod unguarded_worker;

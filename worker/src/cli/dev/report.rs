@@ -8,7 +8,9 @@ use emulators::google::RefreshOutcome;
 use serde_json::{Value, json};
 use shared::Policy;
 use tokio::time::Instant;
+use unguarded::Tally;
 
+use super::comparison::Side;
 use super::stack::{SUBSCRIPTION, Stack, full};
 
 /// What a run has to tell.
@@ -117,6 +119,18 @@ impl Report {
             Some(format!("storage refused {} write(s) as too frequent", self.storage_throttled))
         } else {
             None
+        }
+    }
+
+    /// The part that can be said of other ways, too.
+    pub(super) fn side(&self, tally: Tally) -> Side {
+        Side {
+            killed: self.killed,
+            done: self.done,
+            set_aside: self.parked + self.rejected + self.dead_lettered,
+            lost: self.lost,
+            crash_window: self.crash_window,
+            tally,
         }
     }
 

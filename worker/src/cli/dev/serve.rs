@@ -40,6 +40,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let stack = Stack::start(Plan {
         token_lifetime: args.token_lifetime,
         api_latency: Duration::ZERO,
+        refresh_latency: Duration::ZERO,
         replica_flags: Vec::new(),
     })
     .await?;

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use emulators::google::{self, ClientKind, Fingerprint, Google};
 use emulators::pubsub::{self, PubSub};
 use emulators::storage::{self, Storage};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use shared::adapters::{HttpTokenEndpoint, SystemClock, http_client};
@@ -50,6 +50,7 @@ const MIN_BACKOFF: Duration = Duration::from_secs(1);
 pub(super) struct Plan {
     pub(super) token_lifetime: Duration,
     pub(super) api_latency: Duration,
+    pub(super) refresh_latency: Duration,
     /// Flags of every replica.
     pub(super) replica_flags: Vec<String>,
 }
@@ -79,6 +80,7 @@ impl Stack {
             token_lifetime: plan.token_lifetime,
             rotate: true,
             api_latency: plan.api_latency,
+            refresh_latency: plan.refresh_latency,
             ..google::Config::default()
         })
         .await
@@ -161,31 +163,42 @@ impl Stack {
         self.folder.path().join("client.json")
     }
 
+    /// The OAuth client of everybody here.
+    pub(super) fn client(&self) -> anyhow::Result<OAuthClient> {
+        Ok(OAuthClient::from_json(&std::fs::read(self.client_path())?)?)
+    }
+
+    /// A user who has consented, with a live access token and when that expires.
+    pub(super) fn consent(
+        &self,
+        number: usize,
+    ) -> anyhow::Result<(String, google::Grant, Timestamp)> {
+        let sub = format!("user-{number}");
+        let user = google::User {
+            email: format!("{sub}@example.com"),
+            name: format!("User {number}"),
+            sub: sub.clone(),
+            ..google::User::default()
+        };
+        let granted = self.google.add_user(user, SCOPES);
+        let life = SignedDuration::try_from(Duration::from_secs(granted.expires_in))?;
+        Ok((sub, granted, SystemClock::default().wall() + life))
+    }
+
     /// Imports users that have consented, with live access tokens.
     pub(super) async fn import_users(&self, count: usize) -> anyhow::Result<Vec<UserId>> {
-        let client = OAuthClient::from_json(&std::fs::read(self.client_path())?)?;
+        let client = self.client()?;
         let endpoint = HttpTokenEndpoint::new(&client, http_client("fleet-demo")?)?;
         let bucket = self.place()?.bucket(BUCKET).await?.shared();
         let store = TokenStore::builder(bucket, Arc::new(endpoint)).build()?;
         let mut users = Vec::with_capacity(count);
         for number in 1..=count {
-            let sub = format!("user-{number}");
-            let granted = self.google.add_user(
-                google::User {
-                    email: format!("{sub}@example.com"),
-                    name: format!("User {number}"),
-                    sub: sub.clone(),
-                    ..google::User::default()
-                },
-                SCOPES,
-            );
-            let life = Duration::from_secs(granted.expires_in);
-            let expires_at = SystemClock::default().wall() + SignedDuration::try_from(life)?;
+            let (sub, granted, expires_at) = self.consent(number)?;
             let grant = Grant {
                 refresh_token: Some(Secret::new(granted.refresh_token)),
                 access_token: Some(Secret::new(granted.access_token)),
                 expires_at: Some(expires_at),
-                expires_in: Some(life),
+                expires_in: Some(Duration::from_secs(granted.expires_in)),
                 scopes: granted.scopes,
                 sub: Some(sub.clone()),
             };
@@ -208,7 +221,6 @@ impl Stack {
         command.args(&self.plan.replica_flags);
         let mut child = command.spawn().context("a replica cannot be started")?;
         let stderr = child.stderr.take().context("a replica has no stderr")?;
-        let stdin = child.stdin.take();
         let mut reader = BufReader::new(stderr).lines();
         let mut holder = None;
         let mut last = String::new();
@@ -232,11 +244,11 @@ impl Stack {
                 drop(lines.send(Line::read(number, &text)));
             }
         });
-        Ok(Replica { number, holder, child, _stdin: stdin })
+        Ok(Replica::new(number, holder, child))
     }
 
     /// A child of this program on this stack.
-    fn command(&self, name: &str) -> anyhow::Result<Command> {
+    pub(super) fn command(&self, name: &str) -> anyhow::Result<Command> {
         let program = std::env::current_exe().context("this program's own path is unknown")?;
         let mut command = Command::new(program);
         // Settings of the caller's fleet must not leak into this one.
@@ -280,7 +292,6 @@ impl Stack {
         }
         let mut child = command.env("FLEET_SESSION_KEY", key).spawn()?;
         let stderr = child.stderr.take().context("the pages have no stderr")?;
-        let stdin = child.stdin.take();
         let mut reader = BufReader::new(stderr).lines();
         let mut last = String::new();
         while let Some(text) = reader.next_line().await? {
@@ -295,7 +306,7 @@ impl Stack {
                         drop(lines.send(Line::read(number, &text)));
                     }
                 });
-                return Ok((Replica { number, holder, child, _stdin: stdin }, url));
+                return Ok((Replica::new(number, holder, child), url));
             }
         }
         anyhow::bail!("the pages did not start: {last}")
@@ -359,6 +370,12 @@ pub(super) struct Replica {
 }
 
 impl Replica {
+    /// A child with piped stdin, and how it names itself.
+    pub(super) fn new(number: usize, holder: String, mut child: Child) -> Self {
+        let stdin = child.stdin.take();
+        Self { number, holder, child, _stdin: stdin }
+    }
+
     /// SIGKILL, as a node that dies.
     pub(super) async fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill().await.context("a replica cannot be killed")

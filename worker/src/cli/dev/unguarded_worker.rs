@@ -1,0 +1,35 @@
+//! `fleet unguarded-worker`: a replica for the other side of `fleet demo --compare`.
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use super::super::output::Usage;
+use super::super::worker::watch_stdin;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  fleet demo --compare     # starts these by itself")]
+pub(crate) struct Args {
+    /// Stop when stdin closes: ties a child to its parent
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let config = unguarded::Config::from_env().map_err(|e| Usage(e.to_string()))?;
+    let orphaned = async {
+        if args.until_stdin_closes {
+            watch_stdin().await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = unguarded::run(&config, CancellationToken::new()) => {
+            ended.context("the unguarded worker failed")
+        }
+        // At once: its storage client would wait for servers that are gone.
+        () = orphaned => Ok(()),
+    }
+}
