@@ -91,6 +91,11 @@ impl Client {
         stdin.write_all(b"\n").await.context("a client is gone")
     }
 
+    /// Its process ID, while it runs.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// The process, whatever it says.
     pub(crate) fn into_child(self) -> Child {
         self.child

@@ -9,6 +9,7 @@ use emulators::pubsub::Stats;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use shared::OAuthClient;
 use tests::stage::{BUCKET, Cloud, full, token_record};
 use worker::pubsub::{Admin, Connection, Outgoing, Publisher, SubscriptionPlan};
 
@@ -79,24 +80,31 @@ impl Ground {
         age: Duration,
     ) -> anyhow::Result<()> {
         let sub = user(number);
-        let grant = self.google.add_user(
-            google::User {
-                sub: sub.clone(),
-                email: format!("{sub}@example.com"),
-                name: format!("The user {sub}"),
-                ..google::User::default()
-            },
-            SCOPES,
-        );
+        let grant = self.consent(&sub);
         let record = token_record(&grant, &sub, &SCOPES, life, age, &self.google)?;
         self.cloud.create(BUCKET, &format!("tokens/{sub}.json"), &record.to_string()).await
     }
 
+    /// A user's consent.
+    pub(crate) fn consent(&self, sub: &str) -> google::Grant {
+        let account = google::User {
+            sub: sub.to_owned(),
+            email: format!("{sub}@example.com"),
+            name: format!("The user {sub}"),
+            ..google::User::default()
+        };
+        self.google.add_user(account, SCOPES)
+    }
+
+    /// The OAuth client that the consents are for.
+    pub(crate) fn oauth_client(&self) -> anyhow::Result<OAuthClient> {
+        let client = self.google.client_json(ClientKind::Installed, &[]);
+        Ok(OAuthClient::from_json(client.to_string().as_bytes())?)
+    }
+
     /// An access token of a user's, for a client that has a constant one.
     pub(crate) fn constant_token(&self) -> String {
-        let sub = "constant".to_owned();
-        let account = google::User { sub, ..google::User::default() };
-        self.google.add_user(account, SCOPES).access_token
+        self.consent("constant").access_token
     }
 
     /// A topic of its own with so many jobs in it, spread over the users; the place to

@@ -3,6 +3,7 @@
 mod bare;
 mod raw;
 mod replica;
+mod unguarded;
 mod users;
 
 use std::io::Write as _;
@@ -27,6 +28,8 @@ pub(crate) enum Role {
     BareCalls { place: Place, jobs: u64, outstanding: usize, at_once: usize, token: String },
     /// A worker.
     Replica(ReplicaRole),
+    /// A worker that loads, refreshes and saves credentials without a guard.
+    Unguarded { place: Place, at_once: usize },
     /// A replica that uses every user every so often until all tokens are renewed.
     Use { place: Place, users: usize, every: Duration },
     /// A replica that holds more and more users in memory.
@@ -56,6 +59,7 @@ pub(crate) fn play(role: Role) -> anyhow::Result<()> {
                 bare::run_calls(place, jobs, outstanding, at_once, token).await
             }
             Role::Replica(role) => replica::run(role).await,
+            Role::Unguarded { place, at_once } => unguarded::run(place, at_once).await,
             Role::Use { place, users, every } => users::run(place, users, every).await,
             Role::Hold { place, steps } => users::hold(place, steps).await,
         }

@@ -5,6 +5,7 @@ mod footprint;
 mod limit;
 mod scaling;
 mod throughput;
+mod unguarded;
 
 use crate::measure::Samples;
 use crate::report::{Report, Row};
@@ -16,6 +17,8 @@ pub(crate) enum Section {
     Limit,
     /// Jobs per second and processor time per job, beside bare loops
     Throughput,
+    /// Beside sharing credentials without a guard, in Rust and in Python
+    Unguarded,
     /// 10,000 users whose tokens expire in the same minute
     Expiry,
     /// 1 to 16 replicas; storage requests per refresh for 1 to 64
@@ -33,6 +36,7 @@ impl Section {
         match self {
             Self::Limit => "what the embedded emulator can do",
             Self::Throughput => "throughput beside bare loops",
+            Self::Unguarded => "beside the unguarded way (about six minutes)",
             Self::Expiry => "mass expiry (about five minutes)",
             Self::Scaling => "scaling",
             Self::Footprint => "footprint",
@@ -43,6 +47,7 @@ impl Section {
         match self {
             Self::Limit => limit::run(runs, report).await,
             Self::Throughput => throughput::run(runs, report).await,
+            Self::Unguarded => unguarded::run(runs, report).await,
             Self::Expiry => expiry::run(report).await,
             Self::Scaling => scaling::run(runs, report).await,
             Self::Footprint => footprint::run(runs, report).await,
