@@ -71,8 +71,9 @@ async fn a_usable_token_in_memory_costs_no_allocation() {
     for user in &adopted {
         store.import(user, grant(), true).await.unwrap();
     }
-    // What is set up once, per thread or process.
+    // What is set up once: per thread, per process, and per token.
     allocated(&store, &own);
+    allocated(&store, &adopted);
     assert_eq!(allocated(&store, &own), 0, "blocks in {CALLS} calls, own tokens");
     assert_eq!(allocated(&store, &adopted), 0, "blocks in {CALLS} calls, adopted tokens");
     // And it does count.
