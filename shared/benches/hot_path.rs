@@ -1,65 +1,36 @@
 //! `get_credentials` for a usable token, beside the least that it could cost: a
 //! lookup in the same cache, one clock read and one `Arc` clone (the lookup's own).
 //!
-//! `cargo bench -p shared` prints nanoseconds on one thread and on two. `cargo bench -p
-//! shared --bench hot_path -- count SUBJECT CALLS` makes that many calls and nothing
-//! else, for `shared/benches/instructions.sh`, which counts them with callgrind.
+//! Own tokens were obtained by this replica and age on the monotonic clock; another
+//! replica obtained adopted ones, and for these the wall clock counts.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench fails by panicking")]
 
+mod measuring;
+#[path = "measuring/no_endpoint.rs"]
+mod no_endpoint;
+#[path = "measuring/wall_only.rs"]
+mod wall_only;
+
+use std::future::Future as _;
 use std::hint::black_box;
+use std::pin::pin;
 use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use shared::adapters::{MemoryBucket, SystemClock};
-use shared::ports::{Answer, Clock, EndpointError, Monotonic, TokenEndpoint};
+use shared::ports::Clock;
 use shared::{Grant, Secret, TokenStore, UserId};
+
+use measuring::{Measured, timed};
+use no_endpoint::NoEndpoint;
+use wall_only::WallOnly;
 
 const USERS: usize = 1000;
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-#[derive(Debug)]
-struct NoEndpoint;
-
-impl TokenEndpoint for NoEndpoint {
-    fn refresh<'a>(
-        &'a self,
-        _refresh_token: &'a Secret,
-        _timeout: Duration,
-    ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
-        panic!("the hot path does no I/O")
-    }
-
-    fn client_id(&self) -> &'static str {
-        "client"
-    }
-
-    fn token_uri(&self) -> &'static str {
-        "https://token.test/"
-    }
-}
-
-/// The wall clock for both: the tool cannot follow the other one everywhere.
-#[derive(Debug, Clone, Copy, Default)]
-struct WallOnly(SystemClock);
-
-impl Clock for WallOnly {
-    fn wall(&self) -> jiff::Timestamp {
-        self.0.wall()
-    }
-
-    fn monotonic(&self) -> Monotonic {
-        Monotonic(self.wall().duration_since(jiff::Timestamp::UNIX_EPOCH).unsigned_abs())
-    }
-
-    fn sleep(&self, _duration: Duration) -> BoxFuture<'static, ()> {
-        panic!("nothing waits on the hot path")
-    }
-}
 
 /// What is measured: one call for one user.
 trait Subject: Sync {
@@ -83,7 +54,10 @@ struct Store(TokenStore);
 impl Subject for Store {
     #[inline]
     fn call(&self, user: &UserId) {
-        black_box(self.0.get_credentials(user).now_or_never()).unwrap().unwrap();
+        // In place, as `.await` polls it.
+        let mut asked = pin!(self.0.get_credentials(user));
+        let polled = asked.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(black_box(polled), Poll::Ready(Ok(_))));
     }
 }
 
@@ -105,8 +79,6 @@ fn floor<C: Clock>(users: &[UserId], clock: C) -> Floor<C> {
     Floor(cache, clock)
 }
 
-/// `own`: the tokens were obtained here and age on the monotonic clock; otherwise
-/// another replica obtained them and the wall clock counts.
 fn store(users: &[UserId], own: bool, clock: impl Clock) -> Store {
     let expires_at = clock.wall() + jiff::SignedDuration::try_from(DAY).unwrap();
     let store = TokenStore::builder(Arc::new(MemoryBucket::default()), Arc::new(NoEndpoint))
@@ -142,14 +114,11 @@ fn calls(subject: &impl Subject, users: &[UserId], count: u64) {
 }
 
 /// How long `threads` take for `count` calls each, from a common start.
-#[expect(clippy::disallowed_methods, reason = "a bench measures real time")]
-fn timed(subject: &impl Subject, users: &[UserId], threads: usize, count: u64) -> Duration {
+fn on_threads(subject: &impl Subject, users: &[UserId], threads: usize, count: u64) -> Duration {
     let barrier = Barrier::new(threads);
     let one = || {
         barrier.wait();
-        let started = Instant::now();
-        calls(subject, users, count);
-        started.elapsed()
+        timed(|| calls(subject, users, count))
     };
     std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
@@ -167,36 +136,34 @@ fn compare(criterion: &mut Criterion) {
             let mut group = criterion.benchmark_group(format!("{shape}, {threads} thread(s)"));
             group.throughput(Throughput::Elements(threads as u64));
             group.bench_function(BenchmarkId::from_parameter("bare lookup"), |b| {
-                b.iter_custom(|count| timed(&floor, users, threads, count));
+                b.iter_custom(|count| on_threads(&floor, users, threads, count));
             });
             group.bench_function(BenchmarkId::from_parameter("own token"), |b| {
-                b.iter_custom(|count| timed(&own, users, threads, count));
+                b.iter_custom(|count| on_threads(&own, users, threads, count));
             });
             group.bench_function(BenchmarkId::from_parameter("adopted token"), |b| {
-                b.iter_custom(|count| timed(&adopted, users, threads, count));
+                b.iter_custom(|count| on_threads(&adopted, users, threads, count));
             });
             group.finish();
         }
     }
 }
 
+fn counting(name: &'static str, subject: impl Subject + 'static) -> Measured {
+    let users = users();
+    Measured::many(name, move |count| calls(&subject, &users, count))
+}
+
 fn main() {
-    let words: Vec<String> = std::env::args().collect();
-    if let Some(at) = words.iter().position(|word| word == "count") {
-        let users = users();
-        let count = words[at + 2].parse().unwrap();
-        match words[at + 1].as_str() {
-            "floor" => calls(&floor(&users, WallOnly::default()), &users, count),
-            "own" => calls(&store(&users, true, WallOnly::default()), &users, count),
-            "adopted" => calls(&store(&users, false, WallOnly::default()), &users, count),
-            other => panic!("{other:?} is none of floor, own, adopted"),
-        }
-        return;
+    let (users, clock) = (users(), WallOnly::default());
+    let counted = measuring::counted(&[
+        counting("bare lookup", floor(&users, clock)),
+        counting("own token", store(&users, true, clock)),
+        counting("adopted token", store(&users, false, clock)),
+    ]);
+    if !counted {
+        let mut criterion = measuring::criterion();
+        compare(&mut criterion);
+        criterion.final_summary();
     }
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .configure_from_args();
-    compare(&mut criterion);
-    criterion.final_summary();
 }

@@ -1,42 +1,25 @@
 //! The hot path allocates nothing. A binary of its own: its allocator counts.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../benches/measuring/no_endpoint.rs"]
+mod no_endpoint;
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use shared::adapters::{MemoryBucket, SystemClock};
-use shared::ports::{Answer, Clock as _, EndpointError, TokenEndpoint};
-use shared::{Grant, Secret, TokenStore, UserId};
+use shared::ports::Clock as _;
+use shared::{Grant, TokenStore, UserId};
+
+use no_endpoint::NoEndpoint;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 const CALLS: u64 = 10_000;
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-#[derive(Debug)]
-struct NoEndpoint;
-
-impl TokenEndpoint for NoEndpoint {
-    fn refresh<'a>(
-        &'a self,
-        _refresh_token: &'a Secret,
-        _timeout: Duration,
-    ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
-        panic!("the hot path does no I/O")
-    }
-
-    fn client_id(&self) -> &'static str {
-        "client"
-    }
-
-    fn token_uri(&self) -> &'static str {
-        "https://token.test/"
-    }
-}
 
 /// How many blocks the calls allocated. Each call is polled once: it has nothing to
 /// wait for.
@@ -71,8 +54,9 @@ async fn a_usable_token_in_memory_costs_no_allocation() {
     for user in &adopted {
         store.import(user, grant(), true).await.unwrap();
     }
-    // What is set up once, per thread or process.
+    // What is set up once: per thread, per process, and per token.
     allocated(&store, &own);
+    allocated(&store, &adopted);
     assert_eq!(allocated(&store, &own), 0, "blocks in {CALLS} calls, own tokens");
     assert_eq!(allocated(&store, &adopted), 0, "blocks in {CALLS} calls, adopted tokens");
     // And it does count.

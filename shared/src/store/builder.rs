@@ -4,7 +4,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use quick_cache::UnitWeighter;
-use quick_cache::sync::Cache;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +16,8 @@ use crate::record::RecordCodec;
 
 use super::counters::Counters;
 use super::served::ScopeSets;
-use super::{DEFAULT_CACHED_USERS, Health, Inner, PinFlights, TokenStore};
+use super::slot::{PinFlights, Slots};
+use super::{DEFAULT_CACHED_USERS, Health, Inner, TokenStore};
 
 /// Configures a [`TokenStore`].
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Builder {
                 token_uri: self.endpoint.token_uri().into(),
                 holder: holder.into(),
             },
-            entries: Cache::with(
+            slots: Slots::with(
                 capacity,
                 u64::try_from(capacity).unwrap_or(u64::MAX),
                 UnitWeighter,

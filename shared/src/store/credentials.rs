@@ -10,48 +10,48 @@ use crate::record::GrantId;
 use crate::secret::Secret;
 use crate::user_id::UserId;
 
-use super::served::Served;
+use super::slot::Offer;
 
 /// A usable access token of one user. A clone costs one reference count.
 ///
 /// It does not renew itself: ask the store again before each use, and tell it
 /// when an API rejects this one ([`TokenStore::renew`](super::TokenStore::renew)).
 #[derive(Clone)]
-pub struct Credentials(Arc<Served>);
+pub struct Credentials(Arc<Offer>);
 
 impl Credentials {
-    pub(super) fn new(served: Arc<Served>) -> Self {
-        Self(served)
+    pub(super) fn new(offer: Arc<Offer>) -> Self {
+        Self(offer)
     }
 
     pub(super) fn held(&self) -> &Held {
-        self.0.held()
+        self.0.served.held()
     }
 
     /// Whose it is.
     pub fn user(&self) -> &UserId {
-        &self.0.held().record.user
+        &self.held().record.user
     }
 
     /// The access token, for an `Authorization: Bearer` header to a host that
     /// may have it.
     pub fn access_token(&self) -> &Secret {
-        self.0.access_token()
+        self.0.served.access_token()
     }
 
     /// The provider's answer that it came from.
     pub fn grant_id(&self) -> &GrantId {
-        &self.0.held().record.grant_id
+        &self.held().record.grant_id
     }
 
     /// When it expires, by the wall clock of whoever obtained it.
     pub fn expires_at(&self) -> Option<Timestamp> {
-        self.0.held().record.expires_at
+        self.held().record.expires_at
     }
 
     /// The scopes that the provider reported, sorted.
     pub fn scopes(&self) -> &[String] {
-        self.0.scopes()
+        self.0.served.scopes()
     }
 }
 

@@ -154,12 +154,12 @@ fn land(
         Finish::Use(held, _) => {
             // A login in this process may have stored a later record meanwhile, which
             // this flight read or wrote too early to know.
-            let later = state.held.as_ref().filter(|now| now.held().generation > held.generation);
+            let later = state.held().filter(|now| now.held().generation > held.generation);
             let served = match later {
                 Some(later) => Arc::clone(later),
                 None => inner.serve(*held),
             };
-            state.held = Some(Arc::clone(&served));
+            state.hold(Some(Arc::clone(&served)));
             state.look_at_will();
             Phase::Done(Ok(served))
         }
@@ -169,7 +169,7 @@ fn land(
         }
         Finish::Failed(error) => {
             if matches!(error, Error::NeedsConsent(_)) {
-                state.held = None;
+                state.hold(None);
             }
             state.put_look_off(&inner.policy, now, inner.random.unit());
             Phase::Done(Err(error))
@@ -187,7 +187,7 @@ fn land(
 /// The new token is served from here while its commit is retried.
 fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &watch::Sender<Phase>) {
     let mut state = entry.lock();
-    let known = state.held.as_ref().is_some_and(|s| s.held().record.grant_id == record.grant_id);
+    let known = state.held().is_some_and(|s| s.held().record.grant_id == record.grant_id);
     if !known {
         let received = state.memory.received.as_ref().filter(|(id, _)| *id == record.grant_id);
         let held = Held {
@@ -196,7 +196,7 @@ fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &wat
             record: record.clone(),
             generation: None,
         };
-        state.held = Some(inner.serve(held));
+        state.hold(Some(inner.serve(held)));
     }
     drop(state);
     phase.send_replace(Phase::Serving);

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::policy::Policy;
 use crate::ports::Monotonic;
 use crate::protocol::Memory;
+use crate::record::GrantId;
 use crate::schedule::Schedule;
 use crate::user_id::UserId;
 
@@ -28,7 +29,7 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct EntryState {
     /// The record that callers are served from.
-    pub(super) held: Option<Arc<Served>>,
+    held: Option<Arc<Served>>,
     pub(super) memory: Memory,
     pub(super) flight: Option<Running>,
     /// When a token that is due may be looked at again in the background.
@@ -57,6 +58,32 @@ pub(super) enum Phase {
 }
 
 impl EntryState {
+    /// The record that callers are served from.
+    pub(super) fn held(&self) -> Option<&Arc<Served>> {
+        self.held.as_ref()
+    }
+
+    /// Serves callers from `served` from now on. Whoever has its predecessor at hand
+    /// finds out: [`Served::is_current`].
+    pub(super) fn hold(&mut self, served: Option<Arc<Served>>) {
+        if let Some(before) = std::mem::replace(&mut self.held, served) {
+            before.set_current(false);
+        }
+        if let Some(held) = &self.held {
+            held.set_current(!self.memory.rejected.contains(&held.held().record.grant_id));
+        }
+    }
+
+    /// Remembers that an API rejected `grant`: callers are not served from it again.
+    pub(super) fn reject(&mut self, grant: &GrantId) {
+        self.memory.rejected.insert(grant);
+        if let Some(held) = &self.held
+            && held.held().record.grant_id == *grant
+        {
+            held.set_current(false);
+        }
+    }
+
     /// Puts the next look off, longer each time; `unit` in `0.0..1.0` is its jitter.
     pub(super) fn put_look_off(&mut self, policy: &Policy, now: Monotonic, unit: f64) {
         // Most entries never need one.

@@ -8,6 +8,7 @@ mod entry;
 mod reseal;
 mod revoke;
 mod served;
+mod slot;
 mod write;
 
 use std::fmt;
@@ -15,8 +16,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quick_cache::sync::Cache;
-use quick_cache::{Lifecycle, UnitWeighter};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +37,7 @@ pub use write::{Grant, Imported, Login};
 use counters::Counters;
 use entry::{Entry, EntryState, Phase, Running};
 use served::{ScopeSets, Served};
+use slot::{Slot, Slots};
 
 /// How many users are kept in memory unless the builder is told otherwise.
 pub const DEFAULT_CACHED_USERS: usize = 100_000;
@@ -70,7 +70,7 @@ pub(crate) struct Inner {
     random: Arc<Randomness>,
     policy: Arc<Policy>,
     identity: Identity,
-    entries: Cache<UserId, Arc<Entry>, UnitWeighter, ahash::RandomState, PinFlights>,
+    slots: Slots,
     scope_sets: ScopeSets,
     /// Whether a refresh-ahead that tokens do not allow was reported.
     cap_reported: AtomicBool,
@@ -79,22 +79,6 @@ pub(crate) struct Inner {
     counters: Counters,
     tasks: TaskTracker,
     stopping: CancellationToken,
-}
-
-/// Keeps entries with a flight under way in the cache.
-#[derive(Debug, Clone, Copy)]
-struct PinFlights;
-
-impl Lifecycle<UserId, Arc<Entry>> for PinFlights {
-    type RequestState = ();
-
-    fn begin_request(&self) {}
-
-    fn on_evict(&self, _state: &mut (), _user: UserId, _entry: Arc<Entry>) {}
-
-    fn is_pinned(&self, _user: &UserId, entry: &Arc<Entry>) -> bool {
-        entry.is_flying()
-    }
 }
 
 impl TokenStore {
@@ -109,12 +93,18 @@ impl TokenStore {
     /// # Errors
     /// See [`Error`]; [`Error::NeedsConsent`] when only the user can help.
     pub async fn get_credentials(&self, user: &UserId) -> Result<Credentials, Error> {
-        let entry = self.0.entry(user);
-        if let Some(held) = self.at_hand(&entry) {
-            return Ok(Credentials::new(held));
-        }
-        // Boxed, so that callers who need no wait do not carry its state.
-        Box::pin(self.obtain(entry)).await
+        let slot = match self.0.slot(user) {
+            Slot::Served(offer) if offer.stands(&*self.0.clock) => {
+                return Ok(Credentials::new(offer));
+            }
+            slot => slot,
+        };
+        let served = match self.at_hand(slot.entry()) {
+            Some(served) => served,
+            // Boxed, so that callers who need no wait do not carry its state.
+            None => Box::pin(self.obtain(slot.entry())).await?,
+        };
+        Ok(slot.hand_out(served, &self.0.slots))
     }
 
     /// The held token, when it may be handed out. Unless a look at the bucket is
@@ -123,11 +113,8 @@ impl TokenStore {
         let clock = &self.0.clock;
         {
             let state = entry.read();
-            let held = state.held.as_ref()?;
+            let held = state.held()?;
             let (policy, rejected) = (&self.0.policy, &state.memory.rejected);
-            if held.is_fresh(&**clock) && !rejected.contains(&held.held().record.grant_id) {
-                return Some(Arc::clone(held));
-            }
             match held.held().freshness_by(policy, rejected, || clock.monotonic(), || clock.wall())
             {
                 Freshness::Unusable => return None,
@@ -141,7 +128,7 @@ impl TokenStore {
         self.serve(entry, &mut entry.lock())
     }
 
-    async fn obtain(&self, entry: Arc<Entry>) -> Result<Credentials, Error> {
+    async fn obtain(&self, entry: &Arc<Entry>) -> Result<Arc<Served>, Error> {
         let mut deadline = None;
         // A flight that is under way may have got its token long before this
         // call. One that begins later is this call's own, whatever it brings,
@@ -150,14 +137,14 @@ impl TokenStore {
         loop {
             let mut running = {
                 let mut state = entry.lock();
-                if let Some(held) = self.serve(&entry, &mut state) {
-                    return Ok(Credentials::new(held));
+                if let Some(held) = self.serve(entry, &mut state) {
+                    return Ok(held);
                 }
                 if let Some(running) = &state.flight {
                     running.clone()
                 } else {
                     older_flight = false;
-                    self.start(&entry, &mut state, true)
+                    self.start(entry, &mut state, true)
                 }
             };
             let limit = self.0.policy.wait_limit;
@@ -165,12 +152,12 @@ impl TokenStore {
             let until = *deadline.get_or_insert_with(|| now.plus(limit));
             tokio::select! {
                 biased;
-                outcome = self.join(&entry, &mut running) => match outcome {
+                outcome = self.join(entry, &mut running) => match outcome {
                     Some(Ok(held)) => {
-                        if std::mem::take(&mut older_flight) && !self.is_usable(&entry, &held) {
+                        if std::mem::take(&mut older_flight) && !self.is_usable(entry, &held) {
                             continue;
                         }
-                        return Ok(Credentials::new(held));
+                        return Ok(held);
                     }
                     // The flight's limit may end before this caller's own.
                     Some(Err(Error::Busy(_))) if self.0.clock.monotonic() < until => {}
@@ -193,7 +180,7 @@ impl TokenStore {
     /// when it is due.
     fn serve(&self, entry: &Arc<Entry>, state: &mut EntryState) -> Option<Arc<Served>> {
         let clock = &self.0.clock;
-        let held = state.held.as_ref()?;
+        let held = state.held()?;
         match held.held().freshness(&self.0.policy, &state.memory.rejected, || clock.now()) {
             Freshness::Unusable => return None,
             Freshness::Fresh => {}
@@ -213,7 +200,7 @@ impl TokenStore {
             entry.user.clone(),
             Arc::clone(&self.0.policy),
             self.0.identity.clone(),
-            state.held.as_ref().and_then(|served| served.held().generation),
+            state.held().and_then(|served| served.held().generation),
             foreground,
             self.0.clock.monotonic(),
         );
@@ -237,7 +224,7 @@ impl TokenStore {
                 Phase::Flying => {}
                 Phase::Serving => {
                     let state = entry.lock();
-                    let held = state.held.as_ref()?;
+                    let held = state.held()?;
                     let usable =
                         held.held().freshness(&self.0.policy, &state.memory.rejected, || {
                             self.0.clock.now()
@@ -272,11 +259,11 @@ impl TokenStore {
     /// # Errors
     /// [`Error::Busy`] in that case; else as [`TokenStore::get_credentials`].
     pub async fn renew(&self, used: &Credentials) -> Result<Credentials, Error> {
-        let entry = self.0.entry(used.user());
+        let slot = self.0.slot(used.user());
         {
             let held = used.held();
             let now = self.0.clock.now();
-            let mut state = entry.lock();
+            let mut state = slot.entry().lock();
             let known = state.memory.rejected.contains(&held.record.grant_id);
             let young = held.age(now).is_some_and(|age| age < self.0.policy.lease_ttl);
             if !known && young && !held.expired(now) {
@@ -286,7 +273,7 @@ impl TokenStore {
                 ));
             }
             if !known {
-                state.memory.rejected.insert(&held.record.grant_id);
+                state.reject(&held.record.grant_id);
                 self.0.counters.token_rejected();
             }
         }
@@ -331,7 +318,7 @@ impl TokenStore {
     /// How many users are in memory now; at most [`Builder::cached_users`], and
     /// those with a refresh under way.
     pub fn cached_users(&self) -> usize {
-        self.0.entries.len()
+        self.0.slots.len()
     }
 
     /// How this process is named in leases and records.
@@ -359,15 +346,8 @@ impl TokenStore {
 }
 
 impl Inner {
-    fn entry(&self, user: &UserId) -> Arc<Entry> {
-        if let Some(entry) = self.entries.get(user) {
-            return entry;
-        }
-        let new = || Ok::<_, std::convert::Infallible>(Arc::new(Entry::new(user.clone())));
-        match self.entries.get_or_insert_with(user, new) {
-            Ok(entry) => entry,
-            Err(never) => match never {},
-        }
+    fn slot(&self, user: &UserId) -> Slot {
+        Slot::of(user, &self.slots)
     }
 
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
@@ -401,7 +381,7 @@ impl fmt::Debug for TokenStore {
         f.debug_struct("TokenStore")
             .field("bucket", &self.0.bucket)
             .field("holder", &self.0.identity.holder)
-            .field("cached_users", &self.0.entries.len())
+            .field("cached_users", &self.0.slots.len())
             .finish_non_exhaustive()
     }
 }

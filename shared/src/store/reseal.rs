@@ -48,7 +48,7 @@ impl TokenStore {
     /// does not open (it is left as it is), [`Error::Busy`] or
     /// [`Error::Unavailable`] when the bucket was too slow or does not answer.
     pub async fn reseal(&self, user: &UserId) -> Result<Resealed, Error> {
-        let entry = self.0.entry(user);
+        let entry = Arc::clone(self.0.slot(user).entry());
         if entry.is_flying() {
             return Ok(Resealed::Busy { retry_after: self.0.policy.poll_max });
         }
@@ -130,13 +130,14 @@ impl Entry {
     /// next refresh does not take it for news.
     fn moved(&self, stored: &Stored) {
         let mut state = self.lock();
-        let Some(served) = &state.held else {
+        let Some(served) = state.held() else {
             return;
         };
         let held = served.held();
         let older = held.generation.is_some_and(|held| held < stored.generation);
         if older && held.record.grant_id == stored.record.grant_id {
-            state.held = Some(Arc::new(served.moved_to(stored.generation)));
+            let moved = Arc::new(served.moved_to(stored.generation));
+            state.hold(Some(moved));
         }
     }
 }

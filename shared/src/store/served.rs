@@ -1,6 +1,7 @@
 //! What callers are served from.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use crate::policy::Policy;
@@ -17,6 +18,8 @@ pub(super) struct Served {
     held: Held,
     scopes: Arc<[String]>,
     fresh: Option<FreshSpan>,
+    /// See [`Served::is_current`]; written under the lock of the entry.
+    current: AtomicBool,
 }
 
 /// Stands in where a record has no access token. None is handed out without one.
@@ -33,13 +36,18 @@ impl Served {
         for text in [&mut record.token_uri, &mut record.client_id, &mut record.holder] {
             *text = String::new();
         }
-        Self { held, scopes, fresh }
+        Self { held, scopes, fresh, current: AtomicBool::new(false) }
     }
 
     /// The same grant, stored at another version.
     pub(super) fn moved_to(&self, generation: Generation) -> Self {
         let held = Held { generation: Some(generation), ..self.held.clone() };
-        Self { held, scopes: Arc::clone(&self.scopes), fresh: self.fresh }
+        Self {
+            held,
+            scopes: Arc::clone(&self.scopes),
+            fresh: self.fresh,
+            current: AtomicBool::new(false),
+        }
     }
 
     /// Its grant, expiry and version; the fields that are named above are empty.
@@ -51,6 +59,17 @@ impl Served {
     /// rejected are not known here.
     pub(super) fn is_fresh(&self, clock: &dyn Clock) -> bool {
         self.fresh.is_some_and(|span| span.covers(|| clock.monotonic(), || clock.wall()))
+    }
+
+    /// Whether its user's entry serves callers from it, and no API rejected its grant.
+    /// Callers who have it at hand need not ask the entry while this is so.
+    pub(super) fn is_current(&self) -> bool {
+        self.current.load(Ordering::Acquire)
+    }
+
+    /// For the entry alone, under its lock.
+    pub(super) fn set_current(&self, current: bool) {
+        self.current.store(current, Ordering::Release);
     }
 
     pub(super) fn scopes(&self) -> &[String] {

@@ -157,7 +157,7 @@ impl TokenStore {
                 Err(error) => self.0.pause(&mut pauses, error).await?,
             }
         }
-        self.0.entries.remove(user);
+        self.0.slots.remove(user);
         if let Some(generation) = lease_before {
             loop {
                 match bucket.delete(&lease, generation).await {
@@ -260,9 +260,9 @@ impl Inner {
     /// Serves this process's callers from a record that it just wrote. While a
     /// flight is under way its own commit finds the new record instead.
     fn take_in(&self, user: &UserId, stored: Stored, received_now: bool) {
-        let entry = self.entry(user);
+        let slot = self.slot(user);
         let now = self.now();
-        let mut state = entry.lock();
+        let mut state = slot.entry().lock();
         if received_now {
             state.memory.received = Some((stored.record.grant_id.clone(), now));
         }
@@ -272,7 +272,7 @@ impl Inner {
             record: stored.record,
             generation: Some(stored.generation),
         };
-        state.held = Some(self.serve(held));
+        state.hold(Some(self.serve(held)));
         state.look_at_will();
     }
 }
