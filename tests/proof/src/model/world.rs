@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use shared::ports::{EndpointError, Generation};
-use shared::protocol::{Action, Event, Lease, PutFault};
+use shared::protocol::{Event, Lease, PutFault};
 use shared::record::{GrantId, State as RecordState, TokenRecord, WriteId};
 use shared::{Secret, UserId};
 
 use super::bucket::Bucket;
+use super::course::{Ask, Course};
 use super::invariants::{TTL, Watch};
-use super::people::Deletion;
 use super::provider::{LIFE, Provider};
-use super::replica::{Doing, Replica, at};
-use super::sealer::Sealer;
+use super::replica::{Doing, Replica, Sent, at};
 use super::setup::{Mutant, Setup};
 
 /// What befalls a request when it reaches the world.
@@ -49,13 +48,14 @@ pub enum Move {
     Reject(usize),
     /// The write that was given up arrives.
     Arrive,
-    /// A login with a new refresh token, with an access token or without one.
-    Login(bool),
+    /// A login with a new refresh token, with an access token or without one; what
+    /// befalls its write.
+    Login(bool, Fate),
     /// A login without a refresh token: nothing is stored.
     LoginWithoutRefreshToken,
-    /// The user's deletion begins, or goes on with its next step.
+    /// The user's deletion begins.
     Delete,
-    /// A re-seal begins, or goes on with its next step.
+    /// A re-seal begins.
     Reseal,
     /// The clock moves.
     Tick,
@@ -67,14 +67,24 @@ pub struct World {
     pub(super) now: u64,
     pub(super) bucket: Bucket,
     pub(super) provider: Provider,
+    /// The replicas, then a slot for whatever people begin.
     pub(super) replicas: Vec<Arc<Replica>>,
-    pub(super) sealer: Sealer,
-    late: Option<(usize, Action)>,
-    pub(super) deletion: Option<Deletion>,
+    late: Option<Late>,
     faults: u8,
     pub(super) people: u8,
     pub(super) watch: Watch,
 }
+
+/// A write that was given up by its sender and is still on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Late {
+    by: usize,
+    ask: Ask,
+    sent_under: Option<Sent>,
+}
+
+/// The account of everybody who signs in.
+pub(super) const SUB: &str = "account";
 
 pub(super) fn user() -> UserId {
     UserId::new("u").expect("a user ID")
@@ -83,7 +93,7 @@ pub(super) fn user() -> UserId {
 pub(super) fn record(refresh_token: Secret, access_token: Option<Secret>, id: &str) -> TokenRecord {
     TokenRecord {
         user: user(),
-        sub: None,
+        sub: Some(SUB.into()),
         state: RecordState::Active,
         reason: None,
         refresh_token,
@@ -108,10 +118,10 @@ impl World {
             now: 0,
             bucket: Bucket::new(),
             provider: Provider::default(),
-            replicas: (0..setup.replicas).map(|_| Arc::new(Replica::new())).collect(),
-            sealer: Sealer::default(),
+            replicas: (0..setup.replicas + usize::from(setup.people))
+                .map(|_| Arc::new(Replica::new()))
+                .collect(),
             late: None,
-            deletion: None,
             faults: setup.faults,
             people: setup.people,
             watch: Watch::default(),
@@ -129,7 +139,7 @@ impl World {
             };
             first.lease_generation = Some(world.bucket.write_lease(old));
         }
-        world.watch.login(&first);
+        world.watch.login(&first, None);
         world.bucket.write_token(first);
         world
     }
@@ -138,9 +148,9 @@ impl World {
         if !self.watch.broken.is_empty() {
             return;
         }
-        let mut resting = true;
-        for (i, replica) in self.replicas.iter().enumerate() {
-            resting &= replica.rests(self.now);
+        let resting = self.replicas.iter().all(|r| r.rests(self.now));
+        let (replicas, people) = self.replicas.split_at(setup.replicas);
+        for (i, replica) in replicas.iter().enumerate() {
             self.moves_of(setup, i, replica, moves);
             // All replicas begin alike: the first call of each comes after the
             // first call of the one before it.
@@ -148,17 +158,20 @@ impl World {
                 break;
             }
         }
+        for (k, person) in people.iter().enumerate() {
+            self.moves_at_work(setup.replicas + k, person, moves);
+        }
         if self.late.is_some() {
             moves.push(Move::Arrive);
         }
         if self.people > 0 {
-            moves.extend([Move::Login(true), Move::Login(false), Move::LoginWithoutRefreshToken]);
-        }
-        if self.deletion.is_some() || (self.people > 0 && self.bucket.token.is_some()) {
-            moves.push(Move::Delete);
-        }
-        if self.sealer.is_active() || self.people > 0 {
-            moves.push(Move::Reseal);
+            for fate in self.fates_of_a_write() {
+                moves.extend([Move::Login(true, fate), Move::Login(false, fate)]);
+            }
+            moves.push(Move::LoginWithoutRefreshToken);
+            if self.bucket.token.is_some() {
+                moves.extend([Move::Delete, Move::Reseal]);
+            }
         }
         // Before the first call time means nothing.
         let begun = self.replicas[0].calls > 0;
@@ -168,7 +181,6 @@ impl World {
     }
 
     fn moves_of(&self, setup: &Setup, i: usize, replica: &Replica, moves: &mut Vec<Move>) {
-        let faulty = self.faults > 0;
         if replica.doing == Doing::Idle {
             if replica.calls < setup.calls {
                 moves.push(Move::Call(i));
@@ -178,7 +190,19 @@ impl World {
             }
             return;
         }
-        if replica.flight.is_some() && faulty {
+        self.moves_at_work(i, replica, moves);
+    }
+
+    /// What can happen to a process that is at something.
+    fn moves_at_work(&self, i: usize, replica: &Replica, moves: &mut Vec<Move>) {
+        let faulty = self.faults > 0;
+        let Some(course) = &replica.course else {
+            return;
+        };
+        // Nothing is waiting for a process that may linger: to stand still and to end
+        // are ways of lingering.
+        let awaited = !course.may_linger();
+        if faulty && awaited {
             moves.push(Move::Crash(i));
         }
         if let Some(since) = replica.paused {
@@ -187,29 +211,38 @@ impl World {
             }
             return;
         }
-        let Doing::Asked(action) = &replica.doing else {
+        let Doing::Asked(ask) = &replica.doing else {
             return;
         };
-        moves.push(Move::Serve(i, Fate::Answered));
-        if !faulty {
-            return;
+        if faulty && awaited {
+            moves.extend([Move::Pause(i), Move::Serve(i, Fate::Slow)]);
         }
-        moves.extend([Move::Pause(i), Move::Serve(i, Fate::Slow)]);
-        match action {
-            Action::Refresh(..) => {
-                moves.push(Move::Serve(i, Fate::Refused));
-                moves.push(Move::Serve(i, Fate::ReplyLost));
+        match ask {
+            Ask::Refresh(_) if faulty => moves.extend([
+                Move::Serve(i, Fate::Answered),
+                Move::Serve(i, Fate::Refused),
+                Move::Serve(i, Fate::ReplyLost),
+            ]),
+            Ask::Refresh(_) | Ask::ReadLease => moves.push(Move::Serve(i, Fate::Answered)),
+            Ask::ReadToken if awaited => moves.push(Move::Serve(i, Fate::Answered)),
+            // Together with the write that follows.
+            Ask::ReadToken
+            | Ask::PutLease(..)
+            | Ask::PutToken(..)
+            | Ask::DeleteToken(_)
+            | Ask::DeleteLease(_) => {
+                moves.extend(self.fates_of_a_write().map(|fate| Move::Serve(i, fate)));
             }
-            Action::PutLease(..) | Action::PutToken(..) => {
-                moves.push(Move::Serve(i, Fate::Refused));
-                moves.push(Move::Serve(i, Fate::ReplyLost));
-                moves.push(Move::Serve(i, Fate::ConflictWithItself));
-                if self.late.is_none() {
-                    moves.push(Move::Serve(i, Fate::Late));
-                }
-            }
-            _ => {}
         }
+    }
+
+    fn fates_of_a_write(&self) -> impl Iterator<Item = Fate> + use<> {
+        let faulty = self.faults > 0;
+        let faults = [Fate::Refused, Fate::ReplyLost, Fate::ConflictWithItself];
+        let late = (faulty && self.late.is_none()).then_some(Fate::Late);
+        std::iter::once(Fate::Answered)
+            .chain(faults.into_iter().filter(move |_| faulty))
+            .chain(late)
     }
 
     pub(super) fn apply(&mut self, setup: &Setup, next: Move) {
@@ -227,24 +260,18 @@ impl World {
             Move::Crash(i) => {
                 self.spend_fault();
                 self.replicas[i] = Arc::new(self.replicas[i].crashed());
-                self.forget_unwanted();
+                self.forget_unwanted(setup);
             }
             Move::Reject(i) => self.reject(setup, i),
             Move::Arrive => {
-                if let Some((i, action)) = self.late.take() {
-                    self.write(setup, i, &action);
+                if let Some(late) = self.late.take() {
+                    self.write(setup, late.by, &late.ask, late.sent_under);
                 }
             }
-            Move::Login(with_access) => self.login(with_access),
-            Move::LoginWithoutRefreshToken => {}
-            Move::Delete => self.delete(),
-            Move::Reseal => {
-                if !self.sealer.is_active() {
-                    self.people -= 1;
-                    self.watch.faults += 1;
-                }
-                Sealer::step(self, setup);
-            }
+            Move::Login(with_access, fate) => self.login(setup, with_access, fate),
+            Move::LoginWithoutRefreshToken => self.login_without_refresh_token(setup),
+            Move::Delete => self.delete(setup),
+            Move::Reseal => self.reseal(setup),
             Move::Tick => self.tick(setup),
         }
     }
@@ -265,20 +292,32 @@ impl World {
         replica.deeds.stalled = true;
     }
 
-    fn serve(&mut self, setup: &Setup, i: usize, fate: Fate) {
-        let Doing::Asked(action) = self.replicas[i].doing.clone() else {
+    pub(super) fn serve(&mut self, setup: &Setup, i: usize, fate: Fate) {
+        let Doing::Asked(ask) = self.replicas[i].doing.clone() else {
             return;
         };
+        if ask == Ask::ReadToken && self.replicas[i].may_linger() {
+            let read = Event::TokenRead(Ok(self.read_token(setup, i)));
+            self.step(setup, i, read);
+            if matches!(
+                self.replicas[i].doing,
+                Doing::Asked(Ask::PutToken(..) | Ask::DeleteToken(_))
+            ) {
+                self.serve(setup, i, fate);
+            }
+            return;
+        }
         if fate != Fate::Answered {
             self.spend_fault();
         }
-        let event = match &action {
-            Action::ReadToken => Event::TokenRead(Ok(self.read_token(setup, i))),
-            Action::ReadLease => Event::LeaseRead(Ok(self.bucket.read_lease())),
-            Action::Refresh(token, _) => Event::Refreshed(self.refresh(setup, i, token, fate)),
-            Action::PutLease(..) => Event::LeasePut(self.put(setup, i, &action, fate)),
-            Action::PutToken(..) => Event::TokenPut(self.put(setup, i, &action, fate)),
-            Action::Sleep(_) | Action::Finish(_) => return,
+        let event = match &ask {
+            Ask::ReadToken => Event::TokenRead(Ok(self.read_token(setup, i))),
+            Ask::ReadLease => Event::LeaseRead(Ok(self.bucket.read_lease())),
+            Ask::Refresh(token) => Event::Refreshed(self.refresh(setup, i, token, fate)),
+            Ask::PutLease(..) => Event::LeasePut(self.put(setup, i, &ask, fate)),
+            Ask::PutToken(..) | Ask::DeleteToken(_) | Ask::DeleteLease(_) => {
+                Event::TokenPut(self.put(setup, i, &ask, fate))
+            }
         };
         if fate == Fate::Slow {
             self.replica(i).doing = Doing::Answered(event);
@@ -300,24 +339,26 @@ impl World {
         &mut self,
         setup: &Setup,
         i: usize,
-        action: &Action,
+        ask: &Ask,
         fate: Fate,
     ) -> Result<Generation, PutFault> {
         let unknown = || PutFault::Unknown("no answer".into());
+        let sent_under =
+            if i < setup.replicas { None } else { self.replicas[i].deeds.sent_under() };
         match fate {
             Fate::Refused => return Err(unknown()),
             Fate::Late => {
-                self.late = Some((i, action.clone()));
+                self.late = Some(Late { by: i, ask: ask.clone(), sent_under });
                 return Err(unknown());
             }
             _ => {}
         }
-        let written = self.write(setup, i, action).ok_or(PutFault::Conflict);
+        let written = self.write(setup, i, ask, sent_under).ok_or(PutFault::Conflict);
         match fate {
             Fate::ReplyLost => Err(unknown()),
             Fate::ConflictWithItself => Err(PutFault::Conflict),
             _ => {
-                if let (Action::PutLease(_, expected), Err(_)) = (action, &written)
+                if let (Ask::PutLease(_, expected), Err(_)) = (ask, &written)
                     && self.replicas[i].memory.hint_used == Some(*expected)
                 {
                     let again = self.replicas[i].refused == Some(*expected);
@@ -333,11 +374,23 @@ impl World {
     }
 
     /// A conditional write arrives.
-    fn write(&mut self, setup: &Setup, i: usize, action: &Action) -> Option<Generation> {
+    fn write(
+        &mut self,
+        setup: &Setup,
+        i: usize,
+        ask: &Ask,
+        sent_under: Option<Sent>,
+    ) -> Option<Generation> {
         let now = self.now;
-        match action {
-            Action::PutLease(_, _) if setup.is(Mutant::NoLease) => Some(Generation(99)),
-            Action::PutLease(lease, expected) => {
+        let by_replica = i < setup.replicas;
+        match ask {
+            Ask::PutLease(_, _)
+                if setup.is(Mutant::NoLease)
+                    || (setup.is(Mutant::ResealWithoutLease) && !by_replica) =>
+            {
+                Some(Generation(99))
+            }
+            Ask::PutLease(lease, expected) => {
                 let free = setup.is(Mutant::LeaseWithoutPrecondition);
                 if !free && self.bucket.lease_generation() != *expected {
                     return None;
@@ -349,22 +402,39 @@ impl World {
                 }
                 Some(self.bucket.write_lease(lease.clone()))
             }
-            Action::PutToken(record, expected) => {
-                let free = if record.is_active() {
-                    setup.is(Mutant::CommitWithoutPrecondition)
-                } else {
-                    setup.is(Mutant::RevokeWithoutReading)
+            Ask::PutToken(record, expected) => {
+                let free = match (by_replica, sent_under) {
+                    (true, _) if record.is_active() => setup.is(Mutant::CommitWithoutPrecondition),
+                    (true, _) => setup.is(Mutant::RevokeWithoutReading),
+                    (false, Some(_)) => setup.is(Mutant::ResealWithoutPrecondition),
+                    (false, None) => setup.is(Mutant::LoginWithoutPrecondition),
                 };
                 if !free && self.bucket.token_generation() != *expected {
                     return None;
                 }
-                Some(self.write_record(record))
+                let before = self.bucket.token.as_ref().map(|(r, _)| Arc::clone(r));
+                let before = before.as_deref();
+                match (by_replica, sent_under) {
+                    (true, _) => self.watch.written(record, before, &self.provider, now),
+                    (false, Some(sent)) => {
+                        let replaced = self.bucket.token_generation();
+                        self.watch.resealed(record, before, replaced, sent, now);
+                    }
+                    (false, None) => self.watch.login(record, before),
+                }
+                Some(self.bucket.write_token((**record).clone()))
             }
-            _ => None,
+            Ask::DeleteToken(expected) => {
+                self.remove_token(setup, *expected).map(|()| Generation::ABSENT)
+            }
+            Ask::DeleteLease(expected) => {
+                self.remove_lease(setup, *expected).map(|()| Generation::ABSENT)
+            }
+            Ask::ReadToken | Ask::ReadLease | Ask::Refresh(_) => None,
         }
     }
 
-    /// A record of the refresh protocol is stored.
+    /// A record that the refresh protocol did not ask for is stored in its name.
     pub(super) fn write_record(&mut self, record: &TokenRecord) -> Generation {
         let before = self.bucket.token.as_ref().map(|(r, _)| Arc::clone(r));
         self.watch.written(record, before.as_deref(), &self.provider, self.now);
@@ -399,13 +469,14 @@ impl World {
             match self.replicas[i].doing {
                 _ if self.replicas[i].paused.is_some() => {}
                 Doing::Asleep(until) if until <= now => self.step(setup, i, Event::Slept),
-                Doing::Again(until) if until <= now => self.call(setup, i),
+                Doing::Again(until) if until <= now && i < setup.replicas => self.call(setup, i),
+                Doing::Again(until) if until <= now => self.reseal_again(setup, i),
                 _ => {}
             }
             let replica = &self.replicas[i];
             let limit = u64::from(setup.patience) + TTL;
-            if let Some(flight) = &replica.flight
-                && flight.pending_commit().is_none()
+            if let Some(course @ Course::Flight(_)) = &replica.course
+                && course.pending_commit().is_none()
                 && !replica.deeds.stalled
                 && now - replica.deeds.began_at > limit
             {
