@@ -26,18 +26,21 @@ mod bucket;
 mod course;
 mod driving;
 mod invariants;
+mod moves;
 mod mutants;
 mod people;
 mod provider;
 mod replica;
+mod serving;
 mod setup;
 mod world;
 
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
 pub use invariants::INVARIANTS;
+pub use moves::{Fate, Move};
 pub use setup::{Mutant, Setup, TICK};
-pub use world::{Fate, Move, World};
+pub use world::World;
 
 /// A [`Setup`] as the checker takes it.
 #[derive(Clone, Debug)]

@@ -14,10 +14,11 @@ use shared::protocol::{Deletion, Event, Flight, Grant, Granting, Terms};
 
 use super::course::Course;
 use super::driving::identity;
+use super::moves::Fate;
 use super::provider::{LIFE, place};
 use super::replica::{Deeds, Doing, at};
 use super::setup::{Mutant, Setup};
-use super::world::{Fate, SUB, World, user};
+use super::world::{SUB, World, user};
 
 impl World {
     /// The first slot in which nobody was yet.
