@@ -282,6 +282,7 @@ impl Builder {
                 http: self.http,
                 hosts: self.hosts,
                 api_root: self.api_root,
+                clock: Arc::clone(&clock),
             },
             bucket: self.bucket.ok_or(BuildError::Missing("the bucket of its store"))?,
             source: self.source.ok_or(BuildError::Missing("a source of jobs"))?,
