@@ -59,19 +59,26 @@
 //!   is still the stored one; a newer login wins.
 //! - `invalid_grant` marks a record as revoked only if the refresh token that the
 //!   provider rejected is still the stored one.
+//! - A login needs no lease. If the reply to its write was lost it reads the record: its
+//!   own write is there, or what a refresh has made of it meanwhile, which a `grant_id`
+//!   tells that begins with its login's. Then it is done; the write's own ID alone would
+//!   not tell, and it would put its spent refresh token over the successor.
 //!
 //! | invariant | guarded by |
 //! |---|---|
 //! | I1 single refresh: no refresh token is spent twice, but for a holder that failed to commit within the ttl, or a lost answer | `model`, `simulation`; `budget::without_faults_there_is_exactly_one_refresh_per_expiry`; `regressions::thundering_herd_at_expiry` |
 //! | I2 no lost grant: an answer that was received is stored, or its successor is | `model`, `simulation`; `regressions::a_successful_rotation_discarded_because_the_lease_was_lost` |
-//! | I3 no destructive loser: only the stored refresh token can be revoked, and nothing older replaces what is newer | `model`, `simulation`; `regressions::the_loser_destroys_the_winners_grant` |
+//! | I3 no destructive loser: only the stored refresh token can be revoked, and nothing older replaces what is newer | `model`, `simulation`; `regressions::the_loser_destroys_the_winners_grant`, `…::login_whose_reply_was_lost_put_over_what_became_of_it` |
 //! | I4 no resurrection: after a delete no earlier refresh writes the record | `model`, `simulation`; `regressions::delete_during_a_refresh` |
 //! | I5 freshness: a returned token is usable, or was obtained by this very call, and is none that was reported as rejected | `model`, `simulation`; `regressions::loser_returns_an_expired_token` |
 //! | I6 progress: an orphan lease costs one ttl, and no caller waits beyond its limit | `model`, `simulation`; `regressions::orphan_lock_after_a_crash` |
 //! | I7 bounded load: one series of attempts per user and ttl reaches a failing endpoint | `model`, `simulation`; `store::an_outage_of_the_endpoint_opens_the_breaker` |
 //! | I8 no secrets out: none in a log, error or `Debug` | the tests named `…redacted…`, `…secret…`; `core::jobs_are_published_run_and_told_about` |
 //!
-//! All of these are tests of the workspace's package `tests`.
+//! All of these are tests of the workspace's package `tests`. `model` tries everything
+//! that can happen to three replicas and to whoever logs in, deletes and re-seals within
+//! its budgets; refreshes, re-seals, logins and deletions are there decided by the code
+//! of [`protocol`] that decides them here. `simulation` runs the whole store.
 //!
 //! # What is not guaranteed
 //!
@@ -86,12 +93,18 @@
 //! A re-seal can make the first window, too: its PUT is sent within the ttl, but one
 //! that is held up on its way until another replica has taken the lease over and spent
 //! the token moves the record under that replica. Its commit is merged; a third replica
-//! that reads in between may spend the token again.
+//! that reads in between may spend the token again. `model` counts such an arrival among
+//! its faults and excuses that second spend and nothing else.
 //!
 //! The count of lost grants has a gap: if a re-seal, and no refresh, takes the lease of
 //! such a holder over, the next refresh finds the grant dead without knowing that there
 //! was a takeover, and neither waits for the earlier holder nor counts. Nothing else
 //! depends on that: a late commit of that holder is merged and the record active again.
+//!
+//! A deleted user can come back once: a login or import of a user without a record writes
+//! on the condition that there is none. If such a write is held up on its way, its sender
+//! repeats it, and the user is deleted before the first one arrives, then that condition
+//! holds again. The refresh token in it may be spent by then. Deleting again ends it.
 //!
 //! A grant that a replica obtained itself ages on its monotonic clock from the moment
 //! the answer was received, not sent. A process that is suspended in between counts the
@@ -126,10 +139,11 @@ pub use error::{ConsentReason, Error};
 pub use keyring::Keyring;
 pub use oauth_client::{BadClient, ClientKind, OAuthClient, is_loopback, may_have_secrets};
 pub use policy::Policy;
+pub use protocol::Grant;
 pub use schedule::Schedule;
 pub use secret::Secret;
 pub use store::{
-    Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Grant, Health, Imported, Login, Resealed,
-    Revoked, TokenStore,
+    Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Health, Imported, Login, Resealed, Revoked,
+    TokenStore,
 };
 pub use user_id::{InvalidUserId, MAX_ENCODED_LEN, UserId, encode_segment};

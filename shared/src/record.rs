@@ -28,9 +28,30 @@ pub const MAX_RECORD_BYTES: usize = 256 * 1024;
 /// Names one answer of the provider: the access token that came with it. Kept
 /// by writes that keep the token, so that a token that an API rejected can be
 /// told from its successor without comparing secrets.
+///
+/// What stands before the first full stop names the login or import that it comes
+/// from: successors keep it. So a login whose reply was lost knows what became of it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct GrantId(pub String);
+
+impl GrantId {
+    /// The answer to a refresh of this grant, told from its like by a random `name`, of
+    /// which 16 hex digits are enough: every cached user has one in memory.
+    #[must_use]
+    pub fn successor(&self, name: &str) -> Self {
+        Self(format!("{}.{}", self.login(), name.get(..16).unwrap_or(name)))
+    }
+
+    /// Whether both come from one login.
+    pub fn is_kin_of(&self, other: &Self) -> bool {
+        self.login() == other.login()
+    }
+
+    fn login(&self) -> &str {
+        self.0.split('.').next().unwrap_or_default()
+    }
+}
 
 /// Names one write of a record; recognises my own write after a lost reply.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -111,7 +132,16 @@ impl TokenRecord {
 
 #[cfg(test)]
 mod tests {
+    use super::GrantId;
     use crate::protocol::testing::record;
+
+    #[test]
+    fn grants_know_their_login() {
+        let login = GrantId("a".into());
+        let second = login.successor("1").successor("2");
+        assert_eq!(second, GrantId("a.2".into()), "it does not grow");
+        assert!(second.is_kin_of(&login) && !second.is_kin_of(&GrantId("ab".into())));
+    }
 
     #[test]
     fn debug_shows_no_secret() {

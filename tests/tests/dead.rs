@@ -47,6 +47,7 @@ fn job(id: &str, user: &str, kind: &str) -> Value {
     json!({"id": id, "user": user, "kind": kind})
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
 /// How long dead letters are waited for.
 const WAIT: &str = "3s";
 
@@ -223,15 +224,15 @@ async fn parked_jobs_are_listed_and_redriven_in_order() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Consent that this fleet was not told of: an import, or a login whose process
-/// died before it resumed anything.
+/// Consent that this fleet was not told of: a login or import whose process died
+/// before it resumed anything.
 #[tokio::test]
 async fn workers_resume_parked_jobs_of_users_that_are_active_again() -> anyhow::Result<()> {
     let stage = embedded_stage().await?;
     let jobs: Vec<Value> = (0..3).map(|n| job(&format!("p{n}"), "ann", "profile")).collect();
     park(&stage, &jobs).await?;
     park(&stage, &[job("q", "bob", "profile")]).await?;
-    stage.user("ann", Duration::ZERO).await?;
+    stage.write_user("ann", HOUR).await?;
     let mut outcomes = stage.inbox("outcomes").await?;
     let told = outcomes.outcomes(4).await?;
     assert!(told.values().all(|outcome| outcome["status"] == "parked"), "{told:?}");
@@ -254,7 +255,7 @@ async fn workers_resume_parked_jobs_of_users_that_are_active_again() -> anyhow::
 async fn a_login_resumes_the_users_parked_jobs() -> anyhow::Result<()> {
     let mut stage = embedded_stage().await?;
     park(&stage, &[job("p0", "ann", "profile"), job("p1", "ann", "profile")]).await?;
-    stage.user("ann", Duration::ZERO).await?;
+    stage.write_user("ann", HOUR).await?;
     stage.variables.push(("FLEET_TOPIC".to_owned(), String::new()));
     let output = stage.fleet(&["login", "-u", "ann"]).await?;
     stage.variables.clear();
@@ -271,11 +272,34 @@ async fn a_login_resumes_the_users_parked_jobs() -> anyhow::Result<()> {
     }
     // A topic that is not there does not undo the login.
     park(&stage, &[job("p2", "bob", "profile")]).await?;
-    stage.user("bob", Duration::ZERO).await?;
+    stage.write_user("bob", HOUR).await?;
     let output = stage.fleet(&["login", "-u", "bob", "--topic", "missing"]).await?;
     assert_eq!(output.code, 0, "{}", output.stderr);
     assert!(output.stderr.contains("still wait"), "{}", output.stderr);
     assert_eq!(stage.cloud.objects(BUCKET, "parked/").await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_import_resumes_the_users_parked_jobs() -> anyhow::Result<()> {
+    let mut stage = embedded_stage().await?;
+    park(&stage, &[job("p0", "ann", "profile"), job("q", "bob", "profile")]).await?;
+    let [ann, bob] = ["ann", "bob"].map(|user| stage.path(user).display().to_string());
+    stage.write_authorized_user("ann", &ann)?;
+    stage.write_authorized_user("bob", &bob)?;
+    let output = stage.fleet(&["users", "import", &ann, "--user", "ann", "--json"]).await?;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stderr.contains("1 parked job(s)"), "{}", output.stderr);
+    let said: Value = serde_json::from_str(&output.stdout)?;
+    assert_eq!(said, json!({"user": "ann", "result": "created"}));
+    assert_eq!(stage.inbox("jobs-workers").await?.next().await?.0["id"], "p0");
+    // Without a topic it says who will.
+    stage.variables.push(("FLEET_TOPIC".to_owned(), String::new()));
+    let output = stage.fleet(&["users", "import", &bob, "--user", "bob"]).await?;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stderr.contains("next sweep"), "{}", output.stderr);
+    let left = stage.cloud.objects(BUCKET, "parked/").await?;
+    assert!(left.len() == 1 && left[0].starts_with("parked/bob/"), "{left:?}");
     Ok(())
 }
 

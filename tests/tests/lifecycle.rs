@@ -8,6 +8,7 @@ use emulators::google::{Operation, StatsQuery};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::stage::{Cloud, PATIENCE, Stage, full};
+use tokio::time::Instant;
 
 fn job(id: &str, user: &str) -> Value {
     json!({"id": id, "user": user, "kind": "profile"})
@@ -44,6 +45,54 @@ async fn a_second_signal_cuts_jobs_and_still_stores_the_grant_on_its_way() -> an
     let mut second = stage.worker(&[]).await?;
     assert_eq!(outcomes.outcomes(1).await?["j"]["status"], "done");
     assert_eq!(stage.google.stats(&StatsQuery::default()).token_calls, 1);
+    assert_eq!(second.terminate().await?, 0);
+    Ok(())
+}
+
+/// What a stopped replica gives back is with another one within two seconds of the end
+/// of its drain, where the subscription has no retry policy: its shortest backoff comes
+/// on top. (Google's emulator goes on dealing to the closing stream instead, until the
+/// lease ends.)
+#[tokio::test]
+async fn what_a_stopped_replica_held_is_elsewhere_within_two_seconds() -> anyhow::Result<()> {
+    const HELD: usize = 64;
+    const SECONDS: Duration = Duration::from_secs(2);
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    let (pubsub, _) = stage.cloud.embedded.as_ref().unwrap();
+    let settings = json!({
+        "topic": full("topics", "jobs"),
+        "ackDeadlineSeconds": 60,
+        "enableMessageOrdering": true,
+    });
+    ask(&stage, reqwest::Method::PUT, "prompt", &settings).await;
+    let subscription = full("subscriptions", "prompt");
+    let mut jobs = Vec::new();
+    for n in 0..HELD {
+        stage.write_user(&format!("user-{n}"), Duration::from_secs(3600)).await?;
+        jobs.push(job(&format!("job-{n}"), &format!("user-{n}")));
+    }
+    // Sixteen handlers are busy and 48 jobs are queued behind them.
+    let busy = stage.google.inject(Fault::stall().on(Operation::Userinfo));
+    let flags = ["--subscription", "prompt", "--concurrency", "16", "--drain", "1s"];
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut first = stage.worker(&flags).await?;
+    stage.publish(&jobs, &[]).await?;
+    let held = HELD as u64;
+    pubsub.wait_for_subscription(&subscription, |stats| stats.outstanding == held).await;
+    tokio::time::timeout(PATIENCE, busy.hits(16)).await?;
+    let mut second = stage.worker(&flags).await?;
+    first.signal(Signal::TERM)?;
+    first.wait_for_message("running jobs are cut").await?;
+    let drained = Instant::now();
+    let received = pubsub.wait_for_subscription(&subscription, |s| s.redeliveries == held);
+    let stats = tokio::time::timeout(PATIENCE, received).await?;
+    let took = drained.elapsed();
+    println!("{HELD} messages were with another replica {took:?} after the drain");
+    assert!(took < SECONDS, "{took:?}: {stats:?}");
+    assert_eq!(first.ended().await?, 0, "in order");
+    assert_eq!((stats.nacked, stats.expired), (held, 0), "given back, not left to expire");
+    busy.lift();
+    assert_eq!(outcomes.outcomes(HELD).await?.len(), HELD);
     assert_eq!(second.terminate().await?, 0);
     Ok(())
 }

@@ -47,7 +47,7 @@ impl EverybodysBucket {
             ],
             token_uri: "https://provider.test/token".into(),
             client_id: "test-client".into(),
-            grant_id: GrantId("0".repeat(32)),
+            grant_id: GrantId("0".repeat(32)).successor(&"0".repeat(32)),
             write_id: WriteId("0".repeat(32)),
             holder: "0".repeat(32),
             lease_generation: Some(Generation(1_700_000_000_000_000)),

@@ -23,7 +23,11 @@ fn setups() -> Vec<Setup> {
         Setup { faults: 2, ..rotating("3 replicas, 2 faults, rotating, family revoked") },
         Setup { faults: 1, calls: 2, ..lenient("3 replicas, 1 fault, rotating") },
         Setup { faults: 1, calls: 2, ..steady("3 replicas, 1 fault, not rotating") },
-        Setup { people: 1, ..rotating("3 replicas, 1 intervention, 1 fault, family revoked") },
+        Setup {
+            people: 1,
+            horizon: 5,
+            ..rotating("3 replicas, 1 intervention, 1 fault, family revoked")
+        },
         Setup {
             replicas: 2,
             people: 1,
@@ -99,6 +103,14 @@ fn every_missing_safeguard_breaks_an_invariant() {
         (Mutant::SameRefreshTokenIsMine, I3, steady),
         (Mutant::RevokeWithoutReading, I3, two.clone()),
         (Mutant::ResealWithoutLease, I1, person.clone()),
+        (Mutant::ResealWithoutPrecondition, I3, Setup { people: 2, ..none.clone() }),
+        (Mutant::ResealWithoutPrecondition, I4, Setup { people: 2, ..none.clone() }),
+        (Mutant::ResealAfterItsTtl, I1, Setup { people: 1, ..one.clone() }),
+        (Mutant::LoginWithoutPrecondition, I3, Setup { people: 1, ..one.clone() }),
+        (Mutant::LoginForgetsItsWrites, I3, Setup { people: 1, ..one.clone() }),
+        (Mutant::LoginWithoutRefreshTokenStored, I2, person.clone()),
+        (Mutant::LeaseDeletedWithoutPrecondition, I7, Setup { people: 2, ..none.clone() }),
+        (Mutant::LeaseDeletedBeforeTheToken, I7, person.clone()),
         (Mutant::LeaseDeletedOnRelease, I7, two.clone()),
         (Mutant::TakeoverByWallClock, I7, none.clone()),
         (Mutant::NoSecondRead, I1, two.clone()),

@@ -11,6 +11,8 @@ mod exposition;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use emulators::faults::Fault;
+use emulators::google::Operation;
 use serde_json::{Value, json};
 use tests::stage::{Cloud, PATIENCE, Stage, Worker, full};
 use worker::metrics;
@@ -117,7 +119,8 @@ async fn one_job_is_seen_in_one_trace() -> anyhow::Result<()> {
     let parent = format!("00-{TRACE}-{PUBLISHER_SPAN}-01");
     let attributes = [("googclient_traceparent", &*parent), ("traceparent", "nonsense")];
     publish_traced(&stage, &task("job-1", "quiet-ann"), &attributes).await?;
-    assert_eq!(outcomes.outcomes(1).await?["job-1"]["status"], "done");
+    let (outcome, told_with) = outcomes.next().await?;
+    assert_eq!((&outcome["job"], &outcome["status"]), (&json!("job-1"), &json!("done")));
     let spans = collector.until(|span| span.name == "ack").await?;
     assert_eq!(worker.terminate().await?, 0);
 
@@ -125,6 +128,8 @@ async fn one_job_is_seen_in_one_trace() -> anyhow::Result<()> {
     let [process, token, api, ack] =
         ["process jobs-workers", "token", "POST", "ack"].map(|name| spans[name]);
     assert_eq!(process.parent, PUBLISHER_SPAN);
+    // Whoever receives the outcome goes on from here.
+    assert_eq!(told_with["traceparent"], format!("00-{TRACE}-{}-01", process.id));
     for span in [process, token, api, ack] {
         assert_eq!(span.trace, TRACE, "{span:?}");
     }
@@ -153,6 +158,7 @@ async fn one_job_is_seen_in_one_trace() -> anyhow::Result<()> {
                 "http.request.method": "POST",
                 "server.address": "tasks.googleapis.com",
                 "server.port": "443",
+                "http.response.status_code": "200",
             }),
         ),
         (
@@ -165,6 +171,7 @@ async fn one_job_is_seen_in_one_trace() -> anyhow::Result<()> {
         ),
     ] {
         assert_eq!(span.kind, kind, "{span:?}");
+        assert!(!span.failed && !span.attributes.contains_key("error.type"), "{span:?}");
         for (name, value) in attributes.as_object().unwrap() {
             assert_eq!(
                 span.attributes.get(name),
@@ -177,6 +184,39 @@ async fn one_job_is_seen_in_one_trace() -> anyhow::Result<()> {
     let words = unspeakable(&stage, &["quiet-ann", "milk", "/lists/"]);
     assert_silent(&collector.everything(), &words, "traces");
     assert!(worker.log.iter().all(|line| line["severity"] != "INFO"), "{}", worker.log_text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_that_fails_is_seen_as_failed_in_the_trace_of_the_environment() -> anyhow::Result<()>
+{
+    let mut collector = Collector::start().await?;
+    let stage = set_stage(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.origin()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()),
+        ("TRACEPARENT", format!("00-{TRACE}-{PUBLISHER_SPAN}-01")),
+    ])
+    .await?;
+    stage.user("ann", Duration::ZERO).await?;
+    let mut worker = stage.start_worker(&["--retry-budget", "0s"])?;
+    let gone = json!({"id": "gone", "user": "ann", "kind": "api",
+        "params": {"url": "https://www.googleapis.com/v1/status/410"}});
+    stage.publish(&[gone], &[]).await?;
+    let spans = collector.until(|span| span.name == "ack").await?;
+    let lost = stage.google.inject(Fault::lost_reply().on(Operation::Api).times(1));
+    stage.publish(&[task("cut", "ann")], &[]).await?;
+    tokio::time::timeout(PATIENCE, lost.hits(1)).await?;
+    let cut = |span: &Seen| span.attributes.get("error.type").is_some_and(|e| e == "no_answer");
+    let later = collector.until(cut).await?;
+    assert_eq!(worker.terminate().await?, 0);
+    let find = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+    let [process, api, ack] = ["process jobs-workers", "GET", "ack"].map(find);
+    assert_eq!((&*process.trace, &*process.parent), (TRACE, PUBLISHER_SPAN), "as published");
+    assert!(api.failed && process.failed && !ack.failed, "{spans:?}");
+    assert_eq!(api.attributes["http.response.status_code"], "410");
+    assert_eq!(api.attributes["error.type"], "410");
+    let cut = later.iter().find(|span| cut(span)).unwrap();
+    assert!(cut.failed && !cut.attributes.contains_key("http.response.status_code"), "{cut:?}");
     Ok(())
 }
 

@@ -268,6 +268,42 @@ async fn logins_new_scope_overwritten_by_a_late_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn login_whose_reply_was_lost_put_over_what_became_of_it() {
+    for rotating in [true, false] {
+        for imported in [false, true] {
+            let fleet = Fleet::new(rotating);
+            let user = UserId::new("u").unwrap();
+            let mut grant = fleet.login(&user);
+            (grant.access_token, grant.expires_at) = (None, None);
+            fleet.bucket.fail_write("tokens/", WriteFault::ReplyLost);
+            let web = fleet.replica("web");
+            let saving = tokio::spawn({
+                let (web, user) = (web.clone(), user.clone());
+                async move {
+                    if imported {
+                        web.import(&user, grant, false).await.map(|_| ())
+                    } else {
+                        web.set_credentials(&user, grant).await.map(|_| ())
+                    }
+                }
+            });
+            // The record is there, its writer does not know it, and a worker is faster.
+            pass(Duration::from_millis(1)).await;
+            let worker = fleet.replica("worker");
+            let used = worker.get_credentials(&user).await.unwrap();
+            assert_eq!(saving.await.unwrap(), Ok(()), "it is stored");
+            let record = worker.read_record(&user).await.unwrap();
+            assert_eq!(record.access_token.as_ref(), Some(used.access_token()));
+            let here = web.get_credentials(&user).await.unwrap();
+            assert_eq!(here.access_token(), used.access_token());
+            pass(HOUR).await;
+            web.get_credentials(&user).await.unwrap();
+            assert_eq!((fleet.provider.calls(), fleet.provider.reuse()), (2, 0));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn loser_returns_an_expired_token() {
     let fleet = Fleet::new(true);
     let user = fleet.user("u").await;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ pub struct Pulse(Arc<Loops>);
 #[derive(Debug)]
 struct Loops {
     clock: Arc<dyn Clock>,
-    last: Mutex<BTreeMap<&'static str, Monotonic>>,
+    /// When each turned last, in milliseconds of the monotonic clock.
+    last: Mutex<BTreeMap<&'static str, Arc<AtomicU64>>>,
 }
 
 /// One loop that must keep beating until this is dropped.
@@ -42,6 +44,7 @@ struct Loops {
 pub struct Beat {
     pulse: Pulse,
     name: &'static str,
+    last: Arc<AtomicU64>,
 }
 
 /// A loop that has not turned for longer than [`STUCK_AFTER`].
@@ -64,19 +67,16 @@ impl Pulse {
     /// [`STUCK_AFTER`], better every [`BEAT_EVERY`], whatever it waits for. Drop
     /// the result when the loop ends.
     pub fn watch(&self, name: &'static str) -> Beat {
-        let beat = Beat { pulse: self.clone(), name };
+        let beat = Beat { pulse: self.clone(), name, last: Arc::default() };
         beat.turn();
+        self.0.lock().insert(name, Arc::clone(&beat.last));
         beat
     }
 
     /// Beats for as long as the runtime carries tasks forward. Never ends; drop
     /// it at any time.
     pub async fn keep(&self) -> Infallible {
-        let beat = self.watch("the runtime");
-        loop {
-            self.0.clock.sleep(BEAT_EVERY).await;
-            beat.turn();
-        }
+        self.watch("the runtime").through(std::future::pending()).await
     }
 
     /// Whether every loop turns.
@@ -86,7 +86,10 @@ impl Pulse {
     pub fn check(&self) -> Result<(), Stuck> {
         let now = self.0.clock.monotonic();
         let last = self.0.lock();
-        let oldest = last.iter().map(|(name, at)| Stuck { name, age: now.since(*at) });
+        let oldest = last.iter().map(|(name, at)| {
+            let at = Monotonic(Duration::from_millis(at.load(Ordering::Relaxed)));
+            Stuck { name, age: now.since(at) }
+        });
         match oldest.max_by_key(|stuck| stuck.age) {
             Some(stuck) if stuck.age > STUCK_AFTER => Err(stuck),
             _ => Ok(()),
@@ -96,7 +99,7 @@ impl Pulse {
 
 impl Loops {
     /// A panic leaves plain values behind, each valid.
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Monotonic>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, Arc<AtomicU64>>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,8 +107,22 @@ impl Loops {
 impl Beat {
     /// The loop turned.
     pub fn turn(&self) {
-        let loops = &self.pulse.0;
-        loops.lock().insert(self.name, loops.clock.monotonic());
+        let now = self.pulse.0.clock.monotonic().0.as_millis();
+        self.last.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Beats while the loop waits for `work`, which bounds itself or is dropped. Dropping
+    /// this drops `work`.
+    pub async fn through<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.turn();
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = self.pulse.0.clock.sleep(BEAT_EVERY) => {}
+            }
+        }
     }
 }
 
@@ -118,10 +135,8 @@ impl Drop for Beat {
 /// What is asked about a replica over HTTP.
 #[derive(Debug, Clone)]
 pub struct Probes {
-    /// Whether it takes jobs.
+    /// Whether it takes jobs, and turns.
     pub ready: Arc<Readiness>,
-    /// Whether it turns.
-    pub pulse: Pulse,
     /// What it counts.
     pub metrics: Render,
 }
@@ -140,7 +155,7 @@ pub async fn serve(
 }
 
 fn routes(probes: Probes) -> Router {
-    let Probes { ready, pulse, metrics } = probes;
+    let Probes { ready, metrics } = probes;
     let told = |result: Result<&str, String>| {
         let (status, text) = match result {
             Ok(text) => (StatusCode::OK, format!("{text}\n")),
@@ -148,19 +163,9 @@ fn routes(probes: Probes) -> Router {
         };
         (status, [(CACHE_CONTROL, "no-store")], text)
     };
-    let turning = Arc::clone(&ready);
+    let pulse = ready.pulse().clone();
     let healthz = move || async move {
-        let replica = match turning.last_turn() {
-            age if age > STUCK_AFTER => Err(Stuck { name: "the replica", age }),
-            _ => Ok(()),
-        };
-        told(
-            pulse
-                .check()
-                .and(replica)
-                .map(|()| "ok")
-                .map_err(|stuck| format!("not alive: {stuck}")),
-        )
+        told(pulse.check().map(|()| "ok").map_err(|stuck| format!("not alive: {stuck}")))
     };
     let readyz = move || async move {
         told(ready.check().map(|()| "ready").map_err(|why| format!("not ready: {why}")))
@@ -264,8 +269,7 @@ mod tests {
         let pulse = Pulse::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let beat = pulse.watch("the intake");
         let probes = Probes {
-            ready: Arc::new(Readiness::new(Arc::clone(&clock) as Arc<dyn Clock>)),
-            pulse,
+            ready: Arc::new(Readiness::new(pulse)),
             metrics: Render::new(|| "fleet_ready 0\n".to_owned()),
         };
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();

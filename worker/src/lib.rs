@@ -5,6 +5,7 @@
 //! the [`Handler`] of its kind with a credential of the shared token store, and
 //! ended by exactly one [`outcome::Status`].
 
+mod calls;
 mod dedupe;
 mod delivery;
 mod dispatch;
@@ -29,6 +30,7 @@ pub mod sweep;
 pub mod telemetry;
 pub mod web;
 
+pub use calls::ApiRequest;
 pub use dedupe::{Dedupe, Remembered};
 pub use handler::Handler;
 pub use job::Job;

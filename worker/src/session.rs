@@ -1,12 +1,15 @@
 //! What a handler acts with: one user's credentials, and clients that carry them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
-use reqwest::{Method, RequestBuilder};
+use reqwest::Method;
+use shared::ports::Clock;
 use shared::{Credentials, TokenStore, UserId};
 use url::Url;
 
+use crate::calls::ApiRequest;
 use crate::kinds::{Forbidden, HostRules, stand_in};
 
 /// What the sessions of a worker share.
@@ -17,6 +20,7 @@ pub(crate) struct Carrier {
     pub(crate) hosts: HostRules,
     /// Stands in for Google's API origins, with emulators only.
     pub(crate) api_root: Option<Url>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 impl Carrier {
@@ -44,15 +48,22 @@ impl Session<'_> {
     }
 
     /// A request that carries the user's token, to a host that the operator's
-    /// rules allow. It follows no redirects.
+    /// rules allow. It follows no redirects, is counted in the metrics and seen in the
+    /// trace.
     ///
     /// # Errors
     /// [`Forbidden`] says why the token may not go there.
-    pub fn request(&self, method: Method, url: &str) -> Result<RequestBuilder, Forbidden> {
+    pub fn request(&self, method: Method, url: &str) -> Result<ApiRequest<'_>, Forbidden> {
         let url = self.carrier.hosts.check(url)?;
         let target = self.resolve(&url);
         let token = self.credentials.access_token().expose();
-        Ok(self.carrier.http.request(method, target).bearer_auth(token))
+        let request = self.carrier.http.request(method.clone(), target).bearer_auth(token);
+        let host = url.host_str().unwrap_or_default();
+        Ok(ApiRequest::new(request, method, host, self.clock()))
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.carrier.clock
     }
 
     /// Where requests for an allowed URL really go: with emulators their stand-in

@@ -30,6 +30,11 @@ pub const TARGET: &str = "worker::spans";
 pub(crate) const DELIVERY: &str = "process";
 const SYSTEM: &str = "gcp_pubsub";
 
+/// The attributes of W3C Trace Context, which some publishers write under a prefix.
+const PARENT: &str = "traceparent";
+const STATE: &str = "tracestate";
+const PREFIXES: [&str; 2] = ["googclient_", ""];
+
 /// The publisher's trace, which a delivery continues. It is among the extensions
 /// of the delivery's span, for logs where no traces are exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,13 +159,44 @@ pub fn api_answered(span: &Span, status: Option<u16>) {
     }
 }
 
+/// Adds the present span's context to the attributes of a message that is published in
+/// it, so that whoever receives the message continues the trace. Attributes that name a
+/// trace already stay, and where no traces are exported there is none to name.
+pub(crate) fn propagate(attributes: &mut HashMap<String, String>) {
+    if PREFIXES.iter().any(|prefix| attributes.contains_key(&format!("{prefix}{PARENT}"))) {
+        return;
+    }
+    let context = Span::current().context();
+    let span = context.span();
+    if span.span_context().is_valid() {
+        attributes.extend(attributes_of(span.span_context()));
+    }
+}
+
+/// The attributes of a message that continues a trace, given as a program's environment
+/// gives it: `TRACEPARENT` and `TRACESTATE`, as in HTTP's headers of these names. `None`
+/// if the former is malformed; a malformed latter is left out.
+pub fn continuing(parent: &str, state: Option<&str>) -> Option<HashMap<String, String>> {
+    let given = [(PARENT, Some(parent)), (STATE, state)];
+    let given = given.into_iter().filter_map(|(n, v)| Some((n.to_owned(), v?.to_owned())));
+    publisher(&given.collect()).as_ref().map(|context| attributes_of(context).collect())
+}
+
+/// A span's context in W3C's form.
+fn attributes_of(span: &SpanContext) -> impl Iterator<Item = (String, String)> {
+    let (trace, id, flags) = (span.trace_id(), span.span_id(), span.trace_flags());
+    let parent = format!("00-{trace}-{id}-{flags:02x}");
+    let state = Some(span.trace_state().header()).filter(|state| !state.is_empty());
+    std::iter::once((PARENT.to_owned(), parent)).chain(state.map(|state| (STATE.to_owned(), state)))
+}
+
 /// The publisher's span. Google's clients write its context under a prefix, others
 /// plainly. What is malformed counts as absent.
 fn publisher(attributes: &HashMap<String, String>) -> Option<SpanContext> {
-    ["googclient_", ""].iter().find_map(|prefix| {
+    PREFIXES.iter().find_map(|prefix| {
         let (trace_id, span_id, flags) =
-            parse_parent(attributes.get(&format!("{prefix}traceparent"))?)?;
-        let state = attributes.get(&format!("{prefix}tracestate"));
+            parse_parent(attributes.get(&format!("{prefix}{PARENT}"))?)?;
+        let state = attributes.get(&format!("{prefix}{STATE}"));
         let state = state.and_then(|state| TraceState::from_str(state).ok()).unwrap_or_default();
         Some(SpanContext::new(trace_id, span_id, flags, true, state))
     })
@@ -210,6 +246,18 @@ mod tests {
         assert_eq!(of(&[("traceparent", &parent), ("tracestate", "no list\n")]), continued);
         let later = format!("cc-{TRACE}-b7ad6b7169203331-01-what-comes");
         assert_eq!(of(&[("traceparent", &later)]), continued);
+    }
+
+    #[test]
+    fn what_is_given_is_passed_on() {
+        let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
+        let on = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let plain = continuing(&parent, None).unwrap();
+        assert_eq!(plain, HashMap::from([on("traceparent", &parent)]));
+        let both = continuing(&parent, Some("vendor=x")).unwrap();
+        assert_eq!(both, HashMap::from([on("traceparent", &parent), on("tracestate", "vendor=x")]));
+        assert_eq!(continuing(&parent, Some("no list\n")), Some(plain));
+        assert_eq!(continuing("nonsense", Some("vendor=x")), None);
     }
 
     #[test]

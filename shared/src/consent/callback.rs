@@ -8,8 +8,9 @@ use super::outcome::{CallbackError, Outcome, SignedIn};
 use super::pending::{NAME_LENGTH, Pending, digest};
 use super::{Consent, LOGIN_LIFETIME, marker, missing_scopes, start, subject};
 use crate::ports::{CodeAnswer, EndpointError};
+use crate::protocol::Grant;
 use crate::secret::Secret;
-use crate::store::{Grant, Login};
+use crate::store::Login;
 use crate::user_id::UserId;
 
 /// What the browser, or the person, brought back.

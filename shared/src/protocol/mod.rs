@@ -4,7 +4,9 @@
 //! It is told what happened ([`Event`]) and says what to do next ([`Action`]);
 //! whoever drives it does the I/O. The store drives it with real ports; a model
 //! check can drive it through every interleaving. What a replica remembers about
-//! a user between flights is its [`Memory`].
+//! a user between flights is its [`Memory`]. A re-seal is a flight with another errand;
+//! what needs no lease is driven in the same way: [`Granting`] is a login or an import,
+//! [`Deletion`] the end of a user.
 //!
 //! ```text
 //!             ReadToken ──fresh──▶ Use
@@ -22,18 +24,22 @@
 
 mod breaker;
 mod conflict;
+mod deletion;
 mod flight;
 mod freshness;
+mod granting;
 mod lease;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use breaker::{Admission, Breaker};
 pub use conflict::{Adoption, Commit, CommitStep, RejectionStep, adopt, on_invalid_grant};
+pub use deletion::{Deletion, DeletionAction, DeletionEvent};
 pub use flight::{
     Action, Draw, Event, Finish, Flight, Identity, Memory, Notes, PutFault, ReadFault, Source,
     Stored,
 };
 pub(crate) use freshness::FreshSpan;
 pub use freshness::{Freshness, Held, Rejected};
+pub use granting::{Grant, Granted, Granting, GrantingAction, Terms};
 pub use lease::{Lease, Observation, SeenLease, Verdict, judge};

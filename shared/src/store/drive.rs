@@ -13,6 +13,7 @@ use crate::protocol::{
     Action, Admission, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease, Stored,
 };
 use crate::record::TokenRecord;
+use crate::user_id::UserId;
 
 use super::entry::{Entry, Phase};
 use super::served::Served;
@@ -64,7 +65,9 @@ pub(super) async fn drive(
             flight.step(event, now, &mut state.memory, &*inner.random)
         };
         event = match action {
-            Action::ReadToken => Event::TokenRead(read_token(&inner, &entry, &token_object).await),
+            Action::ReadToken => {
+                Event::TokenRead(read_token(&inner, &entry.user, &token_object).await)
+            }
             Action::ReadLease => Event::LeaseRead(read_lease(&inner, &lease_object).await),
             Action::PutLease(lease, expected) => {
                 let admitted = inner.breaker().admit(inner.now());
@@ -202,24 +205,24 @@ fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &wat
     phase.send_replace(Phase::Serving);
 }
 
-async fn read_token(
+pub(super) async fn read_token(
     inner: &Inner,
-    entry: &Entry,
+    user: &UserId,
     name: &str,
 ) -> Result<Option<Box<Stored>>, ReadFault> {
     match inner.bucket.get(name).await {
         Ok(None) => Ok(None),
-        Ok(Some(object)) => decode(inner, entry, &object).map(Some),
+        Ok(Some(object)) => decode(inner, user, &object).map(Some),
         Err(error) => Err(read_fault(error)),
     }
 }
 
 pub(super) fn decode(
     inner: &Inner,
-    entry: &Entry,
+    user: &UserId,
     object: &Object,
 ) -> Result<Box<Stored>, ReadFault> {
-    match inner.codec.decode(&entry.user, &object.content) {
+    match inner.codec.decode(user, &object.content) {
         Ok(record) => Ok(Box::new(Stored { record, generation: object.generation })),
         Err(why) => Err(ReadFault::Corrupt(why)),
     }

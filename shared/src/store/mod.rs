@@ -32,7 +32,7 @@ pub use counters::Counts;
 pub use credentials::Credentials;
 pub use reseal::Resealed;
 pub use revoke::Revoked;
-pub use write::{Grant, Imported, Login};
+pub use write::{Imported, Login};
 
 use counters::Counters;
 use entry::{Entry, EntryState, Phase, Running};

@@ -81,7 +81,7 @@ async fn reseal(inner: Arc<Inner>, entry: Arc<Entry>) -> Result<Resealed, Error>
         event = match action {
             Action::ReadToken => Event::TokenRead(match inner.bucket.get(&token_object).await {
                 Ok(None) => Ok(None),
-                Ok(Some(object)) => match decode(&inner, &entry, &object) {
+                Ok(Some(object)) => match decode(&inner, &entry.user, &object) {
                     Ok(stored)
                         if inner.codec.is_current(&object.content)
                             && sent.as_ref() != Some(&stored.record.write_id) =>

@@ -8,11 +8,12 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{self, HeaderMap};
 use axum::routing::post;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use prost::Message as _;
 use tests::stage::PATIENCE;
 use tokio::net::TcpListener;
@@ -29,6 +30,8 @@ pub(crate) struct Seen {
     pub(crate) begin: u64,
     pub(crate) end: u64,
     pub(crate) attributes: BTreeMap<String, String>,
+    /// Whether its status is *error*.
+    pub(crate) failed: bool,
 }
 
 #[derive(Debug)]
@@ -40,13 +43,17 @@ pub(crate) struct Collector {
 
 type Sender = mpsc::UnboundedSender<ExportTraceServiceRequest>;
 
-async fn receive(State(sender): State<Sender>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn receive(
+    State(sender): State<Sender>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> http::StatusCode {
     assert_eq!(headers["content-type"], "application/x-protobuf");
     let Ok(request) = ExportTraceServiceRequest::decode(body) else {
-        return StatusCode::BAD_REQUEST;
+        return http::StatusCode::BAD_REQUEST;
     };
     drop(sender.send(request));
-    StatusCode::OK
+    http::StatusCode::OK
 }
 
 impl Collector {
@@ -97,6 +104,7 @@ impl Collector {
                 begin: span.start_time_unix_nano,
                 end: span.end_time_unix_nano,
                 attributes: attributes(&span.attributes),
+                failed: span.status.as_ref().is_some_and(|s| s.code() == StatusCode::Error),
             })
             .collect()
     }

@@ -13,7 +13,7 @@ use shared::{TokenStore, UserId};
 use tests::memory::{Fleet, Heard, Queue, QueueSettings, VirtualClock, pass};
 use tokio::task::JoinHandle;
 use worker::pubsub::Topic;
-use worker::replica::{Builder, ReplicaError, Stop};
+use worker::replica::{Builder, Readiness, ReplicaError, Stop};
 use worker::{Handler, Job, Session, Verdict, Worker};
 
 /// A bucket, a provider, a subscription, and topics.
@@ -30,6 +30,7 @@ pub(crate) struct House {
 pub(crate) struct Running {
     pub(crate) store: TokenStore,
     pub(crate) stop: Stop,
+    pub(crate) ready: Arc<Readiness>,
     task: JoinHandle<Result<(), ReplicaError>>,
 }
 
@@ -96,9 +97,9 @@ impl House {
     ) -> Running {
         let (store, builder) = self.builder(name);
         let worker = settings(builder).handler("k", handler).build().unwrap();
-        let stop = Stop::default();
+        let (stop, ready) = (Stop::default(), worker.readiness());
         let task = tokio::spawn(worker.run(stop.clone()));
-        Running { store, stop, task }
+        Running { store, stop, ready, task }
     }
 
     /// How many outcomes of each status were told.

@@ -91,3 +91,22 @@ async fn parking_waits_for_the_bucket_too() {
     assert!(outcomes.iter().all(|o: &Value| o["status"] == "parked"), "{outcomes:?}");
     replica.end().await;
 }
+
+/// Whoever restarts what is not alive must not restart this.
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_is_down_at_the_start_makes_no_replica_look_dead() {
+    let house = House::new(strict());
+    house.users(["ann".to_owned()]).await;
+    house.fleet.bucket.set_down(true);
+    let replica = house.start("a", Notebook::default(), |b| b);
+    for second in 0..300 {
+        pass(Duration::from_secs(1)).await;
+        assert_eq!(replica.ready.pulse().check(), Ok(()), "after {second} s");
+        assert!(replica.ready.check().is_err(), "it takes no jobs");
+    }
+    house.fleet.bucket.set_down(false);
+    house.jobs.publish(&job("j", "ann", "k"), "ann");
+    house.jobs.drained().await;
+    assert_eq!(replica.ready.check(), Ok(()));
+    replica.end().await;
+}

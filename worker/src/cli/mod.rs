@@ -11,6 +11,7 @@ mod login;
 mod output;
 mod profile;
 mod publish;
+mod resume;
 mod setup;
 mod starthinker;
 mod token;

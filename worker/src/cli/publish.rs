@@ -1,6 +1,6 @@
 //! `fleet publish`: jobs, one by flags or many from a file.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -10,6 +10,7 @@ use shared::UserId;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
 use worker::job::Job;
 use worker::pubsub::{Outgoing, Publisher};
+use worker::spans;
 
 use super::connect::{Place, ProjectArgs, user_id};
 use super::output::{self, Usage};
@@ -21,7 +22,9 @@ use super::output::{self, Usage};
       --params '{"url": "https://www.googleapis.com/drive/v3/files"}'
   fleet publish --topic jobs --file jobs.jsonl
 
-A file has one job per line: {"id": "…", "user": "…", "kind": "…", "params": {…}}"#)]
+A file has one job per line: {"id": "…", "user": "…", "kind": "…", "params": {…}}
+The variables TRACEPARENT and TRACESTATE (W3C Trace Context), where they are set, name the
+trace that the jobs continue."#)]
 pub(crate) struct Args {
     #[command(flatten)]
     project: ProjectArgs,
@@ -63,8 +66,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     place.reach_pubsub().await?;
     let publisher = Publisher::open(&place.connection(), &topic).await?;
+    let jobs = Jobs { unordered: args.unordered, trace: trace() };
     if let Some(job) = single {
-        let id = publisher.publish(outgoing(&job, args.unordered)?).await?;
+        let id = publisher.publish(jobs.message(&job)?).await?;
         return if args.json {
             output::json(&json!({"published": 1, "message_id": id}))
         } else {
@@ -73,12 +77,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let path = args.file.as_deref().unwrap_or_else(|| std::path::Path::new("-"));
     let published = if path.as_os_str() == "-" {
-        publish_lines(&publisher, BufReader::new(tokio::io::stdin()), args.unordered).await
+        publish_lines(&publisher, BufReader::new(tokio::io::stdin()), &jobs).await
     } else {
         let file = tokio::fs::File::open(path)
             .await
             .map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
-        publish_lines(&publisher, BufReader::new(file), args.unordered).await
+        publish_lines(&publisher, BufReader::new(file), &jobs).await
     };
     let published = published.with_context(|| path.display().to_string())?;
     if args.json {
@@ -109,18 +113,40 @@ impl Args {
     }
 }
 
-/// Checks a job as a worker would, and makes it a message.
-fn outgoing(job: &[u8], unordered: bool) -> Result<Outgoing, Usage> {
-    let read = Job::decode(job, "").map_err(|e| Usage(e.to_string()))?;
-    let ordering_key = if unordered { String::new() } else { read.user.as_str().to_owned() };
-    Ok(Outgoing { data: job.to_vec().into(), ordering_key, ..Outgoing::default() })
+/// The trace that the environment names, as attributes of a message.
+fn trace() -> HashMap<String, String> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let Some(parent) = variable("TRACEPARENT") else {
+        return HashMap::new();
+    };
+    spans::continuing(&parent, variable("TRACESTATE").as_deref()).unwrap_or_else(|| {
+        output::note("TRACEPARENT is no W3C trace context (00-TRACE-SPAN-FLAGS); it is left out");
+        HashMap::new()
+    })
+}
+
+/// What the published jobs have in common.
+struct Jobs {
+    unordered: bool,
+    trace: HashMap<String, String>,
+}
+
+impl Jobs {
+    /// Checks a job as a worker would, and makes it a message.
+    fn message(&self, job: &[u8]) -> Result<Outgoing, Usage> {
+        let read = Job::decode(job, "").map_err(|e| Usage(e.to_string()))?;
+        let user = read.user.as_str();
+        let ordering_key = if self.unordered { String::new() } else { user.to_owned() };
+        let attributes = self.trace.clone();
+        Ok(Outgoing { data: job.to_vec().into(), attributes, ordering_key })
+    }
 }
 
 /// Publishes line by line; after a bad line everything before it is published.
 async fn publish_lines(
     publisher: &Publisher,
     mut input: impl AsyncBufRead + Unpin,
-    unordered: bool,
+    jobs: &Jobs,
 ) -> anyhow::Result<u64> {
     let bar = ProgressBar::new_spinner().with_style(
         ProgressStyle::with_template("{spinner} {pos} published, {per_sec}")
@@ -139,7 +165,7 @@ async fn publish_lines(
         if text.is_empty() {
             continue;
         }
-        match outgoing(text, unordered) {
+        match jobs.message(text) {
             Ok(message) => window.push_back(publisher.publish(message)),
             Err(error) => break Some(Usage(format!("line {number}: {error}"))),
         }

@@ -13,9 +13,11 @@ use shared::record::{RecordCodec, TokenRecord};
 use shared::{Error, Grant, Imported, OAuthClient, Resealed, Revoked, Secret, TokenStore, UserId};
 
 use super::connect::{
-    JsonAnyway, Place, StoreArgs, StoredUserArgs, read_small, revoke_url, user_id, userinfo_url,
+    JsonAnyway, Place, ProjectArgs, StoreArgs, StoredUserArgs, read_small, revoke_url, user_id,
+    userinfo_url,
 };
 use super::output::{self, Usage};
+use super::resume::resume;
 use super::starthinker;
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +62,8 @@ Example:
       --bucket my-tokens --client client.json
 
 The grant must belong to the configured OAuth client. Importing the stored refresh
-token again changes nothing.")]
+token again changes nothing. Parked jobs of the user go on at once with --topic, else
+at the workers' next sweep.")]
     Import {
         /// The file
         file: PathBuf,
@@ -72,6 +75,11 @@ token again changes nothing.")]
         replace: bool,
         #[command(flatten)]
         store: StoreArgs,
+        #[command(flatten)]
+        project: ProjectArgs,
+        /// Job topic, where this user's parked jobs go on
+        #[arg(long, env = "FLEET_TOPIC")]
+        topic: Option<String>,
         /// The result as JSON
         #[arg(long)]
         json: bool,
@@ -137,7 +145,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             let record = read(&of.store, &place, &of.user).await?;
             output::json(&serde_json::from_slice(&RecordCodec::default().encode(&record))?)
         }
-        Command::Import { file, user, replace, store, json } => {
+        Command::Import { file, user, replace, store, project, topic, json } => {
+            let topic = project.optional_topic("--topic", topic.as_ref())?;
             let client = store.read_client()?;
             let grant = read_grant(&read_small(&file)?, &user, &client)
                 .map_err(|e| Usage(format!("{}: {e}", file.display())))?;
@@ -150,6 +159,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 }
                 other => other.with_context(|| format!("user {:?}", user.as_str()))?,
             };
+            resume(&place, topic, &*connected.bucket, &connected.store, &user).await;
             let what = match imported {
                 Imported::Created => "created",
                 Imported::Replaced => "replaced",

@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use worker::health::{self, Probes, Pulse};
+use worker::health::{self, Probes};
 use worker::kinds::{HostRules, KindSettings, OutputRules, Outputs, builtin};
 use worker::log_user_ids;
 use worker::metrics::{self, Render};
@@ -157,7 +157,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Some(Outputs { rules: output_rules, store })
     };
     let scrape = Scrape::start(Arc::clone(&clock))?;
-    let pulse = Pulse::new(Arc::clone(&clock));
     let api_root = place.emulators.as_ref().and_then(|e| e.api_root.clone());
     let kinds = builtin(KindSettings {
         http: connected.http.clone(),
@@ -215,9 +214,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let sweeping = sweep.map(|sweep| tokio::spawn(sweep.run(stop.drain.clone())));
     let ready = worker.readiness();
+    let pulse = ready.pulse().clone();
     let probes = Probes {
         ready: Arc::clone(&ready),
-        pulse: pulse.clone(),
         metrics: Render::new(move || {
             metrics::read_store(&counted);
             metrics::readiness(ready.check().is_ok());

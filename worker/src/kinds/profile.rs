@@ -2,9 +2,12 @@
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use reqwest::Method;
 use serde_json::Value;
 use shared::profile::{ProfileError, fetch_profile};
+use url::Url;
 
+use crate::calls::observed;
 use crate::handler::Handler;
 use crate::job::Job;
 use crate::outcome::Verdict;
@@ -37,7 +40,15 @@ impl Handler for ProfileHandler {
                     http_status: None,
                 };
             }
-            match fetch_profile(&self.http, &self.userinfo_url, session.credentials()).await {
+            let url = Url::parse(&self.userinfo_url).ok();
+            let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+            let fetch = fetch_profile(&self.http, &self.userinfo_url, session.credentials());
+            let status = |fetched: &Result<_, ProfileError>| match fetched {
+                Ok(_) => Some(200),
+                Err(ProfileError::Status { status, .. }) => Some(*status),
+                Err(ProfileError::Credentials(_) | ProfileError::NoAnswer(_)) => None,
+            };
+            match observed(session.clock(), &Method::GET, host, fetch, status).await {
                 Ok(profile) => {
                     Verdict::Done { http_status: Some(200), result: Value::Object(profile) }
                 }

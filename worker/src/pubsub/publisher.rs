@@ -13,6 +13,8 @@ use google_cloud_pubsub::error::PublishError as ClientError;
 use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 
+use crate::spans;
+
 use super::{Connection, Topic, no_credentials};
 
 /// A publish is given up after this long; the caller decides what then.
@@ -88,13 +90,17 @@ impl Publisher {
     /// in the order of the calls; the future waits for the service's word.
     /// Dropping the future does not unpublish.
     ///
+    /// Where traces are exported, the message continues the trace of the span that this
+    /// is called in (attribute `traceparent`), unless its attributes name one already.
+    ///
     /// # Errors
     /// [`PublishError`]; the message may have been published all the same when
     /// the service could not be reached in time.
     pub fn publish(
         &self,
-        message: Outgoing,
+        mut message: Outgoing,
     ) -> impl Future<Output = Result<String, PublishError>> + Send + 'static {
+        spans::propagate(&mut message.attributes);
         let key = message.ordering_key.clone();
         let published = self.client.publish(
             Message::new()

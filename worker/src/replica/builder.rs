@@ -10,6 +10,7 @@ use url::Url;
 
 use crate::dedupe::Dedupe;
 use crate::handler::Handler;
+use crate::health::Pulse;
 use crate::kinds::{HostRules, Kinds};
 use crate::pubsub::{Source, Topic};
 use crate::session::Carrier;
@@ -281,6 +282,7 @@ impl Builder {
                 http: self.http,
                 hosts: self.hosts,
                 api_root: self.api_root,
+                clock: Arc::clone(&clock),
             },
             bucket: self.bucket.ok_or(BuildError::Missing("the bucket of its store"))?,
             source: self.source.ok_or(BuildError::Missing("a source of jobs"))?,
@@ -294,7 +296,7 @@ impl Builder {
             per_user: positive("per_user", self.per_user, 1)?,
             drain: self.drain.unwrap_or(Duration::from_secs(25)),
             retry_budget: self.retry_budget.unwrap_or(Duration::from_secs(60)),
-            ready: Arc::new(Readiness::new(Arc::clone(&clock))),
+            ready: Arc::new(Readiness::new(Pulse::new(Arc::clone(&clock)))),
             clock,
         })
     }

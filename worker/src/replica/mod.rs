@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::delivery::{Desk, KindsDebug};
 use crate::dispatch::{Queued, Queues};
+use crate::health::Beat;
 use crate::job::Job;
 use crate::metrics::Meters;
 use crate::outage::Outage;
@@ -62,7 +63,8 @@ pub enum ReplicaError {
 
 async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
     let Worker { carrier, bucket, mut source, clock, random, ready, .. } = worker;
-    await_bucket(&*bucket, &*clock, &random, &stop).await?;
+    let beat = ready.pulse().watch("the replica");
+    beat.through(await_bucket(&*bucket, &*clock, &random, &stop)).await?;
     if stop.drain.is_cancelled() {
         return Ok(());
     }
@@ -88,21 +90,11 @@ async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         cutting: CancellationToken::new(),
     });
     let tasks = TaskTracker::new();
-    let result = take_in(&desk, &mut *source, &tasks, &ready).await;
+    let result = take_in(&desk, &mut *source, &tasks, &ready, &beat).await;
     ready.intake(false);
     // The end also comes by an error: what is under way is drained all the same.
     desk.stopping.cancel();
-    let turning = async {
-        loop {
-            ready.turned();
-            desk.clock.sleep(TURN).await;
-        }
-    };
-    tokio::select! {
-        biased;
-        () = wind_up(&desk, source, tasks, &stop, worker.drain) => {}
-        () = turning => {}
-    }
+    beat.through(wind_up(&desk, source, tasks, &stop, worker.drain)).await;
     result
 }
 
@@ -146,6 +138,7 @@ async fn take_in(
     source: &mut dyn Source,
     tasks: &TaskTracker,
     ready: &Readiness,
+    beat: &Beat,
 ) -> Result<(), ReplicaError> {
     let started = desk.clock.monotonic();
     let mut paused = desk.outage.paused();
@@ -155,7 +148,7 @@ async fn take_in(
     // Kept while the loop turns and while the intake is paused: see `Source`.
     let mut next = source.next();
     loop {
-        ready.turned();
+        beat.turn();
         let is_paused = *paused.borrow_and_update();
         ready.intake(!is_paused);
         desk.meters.set_users(desk.queues.users(), desk.paces.users());
@@ -203,7 +196,7 @@ async fn take_in(
         tokio::select! {
             biased;
             () = desk.stopping.cancelled() => return Ok(()),
-            () = desk.clock.sleep(pause) => {}
+            () = beat.through(desk.clock.sleep(pause)) => {}
         }
     }
 }

@@ -1,37 +1,38 @@
 //! Whether a replica takes jobs, and whether it turns at all.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use shared::Health;
-use shared::ports::{Clock, Monotonic};
 use tokio::sync::watch;
+
+use crate::health::Pulse;
 
 /// What health checks look at. Made before the replica runs, and true to it while
 /// it does.
 #[derive(Debug)]
 pub struct Readiness {
-    clock: Arc<dyn Clock>,
+    pulse: Pulse,
     bucket_seen: AtomicBool,
     intake_open: AtomicBool,
-    /// Milliseconds of the monotonic clock.
-    turned: AtomicU64,
     store: OnceLock<watch::Receiver<Health>>,
 }
 
 impl Readiness {
-    /// Not ready, and turning as of now.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let ready = Self {
-            clock,
+    /// Not ready; the loops of the process turn by `pulse`.
+    pub fn new(pulse: Pulse) -> Self {
+        Self {
+            pulse,
             bucket_seen: AtomicBool::new(false),
             intake_open: AtomicBool::new(false),
-            turned: AtomicU64::new(0),
             store: OnceLock::new(),
-        };
-        ready.turned();
-        ready
+        }
+    }
+
+    /// Whether the loops turn: the replica's own while it runs, and those that others
+    /// add.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// `Ok` when jobs are taken: the bucket has answered, the intake is open and
@@ -57,18 +58,6 @@ impl Readiness {
         } else {
             Err("the intake is not open".to_owned())
         }
-    }
-
-    /// How long ago the replica's loop turned last. It does so every second,
-    /// whatever Google's services do.
-    pub fn last_turn(&self) -> Duration {
-        let turned = Duration::from_millis(self.turned.load(Ordering::Relaxed));
-        self.clock.monotonic().since(Monotonic(turned))
-    }
-
-    pub(super) fn turned(&self) {
-        let now = self.clock.monotonic().0.as_millis();
-        self.turned.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     pub(super) fn bucket_seen(&self, health: watch::Receiver<Health>) {

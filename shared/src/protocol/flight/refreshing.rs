@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::{ConsentReason, Error};
 use crate::ports::{Answer, EndpointError, Generation};
-use crate::record::{GrantId, State as RecordState, TokenRecord, WriteId};
+use crate::record::{State as RecordState, TokenRecord, WriteId};
 
 use super::super::conflict::{Commit, CommitStep};
 use super::messages::{Action, PutFault, ReadFault, Source, Stored};
@@ -84,7 +84,7 @@ impl Flight {
             expires_at: answer.expires_in.and_then(|life| now.checked_add(life).ok()),
             expires_in: answer.expires_in,
             scopes: answer.scopes.unwrap_or_else(|| replaced.scopes.clone()),
-            grant_id: GrantId(around.draw.id()),
+            grant_id: replaced.grant_id.successor(&around.draw.id()),
             write_id: WriteId(around.draw.id()),
             holder: self.identity.holder.to_string(),
             lease_generation: Some(hold.generation),

@@ -1,21 +1,27 @@
-//! Flights on behalf of the model's callers, as the store drives them.
+//! Courses of the model's processes, as the store drives them.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use shared::Error;
 use shared::ports::{EndpointError, Generation};
-use shared::protocol::{Action, Event, Finish, Flight, Freshness, Identity};
+use shared::protocol::{Event, Finish, Flight, Freshness, Identity};
 
-use super::mutants::wall_ahead;
+use super::course::{Ask, Course, End, Next};
+use super::mutants::{frozen, wall_ahead};
 use super::provider::place;
-use super::replica::{Deeds, Doing, Ids, Series, at};
-use super::setup::{Mutant, Setup};
+use super::replica::{Deeds, Doing, Ids, Replica, Series, at};
+use super::setup::{Mutant, Setup, TICK};
 use super::world::{World, user};
+
+pub(super) fn identity(holder: &str) -> Identity {
+    Identity { client_id: "client".into(), token_uri: "uri".into(), holder: holder.into() }
+}
 
 impl World {
     /// Nobody asks any more, so nothing is owed.
-    pub(super) fn forget_unwanted(&mut self) {
-        if !self.replicas.iter().any(|r| r.is_active()) {
+    pub(super) fn forget_unwanted(&mut self, setup: &Setup) {
+        if !self.replicas[..setup.replicas].iter().any(|r| r.is_active()) {
             self.watch.wanted = None;
         }
     }
@@ -42,26 +48,22 @@ impl World {
         }
         let began_with = replica.held.as_ref().map(|held| held.record.grant_id.clone());
         replica.deeds = Deeds { began_at: now, began_with, ..Deeds::default() };
-        let identity = Identity {
-            client_id: "client".into(),
-            token_uri: "uri".into(),
-            holder: "worker".into(),
-        };
         let generation = replica.held.as_ref().and_then(|held| held.generation);
         let monotonic = at(now, 0).monotonic;
+        let identity = identity("worker");
         let flight = Flight::new(user(), setup.policy(), identity, generation, true, monotonic);
-        replica.flight = Some(flight);
+        replica.course = Some(Course::Flight(Box::new(flight)));
         self.watch.wanted.get_or_insert(now);
         self.step(setup, i, Event::Start);
     }
 
-    /// Gives the flight an event and takes what it wants next.
+    /// Gives the course an event and takes what it wants next.
     pub(super) fn step(&mut self, setup: &Setup, i: usize, event: Event) {
         let now = self.now;
-        let ahead = wall_ahead(setup, i);
+        let clocks = at(frozen(setup, i, &self.replicas[i]).unwrap_or(now), wall_ahead(setup, i));
         let event = self.distort(setup, i, event);
         let replica = self.replica(i);
-        let Some(flight) = replica.flight.as_mut() else {
+        let Some(course) = replica.course.as_mut() else {
             return;
         };
         let acquired = matches!(event, Event::LeasePut(Ok(_)));
@@ -70,18 +72,18 @@ impl World {
             replica.deeds.received = Some(place(&answer.access_token));
         }
         let ids = Ids { drawer: i, next: Cell::new(replica.drawn) };
-        let action = flight.step(event, at(now, ahead), &mut replica.memory, &ids);
+        let next = course.step(event, clocks, &mut replica.memory, &ids);
         replica.drawn = ids.next.get();
         replica.deeds.confirming = acquired;
         replica.deeds.rejected |= rejected;
-        match action {
-            Action::Sleep(pause) => {
+        match next {
+            Next::Sleep(pause) => {
                 let steps = pause.as_secs().div_ceil(10).max(1);
                 replica.doing = Doing::Asleep(now + steps);
             }
-            Action::Finish(finish) => self.land(setup, i, finish),
-            action => {
-                if let Action::PutLease(lease, _) = &action {
+            Next::End(end) => self.land(setup, i, end),
+            Next::Ask(ask) => {
+                if let Ask::PutLease(lease, _) = &ask {
                     let known = replica.deeds.series.as_ref();
                     if known.is_none_or(|s| s.attempt != lease.attempt) {
                         replica.deeds.series = Some(Series {
@@ -92,12 +94,15 @@ impl World {
                         });
                     }
                 }
-                replica.doing = Doing::Asked(action);
+                if i >= setup.replicas && matches!(ask, Ask::PutToken(..)) {
+                    replica.deeds.asked_at = now;
+                }
+                replica.doing = Doing::Asked(ask);
             }
         }
     }
 
-    fn land(&mut self, setup: &Setup, i: usize, finish: Finish) {
+    fn land(&mut self, setup: &Setup, i: usize, end: End) {
         let now = self.now;
         let deeds = self.replicas[i].deeds.clone();
         self.watch.landed(&deeds, &self.bucket, setup);
@@ -106,21 +111,35 @@ impl World {
         {
             self.bucket.lease = None;
         }
-        let again = matches!(finish, Finish::Failed(Error::Busy(_) | Error::Unavailable(_)));
         let replica = self.replica(i);
-        replica.flight = None;
+        replica.course = None;
         replica.deeds = Deeds::default();
-        replica.doing = if again { Doing::Again(now + 1) } else { Doing::Idle };
-        match finish {
-            Finish::Use(held, _) => {
+        replica.doing = match &end {
+            End::Flight(Finish::Failed(Error::Busy(_) | Error::Unavailable(_)))
+                if i < setup.replicas =>
+            {
+                Doing::Again(now + 1)
+            }
+            // Whoever re-seals asks again when the lease that was seen may be taken over.
+            End::Flight(Finish::HeldElsewhere) => {
+                let seen = replica.memory.observation.as_ref();
+                let left = seen.map_or(TICK, |seen| seen.remaining(at(now, 0).monotonic));
+                Doing::Again(now + left.as_secs().div_ceil(TICK.as_secs()).max(1))
+            }
+            End::Flight(_) | End::Granting(_) | End::Deletion(_) => Doing::Idle,
+        };
+        match end {
+            End::Flight(Finish::Use(held, _)) => {
                 let rejected = replica.rejected.clone();
                 replica.held = Some(held.clone());
                 self.watch.handed_out(&held, &rejected, &deeds, setup, now);
             }
-            Finish::Failed(Error::NeedsConsent(_)) => replica.held = None,
-            // The model's re-seals are transitions of their own, not flights.
-            Finish::HeldElsewhere | Finish::Resealed(_) | Finish::Failed(_) => {}
+            End::Flight(Finish::Failed(Error::NeedsConsent(_))) => replica.held = None,
+            End::Flight(_) | End::Granting(_) | End::Deletion(_) => {}
         }
-        self.forget_unwanted();
+        if i >= setup.replicas && self.replicas[i].doing == Doing::Idle {
+            self.replicas[i] = Arc::new(Replica::over());
+        }
+        self.forget_unwanted(setup);
     }
 }

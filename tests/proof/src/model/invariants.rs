@@ -9,7 +9,7 @@ use shared::record::{GrantId, TokenRecord};
 
 use super::bucket::Bucket;
 use super::provider::{Provider, issued, place};
-use super::replica::{Deeds, Series, at};
+use super::replica::{Deeds, Sent, Series, at};
 use super::setup::Setup;
 
 /// The names under which they are checked and broken.
@@ -36,6 +36,7 @@ struct Spend {
     lost: bool,
     access: Option<(usize, u32)>,
     in_time: bool,
+    guards: Generation,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -43,6 +44,8 @@ pub(super) struct Watch {
     /// Broken ones, by their place in [`INVARIANTS`].
     pub(super) broken: BTreeSet<usize>,
     spends: Vec<Spend>,
+    /// Generations that a re-seal replaced which was sent in time and arrived too late.
+    moved_late: Vec<Generation>,
     /// Every version of the token, by its generation.
     versions: Vec<Arc<TokenRecord>>,
     /// The last lease: what it guards and when it was written.
@@ -83,9 +86,12 @@ impl Watch {
         let Some(base) = self.version(series.guards).cloned() else {
             return self.breaks(1);
         };
+        let moved = &self.moved_late;
         let late = |first_sent: u64| now >= first_sent + TTL;
         let again = self.spends.iter().any(|earlier| {
             let excused = earlier.lost
+                || moved.contains(&earlier.guards)
+                || moved.contains(&series.guards)
                 || (late(earlier.first_sent) && !earlier.in_time)
                 || (late(series.first_sent) && earlier.attempt != series.attempt);
             earlier.replaces == base.grant_id && !excused
@@ -100,13 +106,53 @@ impl Watch {
             lost,
             access: answer.map(|a| place(&a.access_token)),
             in_time: false,
+            guards: series.guards,
         });
     }
 
-    /// A record was written by a login.
-    pub(super) fn login(&mut self, record: &TokenRecord) {
+    /// I2 and I3: a login wrote `record` over `before`. What was stored gives way to it,
+    /// but not to nothing, and not to what it itself became meanwhile.
+    pub(super) fn login(&mut self, record: &TokenRecord, before: Option<&TokenRecord>) {
+        if record.refresh_token.expose().is_empty() {
+            self.breaks(2);
+        }
+        if before.is_some_and(|before| is_older(record, before)) {
+            self.breaks(3);
+        }
         self.versions.push(Arc::new(record.clone()));
         self.wanted = None;
+    }
+
+    /// I3 and I4: a re-seal wrote `record` over `before`, which was at `replaced`. One that
+    /// was sent within its ttl and arrives after it is a holder that failed to commit
+    /// within the ttl: it excuses a second spend if one of the two guards what it moved.
+    pub(super) fn resealed(
+        &mut self,
+        record: &TokenRecord,
+        before: Option<&TokenRecord>,
+        replaced: Generation,
+        sent: Sent,
+        now: u64,
+    ) {
+        match before {
+            None => self.breaks(4),
+            Some(before) => {
+                let again = TokenRecord {
+                    write_id: record.write_id.clone(),
+                    holder: record.holder.clone(),
+                    lease_generation: record.lease_generation,
+                    ..before.clone()
+                };
+                if again != *record {
+                    self.breaks(3);
+                }
+            }
+        }
+        let ends = sent.lease_first_sent + TTL;
+        if sent.asked_at < ends && now >= ends {
+            self.moved_late.push(replaced);
+        }
+        self.versions.push(Arc::new(record.clone()));
     }
 
     pub(super) fn deleted(&mut self) {
@@ -200,8 +246,12 @@ fn destroys(record: &TokenRecord, before: &TokenRecord, provider: &Provider) -> 
             || !provider.has_rejected(&record.refresh_token);
     }
     let (mine, theirs) = (place(&record.refresh_token), place(&before.refresh_token));
-    mine.0 != theirs.0
-        || mine.1 < theirs.1
-        || record.scopes != before.scopes
-        || (mine.1 == theirs.1 && issued(record) < issued(before))
+    mine.0 != theirs.0 || record.scopes != before.scopes || is_older(record, before)
+}
+
+/// Whether both are of one consent, and `record` is the earlier.
+fn is_older(record: &TokenRecord, before: &TokenRecord) -> bool {
+    let (mine, theirs) = (place(&record.refresh_token), place(&before.refresh_token));
+    mine.0 == theirs.0
+        && (mine.1 < theirs.1 || (mine.1 == theirs.1 && issued(record) < issued(before)))
 }

@@ -3,8 +3,10 @@
 //! The model is the world around the decisions: a bucket with generations, a
 //! provider, replicas that crash and stand still, a clock, people. What a replica
 //! decides is the production code's word: each replica *is* a
-//! [`shared::protocol::Flight`] with its [`shared::protocol::Memory`], and every
-//! move of the model answers its last action with one event. The checker tries
+//! [`shared::protocol::Flight`] with its [`shared::protocol::Memory`], and so is whoever
+//! re-seals; a login is a [`shared::protocol::Granting`] and a deletion a
+//! [`shared::protocol::Deletion`]. Every move of the model answers the last action of one
+//! of them with one event. The checker tries
 //! all moves in all orders within the stated budgets.
 //!
 //! * A request reaches the bucket or the provider at one moment, and its reply
@@ -19,25 +21,26 @@
 //! calls come in one order only; and identifiers depend on their drawer's own
 //! past, so independent events in either order lead to one state.
 //!
-//! Logins, deletions and re-seals are written after the protocol here, since in
-//! the store they are not pure functions; the simulation runs the store's own.
 
 mod bucket;
+mod course;
 mod driving;
 mod invariants;
+mod moves;
 mod mutants;
 mod people;
 mod provider;
 mod replica;
-mod sealer;
+mod serving;
 mod setup;
 mod world;
 
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 
 pub use invariants::INVARIANTS;
+pub use moves::{Fate, Move};
 pub use setup::{Mutant, Setup, TICK};
-pub use world::{Fate, Move, World};
+pub use world::World;
 
 /// A [`Setup`] as the checker takes it.
 #[derive(Clone, Debug)]

@@ -1,12 +1,12 @@
-//! What the mutants do: the flight is told something else than what happened.
+//! What the mutants do: a course is told something else than what happened.
 
 use std::sync::Arc;
 
 use shared::ports::{Generation, Monotonic};
 use shared::protocol::{Event, Observation, PutFault, Stored};
-use shared::record::State as RecordState;
+use shared::record::{GrantId, State as RecordState, WriteId};
 
-use super::replica::at;
+use super::replica::{Replica, at};
 use super::setup::{Mutant, Setup};
 use super::world::World;
 
@@ -16,7 +16,8 @@ impl World {
         let deeds = &self.replicas[i].deeds;
         let from_memory = (setup.is(Mutant::NoSecondRead) && deeds.confirming)
             || (setup.is(Mutant::RevokeWithoutReading) && deeds.rejected)
-            || (setup.is(Mutant::NoLease) && deeds.confirming);
+            || (setup.is(Mutant::NoLease) && deeds.confirming)
+            || (setup.is(Mutant::ResealWithoutLease) && i >= setup.replicas && deeds.confirming);
         if from_memory && let Some(series) = &deeds.series {
             let record = self.watch.version(series.guards)?;
             let generation = series.guards;
@@ -33,10 +34,19 @@ impl World {
         };
         let ahead = wall_ahead(setup, i);
         let replica = Arc::clone(&self.replicas[i]);
-        let pending = replica.flight.as_ref().is_some_and(|f| f.pending_commit().is_some());
+        let pending = replica.course.as_ref().is_some_and(|c| c.pending_commit().is_some());
         let base =
             replica.deeds.series.as_ref().and_then(|s| self.watch.version(s.guards)).cloned();
         match (&mut event, mutant) {
+            (Event::LeaseRead(Ok(seen)), Mutant::ResealWithoutLease) if i >= setup.replicas => {
+                *seen = None;
+            }
+            (Event::TokenRead(Ok(Some(stored))), Mutant::LoginForgetsItsWrites)
+                if i >= setup.replicas =>
+            {
+                stored.record.write_id = WriteId("somebody else's".into());
+                stored.record.grant_id = GrantId("somebody else's".into());
+            }
             (Event::LeaseRead(Ok(Some(seen))), Mutant::TakeoverByWallClock) => {
                 let over = seen.body.as_ref().is_some_and(|lease| {
                     lease
@@ -88,8 +98,8 @@ impl World {
                 *put = Ok(Generation(99));
             }
             (Event::TokenRead(Ok(stored @ None)), Mutant::CommitCreates) if pending => {
-                let flight = replica.flight.as_ref();
-                if let Some(mine) = flight.and_then(|f| f.pending_commit()).cloned() {
+                let course = replica.course.as_ref();
+                if let Some(mine) = course.and_then(|c| c.pending_commit()).cloned() {
                     let generation = self.write_record(&mine);
                     *stored = Some(Box::new(Stored { record: mine, generation }));
                 }
@@ -104,6 +114,12 @@ impl World {
 /// than a ttl where somebody believes them.
 pub(super) fn wall_ahead(setup: &Setup, i: usize) -> u64 {
     if setup.is(Mutant::TakeoverByWallClock) { 4 * i as u64 } else { 0 }
+}
+
+/// The step at which a re-seal's clock stands from the moment it asks for the lease.
+pub(super) fn frozen(setup: &Setup, i: usize, replica: &Replica) -> Option<u64> {
+    let series = replica.deeds.series.as_ref()?;
+    (setup.is(Mutant::ResealAfterItsTtl) && i >= setup.replicas).then_some(series.first_sent)
 }
 
 /// An observation that allows a takeover at once.

@@ -1,13 +1,14 @@
-//! A replica of the model: the production [`Flight`] and [`Memory`], and what
-//! the checks need to know about them.
+//! A process of the model: the production code that decides, with its [`Memory`], and
+//! what the checks need to know about them.
 
 use std::cell::Cell;
 
 use jiff::{SignedDuration, Timestamp};
 use shared::ports::{Generation, Monotonic, Now};
-use shared::protocol::{Action, Draw, Event, Flight, Held, Memory};
+use shared::protocol::{Draw, Event, Held, Memory};
 use shared::record::GrantId;
 
+use super::course::{Ask, Course};
 use super::setup::TICK;
 
 /// The step of the clock, on both clocks.
@@ -38,7 +39,7 @@ impl Draw for Ids {
     fn id(&self) -> String {
         let number = self.next.get();
         self.next.set(number + 1);
-        format!("{}.{number}", self.drawer)
+        format!("{}-{number}", self.drawer)
     }
 }
 
@@ -48,7 +49,7 @@ pub(super) enum Doing {
     /// No flight.
     Idle,
     /// A request that has not reached the world.
-    Asked(Action),
+    Asked(Ask),
     /// A reply that has not reached the flight.
     Answered(Event),
     /// A timer of the flight.
@@ -78,15 +79,33 @@ pub(super) struct Deeds {
     pub(super) rejected: bool,
     /// The next read follows an acquisition.
     pub(super) confirming: bool,
+    /// When the last record write of a re-seal was decided upon.
+    pub(super) asked_at: u64,
     /// It was held up from outside; its times say nothing.
     pub(super) stalled: bool,
 }
 
+/// When a record write was decided upon, and under which lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Sent {
+    pub(super) lease_first_sent: u64,
+    pub(super) asked_at: u64,
+}
+
+impl Deeds {
+    /// Nothing for a course that takes no lease.
+    pub(super) fn sent_under(&self) -> Option<Sent> {
+        let series = self.series.as_ref()?;
+        Some(Sent { lease_first_sent: series.first_sent, asked_at: self.asked_at })
+    }
+}
+
+/// A process: a replica of the fleet, or one that a person started.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Replica {
     pub(super) memory: Memory,
     pub(super) held: Option<Box<Held>>,
-    pub(super) flight: Option<Flight>,
+    pub(super) course: Option<Course>,
     pub(super) doing: Doing,
     /// Since when it stands still.
     pub(super) paused: Option<u64>,
@@ -104,7 +123,7 @@ impl Replica {
         Self {
             memory: Memory::default(),
             held: None,
-            flight: None,
+            course: None,
             doing: Doing::Idle,
             paused: None,
             drawn: 0,
@@ -115,6 +134,11 @@ impl Replica {
         }
     }
 
+    /// What a person began is over.
+    pub(super) fn over() -> Self {
+        Self { calls: 1, ..Self::new() }
+    }
+
     /// The process ends and another starts in its place.
     pub(super) fn crashed(&self) -> Self {
         Self { drawn: self.drawn, calls: self.calls, ..Self::new() }
@@ -123,11 +147,17 @@ impl Replica {
     /// Nothing happens here before the clock moves.
     pub(super) fn rests(&self, now: u64) -> bool {
         self.paused.is_some()
+            || self.may_linger()
             || match self.doing {
                 Doing::Idle => true,
                 Doing::Asleep(until) | Doing::Again(until) => until > now,
                 Doing::Asked(_) | Doing::Answered(_) => false,
             }
+    }
+
+    /// Whether it may take as long as it likes.
+    pub(super) fn may_linger(&self) -> bool {
+        self.course.as_ref().is_some_and(Course::may_linger)
     }
 
     pub(super) fn is_active(&self) -> bool {

@@ -27,6 +27,20 @@ pub enum Mutant {
     RevokeWithoutReading,
     /// A re-seal takes no lease.
     ResealWithoutLease,
+    /// A re-seal writes over whatever is stored.
+    ResealWithoutPrecondition,
+    /// A re-seal does not look at its clock before it writes.
+    ResealAfterItsTtl,
+    /// A login writes over whatever is stored.
+    LoginWithoutPrecondition,
+    /// A login takes what it stored, or what came of it, for somebody else's.
+    LoginForgetsItsWrites,
+    /// A login without a refresh token is stored like any other.
+    LoginWithoutRefreshTokenStored,
+    /// A deletion deletes whichever lease it finds at the end.
+    LeaseDeletedWithoutPrecondition,
+    /// A deletion deletes the lease before the token.
+    LeaseDeletedBeforeTheToken,
     /// Whoever is done deletes the lease object.
     LeaseDeletedOnRelease,
     /// A lease is over when the observer's wall clock says so.

@@ -1,65 +1,18 @@
-//! The state of the model and what can happen in it.
+//! The state of the model, and what each move makes of it.
 
 use std::sync::Arc;
 
-use shared::ports::{EndpointError, Generation};
-use shared::protocol::{Action, Event, Lease, PutFault};
+use shared::protocol::{Event, Lease};
 use shared::record::{GrantId, State as RecordState, TokenRecord, WriteId};
 use shared::{Secret, UserId};
 
 use super::bucket::Bucket;
+use super::course::{Ask, Course};
 use super::invariants::{TTL, Watch};
-use super::people::Deletion;
+use super::moves::Move;
 use super::provider::{LIFE, Provider};
-use super::replica::{Doing, Replica, at};
-use super::sealer::Sealer;
-use super::setup::{Mutant, Setup};
-
-/// What befalls a request when it reaches the world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fate {
-    /// Carried out and answered.
-    Answered,
-    /// Carried out, and its reply is held up until the replica goes on.
-    Slow,
-    /// Not carried out, and nobody says so; the endpoint does (503).
-    Refused,
-    /// Carried out, and the reply is lost.
-    ReplyLost,
-    /// Carried out, and the client's own second try is a conflict.
-    ConflictWithItself,
-    /// Given up by its sender, and carried out at any later time.
-    Late,
-}
-
-/// What can happen next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Move {
-    /// A caller needs a token.
-    Call(usize),
-    /// A request of a replica reaches the world.
-    Serve(usize, Fate),
-    /// A replica stands still, its request not sent.
-    Pause(usize),
-    /// It goes on.
-    Resume(usize),
-    /// It ends; another process starts in its place.
-    Crash(usize),
-    /// An API rejects the token that a replica holds.
-    Reject(usize),
-    /// The write that was given up arrives.
-    Arrive,
-    /// A login with a new refresh token, with an access token or without one.
-    Login(bool),
-    /// A login without a refresh token: nothing is stored.
-    LoginWithoutRefreshToken,
-    /// The user's deletion begins, or goes on with its next step.
-    Delete,
-    /// A re-seal begins, or goes on with its next step.
-    Reseal,
-    /// The clock moves.
-    Tick,
-}
+use super::replica::{Doing, Replica, Sent, at};
+use super::setup::Setup;
 
 /// One state of the model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -67,14 +20,24 @@ pub struct World {
     pub(super) now: u64,
     pub(super) bucket: Bucket,
     pub(super) provider: Provider,
+    /// The replicas, then a slot for whatever people begin.
     pub(super) replicas: Vec<Arc<Replica>>,
-    pub(super) sealer: Sealer,
-    late: Option<(usize, Action)>,
-    pub(super) deletion: Option<Deletion>,
-    faults: u8,
+    pub(super) late: Option<Late>,
+    pub(super) faults: u8,
     pub(super) people: u8,
     pub(super) watch: Watch,
 }
+
+/// A write that was given up by its sender and is still on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Late {
+    pub(super) by: usize,
+    pub(super) ask: Ask,
+    pub(super) sent_under: Option<Sent>,
+}
+
+/// The account of everybody who signs in.
+pub(super) const SUB: &str = "account";
 
 pub(super) fn user() -> UserId {
     UserId::new("u").expect("a user ID")
@@ -83,7 +46,7 @@ pub(super) fn user() -> UserId {
 pub(super) fn record(refresh_token: Secret, access_token: Option<Secret>, id: &str) -> TokenRecord {
     TokenRecord {
         user: user(),
-        sub: None,
+        sub: Some(SUB.into()),
         state: RecordState::Active,
         reason: None,
         refresh_token,
@@ -108,10 +71,10 @@ impl World {
             now: 0,
             bucket: Bucket::new(),
             provider: Provider::default(),
-            replicas: (0..setup.replicas).map(|_| Arc::new(Replica::new())).collect(),
-            sealer: Sealer::default(),
+            replicas: (0..setup.replicas + usize::from(setup.people))
+                .map(|_| Arc::new(Replica::new()))
+                .collect(),
             late: None,
-            deletion: None,
             faults: setup.faults,
             people: setup.people,
             watch: Watch::default(),
@@ -129,87 +92,9 @@ impl World {
             };
             first.lease_generation = Some(world.bucket.write_lease(old));
         }
-        world.watch.login(&first);
+        world.watch.login(&first, None);
         world.bucket.write_token(first);
         world
-    }
-
-    pub(super) fn moves(&self, setup: &Setup, moves: &mut Vec<Move>) {
-        if !self.watch.broken.is_empty() {
-            return;
-        }
-        let mut resting = true;
-        for (i, replica) in self.replicas.iter().enumerate() {
-            resting &= replica.rests(self.now);
-            self.moves_of(setup, i, replica, moves);
-            // All replicas begin alike: the first call of each comes after the
-            // first call of the one before it.
-            if replica.calls == 0 {
-                break;
-            }
-        }
-        if self.late.is_some() {
-            moves.push(Move::Arrive);
-        }
-        if self.people > 0 {
-            moves.extend([Move::Login(true), Move::Login(false), Move::LoginWithoutRefreshToken]);
-        }
-        if self.deletion.is_some() || (self.people > 0 && self.bucket.token.is_some()) {
-            moves.push(Move::Delete);
-        }
-        if self.sealer.is_active() || self.people > 0 {
-            moves.push(Move::Reseal);
-        }
-        // Before the first call time means nothing.
-        let begun = self.replicas[0].calls > 0;
-        if begun && resting && self.now < setup.horizon {
-            moves.push(Move::Tick);
-        }
-    }
-
-    fn moves_of(&self, setup: &Setup, i: usize, replica: &Replica, moves: &mut Vec<Move>) {
-        let faulty = self.faults > 0;
-        if replica.doing == Doing::Idle {
-            if replica.calls < setup.calls {
-                moves.push(Move::Call(i));
-            }
-            if self.people > 0 && replica.held.is_some() && !replica.calls.eq(&setup.calls) {
-                moves.push(Move::Reject(i));
-            }
-            return;
-        }
-        if replica.flight.is_some() && faulty {
-            moves.push(Move::Crash(i));
-        }
-        if let Some(since) = replica.paused {
-            if self.now > since {
-                moves.push(Move::Resume(i));
-            }
-            return;
-        }
-        let Doing::Asked(action) = &replica.doing else {
-            return;
-        };
-        moves.push(Move::Serve(i, Fate::Answered));
-        if !faulty {
-            return;
-        }
-        moves.extend([Move::Pause(i), Move::Serve(i, Fate::Slow)]);
-        match action {
-            Action::Refresh(..) => {
-                moves.push(Move::Serve(i, Fate::Refused));
-                moves.push(Move::Serve(i, Fate::ReplyLost));
-            }
-            Action::PutLease(..) | Action::PutToken(..) => {
-                moves.push(Move::Serve(i, Fate::Refused));
-                moves.push(Move::Serve(i, Fate::ReplyLost));
-                moves.push(Move::Serve(i, Fate::ConflictWithItself));
-                if self.late.is_none() {
-                    moves.push(Move::Serve(i, Fate::Late));
-                }
-            }
-            _ => {}
-        }
     }
 
     pub(super) fn apply(&mut self, setup: &Setup, next: Move) {
@@ -227,24 +112,18 @@ impl World {
             Move::Crash(i) => {
                 self.spend_fault();
                 self.replicas[i] = Arc::new(self.replicas[i].crashed());
-                self.forget_unwanted();
+                self.forget_unwanted(setup);
             }
             Move::Reject(i) => self.reject(setup, i),
             Move::Arrive => {
-                if let Some((i, action)) = self.late.take() {
-                    self.write(setup, i, &action);
+                if let Some(late) = self.late.take() {
+                    self.write(setup, late.by, &late.ask, late.sent_under);
                 }
             }
-            Move::Login(with_access) => self.login(with_access),
-            Move::LoginWithoutRefreshToken => {}
-            Move::Delete => self.delete(),
-            Move::Reseal => {
-                if !self.sealer.is_active() {
-                    self.people -= 1;
-                    self.watch.faults += 1;
-                }
-                Sealer::step(self, setup);
-            }
+            Move::Login(with_access, fate) => self.login(setup, with_access, fate),
+            Move::LoginWithoutRefreshToken => self.login_without_refresh_token(setup),
+            Move::Delete => self.delete(setup),
+            Move::Reseal => self.reseal(setup),
             Move::Tick => self.tick(setup),
         }
     }
@@ -253,39 +132,16 @@ impl World {
         Arc::make_mut(&mut self.replicas[i])
     }
 
-    fn spend_fault(&mut self) {
+    pub(super) fn spend_fault(&mut self) {
         self.faults -= 1;
         self.watch.faults += 1;
     }
 
-    fn pause(&mut self, i: usize) {
+    pub(super) fn pause(&mut self, i: usize) {
         let now = self.now;
         let replica = self.replica(i);
         replica.paused = Some(now);
         replica.deeds.stalled = true;
-    }
-
-    fn serve(&mut self, setup: &Setup, i: usize, fate: Fate) {
-        let Doing::Asked(action) = self.replicas[i].doing.clone() else {
-            return;
-        };
-        if fate != Fate::Answered {
-            self.spend_fault();
-        }
-        let event = match &action {
-            Action::ReadToken => Event::TokenRead(Ok(self.read_token(setup, i))),
-            Action::ReadLease => Event::LeaseRead(Ok(self.bucket.read_lease())),
-            Action::Refresh(token, _) => Event::Refreshed(self.refresh(setup, i, token, fate)),
-            Action::PutLease(..) => Event::LeasePut(self.put(setup, i, &action, fate)),
-            Action::PutToken(..) => Event::TokenPut(self.put(setup, i, &action, fate)),
-            Action::Sleep(_) | Action::Finish(_) => return,
-        };
-        if fate == Fate::Slow {
-            self.replica(i).doing = Doing::Answered(event);
-            self.pause(i);
-        } else {
-            self.step(setup, i, event);
-        }
     }
 
     fn resume(&mut self, setup: &Setup, i: usize) {
@@ -294,99 +150,6 @@ impl World {
         if let Doing::Answered(event) = replica.doing.clone() {
             self.step(setup, i, event);
         }
-    }
-
-    fn put(
-        &mut self,
-        setup: &Setup,
-        i: usize,
-        action: &Action,
-        fate: Fate,
-    ) -> Result<Generation, PutFault> {
-        let unknown = || PutFault::Unknown("no answer".into());
-        match fate {
-            Fate::Refused => return Err(unknown()),
-            Fate::Late => {
-                self.late = Some((i, action.clone()));
-                return Err(unknown());
-            }
-            _ => {}
-        }
-        let written = self.write(setup, i, action).ok_or(PutFault::Conflict);
-        match fate {
-            Fate::ReplyLost => Err(unknown()),
-            Fate::ConflictWithItself => Err(PutFault::Conflict),
-            _ => {
-                if let (Action::PutLease(_, expected), Err(_)) = (action, &written)
-                    && self.replicas[i].memory.hint_used == Some(*expected)
-                {
-                    let again = self.replicas[i].refused == Some(*expected);
-                    self.replica(i).refused = Some(*expected);
-                    if again {
-                        // The hint is used once: each use in vain is a write.
-                        self.watch.breaks(7);
-                    }
-                }
-                written
-            }
-        }
-    }
-
-    /// A conditional write arrives.
-    fn write(&mut self, setup: &Setup, i: usize, action: &Action) -> Option<Generation> {
-        let now = self.now;
-        match action {
-            Action::PutLease(_, _) if setup.is(Mutant::NoLease) => Some(Generation(99)),
-            Action::PutLease(lease, expected) => {
-                let free = setup.is(Mutant::LeaseWithoutPrecondition);
-                if !free && self.bucket.lease_generation() != *expected {
-                    return None;
-                }
-                self.watch.lease_written(lease.guards, now);
-                let deeds = &mut self.replica(i).deeds;
-                if let Some(series) = deeds.series.as_mut().filter(|s| s.attempt == lease.attempt) {
-                    series.applied = true;
-                }
-                Some(self.bucket.write_lease(lease.clone()))
-            }
-            Action::PutToken(record, expected) => {
-                let free = if record.is_active() {
-                    setup.is(Mutant::CommitWithoutPrecondition)
-                } else {
-                    setup.is(Mutant::RevokeWithoutReading)
-                };
-                if !free && self.bucket.token_generation() != *expected {
-                    return None;
-                }
-                Some(self.write_record(record))
-            }
-            _ => None,
-        }
-    }
-
-    /// A record of the refresh protocol is stored.
-    pub(super) fn write_record(&mut self, record: &TokenRecord) -> Generation {
-        let before = self.bucket.token.as_ref().map(|(r, _)| Arc::clone(r));
-        self.watch.written(record, before.as_deref(), &self.provider, self.now);
-        self.bucket.write_token(record.clone())
-    }
-
-    fn refresh(
-        &mut self,
-        setup: &Setup,
-        i: usize,
-        token: &Secret,
-        fate: Fate,
-    ) -> Result<shared::ports::Answer, EndpointError> {
-        if fate == Fate::Refused {
-            return Err(EndpointError::Transient("503".into()));
-        }
-        let answer = self.provider.refresh(token, setup);
-        let lost = fate == Fate::ReplyLost;
-        if let Some(series) = self.replicas[i].deeds.series.clone() {
-            self.watch.spent(&series, answer.as_ref().ok(), lost, self.now);
-        }
-        if lost { Err(EndpointError::Ambiguous("no answer".into())) } else { answer }
     }
 
     fn tick(&mut self, setup: &Setup) {
@@ -399,13 +162,14 @@ impl World {
             match self.replicas[i].doing {
                 _ if self.replicas[i].paused.is_some() => {}
                 Doing::Asleep(until) if until <= now => self.step(setup, i, Event::Slept),
-                Doing::Again(until) if until <= now => self.call(setup, i),
+                Doing::Again(until) if until <= now && i < setup.replicas => self.call(setup, i),
+                Doing::Again(until) if until <= now => self.reseal_again(setup, i),
                 _ => {}
             }
             let replica = &self.replicas[i];
             let limit = u64::from(setup.patience) + TTL;
-            if let Some(flight) = &replica.flight
-                && flight.pending_commit().is_none()
+            if let Some(course @ Course::Flight(_)) = &replica.course
+                && course.pending_commit().is_none()
                 && !replica.deeds.stalled
                 && now - replica.deeds.began_at > limit
             {

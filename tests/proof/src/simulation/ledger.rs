@@ -55,6 +55,9 @@ pub(super) struct Ledger {
     leases: BTreeMap<String, (i64, u64, u64)>,
     versions: BTreeMap<(String, i64), Version>,
     deleted: BTreeMap<String, i64>,
+    /// By user and grant: logins that a first write brought back after a deletion. It
+    /// was repeated by its sender and is held up so long; no precondition can tell.
+    returned: BTreeSet<(String, String)>,
     committed_at: BTreeMap<String, u64>,
     pub(super) received: Vec<Received>,
     obtained: BTreeMap<String, (usize, u64)>,
@@ -123,6 +126,7 @@ impl Ledger {
                 committed.is_some_and(|at| *at < earlier.series.first_sent + earlier.series.ttl);
             let excused = earlier.answer_lost
                 || answer_lost
+                || self.returned.contains(&key)
                 || (late(&earlier.series) && !in_time)
                 || (late(series) && earlier.series.attempt != series.attempt);
             if excused {
@@ -189,6 +193,11 @@ impl Ledger {
             self.committed_at.entry(token.clone()).or_insert(now);
         }
         let grant = record.grant_id.0.clone();
+        let of_user = |((of, _), _): &(&(String, i64), &Version)| *of == user;
+        let known = |(_, version): (_, &Version)| version.grant == grant;
+        if before.is_none() && self.versions.iter().filter(of_user).any(known) {
+            self.returned.insert((user.clone(), grant.clone()));
+        }
         let version = Version { grant, access_token, written_by: process.role };
         self.versions.insert((user, generation.0), version);
     }

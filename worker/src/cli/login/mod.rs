@@ -8,24 +8,21 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::Value;
-use shared::adapters::{HttpProvider, HttpTokenEndpoint, MemoryBucket, SystemClock, http_client};
+use shared::adapters::{HttpProvider, HttpTokenEndpoint, MemoryBucket, http_client};
 use shared::consent::{
     Callback, Consent, OneUser, Outcome, SessionKey, Start, Started, missing_scopes,
     oauth_callback, oauth_start,
 };
-use shared::ports::Bucket;
 use shared::profile::get_profile;
 use shared::{Error, OAuthClient, TokenStore, UserId};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use url::Url;
-use worker::parking::prefix_of;
-use worker::pubsub::Publisher;
-use worker::resuming::resume_user;
 
 use super::connect::{
     Place, ProjectArgs, given, path_or_nothing, read_keyring, read_small, revoke_url, userinfo_url,
 };
 use super::output::{self, Usage};
+use super::resume::resume;
 use browser::Return;
 use place::Target;
 
@@ -127,37 +124,6 @@ impl Args {
         }
         OAuthClient::from_json(&read_small(path)?)
             .map_err(|e| Usage(format!("OAuth client {}: {e}", path.display())))
-    }
-}
-
-/// The user's parked jobs go on. A failure does not undo the login: they stay
-/// parked for a worker's sweep.
-async fn resume(
-    place: &Place,
-    topic: Option<String>,
-    bucket: &dyn Bucket,
-    store: &TokenStore,
-    user: &UserId,
-) {
-    let Some(topic) = topic else {
-        if matches!(bucket.list(&prefix_of(user), None).await, Ok(l) if !l.objects.is_empty()) {
-            output::note(
-                "Jobs of this user are parked. The workers resume them at their next sweep; with --topic (FLEET_TOPIC) this command does it at once.",
-            );
-        }
-        return;
-    };
-    let resumed = async {
-        place.reach_pubsub().await?;
-        let jobs = Publisher::open(&place.connection(), &topic).await?;
-        anyhow::Ok(resume_user(bucket, store, &jobs, &SystemClock::default(), user).await?)
-    };
-    match resumed.await {
-        Ok(0) => {}
-        Ok(count) => output::note(format!("{count} parked job(s) of this user go on.")),
-        Err(error) => output::note(format!(
-            "Parked jobs of this user, if any, still wait for a worker's sweep: {error:#}"
-        )),
     }
 }
 

@@ -7,13 +7,12 @@ use reqwest::{Response, StatusCode};
 use serde_json::Value;
 use shared::Credentials;
 use shared::ports::Clock;
-use tracing::Instrument as _;
 use url::Url;
 
+use crate::calls::observed;
 use crate::kinds::answer::judge;
 use crate::kinds::hosts::{HostRules, stand_in};
 use crate::outcome::Verdict;
-use crate::{metrics, spans};
 
 use super::body::{Body, Broken, Ended};
 use super::call::Call;
@@ -80,16 +79,12 @@ impl Requests {
             request = request.body(body.clone());
         }
         let host = url.host_str().unwrap_or_default();
-        let span = spans::api(call.method.as_str(), host);
-        let sent = self.clock.monotonic();
-        let answer = tokio::time::timeout(HEADERS, request.send()).instrument(span.clone()).await;
-        let status = match &answer {
+        let send = tokio::time::timeout(HEADERS, request.send());
+        let answer = observed(&*self.clock, &call.method, host, send, |answer| match answer {
             Ok(Ok(response)) => Some(response.status().as_u16()),
             _ => None,
-        };
-        spans::api_answered(&span, status);
-        metrics::api_request(host, status, self.clock.monotonic().since(sent));
-        match answer {
+        });
+        match answer.await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_builder() => {
                 Err(reject("the request cannot be made: HTTP does not allow it".to_owned(), None))

@@ -1,0 +1,231 @@
+//! Calls of APIs on behalf of a user: each is counted, by host and code, and has a span
+//! in the trace of its delivery, whichever handler makes it.
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Body, Method, RequestBuilder, Response};
+use serde::Serialize;
+use shared::ports::Clock;
+use tracing::Instrument as _;
+
+use crate::{metrics, spans};
+
+/// Carries out `call`, which asks `host`. `status` is what the host answered, `None`
+/// without an answer. Dropping this drops `call`, uncounted.
+pub(crate) async fn observed<T>(
+    clock: &dyn Clock,
+    method: &Method,
+    host: &str,
+    call: impl Future<Output = T>,
+    status: impl FnOnce(&T) -> Option<u16>,
+) -> T {
+    let span = spans::api(method.as_str(), host);
+    let sent = clock.monotonic();
+    let answer = call.instrument(span.clone()).await;
+    let status = status(&answer);
+    spans::api_answered(&span, status);
+    metrics::api_request(host, status, clock.monotonic().since(sent));
+    answer
+}
+
+/// A request that carries the user's token to a host that may have it. Built as
+/// `reqwest` builds them; it follows no redirects.
+#[must_use = "a request does nothing before it is sent"]
+pub struct ApiRequest<'a> {
+    builder: RequestBuilder,
+    method: Method,
+    /// The API's, whatever stands in for it.
+    host: String,
+    clock: &'a dyn Clock,
+}
+
+impl<'a> ApiRequest<'a> {
+    pub(crate) fn new(
+        builder: RequestBuilder,
+        method: Method,
+        host: &str,
+        clock: &'a dyn Clock,
+    ) -> Self {
+        Self { builder, method, host: host.to_owned(), clock }
+    }
+
+    /// Adds a header.
+    pub fn header(self, name: HeaderName, value: HeaderValue) -> Self {
+        self.with(|builder| builder.header(name, value))
+    }
+
+    /// Adds headers, in the place of those of the same names.
+    pub fn headers(self, headers: HeaderMap) -> Self {
+        self.with(|builder| builder.headers(headers))
+    }
+
+    /// Adds to the query; the values are encoded.
+    pub fn query<T: Serialize + ?Sized>(self, query: &T) -> Self {
+        self.with(|builder| builder.query(query))
+    }
+
+    /// Sends a JSON body.
+    pub fn json<T: Serialize + ?Sized>(self, body: &T) -> Self {
+        self.with(|builder| builder.json(body))
+    }
+
+    /// Sends a body.
+    pub fn body(self, body: impl Into<Body>) -> Self {
+        self.with(|builder| builder.body(body))
+    }
+
+    /// Anything else that `reqwest` can do with a request before it is sent.
+    pub fn with(mut self, change: impl FnOnce(RequestBuilder) -> RequestBuilder) -> Self {
+        self.builder = change(self.builder);
+        self
+    }
+
+    /// Sends it. The time until the answer begins is counted; its body comes later.
+    ///
+    /// Cancelling it abandons the call, which may have been carried out.
+    ///
+    /// # Errors
+    /// When no answer begins: the call may have been carried out, unless the error says
+    /// that the host was not reached (`is_connect`) or the request is none (`is_builder`).
+    pub async fn send(self) -> Result<Response, reqwest::Error> {
+        let Self { builder, method, host, clock } = self;
+        let status = |answer: &Result<Response, reqwest::Error>| {
+            answer.as_ref().ok().map(|response| response.status().as_u16())
+        };
+        observed(clock, &method, &host, builder.send(), status).await
+    }
+}
+
+/// No token, no URL.
+impl fmt::Debug for ApiRequest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiRequest")
+            .field("method", &self.method)
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::routing::{get, post};
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use serde_json::json;
+    use shared::adapters::{MemoryBucket, SystemClock};
+    use shared::ports::{Answer, EndpointError, TokenEndpoint};
+    use shared::{Credentials, Grant, Secret, TokenStore, UserId};
+
+    use super::*;
+    use crate::handler::Handler as _;
+    use crate::job::Job;
+    use crate::kinds::{HostRules, ProfileHandler};
+    use crate::outcome::Verdict;
+    use crate::session::Carrier;
+
+    #[derive(Debug)]
+    struct Unused;
+
+    impl TokenEndpoint for Unused {
+        fn refresh<'a>(
+            &'a self,
+            _: &'a Secret,
+            _: Duration,
+        ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
+            async { unreachable!("the token is fresh") }.boxed()
+        }
+
+        fn client_id(&self) -> &'static str {
+            "client"
+        }
+
+        fn token_uri(&self) -> &'static str {
+            "https://token.test/"
+        }
+    }
+
+    async fn credentials(store: &TokenStore) -> Credentials {
+        let user = UserId::new("ann").unwrap();
+        let hour = Duration::from_secs(3600);
+        let grant = Grant {
+            refresh_token: Some("fake-refresh".into()),
+            access_token: Some("fake-access".into()),
+            expires_at: SystemClock::default().wall().checked_add(hour).ok(),
+            expires_in: Some(hour),
+            ..Grant::default()
+        };
+        store.set_credentials(&user, grant).await.unwrap();
+        store.get_credentials(&user).await.unwrap()
+    }
+
+    async fn call(origin: String, gone: String) {
+        let bucket = Arc::new(MemoryBucket::default());
+        let store = TokenStore::builder(bucket, Arc::new(Unused)).build().unwrap();
+        let credentials = credentials(&store).await;
+        let mut carrier = Carrier {
+            store,
+            http: reqwest::Client::new(),
+            hosts: HostRules::default(),
+            api_root: Some(origin.parse().unwrap()),
+            clock: Arc::new(SystemClock::default()),
+        };
+        let session = carrier.session(credentials.clone());
+        let url = "https://tasks.googleapis.com/tasks";
+        let request = session.request(Method::POST, url).unwrap().json(&json!({"title": "x"}));
+        let shown = format!("{request:?}");
+        assert!(!shown.contains("fake-") && !shown.contains("/tasks"), "{shown}");
+        assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
+        let missing = session.request(Method::GET, "https://made-up.googleapis.com/").unwrap();
+        let missing = missing.query(&[("a", "b")]).send().await.unwrap();
+        assert_eq!(missing.status(), StatusCode::NOT_FOUND);
+        assert!(session.request(Method::GET, "https://evil.example/").is_err());
+        let job = Job::decode(br#"{"user": "ann", "kind": "profile"}"#, "j").unwrap();
+        let profile = ProfileHandler::new(reqwest::Client::new(), format!("{origin}/userinfo"));
+        let verdict = profile.handle(&job, &session).await;
+        assert!(matches!(verdict, Verdict::Done { .. }), "{verdict:?}");
+        drop(session);
+        carrier.api_root = Some(gone.parse().unwrap());
+        let session = carrier.session(credentials);
+        assert!(session.request(Method::GET, url).unwrap().send().await.is_err());
+    }
+
+    #[test]
+    fn calls_of_any_handler_are_counted_by_host_and_code() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        ::metrics::with_local_recorder(&recorder, || {
+            runtime.block_on(async {
+                let routes = Router::new()
+                    .route("/tasks", post(|| async { "{}" }))
+                    .route("/userinfo", get(|| async { r#"{"sub": "ann"}"# }));
+                let listen = async || tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let (open, closed) = (listen().await, listen().await);
+                let origin =
+                    |l: &tokio::net::TcpListener| format!("http://{}", l.local_addr().unwrap());
+                let (origin, gone) = (origin(&open), origin(&closed));
+                drop(closed);
+                tokio::spawn(async move { axum::serve(open, routes).await });
+                call(origin, gone).await;
+            });
+        });
+        let text = handle.render();
+        for (host, code) in [
+            ("tasks.googleapis.com", "200"),
+            ("tasks.googleapis.com", "error"),
+            // What is made up takes no label value of its own.
+            ("other", "404"),
+            ("127.0.0.1", "200"),
+        ] {
+            let line = format!("fleet_api_requests_total{{host=\"{host}\",code=\"{code}\"}} 1\n");
+            assert!(text.contains(&line), "{line} is not in {text}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Parked jobs go on as soon as their user's grant is stored.
+
+use shared::adapters::SystemClock;
+use shared::ports::Bucket;
+use shared::{TokenStore, UserId};
+use worker::parking::prefix_of;
+use worker::pubsub::Publisher;
+use worker::resuming::resume_user;
+
+use super::connect::Place;
+use super::output;
+
+/// The user's parked jobs go on. A failure does not undo what was stored: they stay
+/// parked for a worker's sweep.
+pub(crate) async fn resume(
+    place: &Place,
+    topic: Option<String>,
+    bucket: &dyn Bucket,
+    store: &TokenStore,
+    user: &UserId,
+) {
+    let Some(topic) = topic else {
+        if matches!(bucket.list(&prefix_of(user), None).await, Ok(l) if !l.objects.is_empty()) {
+            output::note(
+                "Jobs of this user are parked. The workers resume them at their next sweep; with --topic (FLEET_TOPIC) this command does it at once.",
+            );
+        }
+        return;
+    };
+    let resumed = async {
+        place.reach_pubsub().await?;
+        let jobs = Publisher::open(&place.connection(), &topic).await?;
+        anyhow::Ok(resume_user(bucket, store, &jobs, &SystemClock::default(), user).await?)
+    };
+    match resumed.await {
+        Ok(0) => {}
+        Ok(count) => output::note(format!("{count} parked job(s) of this user go on.")),
+        Err(error) => output::note(format!(
+            "Parked jobs of this user, if any, still wait for a worker's sweep: {error:#}"
+        )),
+    }
+}
