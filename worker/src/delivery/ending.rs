@@ -193,7 +193,8 @@ fn log(
     measured: &Measured,
     job: Option<&Job>,
 ) {
-    let user = job.map(|j| log_user(&j.user).to_string()).unwrap_or_default();
+    // Digested only if the line is wanted.
+    let user = job.map(|j| tracing::field::display(log_user(&j.user)));
     let token_us = measured.token.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
     let Outcome { job, kind, attempt, delivery_attempt, duration_ms, http_status, .. } = outcome;
     let status = status.as_str();

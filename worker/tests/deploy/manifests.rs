@@ -166,8 +166,15 @@ fn the_grace_period_covers_the_longest_job_and_the_refresh_after_it() {
 /// Words of the `fleet` commands in a page's console blocks, continued lines joined.
 fn shown(page: &str) -> Vec<Vec<String>> {
     let joined = page.replace("\\\n", " ");
+    let mut in_commands = false;
     joined
         .lines()
+        .filter(move |line| {
+            if let Some(block) = line.trim_start().strip_prefix("```") {
+                in_commands = !block.is_empty() && block != "text";
+            }
+            in_commands
+        })
         .map(|line| line.trim_start().trim_start_matches("$ "))
         .filter_map(|line| line.find("fleet ").filter(|at| *at == 0).map(|_| line))
         .map(|line| line.split_whitespace().skip(1).map(str::to_owned).collect())
