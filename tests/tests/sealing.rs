@@ -180,7 +180,9 @@ async fn what_does_not_open_is_named_and_never_overwritten() {
     let (foreign, _) = stored(&fleet, &other).await;
     let keyring = fleet.keyring.clone();
     let content = good.split("\"content\": \"").nth(1).unwrap();
-    let flipped = good.replace(content, &content.replacen(content.get(0..1).unwrap(), "+", 1));
+    let another = if content.starts_with('A') { "B" } else { "A" };
+    let flipped = good.replace(content, &format!("{another}{}", &content[1..]));
+    assert_ne!(flipped, good);
     let moved = foreign.replace("\"user\": \"v\"", "\"user\": \"u\"");
     let cases: [(&str, &str, Option<Keyring>, Expected); 4] = [
         ("no keyring", &good, None, |why| matches!(why, BadRecord::NoKeyring(_))),
