@@ -108,7 +108,8 @@ impl Plot {
     fn draw(&self, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let points = || self.lines.iter().flat_map(|(_, line)| line);
         let right = points().map(|p| p.0).fold(1.0, f64::max) * 1.05;
-        let top = points().map(|p| p.1).fold(1.0, f64::max) * 1.1;
+        // The legend stands above the lines.
+        let top = points().map(|p| p.1).fold(1.0, f64::max) * 1.4;
         let canvas = SVGBackend::new(path, (640, 400)).into_drawing_area();
         canvas.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&canvas)
