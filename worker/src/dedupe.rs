@@ -42,6 +42,11 @@ pub struct Remembered(Mutex<(HashSet<Key>, VecDeque<Key>)>);
 type Key = [u8; 16];
 
 impl Dedupe {
+    /// Whether anything is remembered.
+    pub(crate) fn is_on(&self) -> bool {
+        !matches!(self, Self::Off)
+    }
+
     /// Remembers in this process.
     pub fn memory() -> Self {
         Self::Memory(Arc::default())

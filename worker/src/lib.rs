@@ -11,6 +11,7 @@ mod delivery;
 mod dispatch;
 mod handler;
 pub mod health;
+mod in_hand;
 pub mod job;
 pub mod kinds;
 mod logged_user;

@@ -1,5 +1,6 @@
 //! What became of a job: values, decided once.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use google_cloud_gax::error::rpc::Code;
@@ -128,13 +129,13 @@ impl Status {
 
 /// What is published to the outcomes topic, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Outcome {
+pub struct Outcome<'a> {
     /// The job's ID.
-    pub job: String,
+    pub job: &'a str,
     /// The user; empty when the message named none.
-    pub user: String,
+    pub user: &'a str,
     /// The kind; empty when the message named none.
-    pub kind: String,
+    pub kind: &'a str,
     /// How the delivery ended.
     pub status: Status,
     /// How often this replica ran the handler for this delivery.
@@ -146,7 +147,7 @@ pub struct Outcome {
     /// The API's status, if there was one.
     pub http_status: Option<u16>,
     /// The handler's result.
-    pub result: Value,
+    pub result: &'a Value,
     /// What went wrong.
-    pub error: Option<String>,
+    pub error: Option<Cow<'a, str>>,
 }

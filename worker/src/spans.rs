@@ -17,8 +17,6 @@ use opentelemetry::trace::{
 };
 use tracing::{Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use tracing_subscriber::Registry;
-use tracing_subscriber::registry::LookupSpan as _;
 
 use crate::job::Received;
 use crate::metrics::Had;
@@ -34,16 +32,6 @@ const SYSTEM: &str = "gcp_pubsub";
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 const PREFIXES: [&str; 2] = ["googclient_", ""];
-
-/// The publisher's trace, which a delivery continues. It is among the extensions
-/// of the delivery's span, for logs where no traces are exported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Continued {
-    /// The trace's ID.
-    pub trace_id: TraceId,
-    /// Whether the publisher's spans are kept.
-    pub sampled: bool,
-}
 
 /// The whole delivery, from receipt to acknowledgement, under the publisher's
 /// trace (W3C Trace Context in the message's attributes).
@@ -65,16 +53,11 @@ pub(crate) fn delivery(received: &Received, subscription: &str) -> Span {
         "fleet.job.kind" = field::Empty,
         "fleet.job.status" = field::Empty,
     );
-    if let Some(publisher) = publisher(&received.attributes) {
-        let continued =
-            Continued { trace_id: publisher.trace_id(), sampled: publisher.is_sampled() };
+    if !span.is_disabled()
+        && let Some(publisher) = publisher(&received.attributes)
+    {
         // Fails where no traces are exported.
         drop(span.set_parent(opentelemetry::Context::new().with_remote_span_context(publisher)));
-        span.with_subscriber(|(id, dispatch)| {
-            if let Some(span) = dispatch.downcast_ref::<Registry>().and_then(|all| all.span(id)) {
-                span.extensions_mut().insert(continued);
-            }
-        });
     }
     span
 }
@@ -190,9 +173,12 @@ fn attributes_of(span: &SpanContext) -> impl Iterator<Item = (String, String)> {
     std::iter::once((PARENT.to_owned(), parent)).chain(state.map(|state| (STATE.to_owned(), state)))
 }
 
-/// The publisher's span. Google's clients write its context under a prefix, others
+/// The publisher's span, by the attributes of its message. Google's clients write its context under a prefix, others
 /// plainly. What is malformed counts as absent.
-fn publisher(attributes: &HashMap<String, String>) -> Option<SpanContext> {
+pub(crate) fn publisher(attributes: &HashMap<String, String>) -> Option<SpanContext> {
+    if attributes.is_empty() {
+        return None;
+    }
     PREFIXES.iter().find_map(|prefix| {
         let (trace_id, span_id, flags) =
             parse_parent(attributes.get(&format!("{prefix}{PARENT}"))?)?;

@@ -93,18 +93,34 @@ impl TokenStore {
     /// # Errors
     /// See [`Error`]; [`Error::NeedsConsent`] when only the user can help.
     pub async fn get_credentials(&self, user: &UserId) -> Result<Credentials, Error> {
+        match self.in_memory(user) {
+            Ok(credentials) => Ok(credentials),
+            // Boxed, so that callers who need no wait do not carry its state.
+            Err(slot) => {
+                let served = Box::pin(self.obtain(slot.entry())).await?;
+                Ok(slot.hand_out(served, &self.0.slots))
+            }
+        }
+    }
+
+    /// What [`TokenStore::get_credentials`] would return at once; `None` where it would
+    /// have to wait. A token that is due is renewed in the background here too.
+    pub fn credentials_in_memory(&self, user: &UserId) -> Option<Credentials> {
+        self.in_memory(user).ok()
+    }
+
+    /// The user's usable token, or else their slot.
+    fn in_memory(&self, user: &UserId) -> Result<Credentials, Slot> {
         let slot = match self.0.slot(user) {
             Slot::Served(offer) if offer.stands(&*self.0.clock) => {
                 return Ok(Credentials::new(offer));
             }
             slot => slot,
         };
-        let served = match self.at_hand(slot.entry()) {
-            Some(served) => served,
-            // Boxed, so that callers who need no wait do not carry its state.
-            None => Box::pin(self.obtain(slot.entry())).await?,
-        };
-        Ok(slot.hand_out(served, &self.0.slots))
+        match self.at_hand(slot.entry()) {
+            Some(served) => Ok(slot.hand_out(served, &self.0.slots)),
+            None => Err(slot),
+        }
     }
 
     /// The held token, when it may be handed out. Unless a look at the bucket is

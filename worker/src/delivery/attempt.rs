@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use shared::{Credentials, Error, Schedule};
+use tokio::sync::SemaphorePermit;
 
 use crate::handler::Handler;
 use crate::job::Job;
@@ -71,6 +72,16 @@ impl Desk {
         }
     }
 
+    /// A slot, once one is free.
+    async fn slot(&self) -> Result<SemaphorePermit<'_>, End> {
+        let slot = tokio::select! {
+            biased;
+            slot = self.slots.acquire() => slot,
+            () = self.stopping.cancelled() => return Err(End::retry(STOPPING)),
+        };
+        slot.map_err(|_closed| End::retry(STOPPING))
+    }
+
     /// One run of the handler, in a slot.
     async fn run(
         &self,
@@ -79,16 +90,13 @@ impl Desk {
         credentials: &Credentials,
         measured: &mut Measured,
     ) -> Result<Verdict, End> {
-        let slot = tokio::select! {
-            biased;
-            slot = self.slots.acquire() => slot,
-            () = self.stopping.cancelled() => return Err(End::retry(STOPPING)),
-        };
-        let Ok(_slot) = slot else {
-            return Err(End::retry(STOPPING));
+        let _slot = match self.slots.try_acquire() {
+            Ok(slot) => slot,
+            Err(_) => self.slot().await?,
         };
         measured.attempt += 1;
-        let began = self.now();
+        // Who is not slowed down need not be told that they are fast enough.
+        let began = (self.paces.users() > 0).then(|| self.now());
         let session = self.carrier.session(credentials.clone());
         let running = self.meters.run();
         // A panic fails this delivery only; the handler keeps no state of ours
@@ -98,7 +106,7 @@ impl Desk {
         drop(running);
         match verdict {
             Ok(verdict) => {
-                if matches!(verdict, Verdict::Done { .. }) {
+                if let (Verdict::Done { .. }, Some(began)) = (&verdict, began) {
                     self.paces.fine(&job.user, began);
                 }
                 Ok(verdict)
@@ -160,10 +168,10 @@ impl Desk {
     /// budget allows gives the job back, so that a slow user does not fill the
     /// replica.
     async fn await_pace(&self, job: &Job, measured: &mut Measured) -> Result<(), End> {
-        loop {
+        while self.paces.users() > 0 {
             let wait = self.paces.wait(&job.user, self.now());
             if wait.is_zero() {
-                return Ok(());
+                break;
             }
             let why = format!("an API limits the user's rate for another {wait:.0?}");
             if self.stopping.is_cancelled() || measured.waited + wait > self.retry_budget {
@@ -172,5 +180,6 @@ impl Desk {
             measured.waited += wait;
             self.pause(wait).await;
         }
+        Ok(())
     }
 }

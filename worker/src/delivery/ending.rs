@@ -79,7 +79,8 @@ impl End {
 }
 
 impl Desk {
-    /// Publishes what has to be, then acknowledges or gives back.
+    /// Publishes what has to be, then acknowledges or gives back. When it ended, but for
+    /// the acknowledgement.
     pub(super) async fn settle(
         &self,
         job: Option<&Job>,
@@ -88,7 +89,7 @@ impl Desk {
         mut end: End,
         measured: &Measured,
         since: Monotonic,
-    ) {
+    ) -> Monotonic {
         if end.status == Status::Rejected
             && let Err(why) = self.bury(job, received, &end).await
         {
@@ -96,21 +97,22 @@ impl Desk {
             let reason = end.reason.unwrap_or_default();
             end = End::retry(format!("rejected ({reason}), but {why}"));
         }
-        let duration = self.clock.monotonic().since(since);
+        let now = self.now();
+        let duration = now.since(since);
         let known = job.filter(|job| self.kinds.0.contains_key(&job.kind));
         let outcome = Outcome {
-            job: job.map_or_else(|| received.message_id.clone(), |j| j.id.clone()),
-            user: job.map_or_else(String::new, |j| j.user.as_str().to_owned()),
-            kind: job.map_or_else(String::new, |j| j.kind.clone()),
+            job: job.map_or(&received.message_id, |j| &j.id),
+            user: job.map_or("", |j| j.user.as_str()),
+            kind: job.map_or("", |j| &j.kind),
             status: end.status,
             attempt: measured.attempt,
             delivery_attempt: received.delivery_attempt,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             http_status: end.http_status,
-            result: std::mem::take(&mut end.result),
+            result: &end.result,
             error: match (&end.reason, &end.detail) {
-                (Some(reason), Some(detail)) => Some(format!("{reason}: {detail}")),
-                (reason, _) => reason.clone(),
+                (Some(reason), Some(detail)) => Some(format!("{reason}: {detail}").into()),
+                (reason, _) => reason.as_deref().map(Into::into),
             },
         };
         let mut status = end.status;
@@ -131,22 +133,23 @@ impl Desk {
             settling.in_scope(|| settle.nack());
             if let (Some(job), false) = (job, received.ordering_key.is_empty()) {
                 for later in self.queues.take_key(&job.user, &received.ordering_key) {
-                    later.delivery.settle.nack();
+                    later.settle.nack();
                 }
             }
         } else if !settle.ack().instrument(settling).await {
             warn!(job = outcome.job, "the acknowledgement was not confirmed; it may come again");
         }
+        now
     }
 
-    async fn announce(&self, outcome: &Outcome) -> Result<(), String> {
+    async fn announce(&self, outcome: &Outcome<'_>) -> Result<(), String> {
         let Some(topic) = &self.outcomes else {
             return Ok(());
         };
         let data = serde_json::to_vec(outcome).map_err(|e| e.to_string())?;
         let attributes = HashMap::from([
-            ("user".to_owned(), clip(&outcome.user)),
-            ("kind".to_owned(), clip(&outcome.kind)),
+            ("user".to_owned(), clip(outcome.user)),
+            ("kind".to_owned(), clip(outcome.kind)),
             ("status".to_owned(), outcome.status.as_str().to_owned()),
         ]);
         let message = Outgoing { data: data.into(), attributes, ordering_key: String::new() };
@@ -187,7 +190,7 @@ fn clip(text: &str) -> String {
 
 /// One line per delivery: without the result, and with the user hashed unless asked for.
 fn log(
-    outcome: &Outcome,
+    outcome: &Outcome<'_>,
     status: Status,
     reason: Option<&str>,
     measured: &Measured,

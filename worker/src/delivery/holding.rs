@@ -1,7 +1,6 @@
 //! Holding a job while what it needs is not there, instead of giving it back: an
 //! outage must not burn delivery attempts.
 
-use std::task::Poll;
 use std::time::Duration;
 
 use shared::ports::BucketError;
@@ -27,16 +26,18 @@ impl Desk {
         job: &Job,
         measured: &mut Measured,
     ) -> Result<Credentials, Stopped> {
-        let asked = self.now();
-        let credentials = || self.carrier.store.get_credentials(&job.user);
         let span = spans::token();
-        let mut waiting =
-            std::pin::pin!(self.held_unless(&job.user, credentials).instrument(span.clone()));
-        let (got, had) = match futures_util::poll!(&mut waiting) {
-            Poll::Ready(got) => (got, Had::Hit),
-            Poll::Pending => (waiting.await, Had::Wait),
+        let (got, had, waited) = match self.carrier.store.credentials_in_memory(&job.user) {
+            Some(credentials) => (Ok(credentials), Had::Hit, Duration::ZERO),
+            None => {
+                let asked = self.now();
+                let credentials = || self.carrier.store.get_credentials(&job.user);
+                let waiting = self.held_unless(&job.user, credentials);
+                // Boxed, as most jobs need no wait and should not carry its state.
+                let got = Box::pin(waiting).instrument(span.clone()).await;
+                (got, Had::Wait, self.now().since(asked))
+            }
         };
-        let waited = self.now().since(asked);
         measured.token = got.is_ok().then_some(waited);
         let had = if got.is_ok() { had } else { Had::Error };
         spans::token_had(&span, had);

@@ -13,14 +13,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use shared::ConsentReason;
 use shared::ports::{Clock, Monotonic, Randomness};
-use shared::{ConsentReason, UserId};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::dedupe::Dedupe;
 use crate::dispatch::{Queued, Queues};
+use crate::in_hand::while_in_hand;
 use crate::job::{Job, Malformed, Received};
 use crate::kinds::Kinds;
 use crate::metrics::Meters;
@@ -28,7 +29,7 @@ use crate::outage::Outage;
 use crate::outcome::Status;
 use crate::pace::Paces;
 use crate::parking::{Parked, Parking};
-use crate::pubsub::{Delivery, Topic};
+use crate::pubsub::{Delivery, Settle, Topic};
 use crate::session::Carrier;
 use crate::{metrics, spans};
 
@@ -36,6 +37,9 @@ use ending::End;
 
 /// How often a job may find its credential changed while it is being parked.
 const MAX_PARK_ROUNDS: u32 = 5;
+/// How long one user's jobs may run before others of the same thread come, unless they
+/// wait for something.
+const SLICE: Duration = Duration::from_micros(75);
 const STOPPING: &str = "the replica is stopping";
 
 /// What every delivery of a replica shares.
@@ -104,36 +108,60 @@ impl Desk {
     pub(crate) async fn refuse(&self, delivery: Delivery, why: Malformed) {
         let since = self.clock.monotonic();
         let Delivery { received, settle } = delivery;
+        let received = Arc::new(received);
         let end = End::rejected(why.to_string());
-        self.settle(None, &received, settle, end, &Measured::default(), since).await;
+        let measured = Measured::default();
+        let settling = self.settle(None, &received, settle, end, &measured, since);
+        while_in_hand(Arc::clone(&received), settling).await;
     }
 
-    /// Runs jobs of one user until none may run. At the end of the replica
-    /// the waiting ones go back, and no sooner than the running one has ended:
-    /// another replica would run them beside it, or before it.
-    pub(crate) async fn run_user(&self, user: &UserId) {
-        let mut ordered = false;
-        while let Some(queued) = self.queues.pop(user, ordered) {
-            ordered = !queued.delivery.received.ordering_key.is_empty();
+    /// Runs a job of one user, whose turn has come at `now`, and then their others until
+    /// none may run. When the last one ended. At the end of the replica the waiting ones
+    /// go back, and no sooner than the running one has ended: another replica would run
+    /// them beside it, or before it.
+    pub(crate) async fn run_user(&self, mut queued: Queued, mut now: Monotonic) -> Monotonic {
+        let mut since = now;
+        loop {
+            let ordered = queued.ordered();
+            let Queued { job, received, settle, received_at } = queued;
             if self.stopping.is_cancelled() {
-                queued.delivery.settle.nack();
+                settle.nack();
             } else {
-                let message = queued.delivery.received.message_id.clone();
-                let span = spans::delivery(&queued.delivery.received, &self.subscription);
-                let delivered = self.deliver(queued).instrument(span);
+                self.meters.turn(now.since(received_at));
+                let span = spans::delivery(&received, &self.subscription);
+                let delivered = self.deliver(&job, &received, settle, received_at).instrument(span);
+                let delivered = while_in_hand(Arc::clone(&received), delivered);
                 // A fault of ours gives this message back, by dropping it, and must
                 // not leave its user without a runner.
-                if AssertUnwindSafe(delivered).catch_unwind().await.is_err() {
-                    tracing::error!(message, "a delivery panicked; its message goes back");
-                }
+                now = match AssertUnwindSafe(delivered).catch_unwind().await {
+                    Ok(ended) => ended,
+                    Err(_panic) => {
+                        let message = &received.message_id;
+                        tracing::error!(message, "a delivery panicked; its message goes back");
+                        self.now()
+                    }
+                };
+            }
+            match self.queues.pop(&job.user, ordered) {
+                Some(next) => queued = next,
+                None => return now,
+            }
+            if now.since(since) > SLICE {
+                tokio::task::yield_now().await;
+                now = self.now();
+                since = now;
             }
         }
     }
 
-    async fn deliver(&self, queued: Box<Queued>) {
-        let (settle, received_at) = (queued.delivery.settle, queued.received_at);
-        let (job, received) = (&queued.job, &queued.delivery.received);
-        self.meters.turn(self.clock.monotonic().since(received_at));
+    /// When it has ended.
+    async fn deliver(
+        &self,
+        job: &Job,
+        received: &Received,
+        settle: Box<dyn Settle>,
+        received_at: Monotonic,
+    ) -> Monotonic {
         let mut measured = Measured::default();
         let mut end = tokio::select! {
             biased;
@@ -141,21 +169,22 @@ impl Desk {
             // Second: a job that does not wait for anything need not ask for it.
             () = self.cutting.cancelled() => End::retry("the replica stopped before the job ended"),
         };
-        if end.status == Status::Done && measured.attempt > 0 {
-            self.remember(job).await;
+        if end.status == Status::Done && measured.attempt > 0 && self.dedupe.is_on() {
+            Box::pin(self.remember(job)).await;
         }
         if end.status == Status::Retry {
             // Not before a subscription without a retry policy would spin.
             self.pause(std::mem::take(&mut end.pause)).await;
         }
-        self.settle(Some(job), received, settle, end, &measured, received_at).await;
+        self.settle(Some(job), received, settle, end, &measured, received_at).await
     }
 
     /// Runs the job, parks it if the user must consent, and runs it after all if
     /// that turned out to be out of date.
     async fn work(&self, job: &Job, received: &Received, measured: &mut Measured) -> End {
-        if !matches!(self.dedupe, Dedupe::Off) {
-            match self.held(&job.user, || self.dedupe.done_before(job)).await {
+        if self.dedupe.is_on() {
+            // Boxed, here and below, so that the others do not carry its state.
+            match Box::pin(self.held(&job.user, || self.dedupe.done_before(job))).await {
                 Ok(false) => {}
                 Ok(true) => {
                     metrics::count(metrics::DEDUPED);
@@ -170,7 +199,8 @@ impl Desk {
                 Err(Stopped::Consent(why)) => why,
             };
             let now = self.clock.wall();
-            match self.held(&job.user, || self.parking.park(job, received, &why, now)).await {
+            let parking = self.held(&job.user, || self.parking.park(job, received, &why, now));
+            match Box::pin(parking).await {
                 Ok(Parked::Stored) => return End::parked(&why),
                 Ok(Parked::RunIt) => {}
                 Err(end) => return end,
@@ -209,14 +239,14 @@ mod tests {
     use super::*;
 
     /// The size of what a method's future holds.
-    fn size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+    fn size<F: Future>(_: impl FnOnce(&'static Desk, Queued, Monotonic) -> F) -> usize {
         size_of::<F>()
     }
 
     /// One is made, moved and freed for every job.
     #[test]
     fn the_future_of_a_delivery_is_small() {
-        let bytes = size::<&'static Desk, &'static UserId, _>(Desk::run_user);
+        let bytes = size(Desk::run_user);
         assert!(bytes <= 2048, "{bytes} bytes; box what is rarely waited for");
     }
 }

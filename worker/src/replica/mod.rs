@@ -1,5 +1,6 @@
 //! One replica: intake, dispatch, and an orderly end.
 
+mod beginning;
 mod builder;
 mod readiness;
 
@@ -8,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use shared::Schedule;
-use shared::ports::{Bucket, BucketError, Clock, Randomness};
+use shared::ports::{Bucket, BucketError, Clock, Monotonic, Randomness};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,6 +24,8 @@ use crate::outage::Outage;
 use crate::pace::Paces;
 use crate::parking::Parking;
 use crate::pubsub::{Delivery, IntakeError, Source};
+
+use beginning::Beginner;
 
 pub use builder::{BuildError, Builder, Worker};
 pub use readiness::Readiness;
@@ -79,9 +82,9 @@ async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         outcomes: worker.outcomes,
         dead: worker.dead,
         clock,
-        random,
         slots: Semaphore::new(worker.concurrency),
-        queues: Queues::new(worker.per_user),
+        queues: Queues::new(worker.per_user, &random),
+        random,
         paces: Paces::default(),
         outage: Outage::default(),
         retry_budget: worker.retry_budget,
@@ -144,6 +147,7 @@ async fn take_in(
     let mut paused = desk.outage.paused();
     let mut pauses = Schedule::new(RETRY_MIN, RETRY_MAX);
     let mut received_any = false;
+    let mut beginner = Beginner::new(Arc::clone(desk), tasks.clone());
     info!("taking jobs");
     // Kept while the loop turns and while the intake is paused: see `Source`.
     let mut next = source.next();
@@ -167,9 +171,10 @@ async fn take_in(
         // What has come already is taken without another look around, which costs
         // as much as a message.
         let mut left = BURST;
+        let now = desk.clock.monotonic();
         let error = loop {
             match came {
-                Ok(delivery) => accept(desk, tasks, delivery),
+                Ok(delivery) => accept(desk, tasks, &mut beginner, delivery, now),
                 Err(error) => break Some(error),
             }
             received_any = true;
@@ -185,6 +190,7 @@ async fn take_in(
             drop(next);
             next = source.next();
         };
+        beginner.go();
         let Some(error) = error else { continue };
         let young = desk.clock.monotonic().since(started) < STARTUP;
         if !received_any && young {
@@ -201,18 +207,25 @@ async fn take_in(
     }
 }
 
-/// Queues a message under its user.
-fn accept(desk: &Arc<Desk>, tasks: &TaskTracker, delivery: Delivery) {
-    let desk = Arc::clone(desk);
+/// Queues a message, received at `now`, under its user.
+fn accept(
+    desk: &Arc<Desk>,
+    tasks: &TaskTracker,
+    beginner: &mut Beginner,
+    delivery: Delivery,
+    now: Monotonic,
+) {
     match Job::of(&delivery.received) {
         Err(why) => {
+            let desk = Arc::clone(desk);
             tasks.spawn(async move { desk.refuse(delivery, why).await });
         }
         Ok(job) => {
-            let user = job.user.clone();
-            let received_at = desk.clock.monotonic();
-            if desk.queues.push(Box::new(Queued { job, delivery, received_at })) {
-                tasks.spawn(async move { desk.run_user(&user).await });
+            let Delivery { received, settle } = delivery;
+            let received = Arc::new(received);
+            let queued = Queued { job, received, settle, received_at: now };
+            if let Some(queued) = desk.queues.push(queued) {
+                beginner.add(queued);
             }
         }
     }

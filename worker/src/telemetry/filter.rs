@@ -12,24 +12,29 @@ const OURS: [&str; 4] = ["fleet", "worker", "shared", "emulators"];
 /// What is logged: what `FLEET_LOG` asks for, less what other crates say below
 /// INFO. That is where HTTP libraries describe requests; what they leave out may
 /// change with any release, and no filter may turn an `Authorization` header on.
-/// The spans of deliveries are always known, so that warnings carry their message
-/// and trace.
+/// Where spans are exported those of deliveries are known whatever is asked for, so
+/// that warnings name their span too.
 ///
 /// # Errors
 /// A text that says what is wrong with the filter.
-pub(super) fn logged<S: Subscriber>(directives: &str) -> Result<impl Filter<S> + use<S>, String> {
-    let spans = format!("{SPANS}=info").parse().map_err(|e| format!("{SPANS}: {e}"))?;
-    let asked_for = EnvFilter::try_new(directives).map_err(|e| e.to_string())?;
-    Ok(asked_for.add_directive(spans).and(may_be_logged()))
+pub(super) fn logged<S: Subscriber>(
+    directives: &str,
+    is_exporting: bool,
+) -> Result<impl Filter<S> + use<S>, String> {
+    let mut asked_for = EnvFilter::try_new(directives).map_err(|e| e.to_string())?;
+    if is_exporting {
+        let spans = format!("{SPANS}=info").parse().map_err(|e| format!("{SPANS}: {e}"))?;
+        asked_for = asked_for.add_directive(spans);
+    }
+    Ok(asked_for.and(may_be_logged(is_exporting)))
 }
 
-fn may_be_logged() -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
-    filter_fn(|metadata| {
+fn may_be_logged(is_exporting: bool) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
+    filter_fn(move |metadata| {
         let target = metadata.target();
-        // Of these spans lines need the delivery's. The others would cost every job
-        // two microseconds where no traces are exported.
+        // A span that nobody exports would cost every job more than reading it does.
         if metadata.is_span() && target == SPANS {
-            return metadata.name() == DELIVERY;
+            return is_exporting && metadata.name() == DELIVERY;
         }
         let root = target.split("::").next().unwrap_or(target);
         // The exporter's failures are told by our own client, and once.

@@ -1,20 +1,21 @@
 //! One line per event: JSON as Cloud Logging reads it, or text for a terminal.
 //!
-//! An event inside a delivery carries the delivery's message ID and trace. No
+//! An event inside a delivery carries the message's ID and the trace. No
 //! value can break a line or command a terminal ([`super::escape`]).
 
 use std::fmt::{self, Write as _};
 use std::sync::OnceLock;
 
-use crate::spans::{Continued, TARGET as SPANS};
-use opentelemetry::trace::TraceContextExt as _;
+use crate::in_hand::in_hand;
+use crate::spans::{TARGET as SPANS, publisher};
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
 use tracing::dispatcher::WeakDispatch;
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id};
+use tracing::span::Id;
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
@@ -28,8 +29,6 @@ const REPORTED: &str =
     "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent";
 /// What lines say about the delivery that they belong to.
 const MESSAGE_ID: &str = "message_id";
-/// The same, as a field of its span.
-const SPANS_MESSAGE_ID: &str = "messaging.message.id";
 /// What a line in JSON says itself, whatever fields an event has.
 const OWN: [&str; 9] = [
     "severity",
@@ -63,14 +62,16 @@ pub(super) enum Style {
 /// Turns events into lines and passes each to `out`, whole.
 pub(super) struct LogLines<O> {
     style: Style,
+    is_exporting: bool,
     out: O,
     clock: SystemClock,
     dispatch: OnceLock<WeakDispatch>,
 }
 
 impl<O: Fn(&str) + 'static> LogLines<O> {
-    pub(super) fn new(style: Style, out: O) -> Self {
-        Self { style, out, clock: SystemClock::default(), dispatch: OnceLock::new() }
+    /// `is_exporting`: spans leave this process, and lines name them.
+    pub(super) fn new(style: Style, is_exporting: bool, out: O) -> Self {
+        Self { style, is_exporting, out, clock: SystemClock::default(), dispatch: OnceLock::new() }
     }
 }
 
@@ -80,6 +81,16 @@ struct Place {
     /// Only spans that are exported have one.
     span: Option<String>,
     sampled: bool,
+}
+
+impl Place {
+    fn of(context: &SpanContext, span: Option<SpanId>) -> Self {
+        Self {
+            trace: context.trace_id().to_string(),
+            span: span.map(|span| span.to_string()),
+            sampled: context.is_sampled(),
+        }
+    }
 }
 
 impl<S, O> Layer<S> for LogLines<O>
@@ -92,38 +103,17 @@ where
         drop(self.dispatch.set(dispatch.downgrade()));
     }
 
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if attributes.metadata().target() != SPANS {
-            return;
-        }
-        let Some(span) = context.span(id) else { return };
-        let mut message_id = MessageId(None);
-        attributes.record(&mut message_id);
-        if message_id.0.is_some() {
-            span.extensions_mut().insert(message_id);
-        }
-    }
-
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut message_id = None;
-        let mut place = None;
-        let mut innermost = None;
-        for span in context.event_scope(event).into_iter().flatten() {
-            if span.metadata().target() == SPANS {
-                innermost.get_or_insert(span.id());
-            }
-            let extensions = span.extensions();
-            if let Some(MessageId(id)) = extensions.get() {
-                message_id = message_id.or_else(|| id.clone());
-            }
-            if let Some(Continued { trace_id, sampled }) = extensions.get() {
-                place = Some(Place { trace: trace_id.to_string(), span: None, sampled: *sampled });
-            }
-        }
-        // No extensions are borrowed here: the exporter's layer takes them too.
-        if let Some(exported) = innermost.and_then(|innermost| self.exported(&innermost)) {
-            place = Some(exported);
-        }
+        let received = in_hand();
+        let message_id = received.as_ref().map(|r| clip(&r.message_id, MAX_VALUE));
+        let exported = || {
+            let mut spans = context.event_scope(event)?;
+            self.exported(&spans.find(|span| span.metadata().target() == SPANS)?.id())
+        };
+        let place = self.is_exporting.then(exported).flatten().or_else(|| {
+            let publisher = publisher(&received.as_ref()?.attributes)?;
+            Some(Place::of(&publisher, None))
+        });
         let mut line = match &self.style {
             Style::Gcp { project, service } => {
                 self.gcp(event, message_id, place, project.as_deref(), service)
@@ -153,17 +143,13 @@ impl<O> LogLines<O> {
         let context = tracing_opentelemetry::get_otel_context(id, &dispatch)?;
         let span = context.span();
         let span = span.span_context();
-        span.is_valid().then(|| Place {
-            trace: span.trace_id().to_string(),
-            span: Some(span.span_id().to_string()),
-            sampled: span.is_sampled(),
-        })
+        span.is_valid().then(|| Place::of(span, Some(span.span_id())))
     }
 
     fn gcp(
         &self,
         event: &Event<'_>,
-        message_id: Option<String>,
+        message_id: Option<&str>,
         place: Option<Place>,
         project: Option<&str>,
         service: &str,
@@ -184,7 +170,7 @@ impl<O> LogLines<O> {
         if let Some(id) = message_id
             && !object.has_message_id
         {
-            object.set(MESSAGE_ID, &id);
+            object.set(MESSAGE_ID, id);
         }
         if let Some(Place { trace, span, sampled }) = place {
             let trace = match project {
@@ -254,23 +240,6 @@ fn is_plain(text: &str) -> bool {
         && text
             .chars()
             .all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/' | '@'))
-}
-
-/// The message of a delivery, as its span has it.
-struct MessageId(Option<String>);
-
-impl Visit for MessageId {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == SPANS_MESSAGE_ID {
-            self.0 = Some(clip(value, MAX_VALUE).to_owned());
-        }
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == SPANS_MESSAGE_ID {
-            self.0 = Some(clip(&format!("{value:?}"), MAX_VALUE).to_owned());
-        }
-    }
 }
 
 /// A line in JSON while it is written. Every delivery writes one, so it is written
@@ -395,13 +364,17 @@ impl Visit for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use opentelemetry::trace::{TraceId, TracerProvider as _};
     use opentelemetry_sdk::trace::SdkTracerProvider;
     use std::sync::{Arc, Mutex};
-    use tracing::{Span, error, info, info_span, warn};
+    use tracing::{error, info, warn};
     use tracing_subscriber::Registry;
     use tracing_subscriber::layer::SubscriberExt as _;
 
+    use crate::in_hand::with_in_hand;
+    use crate::job::Received;
+    use crate::spans::{delivery, token};
     use crate::telemetry::filter::{exported, logged};
 
     const GCP: Style = Style::Gcp { project: None, service: "fleet-worker" };
@@ -420,10 +393,11 @@ mod tests {
                 .with_context_activation(false)
                 .with_filter(exported())
         });
-        let lines = LogLines::new(style, move |line: &str| out.lock().unwrap().push_str(line));
+        let lines =
+            LogLines::new(style, traced, move |line: &str| out.lock().unwrap().push_str(line));
         let subscriber = tracing_subscriber::registry()
             .with(exporting)
-            .with(lines.with_filter(logged(directives).unwrap()));
+            .with(lines.with_filter(logged(directives, traced).unwrap()));
         tracing::subscriber::with_default(subscriber, work);
         let written = written.lock().unwrap();
         assert!(written.is_empty() || written.ends_with('\n'));
@@ -436,8 +410,21 @@ mod tests {
         serde_json::from_str(line).unwrap()
     }
 
-    fn delivery() -> Span {
-        info_span!(target: SPANS, "process", "messaging.message.id" = "m-7", "server.address" = "h")
+    /// What `work` does while a message with these attributes is in hand.
+    fn delivering(attributes: &[(&str, &str)], work: impl FnOnce()) {
+        let received = Received {
+            data: Bytes::new(),
+            attributes: attributes
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ordering_key: String::new(),
+            message_id: "m-7".to_owned(),
+            publish_time: None,
+            delivery_attempt: None,
+        };
+        let span = delivery(&received, "projects/p/subscriptions/s");
+        with_in_hand(received, || span.in_scope(work));
     }
 
     #[test]
@@ -482,16 +469,8 @@ mod tests {
     #[test]
     fn a_line_in_a_delivery_names_its_message_and_the_publishers_trace() {
         let trace = "0af7651916cd43dd8448eb211c80319c";
-        let log = || {
-            let span = delivery();
-            let trace_id = TraceId::from_hex(trace).unwrap();
-            span.with_subscriber(|(id, dispatch)| {
-                let registry: &Registry = dispatch.downcast_ref().unwrap();
-                let span = registry.span(id).unwrap();
-                span.extensions_mut().insert(Continued { trace_id, sampled: true });
-            });
-            span.in_scope(|| warn!("job retry"));
-        };
+        let parent = format!("00-{trace}-b7ad6b7169203331-01");
+        let log = || delivering(&[("traceparent", &parent)], || warn!("job retry"));
         let style = Style::Gcp { project: Some("p".to_owned()), service: "s" };
         // Also where informational lines are not wanted.
         let line = json_of(&logged_by(style, "warn", false, log));
@@ -499,13 +478,12 @@ mod tests {
         assert_eq!(line["logging.googleapis.com/trace"], format!("projects/p/traces/{trace}"));
         assert_eq!(line["logging.googleapis.com/trace_sampled"], true);
         assert!(line.get("logging.googleapis.com/spanId").is_none(), "no span of ours is exported");
-        assert!(line.get("server.address").is_none());
+        assert!(line.get("messaging.message.id").is_none());
     }
 
     #[test]
     fn a_line_in_an_exported_span_names_it() {
-        let log =
-            || delivery().in_scope(|| info_span!(target: SPANS, "token").in_scope(|| warn!("x")));
+        let log = || delivering(&[], || token().in_scope(|| warn!("x")));
         let line = json_of(&logged_by(GCP, "warn", true, log));
         let trace = line["logging.googleapis.com/trace"].as_str().unwrap();
         assert!(trace.len() == 32 && TraceId::from_hex(trace).unwrap() != TraceId::INVALID);
@@ -529,7 +507,7 @@ mod tests {
             assert_eq!(lines.len(), 2);
         }
         assert!(logged_by(Style::Text { colour: false }, "off", true, log).is_empty());
-        assert!(logged::<Registry>("=,=").is_err());
+        assert!(logged::<Registry>("=,=", false).is_err());
     }
 
     #[test]

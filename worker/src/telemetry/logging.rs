@@ -29,10 +29,9 @@ pub struct Plan<'a> {
 /// A text that names the variable that is wrong.
 pub fn start(plan: &Plan<'_>, traces: Option<&Traces>) -> Result<(), String> {
     let filter = match std::env::var("FLEET_LOG") {
-        Ok(text) if !text.is_empty() => {
-            logged(&text).map_err(|e| format!("FLEET_LOG={text:?} is not a filter: {e}"))?
-        }
-        _ => logged(plan.filter)?,
+        Ok(text) if !text.is_empty() => logged(&text, traces.is_some())
+            .map_err(|e| format!("FLEET_LOG={text:?} is not a filter: {e}"))?,
+        _ => logged(plan.filter, traces.is_some())?,
     };
     let terminal = std::io::stderr().is_terminal();
     let gcp = match std::env::var("FLEET_LOG_FORMAT").as_deref() {
@@ -60,7 +59,7 @@ pub fn start(plan: &Plan<'_>, traces: Option<&Traces>) -> Result<(), String> {
     });
     tracing_subscriber::registry()
         .with(exporting)
-        .with(LogLines::new(style, to_stderr).with_filter(filter))
+        .with(LogLines::new(style, traces.is_some(), to_stderr).with_filter(filter))
         .init();
     std::panic::set_hook(Box::new(|panic| {
         // The standard hook writes lines of its own, with whatever the text holds.
