@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::IntoUrl;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -59,14 +60,14 @@ pub async fn get_profile(
     }
 }
 
-/// Fetches the profile with one credential, which is not renewed. Cancelling it
-/// is harmless.
+/// Fetches the profile with one credential, which is not renewed. A URL that was parsed
+/// before costs less than a text. Cancelling it is harmless.
 ///
 /// # Errors
 /// [`ProfileError`]; a rejected credential is its `Status` 401.
 pub async fn fetch_profile(
     http: &reqwest::Client,
-    url: &str,
+    url: impl IntoUrl,
     credentials: &Credentials,
 ) -> Result<Map<String, Value>, ProfileError> {
     fetch(http, url, credentials.access_token()).await
@@ -75,7 +76,7 @@ pub async fn fetch_profile(
 /// The same with a bare access token, as a login has one before it is stored.
 pub(crate) async fn fetch(
     http: &reqwest::Client,
-    url: &str,
+    url: impl IntoUrl,
     access_token: &Secret,
 ) -> Result<Map<String, Value>, ProfileError> {
     let no_answer =

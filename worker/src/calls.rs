@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(missing.status(), StatusCode::NOT_FOUND);
         assert!(session.request(Method::GET, "https://evil.example/").is_err());
         let job = Job::decode(br#"{"user": "ann", "kind": "profile"}"#, "j").unwrap();
-        let profile = ProfileHandler::new(reqwest::Client::new(), format!("{origin}/userinfo"));
+        let profile = ProfileHandler::new(reqwest::Client::new(), &format!("{origin}/userinfo"));
         let verdict = profile.handle(&job, &session).await;
         assert!(matches!(verdict, Verdict::Done { .. }), "{verdict:?}");
         drop(session);

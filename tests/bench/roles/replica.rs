@@ -107,7 +107,7 @@ pub(super) async fn warm(store: &TokenStore, users: std::ops::Range<usize>) -> a
 pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
     let ReplicaRole { place, jobs, outstanding, concurrency, users } = role;
     let plan = Plan { filter: "info", project: None, service: "fleet-worker" };
-    logging::start(&plan, None).map_err(anyhow::Error::msg)?;
+    let _logs = logging::start(&plan, None).map_err(anyhow::Error::msg)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let _scrape = Scrape::start(Arc::clone(&clock))?;
     let http = http_client("fleet-bench (gzip)")?;

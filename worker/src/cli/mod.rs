@@ -25,7 +25,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use tokio::runtime::Handle;
 
-use ::worker::telemetry::logging::{self, Plan};
+use ::worker::telemetry::logging::{self, Logs, Plan};
 use ::worker::telemetry::traces::Traces;
 use output::Usage;
 
@@ -102,8 +102,8 @@ pub(crate) fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return output::fail(&error.into()),
     };
-    let traces = match start_telemetry(&cli.command, runtime.handle()) {
-        Ok(traces) => traces,
+    let (logs, traces) = match start_telemetry(&cli.command, runtime.handle()) {
+        Ok(started) => started,
         Err(error) => return output::fail(&Usage(error).into()),
     };
     let result = runtime.block_on(async {
@@ -133,6 +133,8 @@ pub(crate) fn run() -> ExitCode {
     }
     // A blocking read of stdin must not keep the process.
     runtime.shutdown_background();
+    // What was logged stands before the error.
+    drop(logs);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => output::fail(&error),
@@ -140,7 +142,7 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// Starts the logs, and the traces of the one command that has any.
-fn start_telemetry(command: &Command, runtime: &Handle) -> Result<Option<Traces>, String> {
+fn start_telemetry(command: &Command, runtime: &Handle) -> Result<(Logs, Option<Traces>), String> {
     let (filter, service, project) = match command {
         Command::Worker(args) => ("info", "fleet-worker", args.project()),
         Command::Web(_) => ("info", "fleet-web", None),
@@ -150,8 +152,8 @@ fn start_telemetry(command: &Command, runtime: &Handle) -> Result<Option<Traces>
         Command::Worker(_) => Traces::from_env(runtime)?,
         _ => None,
     };
-    logging::start(&Plan { filter, project, service }, traces.as_ref())?;
-    Ok(traces)
+    let logs = logging::start(&Plan { filter, project, service }, traces.as_ref())?;
+    Ok((logs, traces))
 }
 
 #[cfg(test)]

@@ -27,16 +27,16 @@ impl Desk {
         measured: &mut Measured,
     ) -> Result<Credentials, Stopped> {
         let span = spans::token();
-        let (got, had, waited) = match self.carrier.store.credentials_in_memory(&job.user) {
-            Some(credentials) => (Ok(credentials), Had::Hit, Duration::ZERO),
-            None => {
-                let asked = self.now();
-                let credentials = || self.carrier.store.get_credentials(&job.user);
-                let waiting = self.held_unless(&job.user, credentials);
-                // Boxed, as most jobs need no wait and should not carry its state.
-                let got = Box::pin(waiting).instrument(span.clone()).await;
-                (got, Had::Wait, self.now().since(asked))
-            }
+        let in_memory = self.carrier.store.credentials_in_memory(&job.user);
+        let (got, had, waited) = if let Some(credentials) = in_memory {
+            (Ok(credentials), Had::Hit, Duration::ZERO)
+        } else {
+            let asked = self.now();
+            let credentials = || self.carrier.store.get_credentials(&job.user);
+            let waiting = self.held_unless(&job.user, credentials);
+            // Boxed, as most jobs need no wait and should not carry its state.
+            let got = Box::pin(waiting).instrument(span.clone()).await;
+            (got, Had::Wait, self.now().since(asked))
         };
         measured.token = got.is_ok().then_some(waited);
         let had = if got.is_ok() { had } else { Had::Error };

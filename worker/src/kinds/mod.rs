@@ -44,7 +44,7 @@ pub struct KindSettings {
 /// `profile` and `api`.
 pub fn builtin(settings: KindSettings) -> Kinds {
     let profile: Arc<dyn Handler> =
-        Arc::new(ProfileHandler::new(settings.http.clone(), settings.userinfo_url));
+        Arc::new(ProfileHandler::new(settings.http.clone(), &settings.userinfo_url));
     let KindSettings { http, hosts, api_root, outputs, clock, .. } = settings;
     let api: Arc<dyn Handler> = Arc::new(ApiHandler::new(http, hosts, api_root, outputs, clock));
     BTreeMap::from([("profile".to_owned(), profile), ("api".to_owned(), api)])

@@ -19,13 +19,14 @@ use super::answer::judge;
 #[derive(Debug)]
 pub struct ProfileHandler {
     http: reqwest::Client,
-    userinfo_url: String,
+    /// Read once: it is the same for every job.
+    url: Result<Url, url::ParseError>,
 }
 
 impl ProfileHandler {
     /// A handler that asks `userinfo_url`.
-    pub fn new(http: reqwest::Client, userinfo_url: String) -> Self {
-        Self { http, userinfo_url }
+    pub fn new(http: reqwest::Client, userinfo_url: &str) -> Self {
+        Self { http, url: Url::parse(userinfo_url) }
     }
 }
 
@@ -40,9 +41,15 @@ impl Handler for ProfileHandler {
                     http_status: None,
                 };
             }
-            let url = Url::parse(&self.userinfo_url).ok();
-            let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
-            let fetch = fetch_profile(&self.http, &self.userinfo_url, session.credentials());
+            let url = match &self.url {
+                Ok(url) => url,
+                Err(error) => {
+                    let why = format!("the userinfo endpoint is not a URL: {error}");
+                    return Verdict::Retry { why, http_status: None, after: None };
+                }
+            };
+            let host = url.host_str().unwrap_or_default();
+            let fetch = fetch_profile(&self.http, url.clone(), session.credentials());
             let status = |fetched: &Result<_, ProfileError>| match fetched {
                 Ok(_) => Some(200),
                 Err(ProfileError::Status { status, .. }) => Some(*status),

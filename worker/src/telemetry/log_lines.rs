@@ -59,7 +59,7 @@ pub(super) enum Style {
     },
 }
 
-/// Turns events into lines and passes each to `out`, whole.
+/// Turns events into lines and passes each to `out`, whole, with its level.
 pub(super) struct LogLines<O> {
     style: Style,
     is_exporting: bool,
@@ -68,7 +68,7 @@ pub(super) struct LogLines<O> {
     dispatch: OnceLock<WeakDispatch>,
 }
 
-impl<O: Fn(&str) + 'static> LogLines<O> {
+impl<O: Fn(&str, Level) + 'static> LogLines<O> {
     /// `is_exporting`: spans leave this process, and lines name them.
     pub(super) fn new(style: Style, is_exporting: bool, out: O) -> Self {
         Self { style, is_exporting, out, clock: SystemClock::default(), dispatch: OnceLock::new() }
@@ -96,7 +96,7 @@ impl Place {
 impl<S, O> Layer<S> for LogLines<O>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    O: Fn(&str) + 'static,
+    O: Fn(&str, Level) + 'static,
 {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
         // Registered once; a second time would be the same one.
@@ -132,7 +132,7 @@ where
             }
         };
         line.push('\n');
-        (self.out)(&line);
+        (self.out)(&line, *event.metadata().level());
     }
 }
 
@@ -370,12 +370,12 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use tracing::{error, info, warn};
     use tracing_subscriber::Registry;
-    use tracing_subscriber::layer::SubscriberExt as _;
 
     use crate::in_hand::with_in_hand;
     use crate::job::Received;
     use crate::spans::{delivery, token};
-    use crate::telemetry::filter::{exported, logged};
+    use crate::telemetry::filter::logged;
+    use crate::telemetry::logging::dispatch;
 
     const GCP: Style = Style::Gcp { project: None, service: "fleet-worker" };
     /// What a publisher would write to forge a line, a field, or a colour.
@@ -387,18 +387,10 @@ mod tests {
         let written = Arc::new(Mutex::new(String::new()));
         let out = Arc::clone(&written);
         let provider = SdkTracerProvider::builder().build();
-        let exporting = traced.then(|| {
-            tracing_opentelemetry::layer()
-                .with_tracer(provider.tracer("test"))
-                .with_context_activation(false)
-                .with_filter(exported())
-        });
-        let lines =
-            LogLines::new(style, traced, move |line: &str| out.lock().unwrap().push_str(line));
-        let subscriber = tracing_subscriber::registry()
-            .with(exporting)
-            .with(lines.with_filter(logged(directives, traced).unwrap()));
-        tracing::subscriber::with_default(subscriber, work);
+        let tracer = traced.then(|| provider.tracer("test"));
+        let lines = move |line: &str, _| out.lock().unwrap().push_str(line);
+        let dispatch = dispatch(style, directives, tracer, lines).unwrap();
+        tracing::dispatcher::with_default(&dispatch, work);
         let written = written.lock().unwrap();
         assert!(written.is_empty() || written.ends_with('\n'));
         written.lines().map(str::to_owned).collect()
@@ -479,6 +471,17 @@ mod tests {
         assert_eq!(line["logging.googleapis.com/trace_sampled"], true);
         assert!(line.get("logging.googleapis.com/spanId").is_none(), "no span of ours is exported");
         assert!(line.get("messaging.message.id").is_none());
+    }
+
+    #[test]
+    fn a_span_that_nobody_exports_is_not_made() {
+        for (traced, made) in [(false, false), (true, true)] {
+            let lines = logged_by(GCP, "info", traced, || {
+                assert_eq!(!token().is_disabled(), made);
+                delivering(&[], || warn!("x"));
+            });
+            assert_eq!(json_of(&lines)["message_id"], "m-7");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod escape;
 mod exporter;
 mod filter;
 mod log_lines;
+mod log_writer;
 pub mod logging;
 pub mod prometheus;
 pub mod traces;
