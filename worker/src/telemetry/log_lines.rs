@@ -281,7 +281,7 @@ impl JsonObject {
         self.text.push(b'}');
         // JSON escapes the control characters of ASCII but one; the others can only
         // stand inside its strings, where their escapes mean the same.
-        let harmless = self.text.iter().all(|&byte| byte < 0x7f);
+        let harmless = self.text.is_ascii() && !self.text.contains(&0x7f);
         let json = String::from_utf8(self.text).expect("JSON is UTF-8");
         if harmless || !json.contains(is_active) {
             return json;
