@@ -1,10 +1,16 @@
 //! Nobody waits behind somebody else's jobs, and nobody's jobs overtake each other.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use serde_json::Value;
 use tests::memory::QueueSettings;
 use tests::report;
+use tokio::sync::Barrier;
+use worker::{Handler, Job, Session, Verdict};
 
 use crate::house::{House, Notebook, job, now};
 
@@ -99,5 +105,51 @@ async fn waiting_for_a_token_takes_up_no_slot() {
     let replica = house.start("a", notebook.clone(), |b| b.concurrency(1));
     house.jobs.drained().await;
     assert_eq!(notebook.ids(), ["quick", "slow"], "the only slot was free meanwhile");
+    replica.end().await;
+}
+
+/// Waits until so many jobs wait, but for those that are named `brief-…`.
+#[derive(Debug, Clone)]
+struct Together(Arc<Barrier>);
+
+impl Handler for Together {
+    fn handle<'a>(&'a self, job: &'a Job, _: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
+        async {
+            if !job.id.starts_with("brief") {
+                self.0.wait().await;
+            }
+            Verdict::done(Value::Null)
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_that_are_begun_together_wait_side_by_side() {
+    const USERS: usize = 3 * CONCURRENCY;
+    let house =
+        House::new(QueueSettings { max_outstanding: 4 * USERS, ..QueueSettings::default() });
+    let users = house.users((0..USERS).map(|n| format!("user-{n}"))).await;
+    let handler = Together(Arc::new(Barrier::new(USERS)));
+    let replica = house.start("a", handler, |b| b.concurrency(USERS));
+    // With their credentials in memory jobs come as far as the handler at once.
+    for user in &users {
+        replica.store.get_credentials(user).await.unwrap();
+    }
+    for round in 0..3 {
+        for (n, user) in users.iter().enumerate() {
+            // Half of the users have a brief job ahead of the one that waits.
+            if n % 2 == 0 {
+                let brief = format!("brief-{round}-{n}");
+                house.jobs.publish(&job(&brief, user.as_str(), "k"), user.as_str());
+            }
+            house.jobs.publish(&job(&format!("{round}-{n}"), user.as_str(), "k"), user.as_str());
+        }
+        let drained = tokio::time::timeout(Duration::from_secs(60), house.jobs.drained()).await;
+        drained.expect("nobody is held up by a job that waits");
+    }
+    let jobs = 3 * (USERS + USERS / 2);
+    assert_eq!(house.statuses(), BTreeMap::from([("done".to_owned(), jobs)]));
+    assert_eq!(house.jobs.deliveries(), jobs as u64, "each was delivered once");
     replica.end().await;
 }

@@ -124,3 +124,26 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_long_beginning_is_soon_forgotten_and_many_are_not() {
+        let usual = Usual::default();
+        assert!(usual.is_brief());
+        usual.note(2 * BRIEF);
+        assert!(usual.is_brief(), "it was one");
+        for _ in 0..20 {
+            usual.note(2 * BRIEF);
+        }
+        assert!(!usual.is_brief());
+        for _ in 0..20 {
+            usual.note(BRIEF / 10);
+        }
+        assert!(usual.is_brief());
+        usual.note(Duration::MAX);
+        assert!(!usual.is_brief(), "no overflow");
+    }
+}
