@@ -1,11 +1,14 @@
 //! A job: what a Pub/Sub message asks for.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use shared::UserId;
 
@@ -75,11 +78,89 @@ pub struct Malformed(pub String);
 /// Every field as any JSON, so that errors of the parser can only name fields.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wire {
-    id: Option<Value>,
-    user: Option<Value>,
-    kind: Option<Value>,
+struct Wire<'a> {
+    #[serde(borrow, default)]
+    id: Text<'a>,
+    #[serde(borrow, default)]
+    user: Text<'a>,
+    #[serde(borrow, default)]
+    kind: Text<'a>,
     params: Option<Value>,
+}
+
+/// Any JSON, of which only a text is kept, where it stands if that is possible.
+#[derive(Default)]
+enum Text<'a> {
+    /// Absent, or null.
+    #[default]
+    None,
+    Some(Cow<'a, str>),
+    Other,
+}
+
+impl<'a> Text<'a> {
+    fn get(self, field: &str) -> Result<Option<Cow<'a, str>>, Malformed> {
+        match self {
+            Self::None => Ok(None),
+            Self::Some(text) => Ok(Some(text)),
+            Self::Other => Err(Malformed(format!("`{field}` must be a string"))),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyJson(PhantomData))
+    }
+}
+
+struct AnyJson<'a>(PhantomData<&'a str>);
+
+impl<'de: 'a, 'a> Visitor<'de> for AnyJson<'a> {
+    type Value = Text<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Text<'a>, E> {
+        Ok(Text::None)
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'a>, E> {
+        Ok(Text::Some(text.into()))
+    }
+
+    /// With escapes it does not stand in the data.
+    fn visit_str<E>(self, text: &str) -> Result<Text<'a>, E> {
+        Ok(Text::Some(text.to_owned().into()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Text<'a>, E> {
+        Ok(Text::Other)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Text<'a>, E> {
+        Ok(Text::Other)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Text<'a>, E> {
+        Ok(Text::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Text<'a>, E> {
+        Ok(Text::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Text<'a>, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Text::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Text<'a>, A::Error> {
+        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Text::Other)
+    }
 }
 
 impl Job {
@@ -95,18 +176,15 @@ impl Job {
                 data.len()
             )));
         }
-        let wire: Wire = serde_json::from_slice(data).map_err(|e| {
+        // Checked as a whole, which costs less than text by text.
+        let data = str::from_utf8(data).map_err(|_| wrong("the data is not UTF-8"))?;
+        let wire: Wire<'_> = serde_json::from_str(data).map_err(|e| {
             Malformed(match e.classify() {
                 serde_json::error::Category::Data => shorten(&e.to_string()),
                 _ => format!("the data is not JSON (line {}, column {})", e.line(), e.column()),
             })
         })?;
-        let text = |value: Option<Value>, field: &str| match value {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(Malformed(format!("`{field}` must be a string"))),
-        };
-        let id = match text(wire.id, "id")? {
+        let id = match wire.id.get("id")? {
             Some(id) if id.is_empty() => return Err(wrong("`id` is empty; leave it out")),
             Some(id) if id.len() > MAX_JOB_ID_BYTES => {
                 return Err(Malformed(format!(
@@ -114,12 +192,12 @@ impl Job {
                     id.len()
                 )));
             }
-            Some(id) => id,
+            Some(id) => id.into_owned(),
             None => message_id.to_owned(),
         };
-        let user = text(wire.user, "user")?.ok_or_else(|| wrong("`user` is missing"))?;
-        let user = UserId::new(&user).map_err(|e| Malformed(format!("`user`: {e}")))?;
-        let kind = text(wire.kind, "kind")?.filter(|k| !k.is_empty());
+        let user = wire.user.get("user")?.ok_or_else(|| wrong("`user` is missing"))?;
+        let user = UserId::new(user).map_err(|e| Malformed(format!("`user`: {e}")))?;
+        let kind = wire.kind.get("kind")?.filter(|k| !k.is_empty());
         let kind = kind.ok_or_else(|| wrong("`kind` is missing"))?;
         if kind.len() > MAX_KIND_BYTES {
             return Err(wrong("`kind` is too long"));
@@ -129,7 +207,7 @@ impl Job {
             Some(Value::Object(params)) => params,
             Some(_) => return Err(wrong("`params` must be an object")),
         };
-        Ok(Self { id, user, kind, params })
+        Ok(Self { id, user, kind: kind.into_owned(), params })
     }
 
     /// Reads the job of a message. An ordering key that differs from the user
@@ -168,6 +246,11 @@ mod tests {
         let job = decode(r#"{"user":"1097","kind":"profile"}"#).unwrap();
         assert_eq!(job.id, "message 7");
         assert!(job.params.is_empty());
+        let job = decode(r#"{"id":null,"user":"\u0061nn","kind":"a\"b","params":null}"#).unwrap();
+        assert_eq!(
+            (job.id.as_str(), job.user.as_str(), job.kind.as_str()),
+            ("message 7", "ann", "a\"b")
+        );
     }
 
     #[test]
@@ -181,6 +264,12 @@ mod tests {
             (r#"{"kind":"profile"}"#.into(), "`user` is missing"),
             (r#"{"user":"","kind":"profile"}"#.into(), "empty"),
             (r#"{"user":7,"kind":"profile"}"#.into(), "`user` must be a string"),
+            (r#"{"user":-7,"kind":"profile"}"#.into(), "`user` must be a string"),
+            (r#"{"user":"u","kind":7.5}"#.into(), "`kind` must be a string"),
+            (r#"{"user":"u","kind":true}"#.into(), "`kind` must be a string"),
+            (r#"{"id":["x",[1]],"user":"u","kind":"k"}"#.into(), "`id` must be a string"),
+            (r#"{"id":{"x":{"y":1}},"user":"u","kind":"k"}"#.into(), "`id` must be a string"),
+            (r#"{"id":["x","user":"u"}"#.into(), "not JSON"),
             (format!(r#"{{"user":"{long}","kind":"profile"}}"#), "2048 bytes"),
             (r#"{"user":"u"}"#.into(), "`kind` is missing"),
             (r#"{"user":"u","kind":"k","params":[]}"#.into(), "`params` must be an object"),
@@ -196,6 +285,8 @@ mod tests {
             let error = error.unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
         }
+        let broken = b"{\"user\":\"\xff\",\"kind\":\"k\"}";
+        assert!(Job::decode(broken, "m").unwrap_err().0.contains("not UTF-8"));
         let huge = vec![b' '; MAX_DATA_BYTES + 1];
         assert!(Job::decode(&huge, "m").unwrap_err().0.contains("limit"));
     }
