@@ -97,7 +97,9 @@ pub(crate) async fn fetch(
             .map(Duration::from_secs);
         return Err(ProfileError::Status { status, retry_after });
     }
-    let mut body = Vec::new();
+    // What it announces is believed as far as it may be true.
+    let announced = response.content_length().and_then(|bytes| usize::try_from(bytes).ok());
+    let mut body = Vec::with_capacity(announced.unwrap_or_default().min(MAX_PROFILE_BYTES));
     while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
         body.extend_from_slice(&chunk);
         if body.len() > MAX_PROFILE_BYTES {
