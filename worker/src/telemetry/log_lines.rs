@@ -4,10 +4,13 @@
 //! value can break a line or command a terminal ([`super::escape`]).
 
 use std::fmt::{self, Write as _};
+use std::mem;
 use std::sync::OnceLock;
 
 use crate::in_hand::in_hand;
 use crate::spans::{TARGET as SPANS, publisher};
+use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -22,6 +25,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::escape::{clip, is_active, write_escaped};
 
+/// Prints points in time as they print themselves.
+const TIMES: DateTimePrinter = DateTimePrinter::new();
 /// The longest value of a field, in bytes: Cloud Logging takes 256 KiB a line.
 const MAX_VALUE: usize = 16 * 1024;
 /// Makes a line with severity ERROR count in Error Reporting without a stack.
@@ -29,18 +34,21 @@ const REPORTED: &str =
     "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent";
 /// What lines say about the delivery that they belong to.
 const MESSAGE_ID: &str = "message_id";
-/// What a line in JSON says itself, whatever fields an event has.
-const OWN: [&str; 9] = [
-    "severity",
-    "time",
-    "target",
-    "@type",
-    "serviceContext",
-    "context",
-    "logging.googleapis.com/trace",
-    "logging.googleapis.com/trace_sampled",
-    "logging.googleapis.com/spanId",
-];
+/// Whether a line in JSON says this itself, whatever fields an event has.
+fn is_own(name: &str) -> bool {
+    matches!(
+        name,
+        "severity"
+            | "time"
+            | "target"
+            | "@type"
+            | "serviceContext"
+            | "context"
+            | "logging.googleapis.com/trace"
+            | "logging.googleapis.com/trace_sampled"
+            | "logging.googleapis.com/spanId"
+    )
+}
 
 /// How a line looks.
 #[derive(Debug)]
@@ -164,7 +172,7 @@ impl<O> LogLines<O> {
         };
         let mut object = JsonObject::begin();
         object.set("severity", &severity);
-        object.set("time", &format_args!("{}", self.clock.wall()));
+        object.set_time("time", self.clock.wall());
         object.set("target", &metadata.target());
         event.record(&mut object);
         if let Some(id) = message_id
@@ -246,6 +254,8 @@ fn is_plain(text: &str) -> bool {
 /// at once instead of being built as a value before.
 struct JsonObject {
     text: Vec<u8>,
+    /// The value that is being written, if it is known by what it prints only.
+    printed: String,
     has_message_id: bool,
 }
 
@@ -253,24 +263,37 @@ impl JsonObject {
     fn begin() -> Self {
         let mut text = Vec::with_capacity(512);
         text.push(b'{');
-        Self { text, has_message_id: false }
+        Self { text, printed: String::new(), has_message_id: false }
     }
 
-    /// One more member. Names stand in source code and need no escapes.
-    fn set(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+    /// The beginning of one more member. Names stand in source code and need no escapes.
+    fn name(&mut self, name: &str) {
         if self.text.len() > 1 {
             self.text.push(b',');
         }
         self.text.push(b'"');
         self.text.extend_from_slice(name.as_bytes());
         self.text.extend_from_slice(b"\":");
+    }
+
+    /// A point in time (RFC 3339, which needs no escapes).
+    fn set_time(&mut self, name: &str, time: Timestamp) {
+        self.name(name);
+        self.text.push(b'"');
+        TIMES.print_timestamp(&time, &mut self.text).expect("memory can be written to");
+        self.text.push(b'"');
+    }
+
+    /// One more member.
+    fn set(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+        self.name(name);
         serde_json::to_writer(&mut self.text, value)
             .expect("texts, numbers and their maps can be written to memory");
     }
 
     fn field(&mut self, field: &Field, value: &(impl Serialize + ?Sized)) {
         let name = field.name();
-        if OWN.contains(&name) {
+        if is_own(name) {
             return;
         }
         self.has_message_id |= name == MESSAGE_ID;
@@ -314,7 +337,11 @@ impl Visit for JsonObject {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.field(field, clip(&format!("{value:?}"), MAX_VALUE));
+        let mut printed = mem::take(&mut self.printed);
+        printed.clear();
+        write!(printed, "{value:?}").expect("writing to a String cannot fail");
+        self.field(field, clip(&printed, MAX_VALUE));
+        self.printed = printed;
     }
 }
 
