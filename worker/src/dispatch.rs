@@ -8,6 +8,7 @@ use ahash::RandomState;
 use shared::UserId;
 use shared::ports::{Monotonic, Randomness};
 
+use crate::delivery::Known;
 use crate::job::{Job, Received};
 use crate::pubsub::Settle;
 
@@ -15,6 +16,8 @@ use crate::pubsub::Settle;
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) job: Job,
+    /// `None`: nobody here does it.
+    pub(crate) kind: Option<Arc<Known>>,
     pub(crate) received: Arc<Received>,
     pub(crate) settle: Box<dyn Settle>,
     pub(crate) received_at: Monotonic,
@@ -150,6 +153,7 @@ mod tests {
         let text = format!(r#"{{"id":"{id}","user":"{user}","kind":"k"}}"#);
         Queued {
             job: Job::decode(text.as_bytes(), id).unwrap(),
+            kind: None,
             received: Arc::new(Received {
                 data: text.into(),
                 attributes: HashMap::new(),

@@ -14,13 +14,16 @@ mod no_endpoint;
 mod wall_only;
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::task::AtomicWaker;
 use shared::adapters::MemoryBucket;
 use shared::ports::{Bucket, Clock as _, Randomness};
 use shared::{Grant, TokenStore, UserId};
@@ -53,7 +56,16 @@ struct Messages {
 struct Held {
     now: AtomicU64,
     acknowledged: AtomicU64,
+    /// Waits until fewer are held.
+    intake: AtomicWaker,
+    /// Waits for the last one.
     changed: Notify,
+}
+
+impl Held {
+    fn is_full(&self) -> bool {
+        self.now.load(Ordering::Relaxed) >= OUTSTANDING
+    }
 }
 
 impl Messages {
@@ -65,23 +77,26 @@ impl Messages {
         Self { data: (0..USERS).map(one).collect(), left: count, held: Arc::default() }
     }
 
-    /// The next message, once fewer than the bound are held; `None` after the last.
-    async fn take(&mut self) -> Option<Delivery> {
-        while self.held.now.load(Ordering::Relaxed) >= OUTSTANDING {
-            self.held.changed.notified().await;
+    /// The next message, once fewer than the bound are held; none after the last.
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Delivery> {
+        if self.left == 0 || self.held.is_full() {
+            self.held.intake.register(cx.waker());
+            if self.left == 0 || self.held.is_full() {
+                return Poll::Pending;
+            }
         }
-        self.left = self.left.checked_sub(1)?;
+        self.left -= 1;
         self.held.now.fetch_add(1, Ordering::Relaxed);
         let at = usize::try_from(self.left).unwrap() % USERS;
-        Some(Delivery {
-            received: Received {
+        Poll::Ready(Delivery {
+            received: Arc::new(Received {
                 data: self.data[at].clone(),
                 attributes: HashMap::new(),
                 ordering_key: String::new(),
                 message_id: "m".to_owned(),
                 publish_time: None,
                 delivery_attempt: None,
-            },
+            }),
             settle: Box::new(Unsettled(Arc::clone(&self.held))),
         })
     }
@@ -95,14 +110,8 @@ impl Messages {
 }
 
 impl Source for Messages {
-    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, IntakeError>> {
-        async {
-            match self.take().await {
-                Some(delivery) => Ok(delivery),
-                None => std::future::pending().await,
-            }
-        }
-        .boxed()
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, IntakeError>> {
+        self.poll_take(cx).map(Ok)
     }
 
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -117,8 +126,7 @@ impl Settle for Unsettled {
     fn ack(self: Box<Self>) -> BoxFuture<'static, bool> {
         self.0.now.fetch_sub(1, Ordering::Relaxed);
         self.0.acknowledged.fetch_add(1, Ordering::Relaxed);
-        // The intake and whoever waits for the last one.
-        self.0.changed.notify_waiters();
+        self.0.intake.wake();
         self.0.changed.notify_one();
         async { true }.boxed()
     }
@@ -185,7 +193,8 @@ async fn replica(store: TokenStore, bucket: Arc<dyn Bucket>, count: u64) {
 async fn tasks(count: u64) {
     let mut messages = Messages::new(count);
     let slots = Arc::new(Semaphore::new(CONCURRENCY));
-    while let Some(delivery) = messages.take().await {
+    for _ in 0..count {
+        let delivery = poll_fn(|cx| messages.poll_take(cx)).await;
         let slots = Arc::clone(&slots);
         tokio::spawn(async move {
             let _slot = slots.acquire().await.unwrap();

@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use emulators::google::{self, ClientKind, Google};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use worker::pubsub::{Admin, Connection, Intake, IntakeSettings, Source as _, SubscriptionPlan};
+use worker::pubsub::{Admin, Connection, Intake, IntakeSettings, SubscriptionPlan, next_delivery};
 
 pub use cloud::Cloud;
 pub use external::{LIMITS, Missing, leave_out};
@@ -319,7 +319,7 @@ impl Inbox {
     /// # Errors
     /// When none comes in time.
     pub async fn next(&mut self) -> anyhow::Result<Letter> {
-        let delivery = tokio::time::timeout(PATIENCE, self.0.next())
+        let delivery = tokio::time::timeout(PATIENCE, next_delivery(&mut self.0))
             .await
             .context("no message came in time")??;
         let data = &delivery.received.data;

@@ -1,5 +1,6 @@
 //! Running a handler: the slot, the renewed token, the repetitions.
 
+use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::metrics;
 use crate::outcome::{Status, Verdict};
 
 use super::ending::End;
-use super::{Desk, Measured, STOPPING, Stopped};
+use super::{Desk, Known, Measured, STOPPING, Stopped};
 
 /// Pauses between local attempts after a failure of the API.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
@@ -35,41 +36,60 @@ impl Desk {
     pub(super) async fn attempts(
         &self,
         job: &Job,
+        kind: Option<&Known>,
         measured: &mut Measured,
     ) -> Result<End, Stopped> {
-        let Some(handler) = self.kinds.0.get(&job.kind) else {
-            let known: Vec<&str> = self.kinds.0.keys().map(String::as_str).collect();
-            let known = known.join(", ");
+        let Some(kind) = kind else {
+            let known = self.kinds.names();
             return Ok(End::rejected(format!("unknown kind; this worker does {known}")));
         };
-        let mut pauses = Schedule::new(PAUSE_MIN, PAUSE_MAX);
+        let mut pauses = None;
         let mut renewed = false;
         let mut fresh = None;
         loop {
-            self.await_pace(job, measured).await?;
+            if self.paces.users() > 0 {
+                // Boxed, here and below, so that the others do not carry its state.
+                Box::pin(self.await_pace(job, measured)).await?;
+            }
             let credentials = match fresh.take() {
                 Some(credentials) => credentials,
                 None => self.credentials(job, measured).await?,
             };
-            let verdict = self.run(&**handler, job, &credentials, measured).await?;
-            match self.judge(job, verdict, renewed, &mut pauses)? {
+            let verdict = self.run(&*kind.handler, job, &credentials, measured).await?;
+            let next = self.judge(job, verdict, renewed, &mut pauses)?;
+            renewed |= matches!(next, Next::Renew);
+            let next = match next {
                 Next::End(end) => return Ok(end),
-                Next::Renew => {
-                    renewed = true;
-                    fresh = Some(self.renew(&credentials).await?);
-                }
-                Next::Again(pause, end) => {
-                    if self.stopping.is_cancelled() || measured.waited + pause > self.retry_budget {
-                        return Ok(end);
-                    }
-                    measured.waited += pause;
-                    self.pause(pause).await;
-                    if self.stopping.is_cancelled() {
-                        return Ok(end);
-                    }
-                }
+                next => next,
+            };
+            match Box::pin(self.before_again(next, &credentials, measured)).await? {
+                ControlFlow::Break(end) => return Ok(end),
+                ControlFlow::Continue(renewed) => fresh = renewed,
             }
         }
+    }
+
+    /// What has to happen before the handler runs again, perhaps with other credentials.
+    async fn before_again(
+        &self,
+        next: Next,
+        credentials: &Credentials,
+        measured: &mut Measured,
+    ) -> Result<ControlFlow<End, Option<Credentials>>, Stopped> {
+        let (pause, end) = match next {
+            Next::End(end) => return Ok(ControlFlow::Break(end)),
+            Next::Renew => return Ok(ControlFlow::Continue(Some(self.renew(credentials).await?))),
+            Next::Again(pause, end) => (pause, end),
+        };
+        if self.stopping.is_cancelled() || measured.waited + pause > self.retry_budget {
+            return Ok(ControlFlow::Break(end));
+        }
+        measured.waited += pause;
+        self.pause(pause).await;
+        if self.stopping.is_cancelled() {
+            return Ok(ControlFlow::Break(end));
+        }
+        Ok(ControlFlow::Continue(None))
     }
 
     /// A slot, once one is free.
@@ -92,7 +112,7 @@ impl Desk {
     ) -> Result<Verdict, End> {
         let _slot = match self.slots.try_acquire() {
             Ok(slot) => slot,
-            Err(_) => self.slot().await?,
+            Err(_) => Box::pin(self.slot()).await?,
         };
         measured.attempt += 1;
         // Who is not slowed down need not be told that they are fast enough.
@@ -120,7 +140,7 @@ impl Desk {
         job: &Job,
         verdict: Verdict,
         renewed: bool,
-        pauses: &mut Schedule,
+        pauses: &mut Option<Box<Schedule>>,
     ) -> Result<Next, Stopped> {
         Ok(match verdict {
             Verdict::Done { http_status, result } => {
@@ -140,6 +160,8 @@ impl Desk {
                 Next::Again(Duration::ZERO, end)
             }
             Verdict::Retry { why, http_status, after } => {
+                let pauses =
+                    pauses.get_or_insert_with(|| Box::new(Schedule::new(PAUSE_MIN, PAUSE_MAX)));
                 let pause = pauses.next(self.random.unit()).max(after.unwrap_or_default());
                 let end = End::retry(why).with_status(http_status).after(after);
                 Next::Again(pause, end)
@@ -168,10 +190,10 @@ impl Desk {
     /// budget allows gives the job back, so that a slow user does not fill the
     /// replica.
     async fn await_pace(&self, job: &Job, measured: &mut Measured) -> Result<(), End> {
-        while self.paces.users() > 0 {
+        loop {
             let wait = self.paces.wait(&job.user, self.now());
             if wait.is_zero() {
-                break;
+                return Ok(());
             }
             let why = format!("an API limits the user's rate for another {wait:.0?}");
             if self.stopping.is_cancelled() || measured.waited + wait > self.retry_budget {
@@ -180,6 +202,5 @@ impl Desk {
             measured.waited += wait;
             self.pause(wait).await;
         }
-        Ok(())
     }
 }

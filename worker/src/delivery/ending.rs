@@ -14,7 +14,7 @@ use crate::outcome::{Outcome, Status};
 use crate::pubsub::{Outgoing, Settle};
 use crate::spans;
 
-use super::{Desk, Measured};
+use super::{Desk, Known, Measured};
 
 /// A message is given back no sooner than this after it failed, so that a
 /// subscription without a retry policy does not spin.
@@ -84,22 +84,22 @@ impl Desk {
     pub(super) async fn settle(
         &self,
         job: Option<&Job>,
+        kind: Option<&Known>,
         received: &Received,
         settle: Box<dyn Settle>,
         mut end: End,
         measured: &Measured,
-        since: Monotonic,
     ) -> Monotonic {
         if end.status == Status::Rejected
-            && let Err(why) = self.bury(job, received, &end).await
+            // Boxed, here and below, so that the others do not carry its state.
+            && let Err(why) = Box::pin(self.bury(job, received, &end)).await
         {
             error!(message = received.message_id, "{why}");
             let reason = end.reason.unwrap_or_default();
             end = End::retry(format!("rejected ({reason}), but {why}"));
         }
         let now = self.now();
-        let duration = now.since(since);
-        let known = job.filter(|job| self.kinds.0.contains_key(&job.kind));
+        let duration = now.since(measured.since);
         let outcome = Outcome {
             job: job.map_or(&received.message_id, |j| &j.id),
             user: job.map_or("", |j| j.user.as_str()),
@@ -126,8 +126,8 @@ impl Desk {
             status = Status::Retry;
         }
         log(&outcome, status, end.reason.as_deref(), measured, job);
-        self.meters.job_ended(known.map(|j| j.kind.as_str()), status, duration);
-        spans::delivery_ended(&Span::current(), known.map(|j| j.kind.as_str()), status);
+        kind.map_or(&self.meters.unknown, |kind| &kind.ended).note(status, duration);
+        spans::delivery_ended(&Span::current(), kind.map(|kind| &*kind.name), status);
         let settling = spans::settle(status);
         if status == Status::Retry {
             settling.in_scope(|| settle.nack());

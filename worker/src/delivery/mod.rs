@@ -7,8 +7,10 @@
 mod attempt;
 mod ending;
 mod holding;
+mod known;
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +25,6 @@ use crate::dedupe::Dedupe;
 use crate::dispatch::{Queued, Queues};
 use crate::in_hand::while_in_hand;
 use crate::job::{Job, Malformed, Received};
-use crate::kinds::Kinds;
 use crate::metrics::Meters;
 use crate::outage::Outage;
 use crate::outcome::Status;
@@ -34,6 +35,8 @@ use crate::session::Carrier;
 use crate::{metrics, spans};
 
 use ending::End;
+
+pub(crate) use known::{Known, Repertoire};
 
 /// How often a job may find its credential changed while it is being parked.
 const MAX_PARK_ROUNDS: u32 = 5;
@@ -46,7 +49,7 @@ const STOPPING: &str = "the replica is stopping";
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) carrier: Carrier,
-    pub(crate) kinds: KindsDebug,
+    pub(crate) kinds: Repertoire,
     pub(crate) parking: Parking,
     pub(crate) dedupe: Dedupe,
     pub(crate) outcomes: Option<Arc<dyn Topic>>,
@@ -69,15 +72,6 @@ pub(crate) struct Desk {
     pub(crate) cutting: CancellationToken,
 }
 
-/// Handlers have no `Debug`.
-pub(crate) struct KindsDebug(pub(crate) Kinds);
-
-impl std::fmt::Debug for KindsDebug {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.keys()).finish()
-    }
-}
-
 /// Why a job did not run to its end.
 enum Stopped {
     /// The user must consent.
@@ -93,8 +87,9 @@ impl From<End> for Stopped {
 }
 
 /// What is measured about a delivery.
-#[derive(Default)]
 struct Measured {
+    /// When its message was received.
+    since: Monotonic,
     /// How often the handler ran.
     attempt: u32,
     /// How long the credential took.
@@ -103,15 +98,19 @@ struct Measured {
     waited: Duration,
 }
 
+impl Measured {
+    fn since(since: Monotonic) -> Self {
+        Self { since, attempt: 0, token: None, waited: Duration::ZERO }
+    }
+}
+
 impl Desk {
     /// Ends a message that is no job.
     pub(crate) async fn refuse(&self, delivery: Delivery, why: Malformed) {
-        let since = self.clock.monotonic();
         let Delivery { received, settle } = delivery;
-        let received = Arc::new(received);
         let end = End::rejected(why.to_string());
-        let measured = Measured::default();
-        let settling = self.settle(None, &received, settle, end, &measured, since);
+        let measured = Measured::since(self.now());
+        let settling = self.settle(None, None, &received, settle, end, &measured);
         while_in_hand(Arc::clone(&received), settling).await;
     }
 
@@ -119,17 +118,24 @@ impl Desk {
     /// none may run. When the last one ended. At the end of the replica the waiting ones
     /// go back, and no sooner than the running one has ended: another replica would run
     /// them beside it, or before it.
-    pub(crate) async fn run_user(&self, mut queued: Queued, mut now: Monotonic) -> Monotonic {
+    pub(crate) async fn run_user(
+        self: Arc<Self>,
+        mut queued: Queued,
+        mut now: Monotonic,
+    ) -> Monotonic {
         let mut since = now;
         loop {
             let ordered = queued.ordered();
-            let Queued { job, received, settle, received_at } = queued;
+            let Queued { job, kind, received, settle, received_at } = queued;
+            let kind = kind.as_deref();
             if self.stopping.is_cancelled() {
                 settle.nack();
             } else {
                 self.meters.turn(now.since(received_at));
                 let span = spans::delivery(&received, &self.subscription);
-                let delivered = self.deliver(&job, &received, settle, received_at).instrument(span);
+                // Pinned, so that what wraps it moves a pointer.
+                let delivered = pin!(self.deliver(&job, kind, &received, settle, received_at));
+                let delivered = delivered.instrument(span);
                 let delivered = while_in_hand(Arc::clone(&received), delivered);
                 // A fault of ours gives this message back, by dropping it, and must
                 // not leave its user without a runner.
@@ -158,14 +164,15 @@ impl Desk {
     async fn deliver(
         &self,
         job: &Job,
+        kind: Option<&Known>,
         received: &Received,
         settle: Box<dyn Settle>,
         received_at: Monotonic,
     ) -> Monotonic {
-        let mut measured = Measured::default();
+        let mut measured = Measured::since(received_at);
         let mut end = tokio::select! {
             biased;
-            end = self.work(job, received, &mut measured) => end,
+            end = self.work(job, kind, received, &mut measured) => end,
             // Second: a job that does not wait for anything need not ask for it.
             () = self.cutting.cancelled() => End::retry("the replica stopped before the job ended"),
         };
@@ -174,14 +181,20 @@ impl Desk {
         }
         if end.status == Status::Retry {
             // Not before a subscription without a retry policy would spin.
-            self.pause(std::mem::take(&mut end.pause)).await;
+            Box::pin(self.pause(std::mem::take(&mut end.pause))).await;
         }
-        self.settle(Some(job), received, settle, end, &measured, received_at).await
+        self.settle(Some(job), kind, received, settle, end, &measured).await
     }
 
     /// Runs the job, parks it if the user must consent, and runs it after all if
     /// that turned out to be out of date.
-    async fn work(&self, job: &Job, received: &Received, measured: &mut Measured) -> End {
+    async fn work(
+        &self,
+        job: &Job,
+        kind: Option<&Known>,
+        received: &Received,
+        measured: &mut Measured,
+    ) -> End {
         if self.dedupe.is_on() {
             // Boxed, here and below, so that the others do not carry its state.
             match Box::pin(self.held(&job.user, || self.dedupe.done_before(job))).await {
@@ -194,7 +207,7 @@ impl Desk {
             }
         }
         for _ in 0..MAX_PARK_ROUNDS {
-            let why = match self.attempts(job, measured).await {
+            let why = match self.attempts(job, kind, measured).await {
                 Ok(end) | Err(Stopped::Over(end)) => return end,
                 Err(Stopped::Consent(why)) => why,
             };
@@ -239,7 +252,7 @@ mod tests {
     use super::*;
 
     /// The size of what a method's future holds.
-    fn size<F: Future>(_: impl FnOnce(&'static Desk, Queued, Monotonic) -> F) -> usize {
+    fn size<F: Future>(_: impl FnOnce(Arc<Desk>, Queued, Monotonic) -> F) -> usize {
         size_of::<F>()
     }
 
@@ -247,6 +260,6 @@ mod tests {
     #[test]
     fn the_future_of_a_delivery_is_small() {
         let bytes = size(Desk::run_user);
-        assert!(bytes <= 2048, "{bytes} bytes; box what is rarely waited for");
+        assert!(bytes <= 1400, "{bytes} bytes; box what is rarely waited for");
     }
 }

@@ -1,7 +1,6 @@
 //! What is counted for every job: the series, looked up once. Looking one up costs more
 //! than counting, and a job counts ten times.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -17,8 +16,8 @@ const STATUSES: [Status; 4] = [Status::Done, Status::Retry, Status::Parked, Stat
 
 /// The series of a replica, of the recorder that was installed when it began.
 pub(crate) struct Meters {
-    kinds: BTreeMap<String, Ended>,
-    unknown: Ended,
+    /// Of kinds that the replica does not do, and of messages that are no jobs.
+    pub(crate) unknown: Ended,
     in_flight: Gauge,
     queue_wait: Histogram,
     queued_users: Gauge,
@@ -30,25 +29,31 @@ pub(crate) struct Meters {
 }
 
 /// How the jobs of a kind ended.
-struct Ended {
+pub(crate) struct Ended {
     by_status: [Counter; STATUSES.len()],
     seconds: Histogram,
 }
 
 impl Ended {
-    fn of(kind: &str) -> Self {
+    /// Looks the series up.
+    pub(crate) fn of(kind: &str) -> Self {
         let by_status = STATUSES
             .map(|status| counter!(JOBS, "kind" => kind.to_owned(), "outcome" => status.as_str()));
         Self { by_status, seconds: histogram!(JOB_SECONDS, "kind" => kind.to_owned()) }
     }
+
+    /// A delivery ended so, after so long.
+    pub(crate) fn note(&self, status: Status, took: Duration) {
+        let at = STATUSES.iter().position(|known| *known == status);
+        self.by_status[at.expect("all of them are listed")].increment(1);
+        self.seconds.record(took);
+    }
 }
 
-impl Meters {
-    /// The series of a replica that does these kinds.
-    pub(crate) fn new<'a>(kinds: impl IntoIterator<Item = &'a str>) -> Self {
+impl Default for Meters {
+    fn default() -> Self {
         let credentials = |had: Had| counter!(CREDENTIALS, "result" => had.as_str());
         Self {
-            kinds: kinds.into_iter().map(|kind| (kind.to_owned(), Ended::of(kind))).collect(),
             unknown: Ended::of(UNKNOWN),
             in_flight: gauge!(IN_FLIGHT),
             queue_wait: histogram!(QUEUE_WAIT),
@@ -60,15 +65,9 @@ impl Meters {
             lease_wait: histogram!(LEASE_WAIT),
         }
     }
+}
 
-    /// A delivery ended. `kind` is one of the registered kinds, or none.
-    pub(crate) fn job_ended(&self, kind: Option<&str>, status: Status, took: Duration) {
-        let ended = kind.and_then(|kind| self.kinds.get(kind)).unwrap_or(&self.unknown);
-        let at = STATUSES.iter().position(|known| *known == status);
-        ended.by_status[at.expect("all of them are listed")].increment(1);
-        ended.seconds.record(took);
-    }
-
+impl Meters {
     /// How many users have jobs here, and how many were slowed down lately.
     pub(crate) fn set_users(&self, queued: usize, slowed: usize) {
         let level = |users: usize| f64::from(u32::try_from(users).unwrap_or(u32::MAX));
@@ -103,7 +102,7 @@ impl Meters {
 
 impl std::fmt::Debug for Meters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Meters").field("kinds", &self.kinds.keys()).finish_non_exhaustive()
+        f.debug_struct("Meters").finish_non_exhaustive()
     }
 }
 

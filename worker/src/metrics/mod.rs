@@ -22,7 +22,7 @@ use shared::TokenStore;
 use crate::outcome::Status;
 
 pub use hosts::{MAX_HOSTS, OTHER};
-pub(crate) use meters::Meters;
+pub(crate) use meters::{Ended, Meters};
 pub use render::Render;
 
 use hosts::Hosts;

@@ -1,15 +1,18 @@
 //! Receives messages: one StreamingPull, rebuilt when it dies for good.
 
 use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, StreamExt as _};
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::client::Subscriber;
 use google_cloud_pubsub::model::Message;
+use google_cloud_pubsub::subscriber::ShutdownToken;
 use google_cloud_pubsub::subscriber::handler::Handler;
-use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
 use jiff::Timestamp;
 
 use crate::job::Received;
@@ -30,7 +33,7 @@ pub trait Settle: Send + fmt::Debug {
 #[derive(Debug)]
 pub struct Delivery {
     /// The message.
-    pub received: Received,
+    pub received: Arc<Received>,
     /// Ends the delivery.
     pub settle: Box<dyn Settle>,
 }
@@ -80,12 +83,15 @@ pub enum IntakeError {
 pub struct Intake {
     subscriber: Subscriber,
     settings: IntakeSettings,
-    stream: MessageStream,
+    messages: Messages,
     token: ShutdownToken,
 }
 
+/// What the official client hands out, until it says for good that there is no more.
+type Messages = BoxStream<'static, google_cloud_pubsub::Result<Delivery>>;
+
 impl Intake {
-    /// Prepares the stream; it opens with the first [`Source::next`].
+    /// Prepares the stream; it opens with the first [`Source::poll_next`].
     ///
     /// # Errors
     /// [`IntakeError::Client`].
@@ -99,8 +105,8 @@ impl Intake {
         }
         let subscriber =
             builder.build().await.map_err(|e| IntakeError::Client(innermost(&e).to_string()))?;
-        let (stream, token) = start(&subscriber, &settings);
-        Ok(Self { subscriber, settings, stream, token })
+        let (messages, token) = start(&subscriber, &settings);
+        Ok(Self { subscriber, settings, messages, token })
     }
 
     fn permanent(&self, error: &google_cloud_pubsub::Error) -> IntakeError {
@@ -116,21 +122,18 @@ impl Intake {
 }
 
 impl Source for Intake {
-    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, IntakeError>> {
-        async move {
-            let error = match self.stream.next().await {
-                Some(Ok((message, handler))) => return Ok(delivery(message, handler)),
-                Some(Err(error)) => self.permanent(&error),
-                None => IntakeError::Ended {
-                    subscription: self.settings.subscription.clone(),
-                    why: "it was closed".to_owned(),
-                },
-            };
-            // A stream that ended for good says so once and then nothing.
-            (self.stream, self.token) = start(&self.subscriber, &self.settings);
-            Err(error)
-        }
-        .boxed()
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, IntakeError>> {
+        let error = match ready!(self.messages.poll_next_unpin(cx)) {
+            Some(Ok(delivery)) => return Poll::Ready(Ok(delivery)),
+            Some(Err(error)) => self.permanent(&error),
+            None => IntakeError::Ended {
+                subscription: self.settings.subscription.clone(),
+                why: "it was closed".to_owned(),
+            },
+        };
+        // A stream that ended for good says so once and then nothing.
+        (self.messages, self.token) = start(&self.subscriber, &self.settings);
+        Poll::Ready(Err(error))
     }
 
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -139,7 +142,7 @@ impl Source for Intake {
         // it has prefetched; keeping the stream would delay that by its leases.
         let done = async move { token.shutdown().await }.boxed().shared();
         let waiting = tokio::spawn(done.clone());
-        drop(self.stream);
+        drop(self.messages);
         async move {
             drop(waiting);
             done.await;
@@ -148,29 +151,34 @@ impl Source for Intake {
     }
 }
 
-fn start(subscriber: &Subscriber, settings: &IntakeSettings) -> (MessageStream, ShutdownToken) {
-    let stream = subscriber
+fn start(subscriber: &Subscriber, settings: &IntakeSettings) -> (Messages, ShutdownToken) {
+    let mut stream = subscriber
         .subscribe(&settings.subscription)
         .set_max_lease(MAX_HOLD)
         .set_max_lease_extension(settings.ack_extension)
         .set_max_outstanding_messages(i64::try_from(settings.max_outstanding).unwrap_or(i64::MAX))
         .build();
     let token = stream.shutdown_token();
-    (stream, token)
+    let messages = async_stream::stream! {
+        while let Some(next) = stream.next().await {
+            yield next.map(|(message, handler)| delivery(message, handler));
+        }
+    };
+    (messages.boxed(), token)
 }
 
 fn delivery(message: Message, handler: Handler) -> Delivery {
     let publish_time =
         message.publish_time.and_then(|t| Timestamp::new(t.seconds(), t.nanos()).ok());
     Delivery {
-        received: Received {
+        received: Arc::new(Received {
             data: message.data,
             attributes: message.attributes,
             ordering_key: message.ordering_key,
             message_id: message.message_id,
             publish_time,
             delivery_attempt: handler.delivery_attempt(),
-        },
+        }),
         settle: Box::new(PubSubSettle(handler)),
     }
 }

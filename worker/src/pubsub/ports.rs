@@ -1,6 +1,8 @@
 //! What a replica needs of a message service.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 
@@ -8,15 +10,25 @@ use super::{Delivery, IntakeError, Outgoing, PublishError};
 
 /// Where jobs come from.
 pub trait Source: Send + fmt::Debug {
-    /// The next message. After an error the next call tries to open the source
-    /// again. Dropping the future before it is ready may delay messages that were
-    /// about to come by as long as Pub/Sub leases them, so callers keep it.
-    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, IntakeError>>;
+    /// The next message, or whom to wake when it has come. After an error the next call
+    /// tries to open the source again.
+    ///
+    /// It is polled and not awaited so that nothing is lost or begun anew when the caller
+    /// turns to something else meanwhile, and a message costs no future of its own.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, IntakeError>>;
 
     /// Stops receiving: what was fetched and not handed out goes back at once. The
     /// deliveries that were handed out can still be ended; the returned future is
     /// ready when the last of them is and the service knows.
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// The next delivery. Dropping the future loses nothing.
+///
+/// # Errors
+/// Those of [`Source::poll_next`].
+pub async fn next_delivery(source: &mut dyn Source) -> Result<Delivery, IntakeError> {
+    poll_fn(|cx| source.poll_next(cx)).await
 }
 
 /// Where messages go.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use shared::TokenStore;
 use shared::ports::{Bucket, Clock, Randomness};
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::dedupe::Dedupe;
@@ -135,7 +136,18 @@ impl Worker {
     /// # Errors
     /// [`ReplicaError`] when a setting is wrong, so that work cannot start.
     pub async fn run(self, stop: Stop) -> Result<(), ReplicaError> {
-        super::run(self, stop).await
+        // In a task of its own: the jobs that it begins wake those that acknowledge and
+        // those that read from the network, and between tasks of one thread that costs no
+        // system call. Where this future is polled may be no thread of tasks.
+        let running = AbortOnDropHandle::new(tokio::spawn(super::run(self, stop)));
+        match running.await {
+            Ok(ended) => ended,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is going down, and this future with it.
+                Err(_aborted) => std::future::pending().await,
+            },
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod beginning;
 mod builder;
 mod readiness;
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::delivery::{Desk, KindsDebug};
+use crate::delivery::{Desk, Repertoire};
 use crate::dispatch::{Queued, Queues};
 use crate::health::Beat;
 use crate::job::Job;
@@ -23,7 +24,7 @@ use crate::metrics::Meters;
 use crate::outage::Outage;
 use crate::pace::Paces;
 use crate::parking::Parking;
-use crate::pubsub::{Delivery, IntakeError, Source};
+use crate::pubsub::{Delivery, IntakeError, Source, next_delivery};
 
 use beginning::Beginner;
 
@@ -72,12 +73,11 @@ async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         return Ok(());
     }
     ready.bucket_seen(carrier.store.health());
-    let meters = Meters::new(worker.kinds.keys().map(String::as_str));
     let desk = Arc::new(Desk {
-        meters,
+        meters: Meters::default(),
         parking: Parking::new(bucket, carrier.store.clone()),
         carrier,
-        kinds: KindsDebug(worker.kinds),
+        kinds: Repertoire::new(worker.kinds),
         dedupe: worker.dedupe,
         outcomes: worker.outcomes,
         dead: worker.dead,
@@ -147,10 +147,8 @@ async fn take_in(
     let mut paused = desk.outage.paused();
     let mut pauses = Schedule::new(RETRY_MIN, RETRY_MAX);
     let mut received_any = false;
-    let mut beginner = Beginner::new(Arc::clone(desk), tasks.clone());
+    let beginner = Beginner::new(Arc::clone(desk), tasks.clone());
     info!("taking jobs");
-    // Kept while the loop turns and while the intake is paused: see `Source`.
-    let mut next = source.next();
     loop {
         beat.turn();
         let is_paused = *paused.borrow_and_update();
@@ -159,22 +157,20 @@ async fn take_in(
         let mut came = tokio::select! {
             biased;
             () = desk.stopping.cancelled() => return Ok(()),
-            came = &mut next, if !is_paused => came,
+            came = next_delivery(source), if !is_paused => came,
             changed = paused.changed() => {
                 debug_assert!(changed.is_ok(), "the desk has it");
                 continue;
             }
             () = desk.clock.sleep(TURN) => continue,
         };
-        drop(next);
-        next = source.next();
         // What has come already is taken without another look around, which costs
         // as much as a message.
         let mut left = BURST;
-        let now = desk.clock.monotonic();
+        let mut now = desk.clock.monotonic();
         let error = loop {
             match came {
-                Ok(delivery) => accept(desk, tasks, &mut beginner, delivery, now),
+                Ok(delivery) => now = accept(desk, tasks, &beginner, delivery, now).await,
                 Err(error) => break Some(error),
             }
             received_any = true;
@@ -183,14 +179,11 @@ async fn take_in(
             if left == 0 {
                 break None;
             }
-            match futures_util::poll!(&mut next) {
+            match poll_fn(|cx| Poll::Ready(source.poll_next(cx))).await {
                 Poll::Ready(another) => came = another,
                 Poll::Pending => break None,
             }
-            drop(next);
-            next = source.next();
         };
-        beginner.go();
         let Some(error) = error else { continue };
         let young = desk.clock.monotonic().since(started) < STARTUP;
         if !received_any && young {
@@ -207,25 +200,28 @@ async fn take_in(
     }
 }
 
-/// Queues a message, received at `now`, under its user.
-fn accept(
+/// Queues a message, received at `now`, under its user, and begins what may begin. When
+/// that is done.
+async fn accept(
     desk: &Arc<Desk>,
     tasks: &TaskTracker,
-    beginner: &mut Beginner,
+    beginner: &Beginner,
     delivery: Delivery,
     now: Monotonic,
-) {
+) -> Monotonic {
     match Job::of(&delivery.received) {
         Err(why) => {
             let desk = Arc::clone(desk);
             tasks.spawn(async move { desk.refuse(delivery, why).await });
+            now
         }
         Ok(job) => {
             let Delivery { received, settle } = delivery;
-            let received = Arc::new(received);
-            let queued = Queued { job, received, settle, received_at: now };
-            if let Some(queued) = desk.queues.push(queued) {
-                beginner.add(queued);
+            let kind = desk.kinds.get(&job.kind);
+            let queued = Queued { job, kind, received, settle, received_at: now };
+            match desk.queues.push(queued) {
+                Some(queued) => beginner.begin(queued, now).await,
+                None => now,
             }
         }
     }

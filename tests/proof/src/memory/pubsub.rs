@@ -2,7 +2,9 @@
 //! key, with retry policy and dead letter, as Pub/Sub documents them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -104,7 +106,7 @@ impl Queue {
 
     /// A consumer of it.
     pub fn consumer(&self) -> Consumer {
-        Consumer { queue: self.clone(), mine: Arc::default() }
+        Consumer { queue: self.clone(), mine: Arc::default(), coming: None }
     }
 
     /// Messages that are neither acknowledged nor dead-lettered.
@@ -216,11 +218,18 @@ impl Topic for Queue {
 }
 
 /// One consumer of a [`Queue`].
-#[derive(Debug)]
 pub struct Consumer {
     queue: Queue,
     /// How many messages it holds.
     mine: Arc<Mutex<usize>>,
+    /// The message that is to come next.
+    coming: Option<BoxFuture<'static, Delivery>>,
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").field("mine", &self.mine).finish_non_exhaustive()
+    }
 }
 
 fn count(mine: &Mutex<usize>) -> std::sync::MutexGuard<'_, usize> {
@@ -228,21 +237,13 @@ fn count(mine: &Mutex<usize>) -> std::sync::MutexGuard<'_, usize> {
 }
 
 impl Source for Consumer {
-    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, IntakeError>> {
-        async move {
-            loop {
-                let changed = self.queue.inner.changed.notified();
-                tokio::pin!(changed);
-                changed.as_mut().enable();
-                let room = *count(&self.mine) < self.queue.settings.max_outstanding;
-                if let Some((id, message)) = room.then(|| self.queue.take()).flatten() {
-                    *count(&self.mine) += 1;
-                    return Ok(self.deliver(id, message));
-                }
-                changed.await;
-            }
-        }
-        .boxed()
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, IntakeError>> {
+        let coming = self
+            .coming
+            .get_or_insert_with(|| receive(self.queue.clone(), Arc::clone(&self.mine)).boxed());
+        let delivery = ready!(coming.poll_unpin(cx));
+        self.coming = None;
+        Poll::Ready(Ok(delivery))
     }
 
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -261,33 +262,44 @@ impl Source for Consumer {
     }
 }
 
-impl Consumer {
-    fn deliver(&self, id: u64, message: Message) -> Delivery {
-        let seconds = i64::try_from(id).unwrap_or(i64::MAX);
-        Delivery {
-            received: Received {
-                data: message.outgoing.data.clone(),
-                attributes: message.outgoing.attributes.clone(),
-                ordering_key: message.outgoing.ordering_key.clone(),
-                message_id: id.to_string(),
-                publish_time: Timestamp::from_second(seconds).ok(),
-                delivery_attempt: Some(message.attempts),
-            },
-            settle: Box::new(Held {
-                queue: self.queue.clone(),
-                mine: Arc::clone(&self.mine),
-                message: Some((id, message)),
-            }),
-        }
-    }
-}
-
 /// A message that a consumer holds; dropped, it goes back.
 #[derive(Debug)]
 struct Held {
     queue: Queue,
     mine: Arc<Mutex<usize>>,
     message: Option<(u64, Message)>,
+}
+
+/// The next message that a consumer may hold, which holds `mine` so far.
+async fn receive(queue: Queue, mine: Arc<Mutex<usize>>) -> Delivery {
+    loop {
+        let changed = queue.inner.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let room = *count(&mine) < queue.settings.max_outstanding;
+        if let Some((id, message)) = room.then(|| queue.take()).flatten() {
+            *count(&mine) += 1;
+            return Held::delivery(queue.clone(), mine, id, message);
+        }
+        changed.await;
+    }
+}
+
+impl Held {
+    fn delivery(queue: Queue, mine: Arc<Mutex<usize>>, id: u64, message: Message) -> Delivery {
+        let seconds = i64::try_from(id).unwrap_or(i64::MAX);
+        Delivery {
+            received: Arc::new(Received {
+                data: message.outgoing.data.clone(),
+                attributes: message.outgoing.attributes.clone(),
+                ordering_key: message.outgoing.ordering_key.clone(),
+                message_id: id.to_string(),
+                publish_time: Timestamp::from_second(seconds).ok(),
+                delivery_attempt: Some(message.attempts),
+            }),
+            settle: Box::new(Self { queue, mine, message: Some((id, message)) }),
+        }
+    }
 }
 
 impl Settle for Held {

@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, join_all};
 use shared::adapters::{CloudStorage, SystemClock};
 use shared::ports::{Bucket as _, Clock as _, Generation};
 use worker::parking::{PREFIX, ParkedJob, prefix_of};
-use worker::pubsub::{Delivery, Intake, IntakeSettings, Source};
+use worker::pubsub::{Delivery, Intake, IntakeSettings, Source, next_delivery};
 
 use super::super::connect::Place;
 use super::letter::Letter;
@@ -152,7 +152,7 @@ async fn dead(
     let result = loop {
         let delivery = tokio::select! {
             biased;
-            delivery = messages.next() => delivery,
+            delivery = next_delivery(&mut *messages) => delivery,
             () = clock.sleep(which.wait) => break Ok(()),
         };
         let delivery = match delivery {

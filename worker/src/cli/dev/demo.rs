@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use worker::pubsub::{Delivery, Intake, IntakeSettings, Publisher, Source as _};
+use worker::pubsub::{Delivery, Intake, IntakeSettings, Publisher, next_delivery};
 
 use super::super::connect::duration;
 use super::super::output::{self, Usage};
@@ -176,14 +176,14 @@ pub(super) async fn play(
             next_number += 1;
         }
         tokio::select! {
-            delivery = outcomes.next() => {
+            delivery = next_delivery(&mut outcomes) => {
                 let delivery = delivery?;
                 tally.outcome(&delivery);
                 delivery.settle.ack().await;
                 last_news = Instant::now();
                 progress.at(tally.distinct() as u64);
             }
-            delivery = dead.next() => {
+            delivery = next_delivery(&mut dead) => {
                 let delivery = delivery?;
                 tally.buried(&delivery);
                 delivery.settle.ack().await;
