@@ -18,6 +18,8 @@ pub struct Cloud {
     pub storage_grpc: Option<String>,
     /// The embedded servers, to look inside.
     pub embedded: Option<(PubSub, Storage)>,
+    /// One for all requests: making another reads every certificate of the machine.
+    http: reqwest::Client,
     _external: Option<ExternalServers>,
 }
 
@@ -34,6 +36,7 @@ impl Cloud {
             storage: storage.http_origin(),
             storage_grpc: Some(storage.grpc_address().to_string()),
             embedded: Some((pubsub, storage)),
+            http: reqwest::Client::new(),
             _external: None,
         })
     }
@@ -50,6 +53,7 @@ impl Cloud {
             storage: servers.storage.clone(),
             storage_grpc: None,
             embedded: None,
+            http: reqwest::Client::new(),
             _external: Some(servers),
         })
     }
@@ -82,7 +86,8 @@ impl Cloud {
     /// # Errors
     /// When the server refuses.
     pub async fn create_bucket(&self, name: &str) -> anyhow::Result<()> {
-        let response = reqwest::Client::new()
+        let response = self
+            .http
             .post(format!("{}/storage/v1/b?project=stage", self.storage))
             .json(&json!({"name": name}))
             .send()
@@ -123,7 +128,7 @@ impl Cloud {
             "{}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}&ifGenerationMatch=0",
             self.storage
         );
-        let sent = reqwest::Client::new().post(url).body(content.to_owned()).send().await?;
+        let sent = self.http.post(url).body(content.to_owned()).send().await?;
         sent.error_for_status()?;
         Ok(())
     }
@@ -140,7 +145,7 @@ impl Cloud {
         let name = name.replace('%', "%25").replace('/', "%2F");
         let url =
             format!("{}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}", self.storage);
-        let sent = reqwest::Client::new().post(url).body(content.to_owned()).send().await?;
+        let sent = self.http.post(url).body(content.to_owned()).send().await?;
         sent.error_for_status()?;
         Ok(())
     }
