@@ -1,10 +1,10 @@
 //! Writes lines in bursts when they come in bursts.
 //!
 //! A write for each line is what a busy replica would do most. A line that comes within
-//! ten milliseconds after a write waits for the others of that time, and they leave
-//! together, sooner when they are many. A line that comes alone is written before the
-//! caller goes on, and so is one that must not be lost, with all before it. What a killed
-//! process may lose are the other lines of its last ten milliseconds.
+//! a millisecond after a write waits for the others of that millisecond, and they leave
+//! together. A line that comes alone is written before the caller goes on, and so is
+//! one that must not be lost, with all before it. What a killed process may lose are
+//! the other lines of its last millisecond.
 
 use std::io::Write;
 use std::mem;
@@ -15,12 +15,8 @@ use std::time::Duration;
 use shared::adapters::SystemClock;
 use shared::ports::{Clock as _, Monotonic};
 
-/// How long a line may wait for others. Waking the thread and writing costs several
-/// microseconds: with two thousand lines a second, a millisecond gathers two of them.
-const GATHER: Duration = Duration::from_millis(10);
-/// With so many bytes waiting they do not wait for more: they still are in the cache of
-/// the core that wrote them.
-const ENOUGH: usize = 64 * 1024;
+/// How long a line may wait for others.
+const GATHER: Duration = Duration::from_millis(1);
 /// With so many bytes waiting, whoever logs waits too: nothing is dropped.
 const FULL: usize = 1024 * 1024;
 
@@ -83,15 +79,11 @@ impl LogWriter {
         while state.waiting.len() >= FULL {
             state = wait(&shared.written, state);
         }
-        let before = state.waiting.len();
         state.waiting.extend_from_slice(line.as_bytes());
         if urgent {
             drop(shared.flush(state));
         } else if state.thread == Thread::Called {
             // It takes this line along, whatever the clock says.
-            if before < ENOUGH && state.waiting.len() >= ENOUGH {
-                shared.gathering.notify_one();
-            }
         } else if state.out.is_some() && shared.is_alone(&state) || !self.call(&mut state) {
             drop(shared.write(state));
         }
@@ -164,8 +156,7 @@ impl Shared {
             while state.thread != Thread::Called {
                 state = wait(&self.gathering, state);
             }
-            let gathered =
-                self.gathering.wait_timeout_while(state, GATHER, |s| s.waiting.len() < ENOUGH);
+            let gathered = self.gathering.wait_timeout(state, GATHER);
             state = gathered.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
             state.thread = Thread::Idle;
             if !state.waiting.is_empty() {
@@ -256,7 +247,7 @@ mod tests {
         drop(go);
         log.write("one\n", false);
         log.write("two\n", false);
-        // Until the thread has written it, unless the machine took ten milliseconds.
+        // Until the thread has written it, unless the machine took a millisecond.
         let both: Vec<u8> = [written.recv().unwrap(), written.recv().unwrap()].concat();
         assert_eq!(both, b"one\ntwo\n");
     }

@@ -36,7 +36,7 @@ impl Drop for Logs {
 
 /// Starts logging by `FLEET_LOG` (a filter) and `FLEET_LOG_FORMAT` (`gcp` or
 /// `text`), and passes the spans of deliveries on to `traces`. Lines that come in
-/// bursts leave in bursts, ten milliseconds later: what is returned has to be kept until
+/// bursts leave in bursts, a millisecond later: what is returned has to be kept until
 /// the end of the process, and writes what is left. Warnings and errors leave at once.
 ///
 /// # Errors
