@@ -4,15 +4,11 @@
 //! value can break a line or command a terminal ([`super::escape`]).
 
 use std::fmt::{self, Write as _};
-use std::mem;
 use std::sync::OnceLock;
 
 use crate::in_hand::in_hand;
 use crate::spans::{TARGET as SPANS, publisher};
-use jiff::Timestamp;
-use jiff::fmt::temporal::DateTimePrinter;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _};
-use serde::Serialize;
 use serde_json::{Value, json};
 use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
@@ -23,32 +19,12 @@ use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::escape::{clip, is_active, write_escaped};
+use super::escape::{clip, write_escaped};
+use super::json_line::{JsonLine, MAX_VALUE, MESSAGE_ID};
 
-/// Prints points in time as they print themselves.
-const TIMES: DateTimePrinter = DateTimePrinter::new();
-/// The longest value of a field, in bytes: Cloud Logging takes 256 KiB a line.
-const MAX_VALUE: usize = 16 * 1024;
 /// Makes a line with severity ERROR count in Error Reporting without a stack.
 const REPORTED: &str =
     "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent";
-/// What lines say about the delivery that they belong to.
-const MESSAGE_ID: &str = "message_id";
-/// Whether a line in JSON says this itself, whatever fields an event has.
-fn is_own(name: &str) -> bool {
-    matches!(
-        name,
-        "severity"
-            | "time"
-            | "target"
-            | "@type"
-            | "serviceContext"
-            | "context"
-            | "logging.googleapis.com/trace"
-            | "logging.googleapis.com/trace_sampled"
-            | "logging.googleapis.com/spanId"
-    )
-}
 
 /// How a line looks.
 #[derive(Debug)]
@@ -122,9 +98,11 @@ where
             let publisher = publisher(&received.as_ref()?.attributes)?;
             Some(Place::of(&publisher, None))
         });
-        let mut line = match &self.style {
+        let level = *event.metadata().level();
+        match &self.style {
             Style::Gcp { project, service } => {
-                self.gcp(event, message_id, place, project.as_deref(), service)
+                let line = self.gcp(event, message_id, place, project.as_deref(), service);
+                line.end(|line| (self.out)(line, level));
             }
             Style::Text { colour } => {
                 let mut fields = Fields::default();
@@ -136,11 +114,10 @@ where
                 }
                 let mut line = String::with_capacity(256);
                 self.text(&mut line, event.metadata(), &fields, *colour);
-                line
+                line.push('\n');
+                (self.out)(&line, level);
             }
-        };
-        line.push('\n');
-        (self.out)(&line, *event.metadata().level());
+        }
     }
 }
 
@@ -161,7 +138,7 @@ impl<O> LogLines<O> {
         place: Option<Place>,
         project: Option<&str>,
         service: &str,
-    ) -> String {
+    ) -> JsonLine {
         let metadata = event.metadata();
         let level = *metadata.level();
         let severity = match level {
@@ -170,30 +147,30 @@ impl<O> LogLines<O> {
             Level::INFO => "INFO",
             Level::DEBUG | Level::TRACE => "DEBUG",
         };
-        let mut object = JsonObject::begin();
-        object.set("severity", &severity);
-        object.set_time("time", self.clock.wall());
-        object.set("target", &metadata.target());
-        event.record(&mut object);
+        let mut line = JsonLine::begin();
+        line.text("severity", severity);
+        line.time("time", self.clock.wall());
+        line.text("target", metadata.target());
+        event.record(&mut line);
         if let Some(id) = message_id
-            && !object.has_message_id
+            && !line.has_message_id()
         {
-            object.set(MESSAGE_ID, id);
+            line.text(MESSAGE_ID, id);
         }
         if let Some(Place { trace, span, sampled }) = place {
             let trace = match project {
                 Some(project) => format!("projects/{project}/traces/{trace}"),
                 None => trace,
             };
-            object.set("logging.googleapis.com/trace", &trace);
-            object.set("logging.googleapis.com/trace_sampled", &sampled);
+            line.text("logging.googleapis.com/trace", &trace);
+            line.value("logging.googleapis.com/trace_sampled", &sampled);
             if let Some(span) = span {
-                object.set("logging.googleapis.com/spanId", &span);
+                line.text("logging.googleapis.com/spanId", &span);
             }
         }
         if level == Level::ERROR {
-            object.set("@type", &REPORTED);
-            object.set(
+            line.text("@type", REPORTED);
+            line.value(
                 "serviceContext",
                 &json!({"service": service, "version": env!("CARGO_PKG_VERSION")}),
             );
@@ -203,9 +180,9 @@ impl<O> LogLines<O> {
                 "lineNumber": metadata.line(),
                 "functionName": metadata.target(),
             });
-            object.set("context", &json!({"reportLocation": place}));
+            line.value("context", &json!({"reportLocation": place}));
         }
-        object.end()
+        line
     }
 
     fn text(&self, line: &mut String, metadata: &Metadata<'_>, fields: &Fields, colour: bool) {
@@ -248,101 +225,6 @@ fn is_plain(text: &str) -> bool {
         && text
             .chars()
             .all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/' | '@'))
-}
-
-/// A line in JSON while it is written. Every delivery writes one, so it is written
-/// at once instead of being built as a value before.
-struct JsonObject {
-    text: Vec<u8>,
-    /// The value that is being written, if it is known by what it prints only.
-    printed: String,
-    has_message_id: bool,
-}
-
-impl JsonObject {
-    fn begin() -> Self {
-        let mut text = Vec::with_capacity(512);
-        text.push(b'{');
-        Self { text, printed: String::new(), has_message_id: false }
-    }
-
-    /// The beginning of one more member. Names stand in source code and need no escapes.
-    fn name(&mut self, name: &str) {
-        if self.text.len() > 1 {
-            self.text.push(b',');
-        }
-        self.text.push(b'"');
-        self.text.extend_from_slice(name.as_bytes());
-        self.text.extend_from_slice(b"\":");
-    }
-
-    /// A point in time (RFC 3339, which needs no escapes).
-    fn set_time(&mut self, name: &str, time: Timestamp) {
-        self.name(name);
-        self.text.push(b'"');
-        TIMES.print_timestamp(&time, &mut self.text).expect("memory can be written to");
-        self.text.push(b'"');
-    }
-
-    /// One more member.
-    fn set(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
-        self.name(name);
-        serde_json::to_writer(&mut self.text, value)
-            .expect("texts, numbers and their maps can be written to memory");
-    }
-
-    fn field(&mut self, field: &Field, value: &(impl Serialize + ?Sized)) {
-        let name = field.name();
-        if is_own(name) {
-            return;
-        }
-        self.has_message_id |= name == MESSAGE_ID;
-        self.set(name, value);
-    }
-
-    fn end(mut self) -> String {
-        self.text.push(b'}');
-        // JSON escapes the control characters of ASCII but one; the others can only
-        // stand inside its strings, where their escapes mean the same.
-        let harmless = self.text.is_ascii() && !self.text.contains(&0x7f);
-        let json = String::from_utf8(self.text).expect("JSON is UTF-8");
-        if harmless || !json.contains(is_active) {
-            return json;
-        }
-        let mut line = String::with_capacity(json.len() + 64);
-        write_escaped(&mut line, &json).expect("writing to a String cannot fail");
-        line
-    }
-}
-
-impl Visit for JsonObject {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.field(field, clip(value, MAX_VALUE));
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.field(field, &value);
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.field(field, &value);
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.field(field, &value);
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.field(field, &value);
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut printed = mem::take(&mut self.printed);
-        printed.clear();
-        write!(printed, "{value:?}").expect("writing to a String cannot fail");
-        self.field(field, clip(&printed, MAX_VALUE));
-        self.printed = printed;
-    }
 }
 
 /// An event's fields, in their order.
@@ -401,6 +283,7 @@ mod tests {
     use crate::in_hand::with_in_hand;
     use crate::job::Received;
     use crate::spans::{delivery, token};
+    use crate::telemetry::escape::is_active;
     use crate::telemetry::filter::logged;
     use crate::telemetry::logging::dispatch;
 

@@ -36,6 +36,9 @@ struct Shared {
 
 struct State {
     waiting: Vec<u8>,
+    /// Empty: what the lines that come during a write will wait in. Two take turns, so
+    /// that neither grows anew.
+    spare: Vec<u8>,
     /// Absent while somebody writes, so that lines keep their order.
     out: Option<Box<dyn Write + Send>>,
     written_at: Option<Monotonic>,
@@ -62,6 +65,7 @@ impl LogWriter {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
                 waiting: Vec::new(),
+                spare: Vec::new(),
                 out: Some(Box::new(out)),
                 written_at: None,
                 thread: Thread::None,
@@ -125,7 +129,8 @@ impl Shared {
     /// Writes what waits, unless somebody writes already.
     fn write<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let Some(mut out) = state.out.take() else { return state };
-        let mut lines = mem::take(&mut state.waiting);
+        let spare = mem::take(&mut state.spare);
+        let mut lines = mem::replace(&mut state.waiting, spare);
         drop(state);
         // A closed stderr is not worth an error, and there is nowhere to tell it.
         drop(out.write_all(&lines));
@@ -134,9 +139,7 @@ impl Shared {
         let mut state = self.lock();
         state.out = Some(out);
         state.written_at = Some(now);
-        if state.waiting.is_empty() {
-            state.waiting = lines;
-        }
+        state.spare = lines;
         self.written.notify_all();
         state
     }

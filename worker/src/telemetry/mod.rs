@@ -5,6 +5,7 @@
 mod escape;
 mod exporter;
 mod filter;
+mod json_line;
 mod log_lines;
 mod log_writer;
 pub mod logging;
