@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -9,7 +10,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tests::memory::QueueSettings;
 use tests::report;
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Notify};
 use worker::{Handler, Job, Session, Verdict};
 
 use crate::house::{House, Notebook, job, now};
@@ -151,5 +152,43 @@ async fn jobs_that_are_begun_together_wait_side_by_side() {
     let jobs = 3 * (USERS + USERS / 2);
     assert_eq!(house.statuses(), BTreeMap::from([("done".to_owned(), jobs)]));
     assert_eq!(house.jobs.deliveries(), jobs as u64, "each was delivered once");
+    replica.end().await;
+}
+
+/// Counts its jobs, and wakes somebody with each.
+#[derive(Debug, Clone, Default)]
+struct Waking(Arc<(AtomicUsize, Notify)>);
+
+impl Handler for Waking {
+    fn handle<'a>(&'a self, _: &'a Job, _: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
+        let (jobs, woken) = &*self.0;
+        jobs.fetch_add(1, Ordering::Relaxed);
+        woken.notify_one();
+        async { Verdict::done(Value::Null) }.boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whom_a_job_wakes_does_not_wait_for_all_that_has_come() {
+    const JOBS: usize = 10_000;
+    let house = House::new(QueueSettings { max_outstanding: JOBS, ..QueueSettings::default() });
+    house.users((0..QUIET).map(|n| format!("user-{n}"))).await;
+    for n in 0..JOBS {
+        house.jobs.publish(&job(&format!("{n}"), &format!("user-{}", n % QUIET), "k"), "");
+    }
+    let waking = Waking::default();
+    let (jobs, woken) = &*waking.0;
+    let replica = house.start("a", waking.clone(), |b| b);
+    // One thread: those who acknowledge are in this one's place in a real replica.
+    let (mut before, mut longest) = (0, 0);
+    while before < JOBS {
+        woken.notified().await;
+        let jobs = jobs.load(Ordering::Relaxed);
+        longest = longest.max(jobs - before);
+        before = jobs;
+    }
+    report::say(format!("at most {longest} of {JOBS} jobs between waking and running"));
+    assert!(longest <= JOBS / 10, "{longest} jobs");
+    house.jobs.drained().await;
     replica.end().await;
 }

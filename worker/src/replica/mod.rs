@@ -41,7 +41,7 @@ const RELEASE: Duration = Duration::from_secs(5);
 /// How often the loop turns when nothing happens.
 const TURN: Duration = Duration::from_secs(1);
 /// How many messages are taken between two looks at everything else.
-const BURST: usize = 64;
+const BURST: usize = 256;
 /// Read at the start to see that the bucket is there; never written.
 const PROBE: &str = "fleet-startup-check";
 
@@ -184,7 +184,15 @@ async fn take_in(
                 Poll::Pending => break None,
             }
         };
-        let Some(error) = error else { continue };
+        let Some(error) = error else {
+            if left == 0 {
+                // More may have come. Whom the jobs woke, those who acknowledge among
+                // them, may be waiting for this thread; no other thread takes the task
+                // that was woken last.
+                tokio::task::yield_now().await;
+            }
+            continue;
+        };
         let young = desk.clock.monotonic().since(started) < STARTUP;
         if !received_any && young {
             return Err(error.into());
