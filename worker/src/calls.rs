@@ -2,6 +2,7 @@
 //! in the trace of its delivery, whichever handler makes it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response};
@@ -9,24 +10,38 @@ use serde::Serialize;
 use shared::ports::Clock;
 use tracing::Instrument as _;
 
-use crate::{metrics, spans};
+use crate::metrics::ApiSeries;
+use crate::spans;
 
-/// Carries out `call`, which asks `host`. `status` is what the host answered, `None`
-/// without an answer. Dropping this drops `call`, uncounted.
-pub(crate) async fn observed<T>(
-    clock: &dyn Clock,
-    method: &Method,
-    host: &str,
-    call: impl Future<Output = T>,
-    status: impl FnOnce(&T) -> Option<u16>,
-) -> T {
-    let span = spans::api(method.as_str(), host);
-    let sent = clock.monotonic();
-    let answer = call.instrument(span.clone()).await;
-    let status = status(&answer);
-    spans::api_answered(&span, status);
-    metrics::api_request(host, status, clock.monotonic().since(sent));
-    answer
+/// Whoever calls APIs, as far as it is observed.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    clock: Arc<dyn Clock>,
+    series: ApiSeries,
+}
+
+impl Observer {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, series: ApiSeries::default() }
+    }
+
+    /// Carries out `call`, which asks `host`. `status` is what the host answered, `None`
+    /// without an answer. Dropping this drops `call`, uncounted.
+    pub(crate) async fn observe<T>(
+        &self,
+        method: &Method,
+        host: &str,
+        call: impl Future<Output = T>,
+        status: impl FnOnce(&T) -> Option<u16>,
+    ) -> T {
+        let span = spans::api(method.as_str(), host);
+        let sent = self.clock.monotonic();
+        let answer = call.instrument(span.clone()).await;
+        let status = status(&answer);
+        spans::api_answered(&span, status);
+        self.series.note(host, status, self.clock.monotonic().since(sent));
+        answer
+    }
 }
 
 /// A request that carries the user's token to a host that may have it. Built as
@@ -37,7 +52,7 @@ pub struct ApiRequest<'a> {
     method: Method,
     /// The API's, whatever stands in for it.
     host: String,
-    clock: &'a dyn Clock,
+    observer: &'a Observer,
 }
 
 impl<'a> ApiRequest<'a> {
@@ -45,9 +60,9 @@ impl<'a> ApiRequest<'a> {
         builder: RequestBuilder,
         method: Method,
         host: &str,
-        clock: &'a dyn Clock,
+        observer: &'a Observer,
     ) -> Self {
-        Self { builder, method, host: host.to_owned(), clock }
+        Self { builder, method, host: host.to_owned(), observer }
     }
 
     /// Adds a header.
@@ -89,11 +104,11 @@ impl<'a> ApiRequest<'a> {
     /// When no answer begins: the call may have been carried out, unless the error says
     /// that the host was not reached (`is_connect`) or the request is none (`is_builder`).
     pub async fn send(self) -> Result<Response, reqwest::Error> {
-        let Self { builder, method, host, clock } = self;
+        let Self { builder, method, host, observer } = self;
         let status = |answer: &Result<Response, reqwest::Error>| {
             answer.as_ref().ok().map(|response| response.status().as_u16())
         };
-        observed(clock, &method, &host, builder.send(), status).await
+        observer.observe(&method, &host, builder.send(), status).await
     }
 }
 
@@ -109,7 +124,6 @@ impl fmt::Debug for ApiRequest<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use axum::Router;
@@ -174,7 +188,7 @@ mod tests {
             http: reqwest::Client::new(),
             hosts: HostRules::default(),
             api_root: Some(origin.parse().unwrap()),
-            clock: Arc::new(SystemClock::default()),
+            observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),
         };
         let session = carrier.session(credentials.clone());
         let url = "https://tasks.googleapis.com/tasks";

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
 use reqwest::Method;
-use shared::ports::Clock;
 use shared::{Credentials, TokenStore, UserId};
 use url::Url;
 
-use crate::calls::ApiRequest;
+use crate::calls::{ApiRequest, Observer};
 use crate::kinds::{Forbidden, HostRules, stand_in};
 
 /// What the sessions of a worker share.
@@ -20,7 +19,7 @@ pub(crate) struct Carrier {
     pub(crate) hosts: HostRules,
     /// Stands in for Google's API origins, with emulators only.
     pub(crate) api_root: Option<Url>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) observer: Arc<Observer>,
 }
 
 impl Carrier {
@@ -59,11 +58,11 @@ impl Session<'_> {
         let token = self.credentials.access_token().expose();
         let request = self.carrier.http.request(method.clone(), target).bearer_auth(token);
         let host = url.host_str().unwrap_or_default();
-        Ok(ApiRequest::new(request, method, host, self.clock()))
+        Ok(ApiRequest::new(request, method, host, self.observer()))
     }
 
-    pub(crate) fn clock(&self) -> &dyn Clock {
-        &*self.carrier.clock
+    pub(crate) fn observer(&self) -> &Observer {
+        &self.carrier.observer
     }
 
     /// Where requests for an allowed URL really go: with emulators their stand-in

@@ -7,7 +7,6 @@ use serde_json::Value;
 use shared::profile::{ProfileError, fetch_profile};
 use url::Url;
 
-use crate::calls::observed;
 use crate::handler::Handler;
 use crate::job::Job;
 use crate::outcome::Verdict;
@@ -55,7 +54,7 @@ impl Handler for ProfileHandler {
                 Err(ProfileError::Status { status, .. }) => Some(*status),
                 Err(ProfileError::Credentials(_) | ProfileError::NoAnswer(_)) => None,
             };
-            match observed(session.clock(), &Method::GET, host, fetch, status).await {
+            match session.observer().observe(&Method::GET, host, fetch, status).await {
                 Ok(profile) => {
                     Verdict::Done { http_status: Some(200), result: Value::Object(profile) }
                 }

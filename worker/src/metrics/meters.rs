@@ -81,9 +81,9 @@ impl Meters {
     }
 
     /// A handler runs until this is dropped.
-    pub(crate) fn run(&self) -> Running {
+    pub(crate) fn run(&self) -> Running<'_> {
         self.in_flight.increment(1.0);
-        Running(self.in_flight.clone())
+        Running(&self.in_flight)
     }
 
     /// A credential was asked for.
@@ -107,9 +107,9 @@ impl std::fmt::Debug for Meters {
 }
 
 /// A handler that runs; ends when dropped, however it ends.
-pub(crate) struct Running(Gauge);
+pub(crate) struct Running<'a>(&'a Gauge);
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }

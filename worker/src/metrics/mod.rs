@@ -8,7 +8,7 @@
 //! `fleet web` do); totals of the token store are read when somebody asks
 //! ([`read_store`]).
 
-mod hosts;
+mod api;
 mod meters;
 mod render;
 
@@ -21,15 +21,13 @@ use shared::TokenStore;
 
 use crate::outcome::Status;
 
-pub use hosts::{MAX_HOSTS, OTHER};
+pub(crate) use api::ApiSeries;
+pub use api::{MAX_HOSTS, OTHER};
 pub(crate) use meters::{Ended, Meters};
 pub use render::Render;
 
-use hosts::Hosts;
-
 /// Stands for every kind that is not registered.
 const UNKNOWN: &str = "unknown";
-static HOSTS: Hosts = Hosts::new();
 
 /// How a metric behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -263,12 +261,4 @@ impl Had {
             Self::Error => "error",
         }
     }
-}
-
-/// An API answered, or did not. `host` was allowed by the operator's rules.
-pub(crate) fn api_request(host: &str, status: Option<u16>, took: Duration) {
-    let code = status.map_or_else(|| "error".to_owned(), |status| status.to_string());
-    let host = HOSTS.label(host, status);
-    counter!(API, "host" => host.clone(), "code" => code).increment(1);
-    histogram!(API_SECONDS, "host" => host).record(took);
 }

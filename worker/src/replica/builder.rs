@@ -9,6 +9,7 @@ use shared::ports::{Bucket, Clock, Randomness};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
+use crate::calls::Observer;
 use crate::dedupe::Dedupe;
 use crate::handler::Handler;
 use crate::health::Pulse;
@@ -294,7 +295,7 @@ impl Builder {
                 http: self.http,
                 hosts: self.hosts,
                 api_root: self.api_root,
-                clock: Arc::clone(&clock),
+                observer: Arc::new(Observer::new(Arc::clone(&clock))),
             },
             bucket: self.bucket.ok_or(BuildError::Missing("the bucket of its store"))?,
             source: self.source.ok_or(BuildError::Missing("a source of jobs"))?,

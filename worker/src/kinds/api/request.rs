@@ -9,7 +9,7 @@ use shared::Credentials;
 use shared::ports::Clock;
 use url::Url;
 
-use crate::calls::observed;
+use crate::calls::Observer;
 use crate::kinds::answer::judge;
 use crate::kinds::hosts::{HostRules, stand_in};
 use crate::outcome::Verdict;
@@ -25,7 +25,7 @@ pub(super) struct Requests {
     http: reqwest::Client,
     pub(super) hosts: HostRules,
     api_root: Option<Url>,
-    clock: Arc<dyn Clock>,
+    observer: Observer,
 }
 
 impl Requests {
@@ -35,7 +35,7 @@ impl Requests {
         api_root: Option<Url>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { http, hosts, api_root, clock }
+        Self { http, hosts, api_root, observer: Observer::new(clock) }
     }
 
     /// The 2xx answer to `call` at `url`; every other answer as its verdict.
@@ -80,7 +80,7 @@ impl Requests {
         }
         let host = url.host_str().unwrap_or_default();
         let send = tokio::time::timeout(HEADERS, request.send());
-        let answer = observed(&*self.clock, &call.method, host, send, |answer| match answer {
+        let answer = self.observer.observe(&call.method, host, send, |answer| match answer {
             Ok(Ok(response)) => Some(response.status().as_u16()),
             _ => None,
         });
