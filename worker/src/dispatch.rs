@@ -134,16 +134,18 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::FutureExt as _;
-    use futures_util::future::BoxFuture;
     use std::time::Duration;
+
+    use futures_util::future::{Either, ready};
+
+    use crate::pubsub::Acknowledged;
 
     #[derive(Debug)]
     struct Ignore;
 
     impl Settle for Ignore {
-        fn ack(self: Box<Self>) -> BoxFuture<'static, bool> {
-            async { true }.boxed()
+        fn ack(self: Box<Self>) -> Acknowledged {
+            Either::Left(ready(true))
         }
 
         fn nack(self: Box<Self>) {}

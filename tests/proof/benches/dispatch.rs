@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, ready};
 use futures_util::task::AtomicWaker;
 use shared::adapters::MemoryBucket;
 use shared::ports::{Bucket, Clock as _, Randomness};
@@ -30,7 +30,7 @@ use shared::{Grant, TokenStore, UserId};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, Semaphore};
 use worker::job::Received;
-use worker::pubsub::{Delivery, IntakeError, Settle, Source};
+use worker::pubsub::{Acknowledged, Delivery, IntakeError, Settle, Source};
 use worker::replica::Stop;
 use worker::{Job, Session, Verdict, Worker};
 
@@ -123,12 +123,12 @@ impl Source for Messages {
 struct Unsettled(Arc<Held>);
 
 impl Settle for Unsettled {
-    fn ack(self: Box<Self>) -> BoxFuture<'static, bool> {
+    fn ack(self: Box<Self>) -> Acknowledged {
         self.0.now.fetch_sub(1, Ordering::Relaxed);
         self.0.acknowledged.fetch_add(1, Ordering::Relaxed);
         self.0.intake.wake();
         self.0.changed.notify_one();
-        async { true }.boxed()
+        Either::Left(ready(true))
     }
 
     fn nack(self: Box<Self>) {

@@ -136,8 +136,14 @@ impl Desk {
                     later.settle.nack();
                 }
             }
-        } else if !settle.ack().instrument(settling).await {
-            warn!(job = outcome.job, "the acknowledgement was not confirmed; it may come again");
+        } else {
+            let acknowledged = settling.in_scope(|| settle.ack());
+            if !acknowledged.instrument(settling).await {
+                warn!(
+                    job = outcome.job,
+                    "the acknowledgement was not confirmed; it may come again"
+                );
+            }
         }
         now
     }

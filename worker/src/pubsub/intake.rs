@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, StreamExt as _};
 use google_cloud_gax::error::rpc::Code;
@@ -19,11 +19,14 @@ use crate::job::Received;
 
 use super::{Connection, Source, no_credentials};
 
+/// An acknowledgement: at once, or when it is confirmed.
+pub type Acknowledged = Either<Ready<bool>, BoxFuture<'static, bool>>;
+
 /// Ends a delivery. Dropping it gives the message back.
 pub trait Settle: Send + fmt::Debug {
     /// Acknowledges. With an exactly-once subscription the future ends when
-    /// Pub/Sub has confirmed; `false` when it did not.
-    fn ack(self: Box<Self>) -> BoxFuture<'static, bool>;
+    /// Pub/Sub has confirmed; `false` when it did not. Others need no future of their own.
+    fn ack(self: Box<Self>) -> Acknowledged;
 
     /// Gives the message back; Pub/Sub redelivers it by its retry policy.
     fn nack(self: Box<Self>);
@@ -123,7 +126,7 @@ impl Intake {
 
 impl Source for Intake {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, IntakeError>> {
-        let error = match ready!(self.messages.poll_next_unpin(cx)) {
+        let error = match std::task::ready!(self.messages.poll_next_unpin(cx)) {
             Some(Ok(delivery)) => return Poll::Ready(Ok(delivery)),
             Some(Err(error)) => self.permanent(&error),
             None => IntakeError::Ended {
@@ -187,17 +190,16 @@ fn delivery(message: Message, handler: Handler) -> Delivery {
 struct PubSubSettle(Handler);
 
 impl Settle for PubSubSettle {
-    fn ack(self: Box<Self>) -> BoxFuture<'static, bool> {
-        async move {
-            match self.0 {
-                Handler::ExactlyOnce(handler) => handler.confirmed_ack().await.is_ok(),
-                other => {
-                    other.ack();
-                    true
-                }
+    fn ack(self: Box<Self>) -> Acknowledged {
+        match self.0 {
+            Handler::ExactlyOnce(handler) => {
+                Either::Right(async move { handler.confirmed_ack().await.is_ok() }.boxed())
+            }
+            other => {
+                other.ack();
+                Either::Left(ready(true))
             }
         }
-        .boxed()
     }
 
     fn nack(self: Box<Self>) {

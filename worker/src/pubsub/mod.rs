@@ -11,7 +11,7 @@ use google_cloud_auth::credentials::{Credentials, anonymous};
 
 pub use admin::{Admin, SubscriptionPlan};
 pub use inspect::{Grant, Inspector, Settings, Unseen};
-pub use intake::{Delivery, Intake, IntakeError, IntakeSettings, Settle};
+pub use intake::{Acknowledged, Delivery, Intake, IntakeError, IntakeSettings, Settle};
 pub use ports::{Source, Topic, next_delivery};
 pub use publisher::{Outgoing, PublishError, Publisher};
 

@@ -8,12 +8,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{self, BoxFuture, Either};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::Notify;
 use worker::job::Received;
-use worker::pubsub::{Delivery, IntakeError, Outgoing, PublishError, Settle, Source, Topic};
+use worker::pubsub::{
+    Acknowledged, Delivery, IntakeError, Outgoing, PublishError, Settle, Source, Topic,
+};
 
 use super::VirtualClock;
 
@@ -303,12 +305,12 @@ impl Held {
 }
 
 impl Settle for Held {
-    fn ack(mut self: Box<Self>) -> BoxFuture<'static, bool> {
+    fn ack(mut self: Box<Self>) -> Acknowledged {
         if self.message.take().is_some() {
             *count(&self.mine) -= 1;
             self.queue.acknowledge();
         }
-        async { true }.boxed()
+        Either::Left(future::ready(true))
     }
 
     fn nack(self: Box<Self>) {}
