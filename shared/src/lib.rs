@@ -146,4 +146,4 @@ pub use store::{
     Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Health, Imported, Login, Resealed, Revoked,
     TokenStore,
 };
-pub use user_id::{InvalidUserId, MAX_ENCODED_LEN, UserId, encode_segment};
+pub use user_id::{InvalidUserId, MAX_ENCODED_LEN, UserDigest, UserId, encode_segment};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shared::UserId;
+use shared::{UserDigest, UserId};
 
 /// One switch for the process: what is logged goes to one place.
 static SHOW_IDS: AtomicBool = AtomicBool::new(false);
@@ -16,20 +16,48 @@ pub fn log_user_ids(show: bool) {
 /// A user as logs may name them: a digest of the ID that stays the same
 /// everywhere, or the ID itself if the operator asked for it.
 pub fn log_user(user: &UserId) -> LoggedUser<'_> {
-    LoggedUser { user, show: SHOW_IDS.load(Ordering::Relaxed) }
+    log_known_user(user, None)
+}
+
+/// The same, for who may know the digest already.
+pub(crate) fn log_known_user(user: &UserId, digest: Option<UserDigest>) -> LoggedUser<'_> {
+    LoggedUser::new(user, digest, SHOW_IDS.load(Ordering::Relaxed))
 }
 
 /// See [`log_user`]. Its text is whatever the publisher wrote: let the logger
 /// escape it.
 #[derive(Clone, Copy)]
-pub struct LoggedUser<'a> {
-    user: &'a UserId,
-    show: bool,
+pub struct LoggedUser<'a>(Shown<'a>);
+
+#[derive(Clone, Copy)]
+enum Shown<'a> {
+    Id(&'a UserId),
+    /// In hex.
+    Digest([u8; 16]),
+}
+
+impl<'a> LoggedUser<'a> {
+    fn new(user: &'a UserId, digest: Option<UserDigest>, show: bool) -> Self {
+        Self(if show {
+            Shown::Id(user)
+        } else {
+            Shown::Digest(digest.unwrap_or_else(|| user.digest()).hex())
+        })
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            Shown::Id(user) => user.as_str(),
+            // Hex digits are ASCII.
+            Shown::Digest(hex) => str::from_utf8(hex).unwrap_or_default(),
+        }
+    }
 }
 
 impl fmt::Display for LoggedUser<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.show { f.write_str(self.user.as_str()) } else { f.write_str(&self.user.digest()) }
+        f.write_str(self.as_str())
     }
 }
 
@@ -47,9 +75,10 @@ mod tests {
     #[test]
     fn shows_the_id_only_when_asked_to() {
         let user = UserId::new("ann@example.com").unwrap();
-        let hashed = LoggedUser { user: &user, show: false };
-        assert_eq!((hashed.to_string(), format!("{hashed:?}")), (user.digest(), user.digest()));
-        assert_eq!(LoggedUser { user: &user, show: true }.to_string(), "ann@example.com");
-        assert_eq!(log_user(&user).to_string(), user.digest(), "by default");
+        let digest = user.digest().to_string();
+        let hashed = LoggedUser::new(&user, None, false);
+        assert_eq!((hashed.to_string(), format!("{hashed:?}")), (digest.clone(), digest.clone()));
+        assert_eq!(LoggedUser::new(&user, None, true).to_string(), "ann@example.com");
+        assert_eq!(log_user(&user).to_string(), digest, "by default");
     }
 }

@@ -258,7 +258,7 @@ impl Sweep {
         if *failures >= MAX_FAILURES {
             return Err(error);
         }
-        warn!(user = at.user.digest(), replica = self.store.holder(), "parked jobs wait: {error}");
+        warn!(user = %at.user.digest(), replica = self.store.holder(), "parked jobs wait: {error}");
         Ok(())
     }
 

@@ -128,15 +128,15 @@ fn land(
     inner.counters.flight_over(notes, &finish);
     let user = entry.user.digest();
     if notes.lost_grant {
-        warn!(user, "the provider rejects a refresh token whose successor was lost");
+        warn!(%user, "the provider rejects a refresh token whose successor was lost");
     }
     if notes.orphan {
-        warn!(user, "a new grant could not be stored: the user was deleted or is unreadable");
+        warn!(%user, "a new grant could not be stored: the user was deleted or is unreadable");
     }
     if let Finish::Failed(error) = &finish {
-        debug!(user, %error, "no fresh credential");
+        debug!(%user, %error, "no fresh credential");
     } else {
-        debug!(user, refreshed = notes.attempts > 0, "flight over");
+        debug!(%user, refreshed = notes.attempts > 0, "flight over");
     }
     if let Some(admission) = landing.admitted
         && notes.attempts > 0

@@ -112,7 +112,7 @@ async fn reseal(inner: Arc<Inner>, entry: Arc<Entry>) -> Result<Resealed, Error>
     inner.counters.flight_over(flight.notes(), &finish);
     match finish {
         Finish::Resealed(stored) => {
-            debug!(user = entry.user.digest(), "re-sealed");
+            debug!(user = %entry.user.digest(), "re-sealed");
             entry.moved(&stored);
             Ok(Resealed::Done)
         }

@@ -10,7 +10,7 @@ use quick_cache::sync::{Cache, EntryAction, EntryResult};
 use quick_cache::{Lifecycle, UnitWeighter};
 
 use crate::ports::Clock;
-use crate::user_id::UserId;
+use crate::user_id::{UserDigest, UserId};
 
 use super::credentials::Credentials;
 use super::entry::Entry;
@@ -32,6 +32,8 @@ pub(super) enum Slot {
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) served: Arc<Served>,
+    /// Of the user, for callers that log each use of the token.
+    pub(super) digest: UserDigest,
     entry: Arc<Entry>,
 }
 
@@ -82,7 +84,8 @@ impl Slot {
             Self::Served(offer) => Arc::clone(&offer.entry),
             Self::New(entry) => entry,
         };
-        let offer = Arc::new(Offer { served, entry });
+        let digest = entry.user.digest();
+        let offer = Arc::new(Offer { served, digest, entry });
         let replaced = slots.entry(&offer.entry.user, Some(Duration::ZERO), |_, slot| {
             let before = Arc::ptr_eq(slot.entry(), &offer.entry)
                 .then(|| std::mem::replace(slot, Self::Served(Arc::clone(&offer))));

@@ -9,7 +9,7 @@ use shared::ports::Monotonic;
 use tracing::{Instrument as _, Span, error, info, warn};
 
 use crate::job::{Job, Received};
-use crate::logged_user::log_user;
+use crate::logged_user::{LoggedUser, log_known_user};
 use crate::outcome::{Outcome, Status};
 use crate::pubsub::{Outgoing, Settle};
 use crate::spans;
@@ -202,8 +202,8 @@ fn log(
     measured: &Measured,
     job: Option<&Job>,
 ) {
-    // Digested only if the line is wanted.
-    let user = job.map(|j| tracing::field::display(log_user(&j.user)));
+    let user = job.map(|j| log_known_user(&j.user, measured.user_digest));
+    let user = user.as_ref().map(LoggedUser::as_str);
     let token_us = measured.token.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
     let Outcome { job, kind, attempt, delivery_attempt, duration_ms, http_status, .. } = outcome;
     let status = status.as_str();

@@ -39,6 +39,7 @@ impl Desk {
             (got, Had::Wait, self.now().since(asked))
         };
         measured.token = got.is_ok().then_some(waited);
+        measured.user_digest = got.as_ref().ok().map(Credentials::user_digest);
         let had = if got.is_ok() { had } else { Had::Error };
         spans::token_had(&span, had);
         self.meters.credential(had, waited);

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use shared::ConsentReason;
 use shared::ports::{Clock, Monotonic, Randomness};
+use shared::{ConsentReason, UserDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -94,13 +94,15 @@ struct Measured {
     attempt: u32,
     /// How long the credential took.
     token: Option<Duration>,
+    /// The user's digest, known since the credential was had.
+    user_digest: Option<UserDigest>,
     /// How long the delivery waited between attempts.
     waited: Duration,
 }
 
 impl Measured {
     fn since(since: Monotonic) -> Self {
-        Self { since, attempt: 0, token: None, waited: Duration::ZERO }
+        Self { since, attempt: 0, token: None, user_digest: None, waited: Duration::ZERO }
     }
 }
 

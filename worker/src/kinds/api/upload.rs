@@ -217,7 +217,7 @@ impl OutputStore {
 /// What an object's metadata says about the job that wrote it, readable everywhere.
 fn mark(job: &Job) -> [(&'static str, String); 2] {
     let id = form_urlencoded::byte_serialize(job.id.as_bytes()).collect();
-    [(JOB, id), (USER, job.user.digest())]
+    [(JOB, id), (USER, job.user.digest().to_string())]
 }
 
 fn resource(target: &Target) -> String {
@@ -385,7 +385,8 @@ mod tests {
                     ("x-goog-stored-content-length", "3"),
                     ("x-goog-meta-fleet-job", marked),
                 ];
-                let user = [("x-goog-meta-fleet-user", UserId::new("ann").unwrap().digest())];
+                let user =
+                    [("x-goog-meta-fleet-user", UserId::new("ann").unwrap().digest().to_string())];
                 (headers, user, "abc").into_response()
             });
             Router::new()

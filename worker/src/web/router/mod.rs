@@ -266,7 +266,7 @@ async fn disconnect(State(app): Shared, headers: HeaderMap, body: Bytes) -> Resp
     match account::disconnect(&app.site, &user).await {
         Ok(notice) => {
             web_event("disconnect", "ok");
-            info!(user = user.digest(), "disconnected");
+            info!(user = %user.digest(), "disconnected");
             see_other("/", vec![app.cookies.clear(SESSION), app.told(&notice)])
         }
         Err(notice) => {

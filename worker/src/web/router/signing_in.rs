@@ -105,7 +105,7 @@ pub(super) async fn callback(
     match outcome {
         Ok(Outcome::SignedIn(done)) => {
             web_event("callback", "signed_in");
-            info!(user = done.user.digest(), stored = done.stored, "signed in");
+            info!(user = %done.user.digest(), stored = done.stored, "signed in");
             if done.stored {
                 resume(&app, done.user.clone());
             }
@@ -163,8 +163,8 @@ fn resume(app: &Arc<App>, user: UserId) {
         let site = &app.site;
         match resume_user(&*site.bucket, &site.store, jobs, &*site.clock, &user).await {
             Ok(0) => {}
-            Ok(resumed) => info!(user = user.digest(), resumed, "parked jobs go on"),
-            Err(error) => warn!(user = user.digest(), %error, "parked jobs still wait"),
+            Ok(resumed) => info!(user = %user.digest(), resumed, "parked jobs go on"),
+            Err(error) => warn!(user = %user.digest(), %error, "parked jobs still wait"),
         }
     });
 }
