@@ -92,14 +92,9 @@ impl Desk {
         Ok(ControlFlow::Continue(None))
     }
 
-    /// A slot, once one is free.
+    /// A slot, once one is free. At the end of the replica there are no more.
     async fn slot(&self) -> Result<SemaphorePermit<'_>, End> {
-        let slot = tokio::select! {
-            biased;
-            slot = self.slots.acquire() => slot,
-            () = self.stopping.cancelled() => return Err(End::retry(STOPPING)),
-        };
-        slot.map_err(|_closed| End::retry(STOPPING))
+        self.slots.acquire().await.map_err(|_closed| End::retry(STOPPING))
     }
 
     /// One run of the handler, in a slot.

@@ -97,6 +97,9 @@ async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
     ready.intake(false);
     // The end also comes by an error: what is under way is drained all the same.
     desk.stopping.cancel();
+    // Ends the wait of all who wait for a slot. Each of them listening for the end itself
+    // would cost as much as the slot.
+    desk.slots.close();
     beat.through(wind_up(&desk, source, tasks, &stop, worker.drain)).await;
     result
 }
