@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest::IntoUrl;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -60,25 +61,26 @@ pub async fn get_profile(
     }
 }
 
-/// Fetches the profile with one credential, which is not renewed. A URL that was parsed
-/// before costs less than a text. Cancelling it is harmless.
+/// Fetches the profile with one credential, which is not renewed: as a map, or what a
+/// caller wants of the JSON. A URL that was parsed before costs less than a text.
+/// Cancelling it is harmless.
 ///
 /// # Errors
 /// [`ProfileError`]; a rejected credential is its `Status` 401.
-pub async fn fetch_profile(
+pub async fn fetch_profile<T: DeserializeOwned>(
     http: &reqwest::Client,
     url: impl IntoUrl,
     credentials: &Credentials,
-) -> Result<Map<String, Value>, ProfileError> {
+) -> Result<T, ProfileError> {
     fetch(http, url, credentials.access_token()).await
 }
 
 /// The same with a bare access token, as a login has one before it is stored.
-pub(crate) async fn fetch(
+pub(crate) async fn fetch<T: DeserializeOwned>(
     http: &reqwest::Client,
     url: impl IntoUrl,
     access_token: &Secret,
-) -> Result<Map<String, Value>, ProfileError> {
+) -> Result<T, ProfileError> {
     let no_answer =
         |e: reqwest::Error| ProfileError::NoAnswer(format!("gave no answer: {}", e.without_url()));
     let mut response = http

@@ -189,6 +189,7 @@ mod tests {
             hosts: HostRules::default(),
             api_root: Some(origin.parse().unwrap()),
             observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),
+            tells_result: true,
         };
         let session = carrier.session(credentials.clone());
         let url = "https://tasks.googleapis.com/tasks";
@@ -202,8 +203,15 @@ mod tests {
         assert!(session.request(Method::GET, "https://evil.example/").is_err());
         let job = Job::decode(br#"{"user": "ann", "kind": "profile"}"#, "j").unwrap();
         let profile = ProfileHandler::new(reqwest::Client::new(), &format!("{origin}/userinfo"));
-        let verdict = profile.handle(&job, &session).await;
-        assert!(matches!(verdict, Verdict::Done { .. }), "{verdict:?}");
+        let done = |result| Verdict::Done { http_status: Some(200), result };
+        assert_eq!(profile.handle(&job, &session).await, done(json!({"sub": "ann"})));
+        drop(session);
+        carrier.tells_result = false;
+        let session = carrier.session(credentials.clone());
+        assert_eq!(profile.handle(&job, &session).await, done(serde_json::Value::Null));
+        let no_object = ProfileHandler::new(reqwest::Client::new(), &format!("{origin}/list"));
+        let verdict = no_object.handle(&job, &session).await;
+        assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
         drop(session);
         carrier.api_root = Some(gone.parse().unwrap());
         let session = carrier.session(credentials);
@@ -219,6 +227,7 @@ mod tests {
             runtime.block_on(async {
                 let routes = Router::new()
                     .route("/tasks", post(|| async { "{}" }))
+                    .route("/list", get(|| async { "[]" }))
                     .route("/userinfo", get(|| async { r#"{"sub": "ann"}"# }));
                 let listen = async || tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let (open, closed) = (listen().await, listen().await);
@@ -231,14 +240,16 @@ mod tests {
             });
         });
         let text = handle.render();
-        for (host, code) in [
-            ("tasks.googleapis.com", "200"),
-            ("tasks.googleapis.com", "error"),
+        for (host, code, times) in [
+            ("tasks.googleapis.com", "200", 1),
+            ("tasks.googleapis.com", "error", 1),
             // What is made up takes no label value of its own.
-            ("other", "404"),
-            ("127.0.0.1", "200"),
+            ("other", "404", 1),
+            ("127.0.0.1", "200", 2),
+            ("127.0.0.1", "error", 1),
         ] {
-            let line = format!("fleet_api_requests_total{{host=\"{host}\",code=\"{code}\"}} 1\n");
+            let series = format!("fleet_api_requests_total{{host=\"{host}\",code=\"{code}\"}}");
+            let line = format!("{series} {times}\n");
             assert!(text.contains(&line), "{line} is not in {text}");
         }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Carrier {
     /// Stands in for Google's API origins, with emulators only.
     pub(crate) api_root: Option<Url>,
     pub(crate) observer: Arc<Observer>,
+    /// Somebody is told what became of jobs.
+    pub(crate) tells_result: bool,
 }
 
 impl Carrier {
@@ -59,6 +61,12 @@ impl Session<'_> {
         let request = self.carrier.http.request(method.clone(), target).bearer_auth(token);
         let host = url.host_str().unwrap_or_default();
         Ok(ApiRequest::new(request, method, host, self.observer()))
+    }
+
+    /// Whether the result of a job is published with its outcome. A handler may save
+    /// itself the work for one that nobody will see.
+    pub fn tells_result(&self) -> bool {
+        self.carrier.tells_result
     }
 
     pub(crate) fn observer(&self) -> &Observer {

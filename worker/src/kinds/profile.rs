@@ -1,9 +1,13 @@
 //! The kind `profile`: the user's profile as the provider tells it.
 
+use std::fmt;
+
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use reqwest::Method;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 use shared::profile::{ProfileError, fetch_profile};
 use url::Url;
 
@@ -29,6 +33,47 @@ impl ProfileHandler {
     }
 }
 
+impl ProfileHandler {
+    async fn fetch<T: DeserializeOwned>(
+        &self,
+        url: &Url,
+        session: &Session<'_>,
+    ) -> Result<T, ProfileError> {
+        let fetch = fetch_profile(&self.http, url.clone(), session.credentials());
+        let status = |fetched: &Result<T, ProfileError>| match fetched {
+            Ok(_) => Some(200),
+            Err(ProfileError::Status { status, .. }) => Some(*status),
+            Err(ProfileError::Credentials(_) | ProfileError::NoAnswer(_)) => None,
+        };
+        let host = url.host_str().unwrap_or_default();
+        session.observer().observe(&Method::GET, host, fetch, status).await
+    }
+}
+
+/// A JSON object that is read to see that it is one.
+struct AnyObject;
+
+impl<'de> Deserialize<'de> for AnyObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = AnyObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<AnyObject, A::Error> {
+                while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(AnyObject)
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
 impl Handler for ProfileHandler {
     fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
         async move {
@@ -47,17 +92,13 @@ impl Handler for ProfileHandler {
                     return Verdict::Retry { why, http_status: None, after: None };
                 }
             };
-            let host = url.host_str().unwrap_or_default();
-            let fetch = fetch_profile(&self.http, url.clone(), session.credentials());
-            let status = |fetched: &Result<_, ProfileError>| match fetched {
-                Ok(_) => Some(200),
-                Err(ProfileError::Status { status, .. }) => Some(*status),
-                Err(ProfileError::Credentials(_) | ProfileError::NoAnswer(_)) => None,
+            let fetched = if session.tells_result() {
+                self.fetch::<Map<String, Value>>(url, session).await.map(Value::Object)
+            } else {
+                self.fetch::<AnyObject>(url, session).await.map(|_read| Value::Null)
             };
-            match session.observer().observe(&Method::GET, host, fetch, status).await {
-                Ok(profile) => {
-                    Verdict::Done { http_status: Some(200), result: Value::Object(profile) }
-                }
+            match fetched {
+                Ok(result) => Verdict::Done { http_status: Some(200), result },
                 Err(ProfileError::Status { status, retry_after }) => {
                     match judge(status, &reqwest::header::HeaderMap::new(), b"") {
                         Verdict::Retry { why, http_status, .. } => {
