@@ -12,7 +12,7 @@ use crate::delivery::Known;
 use crate::job::{Job, Received};
 use crate::pubsub::Settle;
 
-/// A job that waits for its user's turn.
+/// A job that waits for its user's turn. Boxed, as it moves from place to place.
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) job: Job,
@@ -42,7 +42,7 @@ type Users = HashMap<UserId, Queue, RandomState>;
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: VecDeque<Queued>,
+    waiting: VecDeque<Box<Queued>>,
     runners: usize,
     /// An ordered job runs: the next one has to wait, unordered ones have not.
     ordered_runs: bool,
@@ -50,7 +50,7 @@ struct Queue {
 
 impl Queue {
     /// The first job that may run now.
-    fn next(&mut self) -> Option<Queued> {
+    fn next(&mut self) -> Option<Box<Queued>> {
         let at = self.waiting.iter().position(|q| !(self.ordered_runs && q.ordered()))?;
         let queued = self.waiting.remove(at)?;
         self.ordered_runs |= queued.ordered();
@@ -73,7 +73,7 @@ impl Queues {
 
     /// Takes a job in. What is returned has its turn at once, and the caller must start
     /// a runner for its user with it.
-    pub(crate) fn push(&self, queued: Queued) -> Option<Queued> {
+    pub(crate) fn push(&self, queued: Box<Queued>) -> Option<Box<Queued>> {
         self.with(|users| {
             let queue = users.entry(queued.job.user.clone()).or_default();
             let useful = !(queue.ordered_runs && queued.ordered());
@@ -95,7 +95,7 @@ impl Queues {
 
     /// The next job for a runner of `user`, whose last job was `ordered` or not; `None`
     /// ends the runner.
-    pub(crate) fn pop(&self, user: &UserId, ordered: bool) -> Option<Queued> {
+    pub(crate) fn pop(&self, user: &UserId, ordered: bool) -> Option<Box<Queued>> {
         self.with(|users| {
             let queue = users.get_mut(user)?;
             queue.ordered_runs &= !ordered;
@@ -112,7 +112,7 @@ impl Queues {
 
     /// Takes out the waiting jobs that share this ordering key: when one of the
     /// key is given back, Pub/Sub redelivers the later ones too.
-    pub(crate) fn take_key(&self, user: &UserId, ordering_key: &str) -> VecDeque<Queued> {
+    pub(crate) fn take_key(&self, user: &UserId, ordering_key: &str) -> VecDeque<Box<Queued>> {
         self.with(|users| {
             let Some(queue) = users.get_mut(user) else {
                 return VecDeque::new();
@@ -151,9 +151,9 @@ mod tests {
         fn nack(self: Box<Self>) {}
     }
 
-    fn queued(user: &str, id: &str, key: &str) -> Queued {
+    fn queued(user: &str, id: &str, key: &str) -> Box<Queued> {
         let text = format!(r#"{{"id":"{id}","user":"{user}","kind":"k"}}"#);
-        Queued {
+        Box::new(Queued {
             job: Job::decode(text.as_bytes(), id).unwrap(),
             kind: None,
             received: Arc::new(Received {
@@ -166,14 +166,14 @@ mod tests {
             }),
             settle: Box::new(Ignore),
             received_at: Monotonic(Duration::ZERO),
-        }
+        })
     }
 
     fn queues(per_user: usize) -> Queues {
         Queues::new(per_user, &Randomness::seeded(7))
     }
 
-    fn id(queued: Option<Queued>) -> Option<String> {
+    fn id(queued: Option<Box<Queued>>) -> Option<String> {
         queued.map(|q| q.job.id)
     }
 

@@ -122,23 +122,24 @@ impl Desk {
     /// them beside it, or before it.
     pub(crate) async fn run_user(
         self: Arc<Self>,
-        mut queued: Queued,
+        mut queued: Box<Queued>,
         mut now: Monotonic,
     ) -> Monotonic {
         let mut since = now;
         loop {
             let ordered = queued.ordered();
-            let Queued { job, kind, received, settle, received_at } = queued;
-            let kind = kind.as_deref();
+            let settle = queued.settle;
+            let (job, received, received_at) = (&queued.job, &queued.received, queued.received_at);
+            let kind = queued.kind.as_deref();
             if self.stopping.is_cancelled() {
                 settle.nack();
             } else {
                 self.meters.turn(now.since(received_at));
-                let span = spans::delivery(&received, &self.subscription);
+                let span = spans::delivery(received, &self.subscription);
                 // Pinned, so that what wraps it moves a pointer.
-                let delivered = pin!(self.deliver(&job, kind, &received, settle, received_at));
+                let delivered = pin!(self.deliver(job, kind, received, settle, received_at));
                 let delivered = delivered.instrument(span);
-                let delivered = while_in_hand(Arc::clone(&received), delivered);
+                let delivered = while_in_hand(Arc::clone(received), delivered);
                 // A fault of ours gives this message back, by dropping it, and must
                 // not leave its user without a runner.
                 now = match AssertUnwindSafe(delivered).catch_unwind().await {
@@ -254,7 +255,7 @@ mod tests {
     use super::*;
 
     /// The size of what a method's future holds.
-    fn size<F: Future>(_: impl FnOnce(Arc<Desk>, Queued, Monotonic) -> F) -> usize {
+    fn size<F: Future>(_: impl FnOnce(Arc<Desk>, Box<Queued>, Monotonic) -> F) -> usize {
         size_of::<F>()
     }
 

@@ -32,7 +32,7 @@ impl Beginner {
     /// Begins `job`, whose turn has come at `now`. When that is done.
     ///
     /// Not to be dropped: the job may have begun.
-    pub(super) async fn begin(&self, job: Queued, now: Monotonic) -> Monotonic {
+    pub(super) async fn begin(&self, job: Box<Queued>, now: Monotonic) -> Monotonic {
         let desk = Arc::clone(&self.desk);
         let Some(kind) = job.kind.as_ref().map(Arc::clone) else {
             self.tasks.spawn(desk.run_user(job, now));

@@ -229,7 +229,7 @@ async fn accept(
         Ok(job) => {
             let Delivery { received, settle } = delivery;
             let kind = desk.kinds.get(&job.kind);
-            let queued = Queued { job, kind, received, settle, received_at: now };
+            let queued = Box::new(Queued { job, kind, received, settle, received_at: now });
             match desk.queues.push(queued) {
                 Some(queued) => beginner.begin(queued, now).await,
                 None => now,
