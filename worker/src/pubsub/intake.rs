@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, Either, Ready, ready};
+use futures_util::future::{self, BoxFuture, Either, Ready};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt as _, StreamExt as _};
 use google_cloud_gax::error::rpc::Code;
@@ -126,7 +126,7 @@ impl Intake {
 
 impl Source for Intake {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, IntakeError>> {
-        let error = match std::task::ready!(self.messages.poll_next_unpin(cx)) {
+        let error = match ready!(self.messages.poll_next_unpin(cx)) {
             Some(Ok(delivery)) => return Poll::Ready(Ok(delivery)),
             Some(Err(error)) => self.permanent(&error),
             None => IntakeError::Ended {
@@ -197,7 +197,7 @@ impl Settle for PubSubSettle {
             }
             other => {
                 other.ack();
-                Either::Left(ready(true))
+                Either::Left(future::ready(true))
             }
         }
     }

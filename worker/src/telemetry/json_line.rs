@@ -39,9 +39,9 @@ fn is_own(name: &str) -> bool {
 
 /// Whether a text stands in JSON as it is, and can command no terminal.
 fn is_plain(text: &str) -> bool {
-    let is_active = |b: &u8| !matches!(b, b' '..=b'~') || matches!(b, b'"' | b'\\');
+    let is_escaped = |b: &u8| !matches!(b, b' '..=b'~') || matches!(b, b'"' | b'\\');
     // Counted, not looked for, so that many bytes are looked at together.
-    text.bytes().filter(is_active).count() == 0
+    text.bytes().filter(is_escaped).count() == 0
 }
 
 thread_local! {
