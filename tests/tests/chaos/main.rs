@@ -8,6 +8,7 @@
 
 mod jobs;
 mod play;
+mod spends;
 mod watch;
 
 use play::{Plan, play};

@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use emulators::google::{Fingerprint, RefreshOutcome};
+use emulators::google::Fingerprint;
 use emulators::storage::Storage;
 use serde_json::Value;
 use tests::stage::Stage;
-use tokio::time::Instant;
+
+use crate::spends::{Call, Lease, Record, Writes, judge};
 
 /// Writes of leases and tokens, and every secret that was stored.
 #[derive(Debug, Clone, Default)]
@@ -16,10 +17,7 @@ pub(crate) struct Watch(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Holder and user → when each lease was written.
-    leases: HashMap<(String, String), Vec<Instant>>,
-    /// Access token → when it was stored first.
-    stored: HashMap<Fingerprint, Instant>,
+    users: HashMap<String, Writes>,
     secrets: HashSet<String>,
 }
 
@@ -28,10 +26,12 @@ struct Seen {
 pub(crate) struct Refreshes {
     pub(crate) calls: u64,
     pub(crate) reused: u64,
-    /// Calls whose grant was not stored within the ttl of their lease.
+    /// Calls whose outcome was not stored within the ttl of their lease.
     pub(crate) crash_window: u64,
     /// Whose grants these were: they may have to consent again.
     pub(crate) struck: HashSet<String>,
+    /// Histories of users whose refresh token was spent twice without such a window.
+    pub(crate) unexplained: Vec<String>,
 }
 
 impl Watch {
@@ -43,15 +43,23 @@ impl Watch {
                 return;
             };
             let text = |field: &str| content[field].as_str().map(str::to_owned);
+            let holder = text("holder").unwrap_or_default();
             let mut seen = seen.lock().unwrap();
-            if let Some(user) = written.name.strip_prefix("leases/") {
-                let user = user.trim_end_matches(".json").to_owned();
-                let holder = text("holder").unwrap_or_default();
-                seen.leases.entry((holder, user)).or_default().push(Instant::now());
-            } else if written.name.starts_with("tokens/") {
-                if let Some(token) = text("access_token") {
-                    seen.stored.entry(Fingerprint::of(&token)).or_insert_with(Instant::now);
-                }
+            if let Some(user) = user_of(&written.name, "leases/") {
+                let guards = content["guards"].as_i64().unwrap_or_default();
+                let lease = Lease { at: written.at, holder, guards };
+                seen.users.entry(user).or_default().leases.push(lease);
+            } else if let Some(user) = user_of(&written.name, "tokens/") {
+                let fingerprint = |field| text(field).map(|token| Fingerprint::of(&token));
+                let record = Record {
+                    at: written.at,
+                    generation: written.generation,
+                    holder,
+                    revoked: content["state"] == "revoked",
+                    access_token: fingerprint("access_token"),
+                    refresh_token: fingerprint("refresh_token"),
+                };
+                seen.users.entry(user).or_default().records.push(record);
                 seen.secrets.extend(["access_token", "refresh_token"].into_iter().filter_map(text));
             }
         });
@@ -64,40 +72,34 @@ impl Watch {
     }
 
     /// The protocol lets a refresh token be spent twice only if a holder failed to store
-    /// its grant within the ttl of its lease PUT: those are counted.
-    pub(crate) fn refreshes(&self, stage: &Stage, ttl: Duration) -> Refreshes {
+    /// what came of it within the ttl of its lease PUT, or lost the answer. Both are
+    /// looked for at each earlier call with the same token.
+    pub(crate) fn refreshes(&self, stage: &Stage, ttl: Duration, attempt: Duration) -> Refreshes {
         let seen = self.0.lock().unwrap();
-        let mut refreshes = Refreshes::default();
+        let mut calls: HashMap<String, Vec<Call>> = HashMap::new();
         for call in stage.google.refresh_calls() {
-            refreshes.calls += 1;
-            let issued = match &call.outcome {
-                RefreshOutcome::Issued(issued) => issued,
-                RefreshOutcome::Reused(issued) => {
-                    refreshes.reused += 1;
-                    let Some(issued) = issued else { continue };
-                    issued
-                }
-                _ => continue,
-            };
-            let sub = call.sub.clone().unwrap_or_default();
-            let agent = call.user_agent.clone().unwrap_or_default();
-            let leased = seen
-                .leases
-                .iter()
-                .filter(|((holder, user), _)| *user == sub && agent.contains(holder.as_str()))
-                .flat_map(|(_, times)| times)
-                .filter(|at| **at <= call.at)
-                .max();
-            let stored = seen.stored.get(&issued.access_token);
-            let in_time = match (leased, stored) {
-                (Some(leased), Some(stored)) => *stored - *leased < ttl,
-                _ => false,
-            };
-            if !in_time {
-                refreshes.crash_window += 1;
-                refreshes.struck.insert(sub);
+            let user = call.sub.clone().unwrap_or_default();
+            calls.entry(user).or_default().push(Call::of(call));
+        }
+        let mut refreshes = Refreshes::default();
+        let none = Writes::default();
+        for (user, calls) in calls {
+            let writes = seen.users.get(&user).unwrap_or(&none);
+            let judged = judge(&calls, writes, ttl, attempt);
+            refreshes.calls += calls.len() as u64;
+            refreshes.reused += judged.reused;
+            refreshes.crash_window += judged.wasted;
+            if !judged.explained {
+                refreshes.unexplained.push(writes.history(&user, &calls));
+            }
+            if judged.wasted > 0 {
+                refreshes.struck.insert(user);
             }
         }
         refreshes
     }
+}
+
+fn user_of(object: &str, folder: &str) -> Option<String> {
+    object.strip_prefix(folder).map(|name| name.trim_end_matches(".json").to_owned())
 }

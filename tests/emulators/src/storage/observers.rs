@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 /// A successful write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Written {
     pub content: Bytes,
     /// The generation that this write made.
     pub generation: i64,
+    /// When: writes follow each other in this, too.
+    pub at: Instant,
 }
 
 type Callback = Arc<dyn Fn(&Written) + Send + Sync>;
@@ -118,6 +121,7 @@ mod tests {
             name: "name".to_owned(),
             content: Bytes::new(),
             generation,
+            at: Instant::now(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::conditions::Conditions;
@@ -101,6 +102,7 @@ impl Store {
             name: name.to_owned(),
             content: object.content.clone(),
             generation: object.generation,
+            at: Instant::now(),
         });
         Ok(object)
     }
