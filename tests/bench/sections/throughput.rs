@@ -26,7 +26,7 @@ struct Jobs {
 
 pub(super) async fn run(runs: u16, report: &mut Report) -> anyhow::Result<()> {
     let ground = Ground::embedded().await?;
-    on("embedded emulator", ground, &Jobs { nothing: 500_000, calls: 60_000 }, runs, report)
+    on("embedded emulator", ground, &Jobs { nothing: 1_000_000, calls: 240_000 }, runs, report)
         .await?;
     match Cloud::external().await {
         Ok(cloud) => {
