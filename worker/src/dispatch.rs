@@ -1,5 +1,10 @@
 //! Who runs next: a queue for each user, so that one user's jobs run one after
 //! another and nobody waits behind somebody else's.
+//!
+//! Jobs are run by runners, each of which is a task. As many work as there are slots for
+//! handlers; the users beyond them are in line, and each job that ends makes room for the
+//! user who has been there longest. A runner for each user would work as well, and cost
+//! every job a wait for a slot and what its runner had in the cache.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,11 +35,23 @@ impl Queued {
     }
 }
 
-/// The users' queues.
+/// The users' queues, and who runs them.
 #[derive(Debug)]
 pub(crate) struct Queues {
     per_user: usize,
-    users: Mutex<Users>,
+    at_once: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    users: Users,
+    /// Jobs whose users' turn has come, while no runner is free for them.
+    line: VecDeque<Box<Queued>>,
+    /// Runners that work. Those who wait for something else than a handler stand aside.
+    working: usize,
+    /// At the end of the replica nobody stands in line.
+    closed: bool,
 }
 
 /// Publishers choose the IDs, so the hash is keyed.
@@ -43,6 +60,7 @@ type Users = HashMap<UserId, Queue, RandomState>;
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Box<Queued>>,
+    /// Jobs that run or stand in line to.
     runners: usize,
     /// An ordered job runs: the next one has to wait, unordered ones have not.
     ordered_runs: bool,
@@ -56,65 +74,118 @@ impl Queue {
         self.ordered_runs |= queued.ordered();
         Some(queued)
     }
+
+    /// Takes a job in; a job that has its turn at once counts as running.
+    fn push(&mut self, queued: Box<Queued>, per_user: usize) -> Option<Box<Queued>> {
+        let useful = !(self.ordered_runs && queued.ordered());
+        let start = useful && self.runners < per_user;
+        if start && self.waiting.is_empty() {
+            self.ordered_runs |= queued.ordered();
+            self.runners += 1;
+            return Some(queued);
+        }
+        self.waiting.push_back(queued);
+        if !start {
+            return None;
+        }
+        let next = self.next();
+        self.runners += usize::from(next.is_some());
+        next
+    }
+
+    /// The next job after one that has ended.
+    fn pop(&mut self, ordered: bool) -> Option<Box<Queued>> {
+        self.ordered_runs &= !ordered;
+        let next = self.next();
+        self.runners -= usize::from(next.is_none());
+        next
+    }
 }
 
 impl Queues {
-    /// At most `per_user` jobs of a user run at a time, and of those with an
-    /// ordering key one.
-    pub(crate) fn new(per_user: usize, random: &Randomness) -> Self {
+    /// At most `per_user` jobs of a user run at a time, and of those with an ordering key
+    /// one; of all users, `at_once` and those who stand aside.
+    pub(crate) fn new(per_user: usize, at_once: usize, random: &Randomness) -> Self {
         let seed = || random.seed();
         let users = Users::with_hasher(RandomState::with_seeds(seed(), seed(), seed(), seed()));
-        Self { per_user: per_user.max(1), users: Mutex::new(users) }
+        let state = State { users, line: VecDeque::new(), working: 0, closed: false };
+        Self { per_user: per_user.max(1), at_once: at_once.max(1), state: Mutex::new(state) }
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut Users) -> T) -> T {
-        f(&mut self.users.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes a job in. What is returned has its turn at once, and the caller must start
-    /// a runner for its user with it.
+    /// a runner with it.
     pub(crate) fn push(&self, queued: Box<Queued>) -> Option<Box<Queued>> {
-        self.with(|users| {
-            let queue = users.entry(queued.job.user.clone()).or_default();
-            let useful = !(queue.ordered_runs && queued.ordered());
-            let start = useful && queue.runners < self.per_user;
-            if start && queue.waiting.is_empty() {
-                queue.ordered_runs |= queued.ordered();
-                queue.runners += 1;
-                return Some(queued);
-            }
-            queue.waiting.push_back(queued);
-            if !start {
+        self.with(|state| {
+            let next = state.users.entry(queued.job.user.clone()).or_default();
+            let next = next.push(queued, self.per_user)?;
+            if state.working >= self.at_once && !state.closed {
+                state.line.push_back(next);
                 return None;
             }
-            let next = queue.next();
-            queue.runners += usize::from(next.is_some());
+            state.working += 1;
+            Some(next)
+        })
+    }
+
+    /// What a runner does after a job of `user`, which was `ordered` or not: the next job
+    /// of whoever has been in line longest, and of `user` if nobody is. `None` ends the
+    /// runner.
+    pub(crate) fn pop(&self, user: &UserId, ordered: bool) -> Option<Box<Queued>> {
+        self.with(|state| {
+            let own = state.users.get_mut(user).and_then(|queue| queue.pop(ordered));
+            if own.is_none() && state.users.get(user).is_some_and(|queue| queue.runners == 0) {
+                state.users.remove(user);
+            }
+            // Those who stood aside come back without asking for room.
+            let crowded = state.working > self.at_once && !state.closed;
+            let next = if crowded {
+                state.line.extend(own);
+                None
+            } else if state.line.is_empty() {
+                own
+            } else {
+                state.line.extend(own);
+                state.line.pop_front()
+            };
+            state.working -= usize::from(next.is_none());
             next
         })
     }
 
-    /// The next job for a runner of `user`, whose last job was `ordered` or not; `None`
-    /// ends the runner.
-    pub(crate) fn pop(&self, user: &UserId, ordered: bool) -> Option<Box<Queued>> {
-        self.with(|users| {
-            let queue = users.get_mut(user)?;
-            queue.ordered_runs &= !ordered;
-            if let Some(queued) = queue.next() {
-                return Some(queued);
-            }
-            queue.runners -= 1;
-            if queue.runners == 0 {
-                users.remove(user);
-            }
-            None
+    /// A runner waits for something that takes up no slot. What is returned has its turn,
+    /// and the caller must start another runner with it.
+    pub(crate) fn stand_aside(&self) -> Option<Box<Queued>> {
+        self.with(|state| {
+            state.working -= 1;
+            let next = if state.working < self.at_once { state.line.pop_front() } else { None };
+            state.working += usize::from(next.is_some());
+            next
+        })
+    }
+
+    /// A runner that stood aside goes on.
+    pub(crate) fn come_back(&self) {
+        self.with(|state| state.working += 1);
+    }
+
+    /// Nobody stands in line any more. The caller must start a runner with each job.
+    pub(crate) fn close(&self) -> VecDeque<Box<Queued>> {
+        self.with(|state| {
+            state.closed = true;
+            state.working += state.line.len();
+            std::mem::take(&mut state.line)
         })
     }
 
     /// Takes out the waiting jobs that share this ordering key: when one of the
     /// key is given back, Pub/Sub redelivers the later ones too.
     pub(crate) fn take_key(&self, user: &UserId, ordering_key: &str) -> VecDeque<Box<Queued>> {
-        self.with(|users| {
-            let Some(queue) = users.get_mut(user) else {
+        self.with(|state| {
+            let Some(queue) = state.users.get_mut(user) else {
                 return VecDeque::new();
             };
             let (taken, kept) = std::mem::take(&mut queue.waiting)
@@ -127,7 +198,7 @@ impl Queues {
 
     /// How many users have jobs here.
     pub(crate) fn users(&self) -> usize {
-        self.with(|users| users.len())
+        self.with(|state| state.users.len())
     }
 }
 
@@ -170,7 +241,7 @@ mod tests {
     }
 
     fn queues(per_user: usize) -> Queues {
-        Queues::new(per_user, &Randomness::seeded(7))
+        Queues::new(per_user, 64, &Randomness::seeded(7))
     }
 
     fn id(queued: Option<Box<Queued>>) -> Option<String> {
@@ -206,6 +277,66 @@ mod tests {
         assert_eq!(id(queues.pop(&ann, true)), None);
         assert_eq!(id(queues.pop(&ann, false)), None);
         assert_eq!(queues.users(), 0, "nothing is left behind");
+    }
+
+    fn narrow(at_once: usize, jobs: &[(&str, &str)]) -> (Queues, Vec<String>) {
+        let queues = Queues::new(1, at_once, &Randomness::seeded(7));
+        let begun = jobs.iter().filter_map(|(user, job)| id(queues.push(queued(user, job, user))));
+        let begun = begun.collect();
+        (queues, begun)
+    }
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    #[test]
+    fn users_beyond_the_runners_stand_in_line() {
+        let jobs = [("ann", "a1"), ("ann", "a2"), ("bob", "b1"), ("cy", "c1"), ("cy", "c2")];
+        let (queues, begun) = narrow(1, &jobs);
+        assert_eq!(begun, ["a1"]);
+        let mut order = Vec::new();
+        let mut last = user("ann");
+        while let Some(next) = queues.pop(&last, true) {
+            last = next.job.user.clone();
+            order.push(next.job.id);
+        }
+        assert_eq!(order, ["b1", "c1", "a2", "c2"], "everybody once before anybody twice");
+        assert_eq!(queues.users(), 0);
+        assert_eq!(id(queues.push(queued("bob", "b2", ""))).as_deref(), Some("b2"), "room again");
+    }
+
+    #[test]
+    fn who_stands_aside_makes_room_and_comes_back_to_less() {
+        let jobs = [("ann", "a1"), ("ann", "a2"), ("bob", "b1"), ("cy", "c1")];
+        let (queues, begun) = narrow(1, &jobs);
+        assert_eq!(begun, ["a1"]);
+        assert_eq!(id(queues.stand_aside()).as_deref(), Some("b1"), "in ann's place");
+        queues.come_back();
+        assert_eq!(id(queues.pop(&user("ann"), true)), None, "bob works in her place");
+        assert_eq!(id(queues.pop(&user("bob"), true)).as_deref(), Some("c1"));
+        assert_eq!(id(queues.pop(&user("cy"), true)).as_deref(), Some("a2"));
+        assert_eq!(id(queues.stand_aside()), None, "nobody is in line");
+        assert_eq!(id(queues.push(queued("bob", "b2", ""))).as_deref(), Some("b2"));
+        queues.come_back();
+        assert_eq!(id(queues.pop(&user("ann"), true)), None);
+        assert_eq!(id(queues.pop(&user("bob"), false)), None);
+        assert_eq!(queues.users(), 0);
+    }
+
+    #[test]
+    fn nobody_stands_in_line_at_the_end() {
+        let jobs = [("ann", "a1"), ("bob", "b1"), ("bob", "b2"), ("cy", "c1")];
+        let (queues, begun) = narrow(1, &jobs);
+        assert_eq!(begun, ["a1"]);
+        let line: Vec<_> = queues.close().into_iter().map(|q| q.job.id).collect();
+        assert_eq!(line, ["b1", "c1"], "each gets a runner beside ann's");
+        let next = id(queues.pop(&user("bob"), true));
+        assert_eq!(next.as_deref(), Some("b2"), "by bob's runner, though three work");
+        for name in ["bob", "cy", "ann"] {
+            assert_eq!(id(queues.pop(&user(name), true)), None);
+        }
+        assert_eq!(queues.users(), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tests::memory::QueueSettings;
+use tests::memory::{QueueSettings, pass};
 use tests::report;
 use tokio::sync::{Barrier, Notify};
 use worker::{Handler, Job, Session, Verdict};
@@ -107,6 +107,65 @@ async fn waiting_for_a_token_takes_up_no_slot() {
     house.jobs.drained().await;
     assert_eq!(notebook.ids(), ["quick", "slow"], "the only slot was free meanwhile");
     replica.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_wait_for_tokens_wait_at_once() {
+    const LATENCY: Duration = Duration::from_secs(8);
+    const USERS: usize = 2 * CONCURRENCY;
+    let house = House::new(QueueSettings { max_outstanding: 256, ..QueueSettings::default() });
+    for n in 0..USERS {
+        house.fleet.expired_user(&format!("slow-{n}")).await;
+    }
+    house.fleet.provider.set_latency(LATENCY);
+    for n in 0..3 * USERS {
+        let user = format!("slow-{}", n % USERS);
+        house.jobs.publish(&job(&format!("{n}"), &user, "k"), &user);
+    }
+    let began = now();
+    let notebook = Notebook::taking(WORK);
+    let replica = house.start("a", notebook.clone(), |b| b.concurrency(1));
+    house.jobs.drained().await;
+    let took = now().since(began);
+    let least = LATENCY + WORK * u32::try_from(3 * USERS).unwrap();
+    assert!(took >= least && took < least + LATENCY / 2, "{took:?} for {least:?} of work");
+    assert_eq!(house.jobs.deliveries(), 3 * USERS as u64, "each was delivered once");
+    replica.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stands_in_line_goes_back_at_once_at_the_end() {
+    const LONG: Duration = Duration::from_secs(25);
+    let backoff = (WORK, WORK);
+    let house = House::new(QueueSettings { backoff, ..QueueSettings::default() });
+    let users = house.users(["ann", "bob", "cy"].map(str::to_owned)).await;
+    let long = Notebook::taking(LONG);
+    let first = house.start("a", long.clone(), |b| b.concurrency(1).drain(2 * LONG));
+    // With their credentials in memory nobody stands aside to wait for them.
+    for user in &users {
+        first.store.get_credentials(user).await.unwrap();
+    }
+    // What has no key comes back for itself only.
+    let jobs = [("a", "ann"), ("b1", "bob"), ("b2", "bob"), ("c1", "cy"), ("c2", "cy")];
+    for (id, user) in jobs {
+        house.jobs.publish(&job(id, user, "k"), if user == "bob" { user } else { "" });
+    }
+    while house.jobs.deliveries() < 5 || long.ids().is_empty() {
+        pass(WORK).await;
+    }
+    let (ending, asked) = (tokio::spawn(first.end()), now());
+    let short = Notebook::taking(WORK);
+    let second = house.start("b", short.clone(), |b| b);
+    while short.ids().len() < 4 {
+        pass(WORK).await;
+    }
+    assert!(now().since(asked) < 20 * WORK, "{:?} after the end", now().since(asked));
+    ending.await.unwrap();
+    house.jobs.drained().await;
+    assert_eq!(long.ids(), ["a"], "the running one came to its end");
+    let in_order = |one, two| short.began(one).unwrap() < short.began(two).unwrap();
+    assert!(in_order("b1", "b2"), "{:?}", short.ids());
+    second.end().await;
 }
 
 /// Waits until so many jobs wait, but for those that are named `brief-…`.

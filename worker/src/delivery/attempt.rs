@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -29,6 +30,18 @@ enum Next {
     Renew,
 }
 
+/// The right to run a handler, for as long as this lives.
+struct Slot<'a> {
+    _permit: SemaphorePermit<'a>,
+    taken: &'a AtomicBool,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.taken.store(false, Ordering::Relaxed);
+    }
+}
+
 impl Desk {
     /// Runs the handler until it is through: once more with a renewed token if the
     /// API rejected the first, and again after failures that pass, within the
@@ -37,7 +50,7 @@ impl Desk {
         &self,
         job: &Job,
         kind: Option<&Known>,
-        measured: &mut Measured,
+        measured: &mut Measured<'_>,
     ) -> Result<End, Stopped> {
         let Some(kind) = kind else {
             let known = self.kinds.names();
@@ -55,7 +68,7 @@ impl Desk {
                 Some(credentials) => credentials,
                 None => self.credentials(job, measured).await?,
             };
-            let verdict = self.run(&*kind.handler, job, &credentials, measured).await?;
+            let verdict = self.attempt(&*kind.handler, job, &credentials, measured).await?;
             let next = self.judge(job, verdict, renewed, &mut pauses)?;
             renewed |= matches!(next, Next::Renew);
             let next = match next {
@@ -74,7 +87,7 @@ impl Desk {
         &self,
         next: Next,
         credentials: &Credentials,
-        measured: &mut Measured,
+        measured: &mut Measured<'_>,
     ) -> Result<ControlFlow<End, Option<Credentials>>, Stopped> {
         let (pause, end) = match next {
             Next::End(end) => return Ok(ControlFlow::Break(end)),
@@ -93,22 +106,30 @@ impl Desk {
     }
 
     /// A slot, once one is free. At the end of the replica there are no more.
-    async fn slot(&self) -> Result<SemaphorePermit<'_>, End> {
-        self.slots.acquire().await.map_err(|_closed| End::retry(STOPPING))
+    async fn slot<'a>(&'a self, taken: &'a AtomicBool) -> Result<Slot<'a>, End> {
+        taken.store(true, Ordering::Relaxed);
+        let permit = match self.slots.try_acquire() {
+            Ok(permit) => Ok(permit),
+            Err(_) => Box::pin(self.slots.acquire()).await,
+        };
+        match permit {
+            Ok(permit) => Ok(Slot { _permit: permit, taken }),
+            Err(_closed) => {
+                taken.store(false, Ordering::Relaxed);
+                Err(End::retry(STOPPING))
+            }
+        }
     }
 
     /// One run of the handler, in a slot.
-    async fn run(
+    async fn attempt(
         &self,
         handler: &dyn Handler,
         job: &Job,
         credentials: &Credentials,
-        measured: &mut Measured,
+        measured: &mut Measured<'_>,
     ) -> Result<Verdict, End> {
-        let _slot = match self.slots.try_acquire() {
-            Ok(slot) => slot,
-            Err(_) => Box::pin(self.slot()).await?,
-        };
+        let _slot = self.slot(measured.slot).await?;
         measured.attempt += 1;
         // Who is not slowed down need not be told that they are fast enough.
         let began = (self.paces.users() > 0).then(|| self.now());
@@ -184,7 +205,7 @@ impl Desk {
     /// Waits while an API limits the user's rate. A longer wait than the delivery's
     /// budget allows gives the job back, so that a slow user does not fill the
     /// replica.
-    async fn await_pace(&self, job: &Job, measured: &mut Measured) -> Result<(), End> {
+    async fn await_pace(&self, job: &Job, measured: &mut Measured<'_>) -> Result<(), End> {
         loop {
             let wait = self.paces.wait(&job.user, self.now());
             if wait.is_zero() {

@@ -88,7 +88,7 @@ impl Desk {
         received: &Received,
         settle: Box<dyn Settle>,
         mut end: End,
-        measured: &Measured,
+        measured: &Measured<'_>,
     ) -> Monotonic {
         if end.status == Status::Rejected
             // Boxed, here and below, so that the others do not carry its state.
@@ -199,7 +199,7 @@ fn log(
     outcome: &Outcome<'_>,
     status: Status,
     reason: Option<&str>,
-    measured: &Measured,
+    measured: &Measured<'_>,
     job: Option<&Job>,
 ) {
     let user = job.map(|j| log_known_user(&j.user, measured.user_digest));

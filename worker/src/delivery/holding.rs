@@ -24,7 +24,7 @@ impl Desk {
     pub(super) async fn credentials(
         &self,
         job: &Job,
-        measured: &mut Measured,
+        measured: &mut Measured<'_>,
     ) -> Result<Credentials, Stopped> {
         let span = spans::token();
         let in_memory = self.carrier.store.credentials_in_memory(&job.user);

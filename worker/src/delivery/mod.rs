@@ -9,16 +9,20 @@ mod ending;
 mod holding;
 mod known;
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use shared::ports::{Clock, Monotonic, Randomness};
 use shared::{ConsentReason, UserDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::dedupe::Dedupe;
@@ -70,6 +74,8 @@ pub(crate) struct Desk {
     pub(crate) stopping: CancellationToken,
     /// No work at all.
     pub(crate) cutting: CancellationToken,
+    /// Everything that the replica waits for at its end.
+    pub(crate) tasks: TaskTracker,
 }
 
 /// Why a job did not run to its end.
@@ -87,7 +93,9 @@ impl From<End> for Stopped {
 }
 
 /// What is measured about a delivery.
-struct Measured {
+struct Measured<'a> {
+    /// Whether the job waits for a slot or has one.
+    slot: &'a AtomicBool,
     /// When its message was received.
     since: Monotonic,
     /// How often the handler ran.
@@ -100,9 +108,9 @@ struct Measured {
     waited: Duration,
 }
 
-impl Measured {
-    fn since(since: Monotonic) -> Self {
-        Self { since, attempt: 0, token: None, user_digest: None, waited: Duration::ZERO }
+impl<'a> Measured<'a> {
+    fn new(slot: &'a AtomicBool, since: Monotonic) -> Self {
+        Self { slot, since, attempt: 0, token: None, user_digest: None, waited: Duration::ZERO }
     }
 }
 
@@ -111,16 +119,29 @@ impl Desk {
     pub(crate) async fn refuse(&self, delivery: Delivery, why: Malformed) {
         let Delivery { received, settle } = delivery;
         let end = End::rejected(why.to_string());
-        let measured = Measured::since(self.now());
+        let slot = AtomicBool::default();
+        let measured = Measured::new(&slot, self.now());
         let settling = self.settle(None, None, &received, settle, end, &measured);
         while_in_hand(Arc::clone(&received), settling).await;
     }
 
-    /// Runs a job of one user, whose turn has come at `now`, and then their others until
-    /// none may run. When the last one ended. At the end of the replica the waiting ones
-    /// go back, and no sooner than the running one has ended: another replica would run
-    /// them beside it, or before it.
-    pub(crate) async fn run_user(
+    /// Starts a runner in a task of its own.
+    pub(crate) fn start(self: &Arc<Self>, queued: Box<Queued>) {
+        let desk = Arc::clone(self);
+        // Boxed: what is as large as that and aligned as tasks are is the allocator's slow
+        // case. And named, since a runner starts others.
+        let run: BoxFuture<'static, ()> = Box::pin(async move {
+            let now = desk.now();
+            desk.run(queued, now).await;
+        });
+        self.tasks.spawn(run);
+    }
+
+    /// Runs a job whose turn has come at `now`, and then those that the queues have for
+    /// this runner. When the last one ended. At the end of the replica the waiting ones
+    /// go back, and no sooner than the running one of their user has ended: another
+    /// replica would run them beside it, or before it.
+    pub(crate) async fn run(
         self: Arc<Self>,
         mut queued: Box<Queued>,
         mut now: Monotonic,
@@ -136,13 +157,16 @@ impl Desk {
             } else {
                 self.meters.turn(now.since(received_at));
                 let span = spans::delivery(received, &self.subscription);
+                let slot = AtomicBool::default();
+                let measured = Measured::new(&slot, received_at);
                 // Pinned, so that what wraps it moves a pointer.
-                let delivered = pin!(self.deliver(job, kind, received, settle, received_at));
+                let delivered = pin!(self.deliver(job, kind, received, settle, measured));
                 let delivered = delivered.instrument(span);
                 let delivered = while_in_hand(Arc::clone(received), delivered);
                 // A fault of ours gives this message back, by dropping it, and must
                 // not leave its user without a runner.
-                now = match AssertUnwindSafe(delivered).catch_unwind().await {
+                let delivered = AssertUnwindSafe(delivered).catch_unwind();
+                now = match self.make_way(&slot, delivered).await {
                     Ok(ended) => ended,
                     Err(_panic) => {
                         let message = &received.message_id;
@@ -163,6 +187,32 @@ impl Desk {
         }
     }
 
+    /// Drives a delivery. While it waits, and neither for a `slot` nor in one, another
+    /// runner works.
+    async fn make_way<T>(
+        self: &Arc<Self>,
+        slot: &AtomicBool,
+        delivered: impl Future<Output = T>,
+    ) -> T {
+        let mut delivered = pin!(delivered);
+        let mut aside = false;
+        let ended = poll_fn(|cx| {
+            let polled = delivered.as_mut().poll(cx);
+            if polled.is_pending() && !aside && !slot.load(Ordering::Relaxed) {
+                aside = true;
+                if let Some(queued) = self.queues.stand_aside() {
+                    self.start(queued);
+                }
+            }
+            polled
+        });
+        let ended = ended.await;
+        if aside {
+            self.queues.come_back();
+        }
+        ended
+    }
+
     /// When it has ended.
     async fn deliver(
         &self,
@@ -170,9 +220,8 @@ impl Desk {
         kind: Option<&Known>,
         received: &Received,
         settle: Box<dyn Settle>,
-        received_at: Monotonic,
+        mut measured: Measured<'_>,
     ) -> Monotonic {
-        let mut measured = Measured::since(received_at);
         let mut end = tokio::select! {
             biased;
             end = self.work(job, kind, received, &mut measured) => end,
@@ -196,7 +245,7 @@ impl Desk {
         job: &Job,
         kind: Option<&Known>,
         received: &Received,
-        measured: &mut Measured,
+        measured: &mut Measured<'_>,
     ) -> End {
         if self.dedupe.is_on() {
             // Boxed, here and below, so that the others do not carry its state.
@@ -262,7 +311,7 @@ mod tests {
     /// One is made, moved and freed for every job.
     #[test]
     fn the_future_of_a_delivery_is_small() {
-        let bytes = size(Desk::run_user);
+        let bytes = size(Desk::run);
         assert!(bytes <= 1400, "{bytes} bytes; box what is rarely waited for");
     }
 }

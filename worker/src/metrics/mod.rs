@@ -95,7 +95,7 @@ metrics_list! {
         "Messages that this replica holds, waiting ones included.";
     QUEUED_USERS = "fleet_users_queued", Gauge, [], "Users of which this replica holds jobs.";
     QUEUE_WAIT = "fleet_job_queue_wait_seconds", Histogram, [],
-        "From receipt to the user's turn.";
+        "From receipt to the job's turn: behind others of its user, and in line for a runner.";
     HELD = "fleet_jobs_held", Gauge, [],
         "Jobs held because the bucket or the token endpoint is down.";
     PAUSED = "fleet_intake_paused", Gauge, [], "1 while no new jobs are taken because of an outage.";

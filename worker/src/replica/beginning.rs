@@ -12,57 +12,44 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use shared::ports::Monotonic;
-use tokio_util::task::TaskTracker;
 
 use crate::delivery::Desk;
 use crate::dispatch::Queued;
 
-/// Begins jobs.
-#[derive(Debug)]
-pub(super) struct Beginner {
-    desk: Arc<Desk>,
-    tasks: TaskTracker,
-}
-
-impl Beginner {
-    pub(super) fn new(desk: Arc<Desk>, tasks: TaskTracker) -> Self {
-        Self { desk, tasks }
-    }
-
-    /// Begins `job`, whose turn has come at `now`. When that is done.
-    ///
-    /// Not to be dropped: the job may have begun.
-    pub(super) async fn begin(&self, job: Box<Queued>, now: Monotonic) -> Monotonic {
-        let desk = Arc::clone(&self.desk);
-        let Some(kind) = job.kind.as_ref().map(Arc::clone) else {
-            self.tasks.spawn(desk.run_user(job, now));
-            return now;
-        };
-        if !kind.beginnings.are_brief() {
-            // Boxed: what is as large as that and aligned as tasks are is the allocator's
-            // slow case.
-            self.tasks.spawn(Box::pin(async move {
-                let began = desk.clock.monotonic();
-                let mut run = pin!(desk.run_user(job, began));
-                match futures_util::poll!(&mut run) {
-                    Poll::Ready(now) => kind.beginnings.ended(now.since(began)),
-                    Poll::Pending => {
-                        kind.beginnings.waits();
-                        run.await;
-                    }
+/// Begins `job`, whose turn has come at `now`. When that is done.
+///
+/// Not to be dropped: the job may have begun.
+pub(super) async fn begin(desk: &Arc<Desk>, job: Box<Queued>, now: Monotonic) -> Monotonic {
+    let Some(kind) = job.kind.as_ref().map(Arc::clone) else {
+        desk.start(job);
+        return now;
+    };
+    if !kind.beginnings.are_brief() {
+        // Boxed: what is as large as that and aligned as tasks are is the allocator's
+        // slow case.
+        let tasks = &desk.tasks;
+        let desk = Arc::clone(desk);
+        tasks.spawn(Box::pin(async move {
+            let began = desk.clock.monotonic();
+            let mut run = pin!(desk.run(job, began));
+            match futures_util::poll!(&mut run) {
+                Poll::Ready(now) => kind.beginnings.ended(now.since(began)),
+                Poll::Pending => {
+                    kind.beginnings.waits();
+                    run.await;
                 }
-            }));
-            return now;
-        }
-        let mut run = Box::pin(desk.run_user(job, now));
-        if let Poll::Ready(after) = futures_util::poll!(&mut run) {
-            kind.beginnings.ended(after.since(now));
-            return after;
-        }
-        kind.beginnings.waits();
-        // It registers anew with whatever it waits for, since a task polls once before it
-        // sleeps.
-        self.tasks.spawn(run);
-        self.desk.clock.monotonic()
+            }
+        }));
+        return now;
     }
+    let mut run = Box::pin(Arc::clone(desk).run(job, now));
+    if let Poll::Ready(after) = futures_util::poll!(&mut run) {
+        kind.beginnings.ended(after.since(now));
+        return after;
+    }
+    kind.beginnings.waits();
+    // It registers anew with whatever it waits for, since a task polls once before it
+    // sleeps.
+    desk.tasks.spawn(run);
+    desk.clock.monotonic()
 }

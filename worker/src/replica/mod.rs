@@ -26,7 +26,7 @@ use crate::pace::Paces;
 use crate::parking::Parking;
 use crate::pubsub::{Delivery, IntakeError, Source, next_delivery};
 
-use beginning::Beginner;
+use beginning::begin;
 
 pub use builder::{BuildError, Builder, Worker};
 pub use readiness::Readiness;
@@ -83,7 +83,7 @@ async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         dead: worker.dead,
         clock,
         slots: Semaphore::new(worker.concurrency),
-        queues: Queues::new(worker.per_user, &random),
+        queues: Queues::new(worker.per_user, worker.concurrency, &random),
         random,
         paces: Paces::default(),
         outage: Outage::default(),
@@ -91,16 +91,19 @@ async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         subscription: worker.subscription,
         stopping: stop.drain.clone(),
         cutting: CancellationToken::new(),
+        tasks: TaskTracker::new(),
     });
-    let tasks = TaskTracker::new();
-    let result = take_in(&desk, &mut *source, &tasks, &ready, &beat).await;
+    let result = take_in(&desk, &mut *source, &ready, &beat).await;
     ready.intake(false);
     // The end also comes by an error: what is under way is drained all the same.
     desk.stopping.cancel();
     // Ends the wait of all who wait for a slot. Each of them listening for the end itself
     // would cost as much as the slot.
     desk.slots.close();
-    beat.through(wind_up(&desk, source, tasks, &stop, worker.drain)).await;
+    for queued in desk.queues.close() {
+        desk.start(queued);
+    }
+    beat.through(wind_up(&desk, source, &stop, worker.drain)).await;
     result
 }
 
@@ -142,7 +145,6 @@ async fn await_bucket(
 async fn take_in(
     desk: &Arc<Desk>,
     source: &mut dyn Source,
-    tasks: &TaskTracker,
     ready: &Readiness,
     beat: &Beat,
 ) -> Result<(), ReplicaError> {
@@ -150,7 +152,6 @@ async fn take_in(
     let mut paused = desk.outage.paused();
     let mut pauses = Schedule::new(RETRY_MIN, RETRY_MAX);
     let mut received_any = false;
-    let beginner = Beginner::new(Arc::clone(desk), tasks.clone());
     info!("taking jobs");
     loop {
         beat.turn();
@@ -173,7 +174,7 @@ async fn take_in(
         let mut now = desk.clock.monotonic();
         let error = loop {
             match came {
-                Ok(delivery) => now = accept(desk, tasks, &beginner, delivery, now).await,
+                Ok(delivery) => now = accept(desk, delivery, now).await,
                 Err(error) => break Some(error),
             }
             received_any = true;
@@ -213,17 +214,11 @@ async fn take_in(
 
 /// Queues a message, received at `now`, under its user, and begins what may begin. When
 /// that is done.
-async fn accept(
-    desk: &Arc<Desk>,
-    tasks: &TaskTracker,
-    beginner: &Beginner,
-    delivery: Delivery,
-    now: Monotonic,
-) -> Monotonic {
+async fn accept(desk: &Arc<Desk>, delivery: Delivery, now: Monotonic) -> Monotonic {
     match Job::of(&delivery.received) {
         Err(why) => {
-            let desk = Arc::clone(desk);
-            tasks.spawn(async move { desk.refuse(delivery, why).await });
+            let refusing = Arc::clone(desk);
+            desk.tasks.spawn(async move { refusing.refuse(delivery, why).await });
             now
         }
         Ok(job) => {
@@ -231,7 +226,7 @@ async fn accept(
             let kind = desk.kinds.get(&job.kind);
             let queued = Box::new(Queued { job, kind, received, settle, received_at: now });
             match desk.queues.push(queued) {
-                Some(queued) => beginner.begin(queued, now).await,
+                Some(queued) => begin(desk, queued, now).await,
                 None => now,
             }
         }
@@ -239,15 +234,10 @@ async fn accept(
 }
 
 /// Stop intake, drain, cut; then see that no grant is lost.
-async fn wind_up(
-    desk: &Desk,
-    source: Box<dyn Source>,
-    tasks: TaskTracker,
-    stop: &Stop,
-    drain: Duration,
-) {
+async fn wind_up(desk: &Desk, source: Box<dyn Source>, stop: &Stop, drain: Duration) {
     let released = source.stop();
     info!("stopping: no new jobs, running ones may end");
+    let tasks = &desk.tasks;
     tasks.close();
     tokio::select! {
         biased;
