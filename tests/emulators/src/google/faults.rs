@@ -71,7 +71,8 @@ pub(super) async fn at_apis(
     } else {
         Operation::Api
     };
-    let sub = bearer(request.headers()).and_then(|token| {
+    let armed = shared.faults.are_armed();
+    let sub = bearer(request.headers()).filter(|_| armed).and_then(|token| {
         shared.step(|core, _| core.identity.holder(token).map(ToOwned::to_owned))
     });
     match shared.faults.enter(operation, sub.as_deref(), cut).await {
