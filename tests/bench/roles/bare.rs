@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::Subscriber;
 use google_cloud_pubsub::subscriber::MessageStream;
+use serde::Deserialize;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::ground::Place;
@@ -33,6 +34,33 @@ pub(super) async fn run(place: Place, jobs: u64, outstanding: usize) -> anyhow::
     for _ in 0..jobs {
         let (_message, handler) = stream.next().await.context("the stream ended")??;
         watch.get_or_insert_with(Stopwatch::start);
+        handler.ack();
+    }
+    let work = watch.context("no jobs")?.stop(jobs);
+    drop(stream);
+    token.shutdown().await;
+    say(&work)
+}
+
+/// What a job says.
+#[derive(Debug, Deserialize)]
+struct Asked {
+    id: String,
+    user: String,
+    kind: String,
+}
+
+/// Reads each job and logs its end, as people write it, before it is acknowledged.
+pub(super) async fn run_lines(place: Place, jobs: u64, outstanding: usize) -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    let mut stream = open(&place, outstanding).await?;
+    let token = stream.shutdown_token();
+    let mut watch = None;
+    for _ in 0..jobs {
+        let (message, handler) = stream.next().await.context("the stream ended")??;
+        watch.get_or_insert_with(Stopwatch::start);
+        let Asked { id, user, kind } = serde_json::from_slice(&message.data)?;
+        tracing::info!(job = id, user, kind, status = "done", "job done");
         handler.ack();
     }
     let work = watch.context("no jobs")?.stop(jobs);

@@ -24,7 +24,9 @@ pub(crate) enum Role {
     Raw { place: Place, jobs: u64, outstanding: usize },
     /// The official client's loop that only acknowledges.
     Bare { place: Place, jobs: u64, outstanding: usize },
-    /// The same with one request per message, always with the same token.
+    /// The same, which reads each job and logs a line about it.
+    BareLines { place: Place, jobs: u64, outstanding: usize },
+    /// The loop with one request per message, always with the same token.
     BareCalls { place: Place, jobs: u64, outstanding: usize, at_once: usize, token: String },
     /// A worker.
     Replica(ReplicaRole),
@@ -55,6 +57,9 @@ pub(crate) fn play(role: Role) -> anyhow::Result<()> {
         match role {
             Role::Raw { place, jobs, outstanding } => raw::run(place, jobs, outstanding).await,
             Role::Bare { place, jobs, outstanding } => bare::run(place, jobs, outstanding).await,
+            Role::BareLines { place, jobs, outstanding } => {
+                bare::run_lines(place, jobs, outstanding).await
+            }
             Role::BareCalls { place, jobs, outstanding, at_once, token } => {
                 bare::run_calls(place, jobs, outstanding, at_once, token).await
             }
