@@ -1,10 +1,10 @@
 //! Who runs next: a queue for each user, so that one user's jobs run one after
 //! another and nobody waits behind somebody else's.
 //!
-//! Jobs are run by runners, each of which is a task. As many work as there are slots for
-//! handlers; the users beyond them are in line, and each job that ends makes room for the
-//! user who has been there longest. A runner for each user would work as well, and cost
-//! every job a wait for a slot and what its runner had in the cache.
+//! Jobs are run by runners. As many work as there are slots for handlers; jobs whose
+//! users' turn has come stand in line, and each job that ends makes room for the one that
+//! has been there longest. A runner for each user would work as well, and cost every job a
+//! wait for a slot and what its runner had in the cache.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use crate::delivery::Known;
 use crate::job::{Job, Received};
 use crate::pubsub::Settle;
 
-/// A job that waits for its user's turn. Boxed, as it moves from place to place.
+/// A job that waits for its turn. Boxed, as it moves from place to place.
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) job: Job,
@@ -48,10 +48,22 @@ struct State {
     users: Users,
     /// Jobs whose users' turn has come, while no runner is free for them.
     line: VecDeque<Box<Queued>>,
-    /// Runners that work. Those who wait for something else than a handler stand aside.
+    /// Runners at work. One that has waited for something else than a slot or its handler
+    /// stands aside until its job has ended.
     working: usize,
     /// At the end of the replica nobody stands in line.
     closed: bool,
+}
+
+/// When a job has its turn.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// Now: the caller must start a runner with this job.
+    Now(Box<Queued>),
+    /// Now, but as many run as may. The caller must put it in line, or squeeze it in.
+    Full(Box<Queued>),
+    /// After others of its user.
+    Later,
 }
 
 /// Publishers choose the IDs, so the hash is keyed.
@@ -116,19 +128,42 @@ impl Queues {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes a job in. What is returned has its turn at once, and the caller must start
-    /// a runner with it.
-    pub(crate) fn push(&self, queued: Box<Queued>) -> Option<Box<Queued>> {
+    /// Takes a job in.
+    pub(crate) fn push(&self, queued: Box<Queued>) -> Turn {
         self.with(|state| {
-            let next = state.users.entry(queued.job.user.clone()).or_default();
-            let next = next.push(queued, self.per_user)?;
-            if state.working >= self.at_once && !state.closed {
-                state.line.push_back(next);
+            let queue = state.users.entry(queued.job.user.clone()).or_default();
+            match queue.push(queued, self.per_user) {
+                None => Turn::Later,
+                Some(next) if self.is_full(state) => Turn::Full(next),
+                Some(next) => {
+                    state.working += 1;
+                    Turn::Now(next)
+                }
+            }
+        })
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        state.working >= self.at_once && !state.closed
+    }
+
+    /// Puts a job in line that has its turn. What is returned found room after all, and
+    /// the caller must start a runner with it.
+    pub(crate) fn stand_in_line(&self, queued: Box<Queued>) -> Option<Box<Queued>> {
+        self.with(|state| {
+            if self.is_full(state) {
+                state.line.push_back(queued);
                 return None;
             }
             state.working += 1;
-            Some(next)
+            Some(queued)
         })
+    }
+
+    /// The caller starts a runner with a job that has its turn, though there is no room: it
+    /// will stand aside, or end, before it needs a slot.
+    pub(crate) fn squeeze_in(&self) {
+        self.with(|state| state.working += 1);
     }
 
     /// What a runner does after a job of `user`, which was `ordered` or not: the next job
@@ -140,7 +175,7 @@ impl Queues {
             if own.is_none() && state.users.get(user).is_some_and(|queue| queue.runners == 0) {
                 state.users.remove(user);
             }
-            // Those who stood aside come back without asking for room.
+            // Who stood aside comes back without asking for room.
             let crowded = state.working > self.at_once && !state.closed;
             let next = if crowded {
                 state.line.extend(own);
@@ -167,7 +202,7 @@ impl Queues {
         })
     }
 
-    /// A runner that stood aside goes on.
+    /// The job of a runner that stood aside has ended.
     pub(crate) fn come_back(&self) {
         self.with(|state| state.working += 1);
     }
@@ -240,6 +275,15 @@ mod tests {
         })
     }
 
+    /// As the intake takes a job in that needs nothing but a slot.
+    fn push(queues: &Queues, queued: Box<Queued>) -> Option<String> {
+        id(match queues.push(queued) {
+            Turn::Now(next) => Some(next),
+            Turn::Full(next) => queues.stand_in_line(next),
+            Turn::Later => None,
+        })
+    }
+
     fn queues(per_user: usize) -> Queues {
         Queues::new(per_user, 64, &Randomness::seeded(7))
     }
@@ -252,25 +296,25 @@ mod tests {
     fn one_runner_per_user_in_order() {
         let queues = queues(1);
         let ann = UserId::new("ann").unwrap();
-        assert_eq!(id(queues.push(queued("ann", "1", "ann"))).as_deref(), Some("1"));
-        assert_eq!(id(queues.push(queued("ann", "2", "ann"))), None, "ann has her runner");
-        assert_eq!(id(queues.push(queued("bob", "3", "bob"))).as_deref(), Some("3"));
+        assert_eq!(push(&queues, queued("ann", "1", "ann")).as_deref(), Some("1"));
+        assert_eq!(push(&queues, queued("ann", "2", "ann")), None, "ann has her runner");
+        assert_eq!(push(&queues, queued("bob", "3", "bob")).as_deref(), Some("3"));
         assert_eq!(id(queues.pop(&ann, true)).as_deref(), Some("2"));
         assert_eq!(id(queues.pop(&ann, true)), None);
-        let again = queues.push(queued("ann", "4", ""));
-        assert_eq!(id(again).as_deref(), Some("4"), "the runner has ended");
+        let again = push(&queues, queued("ann", "4", ""));
+        assert_eq!(again.as_deref(), Some("4"), "the runner has ended");
     }
 
     #[test]
     fn more_at_a_time_leave_the_order_of_a_key_alone() {
         let queues = queues(3);
         let ann = UserId::new("ann").unwrap();
-        assert_eq!(id(queues.push(queued("ann", "1", "ann"))).as_deref(), Some("1"));
-        assert_eq!(id(queues.push(queued("ann", "2", "ann"))), None, "it waits for the first");
-        let third = queues.push(queued("ann", "3", ""));
-        assert_eq!(id(third).as_deref(), Some("3"), "past the ordered one");
-        assert_eq!(id(queues.push(queued("ann", "4", ""))).as_deref(), Some("4"));
-        assert_eq!(id(queues.push(queued("ann", "5", ""))), None, "three run");
+        assert_eq!(push(&queues, queued("ann", "1", "ann")).as_deref(), Some("1"));
+        assert_eq!(push(&queues, queued("ann", "2", "ann")), None, "it waits for the first");
+        let third = push(&queues, queued("ann", "3", ""));
+        assert_eq!(third.as_deref(), Some("3"), "past the ordered one");
+        assert_eq!(push(&queues, queued("ann", "4", "")).as_deref(), Some("4"));
+        assert_eq!(push(&queues, queued("ann", "5", "")), None, "three run");
         assert_eq!(id(queues.pop(&ann, false)).as_deref(), Some("5"), "past the ordered one");
         assert_eq!(id(queues.pop(&ann, false)), None, "2 still waits: a runner ends");
         assert_eq!(id(queues.pop(&ann, true)).as_deref(), Some("2"), "1 has ended");
@@ -281,7 +325,7 @@ mod tests {
 
     fn narrow(at_once: usize, jobs: &[(&str, &str)]) -> (Queues, Vec<String>) {
         let queues = Queues::new(1, at_once, &Randomness::seeded(7));
-        let begun = jobs.iter().filter_map(|(user, job)| id(queues.push(queued(user, job, user))));
+        let begun = jobs.iter().filter_map(|(user, job)| push(&queues, queued(user, job, user)));
         let begun = begun.collect();
         (queues, begun)
     }
@@ -303,7 +347,7 @@ mod tests {
         }
         assert_eq!(order, ["b1", "c1", "a2", "c2"], "everybody once before anybody twice");
         assert_eq!(queues.users(), 0);
-        assert_eq!(id(queues.push(queued("bob", "b2", ""))).as_deref(), Some("b2"), "room again");
+        assert_eq!(push(&queues, queued("bob", "b2", "")).as_deref(), Some("b2"), "room again");
     }
 
     #[test]
@@ -317,9 +361,28 @@ mod tests {
         assert_eq!(id(queues.pop(&user("bob"), true)).as_deref(), Some("c1"));
         assert_eq!(id(queues.pop(&user("cy"), true)).as_deref(), Some("a2"));
         assert_eq!(id(queues.stand_aside()), None, "nobody is in line");
-        assert_eq!(id(queues.push(queued("bob", "b2", ""))).as_deref(), Some("b2"));
+        assert_eq!(push(&queues, queued("bob", "b2", "")).as_deref(), Some("b2"));
         queues.come_back();
         assert_eq!(id(queues.pop(&user("ann"), true)), None);
+        assert_eq!(id(queues.pop(&user("bob"), false)), None);
+        assert_eq!(queues.users(), 0);
+    }
+
+    #[test]
+    fn who_needs_no_slot_at_first_is_squeezed_in() {
+        let (queues, begun) = narrow(1, &[("ann", "a1")]);
+        assert_eq!(begun, ["a1"]);
+        let Turn::Full(_cold) = queues.push(queued("bob", "b1", "")) else {
+            panic!("there is room")
+        };
+        queues.squeeze_in();
+        assert_eq!(push(&queues, queued("bob", "b2", "")), None, "after b1");
+        assert_eq!(push(&queues, queued("cy", "c1", "")), None, "in line");
+        assert_eq!(id(queues.stand_aside()), None, "bob's runner was one too many");
+        assert_eq!(id(queues.pop(&user("ann"), false)).as_deref(), Some("c1"));
+        assert_eq!(id(queues.pop(&user("cy"), false)), None);
+        queues.come_back();
+        assert_eq!(id(queues.pop(&user("bob"), false)).as_deref(), Some("b2"));
         assert_eq!(id(queues.pop(&user("bob"), false)), None);
         assert_eq!(queues.users(), 0);
     }

@@ -134,6 +134,35 @@ async fn all_who_wait_for_tokens_wait_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_needs_no_slot_begins_while_all_are_taken() {
+    const LONG: Duration = Duration::from_secs(10);
+    let house = House::new(QueueSettings::default());
+    let users = house.users(["ann".to_owned()]).await;
+    house.fleet.expired_user("bob").await;
+    house.fleet.provider.set_latency(Duration::from_secs(8));
+    let notebook = Notebook::taking(LONG);
+    let replica = house.start("a", notebook.clone(), |b| b.concurrency(1));
+    replica.store.get_credentials(&users[0]).await.unwrap();
+    house.jobs.publish(&job("long", "ann", "k"), "ann");
+    while notebook.ids().is_empty() {
+        pass(WORK).await;
+    }
+    house.jobs.publish(&job("cold", "bob", "k"), "bob");
+    house.jobs.publish(&job("unknown", "cy", "brew"), "cy");
+    let began = now();
+    while house.statuses().is_empty() {
+        pass(WORK).await;
+    }
+    let statuses = house.statuses();
+    assert!(statuses.contains_key("rejected"), "who needs no slot waits for none: {statuses:?}");
+    assert!(now().since(began) < LONG / 2);
+    house.jobs.drained().await;
+    let waited = notebook.began("cold").unwrap().since(notebook.began("long").unwrap());
+    assert!(waited < LONG + WORK, "its token came meanwhile: {waited:?}");
+    replica.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_stands_in_line_goes_back_at_once_at_the_end() {
     const LONG: Duration = Duration::from_secs(25);
     let backoff = (WORK, WORK);

@@ -72,7 +72,7 @@ impl Default for Beginnings {
 }
 
 impl Beginnings {
-    /// A job has begun, and ended: so soon.
+    /// A job has begun, and ended without a wait: so soon.
     pub(crate) fn ended(&self, took: Duration) {
         self.note(took.min(LONG));
     }

@@ -44,7 +44,7 @@ pub(crate) use known::{Known, Repertoire};
 
 /// How often a job may find its credential changed while it is being parked.
 const MAX_PARK_ROUNDS: u32 = 5;
-/// How long one user's jobs may run before others of the same thread come, unless they
+/// How long a runner's jobs may run before others of the same thread come, unless they
 /// wait for something.
 const SLICE: Duration = Duration::from_micros(75);
 const STOPPING: &str = "the replica is stopping";
@@ -76,6 +76,15 @@ pub(crate) struct Desk {
     pub(crate) cutting: CancellationToken,
     /// Everything that the replica waits for at its end.
     pub(crate) tasks: TaskTracker,
+}
+
+/// Who runs a runner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum In {
+    /// A task of its own.
+    Task,
+    /// The intake, which it must not hold up.
+    Intake,
 }
 
 /// Why a job did not run to its end.
@@ -125,6 +134,13 @@ impl Desk {
         while_in_hand(Arc::clone(&received), settling).await;
     }
 
+    /// Whether a job needs something else before a slot, or none at all.
+    pub(crate) fn waits_first(&self, queued: &Queued) -> bool {
+        queued.kind.is_none()
+            || self.dedupe.is_on()
+            || self.carrier.store.credentials_in_memory(&queued.job.user).is_none()
+    }
+
     /// Starts a runner in a task of its own.
     pub(crate) fn start(self: &Arc<Self>, queued: Box<Queued>) {
         let desk = Arc::clone(self);
@@ -132,7 +148,7 @@ impl Desk {
         // case. And named, since a runner starts others.
         let run: BoxFuture<'static, ()> = Box::pin(async move {
             let now = desk.now();
-            desk.run(queued, now).await;
+            desk.run(queued, now, In::Task).await;
         });
         self.tasks.spawn(run);
     }
@@ -145,8 +161,10 @@ impl Desk {
         self: Arc<Self>,
         mut queued: Box<Queued>,
         mut now: Monotonic,
+        runs_in: In,
     ) -> Monotonic {
         let mut since = now;
+        let mut first = true;
         loop {
             let ordered = queued.ordered();
             let settle = queued.settle;
@@ -166,19 +184,29 @@ impl Desk {
                 // A fault of ours gives this message back, by dropping it, and must
                 // not leave its user without a runner.
                 let delivered = AssertUnwindSafe(delivered).catch_unwind();
-                now = match self.make_way(&slot, delivered).await {
-                    Ok(ended) => ended,
-                    Err(_panic) => {
-                        let message = &received.message_id;
-                        tracing::error!(message, "a delivery panicked; its message goes back");
-                        self.now()
-                    }
-                };
+                let began = now;
+                let (ended, waited) = self.make_way(&slot, delivered).await;
+                now = ended.unwrap_or_else(|_panic| {
+                    let message = &received.message_id;
+                    tracing::error!(message, "a delivery panicked; its message goes back");
+                    self.now()
+                });
+                match kind {
+                    Some(kind) if !waited => kind.beginnings.ended(now.since(began)),
+                    // The others of the same runner wait as well, and would only make
+                    // cores compete for the number.
+                    Some(kind) if first => kind.beginnings.waits(),
+                    _ => {}
+                }
+                first = false;
             }
-            match self.queues.pop(&job.user, ordered) {
-                Some(next) => queued = next,
-                None => return now,
+            let Some(next) = self.queues.pop(&job.user, ordered) else { return now };
+            let is_brief = || next.kind.as_ref().is_some_and(|kind| kind.beginnings.are_brief());
+            if runs_in == In::Intake && !is_brief() {
+                self.start(next);
+                return now;
             }
+            queued = next;
             if now.since(since) > SLICE {
                 tokio::task::yield_now().await;
                 now = self.now();
@@ -187,21 +215,24 @@ impl Desk {
         }
     }
 
-    /// Drives a delivery. While it waits, and neither for a `slot` nor in one, another
-    /// runner works.
+    /// Drives a delivery; whether it waited. Once it has waited otherwise than for a `slot`
+    /// and in one, another runner works until it has ended.
     async fn make_way<T>(
         self: &Arc<Self>,
         slot: &AtomicBool,
         delivered: impl Future<Output = T>,
-    ) -> T {
+    ) -> (T, bool) {
         let mut delivered = pin!(delivered);
-        let mut aside = false;
+        let (mut waited, mut aside) = (false, false);
         let ended = poll_fn(|cx| {
             let polled = delivered.as_mut().poll(cx);
-            if polled.is_pending() && !aside && !slot.load(Ordering::Relaxed) {
-                aside = true;
-                if let Some(queued) = self.queues.stand_aside() {
-                    self.start(queued);
+            if polled.is_pending() {
+                waited = true;
+                if !aside && !slot.load(Ordering::Relaxed) {
+                    aside = true;
+                    if let Some(queued) = self.queues.stand_aside() {
+                        self.start(queued);
+                    }
                 }
             }
             polled
@@ -210,7 +241,7 @@ impl Desk {
         if aside {
             self.queues.come_back();
         }
-        ended
+        (ended, waited)
     }
 
     /// When it has ended.
@@ -304,7 +335,7 @@ mod tests {
     use super::*;
 
     /// The size of what a method's future holds.
-    fn size<F: Future>(_: impl FnOnce(Arc<Desk>, Box<Queued>, Monotonic) -> F) -> usize {
+    fn size<F: Future>(_: impl FnOnce(Arc<Desk>, Box<Queued>, Monotonic, In) -> F) -> usize {
         size_of::<F>()
     }
 

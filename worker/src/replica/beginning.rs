@@ -7,47 +7,26 @@
 //! wait, or compute, are begun in tasks, so that cores share the work and the intake goes
 //! on.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use shared::ports::Monotonic;
 
-use crate::delivery::Desk;
+use crate::delivery::{Desk, In};
 use crate::dispatch::Queued;
 
 /// Begins `job`, whose turn has come at `now`. When that is done.
 ///
 /// Not to be dropped: the job may have begun.
 pub(super) async fn begin(desk: &Arc<Desk>, job: Box<Queued>, now: Monotonic) -> Monotonic {
-    let Some(kind) = job.kind.as_ref().map(Arc::clone) else {
+    if !job.kind.as_ref().is_some_and(|kind| kind.beginnings.are_brief()) {
         desk.start(job);
         return now;
-    };
-    if !kind.beginnings.are_brief() {
-        // Boxed: what is as large as that and aligned as tasks are is the allocator's
-        // slow case.
-        let tasks = &desk.tasks;
-        let desk = Arc::clone(desk);
-        tasks.spawn(Box::pin(async move {
-            let began = desk.clock.monotonic();
-            let mut run = pin!(desk.run(job, began));
-            match futures_util::poll!(&mut run) {
-                Poll::Ready(now) => kind.beginnings.ended(now.since(began)),
-                Poll::Pending => {
-                    kind.beginnings.waits();
-                    run.await;
-                }
-            }
-        }));
-        return now;
     }
-    let mut run = Box::pin(Arc::clone(desk).run(job, now));
+    let mut run = Box::pin(Arc::clone(desk).run(job, now, In::Intake));
     if let Poll::Ready(after) = futures_util::poll!(&mut run) {
-        kind.beginnings.ended(after.since(now));
         return after;
     }
-    kind.beginnings.waits();
     // It registers anew with whatever it waits for, since a task polls once before it
     // sleeps.
     desk.tasks.spawn(run);

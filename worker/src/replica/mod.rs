@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::delivery::{Desk, Repertoire};
-use crate::dispatch::{Queued, Queues};
+use crate::dispatch::{Queued, Queues, Turn};
 use crate::health::Beat;
 use crate::job::Job;
 use crate::metrics::Meters;
@@ -226,8 +226,18 @@ async fn accept(desk: &Arc<Desk>, delivery: Delivery, now: Monotonic) -> Monoton
             let kind = desk.kinds.get(&job.kind);
             let queued = Box::new(Queued { job, kind, received, settle, received_at: now });
             match desk.queues.push(queued) {
-                Some(queued) => begin(desk, queued, now).await,
-                None => now,
+                Turn::Now(queued) => begin(desk, queued, now).await,
+                // What it waits for comes while others run.
+                Turn::Full(queued) if desk.waits_first(&queued) => {
+                    desk.queues.squeeze_in();
+                    desk.start(queued);
+                    now
+                }
+                Turn::Full(queued) => match desk.queues.stand_in_line(queued) {
+                    Some(queued) => begin(desk, queued, now).await,
+                    None => now,
+                },
+                Turn::Later => now,
             }
         }
     }
