@@ -9,10 +9,11 @@ use google_cloud_pubsub::client::Subscriber;
 use google_cloud_pubsub::subscriber::MessageStream;
 use serde::Deserialize;
 use tokio::sync::{Notify, Semaphore};
+use worker::telemetry::logging;
 
 use crate::ground::Place;
 
-use super::{Stopwatch, say};
+use super::{LOGS, Stopwatch, say};
 
 async fn open(place: &Place, outstanding: usize) -> anyhow::Result<MessageStream> {
     let subscriber = Subscriber::builder()
@@ -50,9 +51,20 @@ struct Asked {
     kind: String,
 }
 
-/// Reads each job and logs its end, as people write it, before it is acknowledged.
-pub(super) async fn run_lines(place: Place, jobs: u64, outstanding: usize) -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+/// Reads each job and logs its end before it is acknowledged: all that nobody who logs can
+/// leave out.
+pub(super) async fn run_lines(
+    place: Place,
+    jobs: u64,
+    outstanding: usize,
+    as_worker: bool,
+) -> anyhow::Result<()> {
+    let _logs = if as_worker {
+        Some(logging::start(&LOGS, None).map_err(anyhow::Error::msg)?)
+    } else {
+        tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+        None
+    };
     let mut stream = open(&place, outstanding).await?;
     let token = stream.shutdown_token();
     let mut watch = None;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use worker::telemetry::logging::Plan;
+
 use crate::child::Work;
 use crate::ground::Place;
 use crate::measure::cpu;
@@ -24,8 +26,9 @@ pub(crate) enum Role {
     Raw { place: Place, jobs: u64, outstanding: usize },
     /// The official client's loop that only acknowledges.
     Bare { place: Place, jobs: u64, outstanding: usize },
-    /// The same, which reads each job and logs a line about it.
-    BareLines { place: Place, jobs: u64, outstanding: usize },
+    /// The same, which reads each job and logs a line about it: by `tracing`'s own
+    /// formatter, or as a worker does.
+    BareLines { place: Place, jobs: u64, outstanding: usize, as_worker: bool },
     /// The loop with one request per message, always with the same token.
     BareCalls { place: Place, jobs: u64, outstanding: usize, at_once: usize, token: String },
     /// A worker.
@@ -51,14 +54,17 @@ pub(crate) struct ReplicaRole {
     pub(crate) users: usize,
 }
 
+/// How a worker logs.
+const LOGS: Plan<'static> = Plan { filter: "info", project: None, service: "fleet-worker" };
+
 /// Plays it.
 pub(crate) fn play(role: Role) -> anyhow::Result<()> {
     crate::runtime()?.block_on(async {
         match role {
             Role::Raw { place, jobs, outstanding } => raw::run(place, jobs, outstanding).await,
             Role::Bare { place, jobs, outstanding } => bare::run(place, jobs, outstanding).await,
-            Role::BareLines { place, jobs, outstanding } => {
-                bare::run_lines(place, jobs, outstanding).await
+            Role::BareLines { place, jobs, outstanding, as_worker } => {
+                bare::run_lines(place, jobs, outstanding, as_worker).await
             }
             Role::BareCalls { place, jobs, outstanding, at_once, token } => {
                 bare::run_calls(place, jobs, outstanding, at_once, token).await

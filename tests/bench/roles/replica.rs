@@ -21,14 +21,14 @@ use worker::kinds::{HostRules, KindSettings, Kinds, builtin};
 use worker::metered::{MeteredBucket, MeteredEndpoint};
 use worker::pubsub::{Connection, Intake, IntakeSettings};
 use worker::replica::Stop;
-use worker::telemetry::logging::{self, Plan};
+use worker::telemetry::logging;
 use worker::telemetry::prometheus::Scrape;
 use worker::{Handler, Job, Session, Verdict, Worker, metrics};
 
 use crate::child::Work;
 use crate::ground::{Place, user};
 
-use super::{ReplicaRole, Stopwatch, say};
+use super::{LOGS, ReplicaRole, Stopwatch, say};
 
 /// How many credentials are read at once before it begins.
 const WARMING: usize = 64;
@@ -106,8 +106,7 @@ pub(super) async fn warm(store: &TokenStore, users: std::ops::Range<usize>) -> a
 /// Does so many jobs.
 pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
     let ReplicaRole { place, jobs, outstanding, concurrency, users } = role;
-    let plan = Plan { filter: "info", project: None, service: "fleet-worker" };
-    let _logs = logging::start(&plan, None).map_err(anyhow::Error::msg)?;
+    let _logs = logging::start(&LOGS, None).map_err(anyhow::Error::msg)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let _scrape = Scrape::start(Arc::clone(&clock))?;
     let http = http_client("fleet-bench (gzip)")?;

@@ -48,15 +48,21 @@ pub(super) async fn run(runs: u16, report: &mut Report) -> anyhow::Result<()> {
 #[derive(Debug, Clone)]
 enum Reference {
     Acknowledging,
+    /// By `tracing`'s own formatter.
     Lines,
-    Calls { token: String },
+    /// By the worker's.
+    WorkersLines,
+    Calls {
+        token: String,
+    },
 }
 
 impl Reference {
     fn name(&self) -> &'static str {
         match self {
             Self::Acknowledging => "official client, acknowledging only",
-            Self::Lines => "official client, reading each job and logging a line with tracing",
+            Self::Lines => "official client, reading each job and logging a line by tracing",
+            Self::WorkersLines => "official client, reading each job and logging the worker's line",
             Self::Calls { .. } => "official client, the same request with a constant token",
         }
     }
@@ -65,7 +71,8 @@ impl Reference {
         let outstanding = OUTSTANDING;
         match self {
             Self::Acknowledging => Role::Bare { place, jobs, outstanding },
-            Self::Lines => Role::BareLines { place, jobs, outstanding },
+            Self::Lines => Role::BareLines { place, jobs, outstanding, as_worker: false },
+            Self::WorkersLines => Role::BareLines { place, jobs, outstanding, as_worker: true },
             Self::Calls { token } => {
                 let token = token.clone();
                 Role::BareCalls { place, jobs, outstanding, at_once: AT_ONCE, token }
@@ -88,6 +95,7 @@ async fn on(
     for ((kind, count, what, concurrency), reference) in [
         (nothing, Reference::Acknowledging),
         (nothing, Reference::Lines),
+        (nothing, Reference::WorkersLines),
         (calls, Reference::Calls { token }),
     ] {
         let (mut rate, mut cpu) = (Pairs::default(), Pairs::default());
@@ -117,7 +125,7 @@ async fn on(
             cpu.push(ours.cpu_per_job(), bare.cpu_per_job());
         }
         let bare = matches!(reference, Reference::Acknowledging);
-        let logs = matches!(reference, Reference::Lines);
+        let logs = matches!(reference, Reference::Lines | Reference::WorkersLines);
         let aim = (!logs).then(|| ("≥ 0.95", rate.ratio.median() >= AIM));
         report.add(rate.row(format!("{what}, {place}"), "jobs/s", reference.name(), aim));
         let aim = bare.then(|| ("≤ 1.5", cpu.ratio.median() <= CPU_AIM));
