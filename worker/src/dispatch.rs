@@ -171,8 +171,13 @@ impl Queues {
     /// runner.
     pub(crate) fn pop(&self, user: &UserId, ordered: bool) -> Option<Box<Queued>> {
         self.with(|state| {
-            let own = state.users.get_mut(user).and_then(|queue| queue.pop(ordered));
-            if own.is_none() && state.users.get(user).is_some_and(|queue| queue.runners == 0) {
+            let mut idle = false;
+            let own = state.users.get_mut(user).and_then(|queue| {
+                let own = queue.pop(ordered);
+                idle = queue.runners == 0;
+                own
+            });
+            if idle {
                 state.users.remove(user);
             }
             // Who stood aside comes back without asking for room.
