@@ -27,20 +27,31 @@ async fn open(place: &Place, outstanding: usize) -> anyhow::Result<MessageStream
         .build())
 }
 
-/// Acknowledges so many messages and does nothing else.
-pub(super) async fn run(place: Place, jobs: u64, outstanding: usize) -> anyhow::Result<()> {
-    let mut stream = open(&place, outstanding).await?;
+/// Does something with each of so many messages, and acknowledges it.
+async fn each(
+    place: &Place,
+    jobs: u64,
+    outstanding: usize,
+    mut work: impl FnMut(&[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut stream = open(place, outstanding).await?;
     let token = stream.shutdown_token();
     let mut watch = None;
     for _ in 0..jobs {
-        let (_message, handler) = stream.next().await.context("the stream ended")??;
+        let (message, handler) = stream.next().await.context("the stream ended")??;
         watch.get_or_insert_with(Stopwatch::start);
+        work(&message.data)?;
         handler.ack();
     }
     let work = watch.context("no jobs")?.stop(jobs);
     drop(stream);
     token.shutdown().await;
     say(&work)
+}
+
+/// Acknowledges so many messages and does nothing else.
+pub(super) async fn run(place: Place, jobs: u64, outstanding: usize) -> anyhow::Result<()> {
+    each(&place, jobs, outstanding, |_| Ok(())).await
 }
 
 /// What a job says.
@@ -65,20 +76,12 @@ pub(super) async fn run_lines(
         tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
         None
     };
-    let mut stream = open(&place, outstanding).await?;
-    let token = stream.shutdown_token();
-    let mut watch = None;
-    for _ in 0..jobs {
-        let (message, handler) = stream.next().await.context("the stream ended")??;
-        watch.get_or_insert_with(Stopwatch::start);
-        let Asked { id, user, kind } = serde_json::from_slice(&message.data)?;
+    let line = |data: &[u8]| {
+        let Asked { id, user, kind } = serde_json::from_slice(data)?;
         tracing::info!(job = id, user, kind, status = "done", "job done");
-        handler.ack();
-    }
-    let work = watch.context("no jobs")?.stop(jobs);
-    drop(stream);
-    token.shutdown().await;
-    say(&work)
+        Ok(())
+    };
+    each(&place, jobs, outstanding, line).await
 }
 
 /// One request per message, with the same token every time.
