@@ -175,6 +175,11 @@ mod tests {
             Self { start: Instant::now(), writes: Writes::default(), calls: Vec::new() }
         }
 
+        /// A holder has been granted a new token.
+        fn spent() -> Self {
+            Self::new().lease(0, "a").call(10, "a", issued("new"))
+        }
+
         fn at(&self, ms: u64) -> Instant {
             self.start + Duration::from_millis(ms)
         }
@@ -224,14 +229,14 @@ mod tests {
 
     #[test]
     fn a_holder_that_was_late_is_no_fault() {
-        let told = Told::new().lease(0, "a").call(10, "a", issued("new"));
+        let told = Told::spent();
         let told = told.lease(2010, "b").call(2020, "b", REUSED);
         assert_eq!(told.stored(3900, None).judged(), (1, 1, true));
     }
 
     #[test]
     fn nor_is_one_that_was_late_to_say_that_the_grant_is_lost() {
-        let told = Told::new().lease(0, "a").call(10, "a", issued("new"));
+        let told = Told::spent();
         let told = told.lease(2010, "b").call(2020, "b", REUSED);
         let told = told.lease(9000, "c").call(9010, "c", REUSED);
         assert_eq!(told.stored(10_900, None).judged(), (2, 2, true));
@@ -239,11 +244,11 @@ mod tests {
 
     #[test]
     fn who_does_not_wait_for_the_ttl_is_caught() {
-        let told = Told::new().lease(0, "a").call(10, "a", issued("new"));
+        let told = Told::spent();
         let told = told.lease(1980, "b").call(1990, "b", REUSED);
         assert_eq!(told.judged(), (1, 2, false));
         // Nor may the second of a chain be impatient.
-        let told = Told::new().lease(0, "a").call(10, "a", issued("new"));
+        let told = Told::spent();
         let told = told.lease(2010, "b").call(2020, "b", REUSED);
         let told = told.lease(3000, "c").call(3010, "c", REUSED);
         assert_eq!(told.stored(4900, None).judged(), (2, 2, false));
@@ -251,7 +256,7 @@ mod tests {
 
     #[test]
     fn who_spends_what_was_replaced_in_time_is_caught() {
-        let told = Told::new().lease(0, "a").call(10, "a", issued("new")).stored(20, Some("new"));
+        let told = Told::spent().stored(20, Some("new"));
         let told = told.lease(9000, "b").call(9010, "b", REUSED);
         assert_eq!(told.judged(), (1, 1, false));
     }
@@ -265,9 +270,9 @@ mod tests {
 
     #[test]
     fn a_lost_answer_excuses_one_who_waited_for_it() {
-        let told = Told::new().lease(0, "a").call(10, "a", issued("new"));
+        let told = Told::spent();
         assert_eq!(told.call(900, "a", REUSED).stored(1900, None).judged(), (1, 1, true));
-        let told = Told::new().lease(0, "a").call(10, "a", issued("new"));
+        let told = Told::spent();
         assert_eq!(told.call(60, "a", REUSED).stored(1900, None).judged(), (1, 1, false));
     }
 }
