@@ -6,12 +6,15 @@
 //! has been there longest. A runner for each user would work as well, and cost every job a
 //! wait for a slot and what its runner had in the cache.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ahash::RandomState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use shared::UserId;
 use shared::ports::{Monotonic, Randomness};
+use slab::Slab;
 
 use crate::delivery::Known;
 use crate::job::{Job, Received};
@@ -26,13 +29,16 @@ pub(crate) struct Queued {
     pub(crate) received: Arc<Received>,
     pub(crate) settle: Box<dyn Settle>,
     pub(crate) received_at: Monotonic,
+    /// Where it belongs, once it is queued.
+    pub(crate) place: Place,
 }
 
-impl Queued {
-    /// Pub/Sub delivers the messages of an ordering key in order; so they run.
-    pub(crate) fn ordered(&self) -> bool {
-        !self.received.ordering_key.is_empty()
-    }
+/// Which of a user's jobs one is: its queue, and whether it keeps to the order there.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place {
+    queue: usize,
+    /// It has an ordering key. Pub/Sub delivers the messages of one in order; so they run.
+    ordered: bool,
 }
 
 /// The users' queues, and who runs them.
@@ -45,7 +51,12 @@ pub(crate) struct Queues {
 
 #[derive(Debug)]
 struct State {
-    users: Users,
+    /// The queues of users who have jobs here. Where they are is found by the user or known
+    /// from a job, so that most jobs are hashed once.
+    queues: Slab<Queue>,
+    users: HashTable<usize>,
+    /// Publishers choose the IDs, so the hash is keyed.
+    hasher: RandomState,
     /// Jobs whose users' turn has come, while no runner is free for them.
     line: VecDeque<Box<Queued>>,
     /// Runners at work. One that has waited for something else than a slot or its handler
@@ -66,37 +77,49 @@ pub(crate) enum Turn {
     Later,
 }
 
-/// Publishers choose the IDs, so the hash is keyed.
-type Users = HashMap<UserId, Queue, RandomState>;
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Queue {
-    waiting: VecDeque<Box<Queued>>,
+    user: UserId,
+    hash: u64,
+    waiting: VecDeque<Waiting>,
     /// Jobs that run or stand in line to.
     runners: usize,
     /// An ordered job runs: the next one has to wait, unordered ones have not.
     ordered_runs: bool,
 }
 
+/// A job, and what is asked of it before its turn: to look into the job itself would be to
+/// fetch what has long left the cache, too early to use it.
+#[derive(Debug)]
+struct Waiting {
+    ordered: bool,
+    queued: Box<Queued>,
+}
+
 impl Queue {
+    fn of(user: UserId, hash: u64) -> Self {
+        Self { user, hash, waiting: VecDeque::new(), runners: 0, ordered_runs: false }
+    }
+
     /// The first job that may run now.
     fn next(&mut self) -> Option<Box<Queued>> {
-        let at = self.waiting.iter().position(|q| !(self.ordered_runs && q.ordered()))?;
-        let queued = self.waiting.remove(at)?;
-        self.ordered_runs |= queued.ordered();
+        let at = self.waiting.iter().position(|w| !(self.ordered_runs && w.ordered))?;
+        let Waiting { ordered, queued } = self.waiting.remove(at)?;
+        self.ordered_runs |= ordered;
         Some(queued)
     }
 
     /// Takes a job in; a job that has its turn at once counts as running.
     fn push(&mut self, queued: Box<Queued>, per_user: usize) -> Option<Box<Queued>> {
-        let useful = !(self.ordered_runs && queued.ordered());
+        let ordered = queued.place.ordered;
+        let useful = !(self.ordered_runs && ordered);
         let start = useful && self.runners < per_user;
         if start && self.waiting.is_empty() {
-            self.ordered_runs |= queued.ordered();
+            self.ordered_runs |= ordered;
             self.runners += 1;
             return Some(queued);
         }
-        self.waiting.push_back(queued);
+        self.waiting.push_back(Waiting { ordered, queued });
         if !start {
             return None;
         }
@@ -114,13 +137,56 @@ impl Queue {
     }
 }
 
+impl State {
+    /// Where the queue of `user` is, made if there is none.
+    fn queue_of(&mut self, user: &UserId) -> usize {
+        let hash = self.hasher.hash_one(user);
+        let (is_theirs, hash_of) =
+            (|at: &usize| self.queues[*at].user == *user, |at: &usize| self.queues[*at].hash);
+        match self.users.entry(hash, is_theirs, hash_of) {
+            Entry::Occupied(at) => *at.get(),
+            Entry::Vacant(place) => {
+                let at = self.queues.insert(Queue::of(user.clone(), hash));
+                place.insert(at);
+                at
+            }
+        }
+    }
+
+    /// The queue of `user`, if they have jobs here.
+    fn find(&mut self, user: &UserId) -> Option<&mut Queue> {
+        let hash = self.hasher.hash_one(user);
+        let at = *self.users.find(hash, |at| self.queues[*at].user == *user)?;
+        Some(&mut self.queues[at])
+    }
+
+    /// The next job of the user whose job at `ended` has ended.
+    fn pop(&mut self, ended: Place) -> Option<Box<Queued>> {
+        let queue = &mut self.queues[ended.queue];
+        let next = queue.pop(ended.ordered);
+        if queue.runners == 0 {
+            let idle = self.queues.remove(ended.queue);
+            if let Ok(place) = self.users.find_entry(idle.hash, |at| *at == ended.queue) {
+                place.remove();
+            }
+        }
+        next
+    }
+}
+
 impl Queues {
     /// At most `per_user` jobs of a user run at a time, and of those with an ordering key
     /// one; of all users, `at_once` and those who stand aside.
     pub(crate) fn new(per_user: usize, at_once: usize, random: &Randomness) -> Self {
         let seed = || random.seed();
-        let users = Users::with_hasher(RandomState::with_seeds(seed(), seed(), seed(), seed()));
-        let state = State { users, line: VecDeque::new(), working: 0, closed: false };
+        let state = State {
+            queues: Slab::new(),
+            users: HashTable::new(),
+            hasher: RandomState::with_seeds(seed(), seed(), seed(), seed()),
+            line: VecDeque::new(),
+            working: 0,
+            closed: false,
+        };
         Self { per_user: per_user.max(1), at_once: at_once.max(1), state: Mutex::new(state) }
     }
 
@@ -129,10 +195,12 @@ impl Queues {
     }
 
     /// Takes a job in.
-    pub(crate) fn push(&self, queued: Box<Queued>) -> Turn {
+    pub(crate) fn push(&self, mut queued: Box<Queued>) -> Turn {
+        let ordered = !queued.received.ordering_key.is_empty();
         self.with(|state| {
-            let queue = state.users.entry(queued.job.user.clone()).or_default();
-            match queue.push(queued, self.per_user) {
+            let queue = state.queue_of(&queued.job.user);
+            queued.place = Place { queue, ordered };
+            match state.queues[queue].push(queued, self.per_user) {
                 None => Turn::Later,
                 Some(next) if self.is_full(state) => Turn::Full(next),
                 Some(next) => {
@@ -166,20 +234,11 @@ impl Queues {
         self.with(|state| state.working += 1);
     }
 
-    /// What a runner does after a job of `user`, which was `ordered` or not: the next job
-    /// of whoever has been in line longest, and of `user` if nobody is. `None` ends the
-    /// runner.
-    pub(crate) fn pop(&self, user: &UserId, ordered: bool) -> Option<Box<Queued>> {
+    /// What a runner does after the job at `ended`: the next job of whoever has been in
+    /// line longest, and of the same user if nobody is. `None` ends the runner.
+    pub(crate) fn pop(&self, ended: Place) -> Option<Box<Queued>> {
         self.with(|state| {
-            let mut idle = false;
-            let own = state.users.get_mut(user).and_then(|queue| {
-                let own = queue.pop(ordered);
-                idle = queue.runners == 0;
-                own
-            });
-            if idle {
-                state.users.remove(user);
-            }
+            let own = state.pop(ended);
             // Who stood aside comes back without asking for room.
             let crowded = state.working > self.at_once && !state.closed;
             let next = if crowded {
@@ -225,26 +284,27 @@ impl Queues {
     /// key is given back, Pub/Sub redelivers the later ones too.
     pub(crate) fn take_key(&self, user: &UserId, ordering_key: &str) -> VecDeque<Box<Queued>> {
         self.with(|state| {
-            let Some(queue) = state.users.get_mut(user) else {
+            let Some(Queue { waiting, .. }) = state.find(user) else {
                 return VecDeque::new();
             };
-            let (taken, kept) = std::mem::take(&mut queue.waiting)
+            let (taken, kept): (Vec<_>, _) = std::mem::take(waiting)
                 .into_iter()
-                .partition(|q| q.received.ordering_key == ordering_key);
-            queue.waiting = kept;
-            taken
+                .partition(|w| w.queued.received.ordering_key == ordering_key);
+            *waiting = kept.into();
+            taken.into_iter().map(|w| w.queued).collect()
         })
     }
 
     /// How many users have jobs here.
     pub(crate) fn users(&self) -> usize {
-        self.with(|state| state.users.len())
+        self.with(|state| state.queues.len())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashMap;
     use std::time::Duration;
 
     use futures_util::future::{Either, ready};
@@ -277,6 +337,7 @@ mod tests {
             }),
             settle: Box::new(Ignore),
             received_at: Monotonic(Duration::ZERO),
+            place: Place::default(),
         })
     }
 
@@ -287,6 +348,12 @@ mod tests {
             Turn::Full(next) => queues.stand_in_line(next),
             Turn::Later => None,
         })
+    }
+
+    /// As a runner whose job of `name` has ended.
+    fn pop(queues: &Queues, name: &str, ordered: bool) -> Option<Box<Queued>> {
+        let queue = queues.with(|state| state.queue_of(&user(name)));
+        queues.pop(Place { queue, ordered })
     }
 
     fn queues(per_user: usize) -> Queues {
@@ -300,12 +367,11 @@ mod tests {
     #[test]
     fn one_runner_per_user_in_order() {
         let queues = queues(1);
-        let ann = UserId::new("ann").unwrap();
         assert_eq!(push(&queues, queued("ann", "1", "ann")).as_deref(), Some("1"));
         assert_eq!(push(&queues, queued("ann", "2", "ann")), None, "ann has her runner");
         assert_eq!(push(&queues, queued("bob", "3", "bob")).as_deref(), Some("3"));
-        assert_eq!(id(queues.pop(&ann, true)).as_deref(), Some("2"));
-        assert_eq!(id(queues.pop(&ann, true)), None);
+        assert_eq!(id(pop(&queues, "ann", true)).as_deref(), Some("2"));
+        assert_eq!(id(pop(&queues, "ann", true)), None);
         let again = push(&queues, queued("ann", "4", ""));
         assert_eq!(again.as_deref(), Some("4"), "the runner has ended");
     }
@@ -313,18 +379,17 @@ mod tests {
     #[test]
     fn more_at_a_time_leave_the_order_of_a_key_alone() {
         let queues = queues(3);
-        let ann = UserId::new("ann").unwrap();
         assert_eq!(push(&queues, queued("ann", "1", "ann")).as_deref(), Some("1"));
         assert_eq!(push(&queues, queued("ann", "2", "ann")), None, "it waits for the first");
         let third = push(&queues, queued("ann", "3", ""));
         assert_eq!(third.as_deref(), Some("3"), "past the ordered one");
         assert_eq!(push(&queues, queued("ann", "4", "")).as_deref(), Some("4"));
         assert_eq!(push(&queues, queued("ann", "5", "")), None, "three run");
-        assert_eq!(id(queues.pop(&ann, false)).as_deref(), Some("5"), "past the ordered one");
-        assert_eq!(id(queues.pop(&ann, false)), None, "2 still waits: a runner ends");
-        assert_eq!(id(queues.pop(&ann, true)).as_deref(), Some("2"), "1 has ended");
-        assert_eq!(id(queues.pop(&ann, true)), None);
-        assert_eq!(id(queues.pop(&ann, false)), None);
+        assert_eq!(id(pop(&queues, "ann", false)).as_deref(), Some("5"), "past the ordered one");
+        assert_eq!(id(pop(&queues, "ann", false)), None, "2 still waits: a runner ends");
+        assert_eq!(id(pop(&queues, "ann", true)).as_deref(), Some("2"), "1 has ended");
+        assert_eq!(id(pop(&queues, "ann", true)), None);
+        assert_eq!(id(pop(&queues, "ann", false)), None);
         assert_eq!(queues.users(), 0, "nothing is left behind");
     }
 
@@ -345,9 +410,9 @@ mod tests {
         let (queues, begun) = narrow(1, &jobs);
         assert_eq!(begun, ["a1"]);
         let mut order = Vec::new();
-        let mut last = user("ann");
-        while let Some(next) = queues.pop(&last, true) {
-            last = next.job.user.clone();
+        let mut last = "ann".to_owned();
+        while let Some(next) = pop(&queues, &last, true) {
+            last = next.job.user.as_str().to_owned();
             order.push(next.job.id);
         }
         assert_eq!(order, ["b1", "c1", "a2", "c2"], "everybody once before anybody twice");
@@ -362,14 +427,14 @@ mod tests {
         assert_eq!(begun, ["a1"]);
         assert_eq!(id(queues.stand_aside()).as_deref(), Some("b1"), "in ann's place");
         queues.come_back();
-        assert_eq!(id(queues.pop(&user("ann"), true)), None, "bob works in her place");
-        assert_eq!(id(queues.pop(&user("bob"), true)).as_deref(), Some("c1"));
-        assert_eq!(id(queues.pop(&user("cy"), true)).as_deref(), Some("a2"));
+        assert_eq!(id(pop(&queues, "ann", true)), None, "bob works in her place");
+        assert_eq!(id(pop(&queues, "bob", true)).as_deref(), Some("c1"));
+        assert_eq!(id(pop(&queues, "cy", true)).as_deref(), Some("a2"));
         assert_eq!(id(queues.stand_aside()), None, "nobody is in line");
         assert_eq!(push(&queues, queued("bob", "b2", "")).as_deref(), Some("b2"));
         queues.come_back();
-        assert_eq!(id(queues.pop(&user("ann"), true)), None);
-        assert_eq!(id(queues.pop(&user("bob"), false)), None);
+        assert_eq!(id(pop(&queues, "ann", true)), None);
+        assert_eq!(id(pop(&queues, "bob", false)), None);
         assert_eq!(queues.users(), 0);
     }
 
@@ -384,11 +449,11 @@ mod tests {
         assert_eq!(push(&queues, queued("bob", "b2", "")), None, "after b1");
         assert_eq!(push(&queues, queued("cy", "c1", "")), None, "in line");
         assert_eq!(id(queues.stand_aside()), None, "bob's runner was one too many");
-        assert_eq!(id(queues.pop(&user("ann"), false)).as_deref(), Some("c1"));
-        assert_eq!(id(queues.pop(&user("cy"), false)), None);
+        assert_eq!(id(pop(&queues, "ann", false)).as_deref(), Some("c1"));
+        assert_eq!(id(pop(&queues, "cy", false)), None);
         queues.come_back();
-        assert_eq!(id(queues.pop(&user("bob"), false)).as_deref(), Some("b2"));
-        assert_eq!(id(queues.pop(&user("bob"), false)), None);
+        assert_eq!(id(pop(&queues, "bob", false)).as_deref(), Some("b2"));
+        assert_eq!(id(pop(&queues, "bob", false)), None);
         assert_eq!(queues.users(), 0);
     }
 
@@ -399,10 +464,10 @@ mod tests {
         assert_eq!(begun, ["a1"]);
         let line: Vec<_> = queues.close().into_iter().map(|q| q.job.id).collect();
         assert_eq!(line, ["b1", "c1"], "each gets a runner beside ann's");
-        let next = id(queues.pop(&user("bob"), true));
+        let next = id(pop(&queues, "bob", true));
         assert_eq!(next.as_deref(), Some("b2"), "by bob's runner, though three work");
         for name in ["bob", "cy", "ann"] {
-            assert_eq!(id(queues.pop(&user(name), true)), None);
+            assert_eq!(id(pop(&queues, name, true)), None);
         }
         assert_eq!(queues.users(), 0);
     }
@@ -416,6 +481,6 @@ mod tests {
         }
         let taken: Vec<_> = queues.take_key(&ann, "ann").into_iter().map(|q| q.job.id).collect();
         assert_eq!(taken, ["1", "3"]);
-        assert_eq!(id(queues.pop(&ann, true)).as_deref(), Some("2"));
+        assert_eq!(id(pop(&queues, "ann", true)).as_deref(), Some("2"));
     }
 }

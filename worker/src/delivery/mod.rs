@@ -166,7 +166,7 @@ impl Desk {
         let mut since = now;
         let mut first = true;
         loop {
-            let ordered = queued.ordered();
+            let place = queued.place;
             let settle = queued.settle;
             let (job, received, received_at) = (&queued.job, &queued.received, queued.received_at);
             let kind = queued.kind.as_deref();
@@ -200,7 +200,7 @@ impl Desk {
                 }
                 first = false;
             }
-            let Some(next) = self.queues.pop(&job.user, ordered) else { return now };
+            let Some(next) = self.queues.pop(place) else { return now };
             let is_brief = || next.kind.as_ref().is_some_and(|kind| kind.beginnings.are_brief());
             if runs_in == In::Intake && !is_brief() {
                 self.start(next);

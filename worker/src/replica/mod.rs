@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::delivery::{Desk, Repertoire};
-use crate::dispatch::{Queued, Queues, Turn};
+use crate::dispatch::{Place, Queued, Queues, Turn};
 use crate::health::Beat;
 use crate::job::Job;
 use crate::metrics::Meters;
@@ -224,7 +224,8 @@ async fn accept(desk: &Arc<Desk>, delivery: Delivery, now: Monotonic) -> Monoton
         Ok(job) => {
             let Delivery { received, settle } = delivery;
             let kind = desk.kinds.get(&job.kind);
-            let queued = Box::new(Queued { job, kind, received, settle, received_at: now });
+            let place = Place::default();
+            let queued = Box::new(Queued { job, kind, received, settle, received_at: now, place });
             match desk.queues.push(queued) {
                 Turn::Now(queued) => begin(desk, queued, now).await,
                 // What it waits for comes while others run.
