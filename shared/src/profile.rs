@@ -16,7 +16,8 @@ pub const GOOGLE_USERINFO_URL: &str = "https://openidconnect.googleapis.com/v1/u
 
 /// A profile is small; more than this is not one.
 const MAX_PROFILE_BYTES: usize = 256 * 1024;
-const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the endpoint has to answer, in full.
+pub const LIMIT: Duration = Duration::from_secs(15);
 
 /// Why there is no profile.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,13 @@ pub enum ProfileError {
     NoAnswer(String),
 }
 
+impl ProfileError {
+    /// There was no answer within [`LIMIT`].
+    pub fn in_no_time() -> Self {
+        Self::NoAnswer(format!("gave no answer within {LIMIT:?}"))
+    }
+}
+
 /// Fetches the profile (OpenID Connect Core 1.0, section 5.3) of `user` from
 /// `userinfo_url`, which the operator configured, with a fresh credential. If
 /// the endpoint rejects the credential it is renewed once.
@@ -52,10 +60,10 @@ pub async fn get_profile(
     user: &UserId,
 ) -> Result<Map<String, Value>, ProfileError> {
     let credentials = store.get_credentials(user).await?;
-    match fetch_profile(http, userinfo_url, &credentials).await {
+    match fetch_in_time(http, userinfo_url, credentials.access_token()).await {
         Err(ProfileError::Status { status: 401, .. }) => {
             let renewed = store.renew(&credentials).await?;
-            fetch_profile(http, userinfo_url, &renewed).await
+            fetch_in_time(http, userinfo_url, renewed.access_token()).await
         }
         other => other,
     }
@@ -63,7 +71,7 @@ pub async fn get_profile(
 
 /// Fetches the profile with one credential, which is not renewed: as a map, or what a
 /// caller wants of the JSON. A URL that was parsed before costs less than a text.
-/// Cancelling it is harmless.
+/// It waits for as long as the caller does; [`LIMIT`] is enough. Cancelling it is harmless.
 ///
 /// # Errors
 /// [`ProfileError`]; a rejected credential is its `Status` 401.
@@ -75,21 +83,27 @@ pub async fn fetch_profile<T: DeserializeOwned>(
     fetch(http, url, credentials.access_token()).await
 }
 
-/// The same with a bare access token, as a login has one before it is stored.
-pub(crate) async fn fetch<T: DeserializeOwned>(
+/// The same with a bare access token, as a login has one before it is stored, and no longer
+/// than [`LIMIT`].
+pub(crate) async fn fetch_in_time<T: DeserializeOwned>(
+    http: &reqwest::Client,
+    url: impl IntoUrl,
+    access_token: &Secret,
+) -> Result<T, ProfileError> {
+    let fetching = fetch(http, url, access_token);
+    let ended = tokio::time::timeout(LIMIT, fetching).await;
+    ended.unwrap_or_else(|_late| Err(ProfileError::in_no_time()))
+}
+
+async fn fetch<T: DeserializeOwned>(
     http: &reqwest::Client,
     url: impl IntoUrl,
     access_token: &Secret,
 ) -> Result<T, ProfileError> {
     let no_answer =
         |e: reqwest::Error| ProfileError::NoAnswer(format!("gave no answer: {}", e.without_url()));
-    let mut response = http
-        .get(url)
-        .bearer_auth(access_token.expose())
-        .timeout(TIMEOUT)
-        .send()
-        .await
-        .map_err(no_answer)?;
+    let mut response =
+        http.get(url).bearer_auth(access_token.expose()).send().await.map_err(no_answer)?;
     let status = response.status().as_u16();
     if status != 200 {
         let retry_after = response

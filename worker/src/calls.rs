@@ -143,6 +143,7 @@ mod tests {
     use crate::kinds::{HostRules, ProfileHandler};
     use crate::outcome::Verdict;
     use crate::session::Carrier;
+    use crate::timers::Timers;
 
     #[derive(Debug)]
     struct Unused;
@@ -183,6 +184,7 @@ mod tests {
         let bucket = Arc::new(MemoryBucket::default());
         let store = TokenStore::builder(bucket, Arc::new(Unused)).build().unwrap();
         let credentials = credentials(&store).await;
+        let timers = Timers::default();
         let mut carrier = Carrier {
             store,
             http: reqwest::Client::new(),
@@ -191,7 +193,7 @@ mod tests {
             observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),
             tells_result: true,
         };
-        let session = carrier.session(credentials.clone());
+        let session = carrier.session(credentials.clone(), &timers);
         let url = "https://tasks.googleapis.com/tasks";
         let request = session.request(Method::POST, url).unwrap().json(&json!({"title": "x"}));
         let shown = format!("{request:?}");
@@ -207,14 +209,14 @@ mod tests {
         assert_eq!(profile.handle(&job, &session).await, done(json!({"sub": "ann"})));
         drop(session);
         carrier.tells_result = false;
-        let session = carrier.session(credentials.clone());
+        let session = carrier.session(credentials.clone(), &timers);
         assert_eq!(profile.handle(&job, &session).await, done(serde_json::Value::Null));
         let no_object = ProfileHandler::new(reqwest::Client::new(), &format!("{origin}/list"));
         let verdict = no_object.handle(&job, &session).await;
         assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
         drop(session);
         carrier.api_root = Some(gone.parse().unwrap());
-        let session = carrier.session(credentials);
+        let session = carrier.session(credentials, &timers);
         assert!(session.request(Method::GET, url).unwrap().send().await.is_err());
     }
 
@@ -252,5 +254,39 @@ mod tests {
             let line = format!("{series} {times}\n");
             assert!(text.contains(&line), "{line} is not in {text}");
         }
+    }
+
+    /// Time passes as soon as everything waits.
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_says_nothing_is_given_up() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", silent.local_addr().unwrap());
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let counting = ::metrics::set_default_local_recorder(&recorder);
+        let bucket = Arc::new(MemoryBucket::default());
+        let store = TokenStore::builder(bucket, Arc::new(Unused)).build().unwrap();
+        let credentials = credentials(&store).await;
+        let carrier = Carrier {
+            store,
+            http: reqwest::Client::new(),
+            hosts: HostRules::default(),
+            api_root: None,
+            observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),
+            tells_result: false,
+        };
+        let timers = Timers::default();
+        let session = carrier.session(credentials, &timers);
+        let job = Job::decode(br#"{"user": "ann", "kind": "profile"}"#, "j").unwrap();
+        let profile = ProfileHandler::new(carrier.http.clone(), &url);
+        let start = tokio::time::Instant::now();
+        let verdict = profile.handle(&job, &session).await;
+        let Verdict::Retry { why, .. } = verdict else { panic!("{verdict:?}") };
+        assert!(why.ends_with("gave no answer within 15s"), "{why}");
+        assert_eq!(start.elapsed().as_secs(), 15);
+        drop(counting);
+        let text = recorder.handle().render();
+        // No host has a label of its own before it has answered.
+        let line = "fleet_api_requests_total{host=\"other\",code=\"error\"} 1\n";
+        assert!(text.contains(line), "{text}");
     }
 }

@@ -29,6 +29,7 @@ mod session;
 pub mod spans;
 pub mod sweep;
 pub mod telemetry;
+mod timers;
 pub mod web;
 
 pub use calls::ApiRequest;

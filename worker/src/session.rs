@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
 use reqwest::Method;
@@ -10,6 +11,7 @@ use url::Url;
 
 use crate::calls::{ApiRequest, Observer};
 use crate::kinds::{Forbidden, HostRules, stand_in};
+use crate::timers::Timers;
 
 /// What the sessions of a worker share.
 #[derive(Debug, Clone)]
@@ -25,8 +27,12 @@ pub(crate) struct Carrier {
 }
 
 impl Carrier {
-    pub(crate) fn session(&self, credentials: Credentials) -> Session<'_> {
-        Session { carrier: self, credentials }
+    pub(crate) fn session<'a>(
+        &'a self,
+        credentials: Credentials,
+        timers: &'a Timers,
+    ) -> Session<'a> {
+        Session { carrier: self, credentials, timers }
     }
 }
 
@@ -34,6 +40,7 @@ impl Carrier {
 pub struct Session<'a> {
     carrier: &'a Carrier,
     credentials: Credentials,
+    timers: &'a Timers,
 }
 
 impl Session<'_> {
@@ -67,6 +74,15 @@ impl Session<'_> {
     /// itself the work for one that nobody will see.
     pub fn tells_result(&self) -> bool {
         self.carrier.tells_result
+    }
+
+    /// Does `work`, and gives it up after `limit`, counted from when it first waits: then
+    /// the answer is `None`. Costs less than a timer for each call, as `tokio::time::timeout`
+    /// has it.
+    ///
+    /// Cancelling it drops `work`.
+    pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        self.timers.within(limit, work).await
     }
 
     pub(crate) fn observer(&self) -> &Observer {

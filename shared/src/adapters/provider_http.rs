@@ -22,7 +22,7 @@ use url::form_urlencoded;
 use super::token_http::{Exchange, exchange, said};
 use crate::oauth_client::OAuthClient;
 use crate::ports::{CodeAnswer, EndpointError, Provider, Revocation};
-use crate::profile::{ProfileError, fetch};
+use crate::profile::{ProfileError, fetch_in_time};
 use crate::secret::Secret;
 
 /// Google's revocation endpoint.
@@ -203,7 +203,7 @@ impl Provider for HttpProvider {
         &'a self,
         access_token: &'a Secret,
     ) -> BoxFuture<'a, Result<Map<String, Value>, ProfileError>> {
-        fetch(&self.http, &self.userinfo_url, access_token).boxed()
+        fetch_in_time(&self.http, &self.userinfo_url, access_token).boxed()
     }
 
     fn revoke<'a>(

@@ -129,11 +129,11 @@ impl Desk {
         credentials: &Credentials,
         measured: &mut Measured<'_>,
     ) -> Result<Verdict, End> {
-        let _slot = self.slot(measured.slot).await?;
+        let _slot = self.slot(&measured.runner.slot).await?;
         measured.attempt += 1;
         // Who is not slowed down need not be told that they are fast enough.
         let began = (self.paces.users() > 0).then(|| self.now());
-        let session = self.carrier.session(credentials.clone());
+        let session = self.carrier.session(credentials.clone(), &measured.runner.timers);
         let running = self.meters.run();
         // A panic fails this delivery only; the handler keeps no state of ours
         // that it could leave half-changed.

@@ -36,6 +36,7 @@ use crate::pace::Paces;
 use crate::parking::{Parked, Parking};
 use crate::pubsub::{Delivery, Settle, Topic};
 use crate::session::Carrier;
+use crate::timers::Timers;
 use crate::{metrics, spans};
 
 use ending::End;
@@ -101,10 +102,17 @@ impl From<End> for Stopped {
     }
 }
 
+/// What a runner has for each of its jobs in turn.
+#[derive(Debug, Default)]
+struct Runner {
+    /// Whether the job waits for a slot or has one.
+    slot: AtomicBool,
+    timers: Timers,
+}
+
 /// What is measured about a delivery.
 struct Measured<'a> {
-    /// Whether the job waits for a slot or has one.
-    slot: &'a AtomicBool,
+    runner: &'a Runner,
     /// When its message was received.
     since: Monotonic,
     /// How often the handler ran.
@@ -118,8 +126,9 @@ struct Measured<'a> {
 }
 
 impl<'a> Measured<'a> {
-    fn new(slot: &'a AtomicBool, since: Monotonic) -> Self {
-        Self { slot, since, attempt: 0, token: None, user_digest: None, waited: Duration::ZERO }
+    fn new(runner: &'a Runner, since: Monotonic) -> Self {
+        let waited = Duration::ZERO;
+        Self { runner, since, attempt: 0, token: None, user_digest: None, waited }
     }
 }
 
@@ -128,8 +137,8 @@ impl Desk {
     pub(crate) async fn refuse(&self, delivery: Delivery, why: Malformed) {
         let Delivery { received, settle } = delivery;
         let end = End::rejected(why.to_string());
-        let slot = AtomicBool::default();
-        let measured = Measured::new(&slot, self.now());
+        let runner = Runner::default();
+        let measured = Measured::new(&runner, self.now());
         let settling = self.settle(None, None, &received, settle, end, &measured);
         while_in_hand(Arc::clone(&received), settling).await;
     }
@@ -163,6 +172,7 @@ impl Desk {
         mut now: Monotonic,
         runs_in: In,
     ) -> Monotonic {
+        let runner = Runner::default();
         let mut since = now;
         let mut first = true;
         loop {
@@ -175,8 +185,9 @@ impl Desk {
             } else {
                 self.meters.turn(now.since(received_at));
                 let span = spans::delivery(received, &self.subscription);
-                let slot = AtomicBool::default();
-                let measured = Measured::new(&slot, received_at);
+                // One that was cut while it waited for a slot has left it so.
+                runner.slot.store(false, Ordering::Relaxed);
+                let measured = Measured::new(&runner, received_at);
                 // Pinned, so that what wraps it moves a pointer.
                 let delivered = pin!(self.deliver(job, kind, received, settle, measured));
                 let delivered = delivered.instrument(span);
@@ -185,7 +196,7 @@ impl Desk {
                 // not leave its user without a runner.
                 let delivered = AssertUnwindSafe(delivered).catch_unwind();
                 let began = now;
-                let (ended, waited) = self.make_way(&slot, delivered).await;
+                let (ended, waited) = self.make_way(&runner.slot, delivered).await;
                 now = ended.unwrap_or_else(|_panic| {
                     let message = &received.message_id;
                     tracing::error!(message, "a delivery panicked; its message goes back");

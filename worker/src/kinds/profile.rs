@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
-use shared::profile::{ProfileError, fetch_profile};
+use shared::profile::{LIMIT, ProfileError, fetch_profile};
 use url::Url;
 
 use crate::handler::Handler;
@@ -39,7 +39,11 @@ impl ProfileHandler {
         url: &Url,
         session: &Session<'_>,
     ) -> Result<T, ProfileError> {
-        let fetch = fetch_profile(&self.http, url.clone(), session.credentials());
+        let fetch = async {
+            let fetch = fetch_profile(&self.http, url.clone(), session.credentials());
+            let ended = session.within(LIMIT, fetch).await;
+            ended.unwrap_or_else(|| Err(ProfileError::in_no_time()))
+        };
         let status = |fetched: &Result<T, ProfileError>| match fetched {
             Ok(_) => Some(200),
             Err(ProfileError::Status { status, .. }) => Some(*status),
