@@ -1,5 +1,6 @@
 //! What is asked of the identity provider, and what it answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::ledger::RefreshOutcome;
@@ -68,7 +69,7 @@ impl TokenError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Caller {
     pub(super) sub: String,
-    pub(super) scopes: Vec<String>,
+    pub(super) scopes: Arc<[String]>,
 }
 
 /// A refused API request, and whose it was where that is known.

@@ -4,7 +4,8 @@
 //! replaced it, and all their access tokens. It ends as a whole. Time is passed in and
 //! does not go back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -44,13 +45,15 @@ pub(super) struct Identity {
     families: Vec<Family>,
     refresh_tokens: HashMap<Secret, RefreshToken>,
     access_tokens: HashMap<Secret, AccessToken>,
+    /// Each set of scopes that an access token has, once: most tokens have the same.
+    scope_sets: HashSet<Arc<[String]>>,
     /// When each access token was issued, in order.
     issued: Vec<Instant>,
 }
 
 #[derive(Debug)]
 struct Account {
-    user: User,
+    user: Arc<User>,
     /// Live families, oldest first.
     families: VecDeque<usize>,
     /// Access tokens issued before this many had been, over all accounts, are expired.
@@ -74,7 +77,7 @@ struct RefreshToken {
 #[derive(Debug)]
 struct AccessToken {
     family: usize,
-    scopes: Vec<String>,
+    scopes: Arc<[String]>,
     expires_at: Instant,
     /// How many had been issued before.
     serial: usize,
@@ -90,6 +93,7 @@ impl Identity {
             families: Vec::new(),
             refresh_tokens: HashMap::new(),
             access_tokens: HashMap::new(),
+            scope_sets: HashSet::new(),
             issued: Vec::new(),
         }
     }
@@ -98,13 +102,13 @@ impl Identity {
         &self.client
     }
 
-    pub(super) fn user(&self, sub: &str) -> Option<&User> {
+    pub(super) fn user(&self, sub: &str) -> Option<&Arc<User>> {
         self.accounts.get(sub).map(|account| &account.user)
     }
 
     /// The accounts, by `sub`, at most `limit`.
     pub(super) fn accounts(&self, limit: usize) -> Vec<User> {
-        let mut users: Vec<&User> = self.accounts.values().map(|account| &account.user).collect();
+        let mut users: Vec<&User> = self.accounts.values().map(|account| &*account.user).collect();
         users.sort_by(|a, b| a.sub.cmp(&b.sub));
         users.into_iter().take(limit).cloned().collect()
     }
@@ -112,7 +116,7 @@ impl Identity {
     /// Makes an account or brings it up to date; nothing is granted.
     pub(super) fn add_account(&mut self, user: User) {
         let account = self.account(&user.sub);
-        account.user = user;
+        account.user = Arc::new(user);
     }
 
     /// Everything that live grants of an account allow.
@@ -157,7 +161,7 @@ impl Identity {
 
     fn account(&mut self, sub: &str) -> &mut Account {
         self.accounts.entry(sub.to_owned()).or_insert_with(|| Account {
-            user: User::default(),
+            user: Arc::default(),
             families: VecDeque::new(),
             expired_before: 0,
             limit: None,
@@ -182,7 +186,7 @@ impl Identity {
     pub(super) fn grant(&mut self, now: Instant, user: User, scopes: Vec<String>) -> Grant {
         let family = self.begin_family(&user.sub, scopes.clone());
         let account = self.account(&user.sub);
-        account.user = user;
+        account.user = Arc::new(user);
         let refresh_token = self.issue_refresh_token(family);
         let access_token = self.issue_access_token(now, family, scopes.clone());
         Grant {
@@ -327,7 +331,7 @@ impl Identity {
         {
             return Err(refuse(AccessError::Limited(wait)));
         }
-        Ok(Caller { scopes: token.scopes.clone(), sub })
+        Ok(Caller { scopes: Arc::clone(&token.scopes), sub })
     }
 
     /// Ends the family of a refresh or access token, as its client may ask; returns whose
@@ -394,11 +398,20 @@ impl Identity {
         token
     }
 
+    fn scope_set(&mut self, scopes: Vec<String>) -> Arc<[String]> {
+        if let Some(known) = self.scope_sets.get(scopes.as_slice()) {
+            return Arc::clone(known);
+        }
+        let new: Arc<[String]> = scopes.into();
+        self.scope_sets.insert(Arc::clone(&new));
+        new
+    }
+
     fn issue_access_token(&mut self, now: Instant, family: usize, scopes: Vec<String>) -> Secret {
         let token = self.minter.access_token();
         let kept = AccessToken {
             family,
-            scopes,
+            scopes: self.scope_set(scopes),
             expires_at: now + self.policy.token_lifetime,
             serial: self.issued.len(),
         };

@@ -30,9 +30,9 @@ async fn openid(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respon
     match lookup(&shared, &headers) {
         Ok((caller, user)) => {
             let mut claims = profile(&caller, &user);
-            claims.insert("sub".to_owned(), user.sub.into());
+            claims.insert("sub".to_owned(), user.sub.as_str().into());
             if allows(&caller, &EMAIL) {
-                claims.insert("email".to_owned(), user.email.into());
+                claims.insert("email".to_owned(), user.email.as_str().into());
                 claims.insert("email_verified".to_owned(), true.into());
             }
             Json(claims).into_response()
@@ -48,15 +48,15 @@ async fn version_2(
 ) -> Result<Json<Map<String, Value>>, Refusal> {
     let (caller, user) = lookup(&shared, &headers)?;
     let mut fields = profile(&caller, &user);
-    fields.insert("id".to_owned(), user.sub.into());
+    fields.insert("id".to_owned(), user.sub.as_str().into());
     if allows(&caller, &EMAIL) {
-        fields.insert("email".to_owned(), user.email.into());
+        fields.insert("email".to_owned(), user.email.as_str().into());
         fields.insert("verified_email".to_owned(), true.into());
     }
     Ok(Json(fields))
 }
 
-fn lookup(shared: &Shared, headers: &HeaderMap) -> Result<(Caller, User), Refusal> {
+fn lookup(shared: &Shared, headers: &HeaderMap) -> Result<(Caller, Arc<User>), Refusal> {
     let scopes = [OPENID, EMAIL[0], EMAIL[1], PROFILE[0], PROFILE[1]];
     shared.step(|core, now| {
         let caller = core.authorize(now, headers, &scopes)?;
