@@ -8,12 +8,13 @@ use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::Subscriber;
 use google_cloud_pubsub::subscriber::MessageStream;
 use serde::Deserialize;
+use shared::adapters::http_client;
 use tokio::sync::{Notify, Semaphore};
 use worker::telemetry::logging;
 
 use crate::ground::Place;
 
-use super::{LOGS, Stopwatch, say};
+use super::{LOGS, Stopwatch, USER_AGENT, say};
 
 async fn open(place: &Place, outstanding: usize) -> anyhow::Result<MessageStream> {
     let subscriber = Subscriber::builder()
@@ -94,7 +95,8 @@ pub(super) async fn run_calls(
 ) -> anyhow::Result<()> {
     let mut stream = open(&place, outstanding).await?;
     let token = stream.shutdown_token();
-    let http = reqwest::Client::new();
+    // The same request but for the token, so the same client: its headers, its limits.
+    let http = http_client(USER_AGENT)?;
     let slots = Arc::new(Semaphore::new(at_once));
     let (left, done) = (Arc::new(AtomicU64::new(jobs)), Arc::new(Notify::new()));
     let (url, access_token): (Arc<str>, Arc<str>) = (place.userinfo.into(), access_token.into());

@@ -57,6 +57,9 @@ pub(crate) struct ReplicaRole {
 /// How a worker logs.
 const LOGS: Plan<'static> = Plan { filter: "info", project: None, service: "fleet-worker" };
 
+/// What tells the APIs that answers may be compressed, as `fleet worker` does.
+const USER_AGENT: &str = "fleet-bench (gzip)";
+
 /// Plays it.
 pub(crate) fn play(role: Role) -> anyhow::Result<()> {
     crate::runtime()?.block_on(async {

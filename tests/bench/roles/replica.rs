@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use shared::OAuthClient;
 use shared::adapters::{
@@ -28,12 +28,15 @@ use worker::{Handler, Job, Session, Verdict, Worker, metrics};
 use crate::child::Work;
 use crate::ground::{Place, user};
 
-use super::{LOGS, ReplicaRole, Stopwatch, say};
+use super::{LOGS, ReplicaRole, Stopwatch, USER_AGENT, say};
 
 /// How many credentials are read at once before it begins.
 const WARMING: usize = 64;
 
-/// Counts what a kind ends.
+/// Counts what a kind does.
+///
+/// The reference counts its jobs without a box for each, and so does this: what begins is
+/// counted, and what ends only where it matters, at the end of a run.
 struct Counted {
     inner: Option<Arc<dyn Handler>>,
     count: Arc<Count>,
@@ -41,26 +44,46 @@ struct Counted {
 
 struct Count {
     jobs: Option<u64>,
+    begun: AtomicU64,
+    /// As far as they are counted: the last [`TAIL`] of a run that has an end.
     done: AtomicU64,
     watch: OnceLock<Stopwatch>,
     result: OnceLock<Work>,
     over: Notify,
 }
 
+/// More than can be under way at once: when so many have ended, so have those before.
+const TAIL: u64 = 20_000;
+
+impl Count {
+    /// How many jobs begin uncounted at their end.
+    fn head(&self) -> u64 {
+        self.jobs.map_or(0, |jobs| jobs.saturating_sub(TAIL))
+    }
+
+    fn ended(&self, watch: Stopwatch) {
+        let done = self.head() + self.done.fetch_add(1, Ordering::AcqRel) + 1;
+        if self.jobs == Some(done) {
+            self.result.get_or_init(|| watch.stop(done));
+            self.over.notify_one();
+        }
+    }
+}
+
 impl Handler for Counted {
     fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
+        let watch = *self.count.watch.get_or_init(Stopwatch::start);
+        let work = match &self.inner {
+            Some(inner) => inner.handle(job, session),
+            None => ready(Verdict::done(serde_json::Value::Null)).boxed(),
+        };
+        if self.count.begun.fetch_add(1, Ordering::Relaxed) < self.count.head() {
+            return work;
+        }
         async move {
-            let watch = *self.count.watch.get_or_init(Stopwatch::start);
-            let verdict = match &self.inner {
-                Some(inner) => inner.handle(job, session).await,
-                None => Verdict::done(serde_json::Value::Null),
-            };
-            if matches!(verdict, Verdict::Done { .. })
-                && let done = self.count.done.fetch_add(1, Ordering::AcqRel) + 1
-                && self.count.jobs == Some(done)
-            {
-                self.count.result.get_or_init(|| watch.stop(done));
-                self.count.over.notify_one();
+            let verdict = work.await;
+            if matches!(verdict, Verdict::Done { .. }) {
+                self.count.ended(watch);
             }
             verdict
         }
@@ -109,11 +132,12 @@ pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
     let _logs = logging::start(&LOGS, None).map_err(anyhow::Error::msg)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let _scrape = Scrape::start(Arc::clone(&clock))?;
-    let http = http_client("fleet-bench (gzip)")?;
+    let http = http_client(USER_AGENT)?;
     let (store, bucket) = store(&place, &http, 100_000).await?;
     warm(&store, 0..users).await?;
     let count = Arc::new(Count {
         jobs,
+        begun: AtomicU64::new(0),
         done: AtomicU64::new(0),
         watch: OnceLock::new(),
         result: OnceLock::new(),
@@ -167,7 +191,7 @@ pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
     };
     let (ran, ()) = tokio::join!(worker.run(stop.clone()), ending);
     ran?;
-    let done = count.done.load(Ordering::Acquire);
+    let done = count.head() + count.done.load(Ordering::Acquire);
     match jobs {
         None => say(&done),
         Some(jobs) => {
