@@ -87,16 +87,16 @@ impl Desk {
         kind: Option<&Known>,
         received: &Received,
         settle: Box<dyn Settle>,
-        mut end: End,
+        end: &mut End,
         measured: &Measured<'_>,
     ) -> Monotonic {
         if end.status == Status::Rejected
             // Boxed, here and below, so that the others do not carry its state.
-            && let Err(why) = Box::pin(self.bury(job, received, &end)).await
+            && let Err(why) = Box::pin(self.bury(job, received, end)).await
         {
             error!(message = received.message_id, "{why}");
-            let reason = end.reason.unwrap_or_default();
-            end = End::retry(format!("rejected ({reason}), but {why}"));
+            let reason = end.reason.take().unwrap_or_default();
+            *end = End::retry(format!("rejected ({reason}), but {why}"));
         }
         let now = self.now();
         let duration = now.since(measured.since);

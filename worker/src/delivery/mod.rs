@@ -11,7 +11,7 @@ mod known;
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -136,10 +136,10 @@ impl Desk {
     /// Ends a message that is no job.
     pub(crate) async fn refuse(&self, delivery: Delivery, why: Malformed) {
         let Delivery { received, settle } = delivery;
-        let end = End::rejected(why.to_string());
+        let mut end = End::rejected(why.to_string());
         let runner = Runner::default();
         let measured = Measured::new(&runner, self.now());
-        let settling = self.settle(None, None, &received, settle, end, &measured);
+        let settling = self.settle(None, None, &received, settle, &mut end, &measured);
         while_in_hand(Arc::clone(&received), settling).await;
     }
 
@@ -187,14 +187,14 @@ impl Desk {
                 let span = spans::delivery(received, &self.subscription);
                 // One that was cut while it waited for a slot has left it so.
                 runner.slot.store(false, Ordering::Relaxed);
-                let measured = Measured::new(&runner, received_at);
+                let mut measured = Measured::new(&runner, received_at);
                 // Pinned, so that what wraps it moves a pointer.
-                let delivered = pin!(self.deliver(job, kind, received, settle, measured));
+                let delivered = pin!(self.deliver(job, kind, received, settle, &mut measured));
                 let delivered = delivered.instrument(span);
                 let delivered = while_in_hand(Arc::clone(received), delivered);
                 // A fault of ours gives this message back, by dropping it, and must
                 // not leave its user without a runner.
-                let delivered = AssertUnwindSafe(delivered).catch_unwind();
+                let delivered = pin!(AssertUnwindSafe(delivered).catch_unwind());
                 let began = now;
                 let (ended, waited) = self.make_way(&runner.slot, delivered).await;
                 now = ended.unwrap_or_else(|_panic| {
@@ -231,9 +231,8 @@ impl Desk {
     async fn make_way<T>(
         self: &Arc<Self>,
         slot: &AtomicBool,
-        delivered: impl Future<Output = T>,
+        mut delivered: Pin<&mut impl Future<Output = T>>,
     ) -> (T, bool) {
-        let mut delivered = pin!(delivered);
         let (mut waited, mut aside) = (false, false);
         let ended = poll_fn(|cx| {
             let polled = delivered.as_mut().poll(cx);
@@ -262,11 +261,11 @@ impl Desk {
         kind: Option<&Known>,
         received: &Received,
         settle: Box<dyn Settle>,
-        mut measured: Measured<'_>,
+        measured: &mut Measured<'_>,
     ) -> Monotonic {
         let mut end = tokio::select! {
             biased;
-            end = self.work(job, kind, received, &mut measured) => end,
+            end = self.work(job, kind, received, measured) => end,
             // Second: a job that does not wait for anything need not ask for it.
             () = self.cutting.cancelled() => End::retry("the replica stopped before the job ended"),
         };
@@ -277,7 +276,7 @@ impl Desk {
             // Not before a subscription without a retry policy would spin.
             Box::pin(self.pause(std::mem::take(&mut end.pause))).await;
         }
-        self.settle(Some(job), kind, received, settle, end, &measured).await
+        self.settle(Some(job), kind, received, settle, &mut end, measured).await
     }
 
     /// Runs the job, parks it if the user must consent, and runs it after all if
@@ -354,6 +353,6 @@ mod tests {
     #[test]
     fn the_future_of_a_delivery_is_small() {
         let bytes = size(Desk::run);
-        assert!(bytes <= 1400, "{bytes} bytes; box what is rarely waited for");
+        assert!(bytes <= 1200, "{bytes} bytes; box what is rarely waited for");
     }
 }

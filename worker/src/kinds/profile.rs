@@ -1,6 +1,7 @@
 //! The kind `profile`: the user's profile as the provider tells it.
 
 use std::fmt;
+use std::pin::pin;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -39,11 +40,12 @@ impl ProfileHandler {
         url: &Url,
         session: &Session<'_>,
     ) -> Result<T, ProfileError> {
-        let fetch = async {
-            let fetch = fetch_profile(&self.http, url.clone(), session.credentials());
+        // Pinned, here and below: whoever is handed a future has room for it twice.
+        let fetch = pin!(fetch_profile(&self.http, url.clone(), session.credentials()));
+        let fetch = pin!(async {
             let ended = session.within(LIMIT, fetch).await;
             ended.unwrap_or_else(|| Err(ProfileError::in_no_time()))
-        };
+        });
         let status = |fetched: &Result<T, ProfileError>| match fetched {
             Ok(_) => Some(200),
             Err(ProfileError::Status { status, .. }) => Some(*status),

@@ -11,20 +11,37 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use shared::ports::Monotonic;
+use tokio_util::sync::ReusableBoxFuture;
 
 use crate::delivery::{Desk, In};
 use crate::dispatch::Queued;
 
+/// The memory that the last job was begun in and has left behind.
+pub(super) type Room = Option<ReusableBoxFuture<'static, Monotonic>>;
+
 /// Begins `job`, whose turn has come at `now`. When that is done.
 ///
 /// Not to be dropped: the job may have begun.
-pub(super) async fn begin(desk: &Arc<Desk>, job: Box<Queued>, now: Monotonic) -> Monotonic {
+pub(super) async fn begin(
+    desk: &Arc<Desk>,
+    job: Box<Queued>,
+    now: Monotonic,
+    room: &mut Room,
+) -> Monotonic {
     if !job.kind.as_ref().is_some_and(|kind| kind.beginnings.are_brief()) {
         desk.start(job);
         return now;
     }
-    let mut run = Box::pin(Arc::clone(desk).run(job, now, In::Intake));
+    let run = Arc::clone(desk).run(job, now, In::Intake);
+    let mut run = match room.take() {
+        None => ReusableBoxFuture::new(run),
+        Some(mut last) => {
+            last.set(run);
+            last
+        }
+    };
     if let Poll::Ready(after) = futures_util::poll!(&mut run) {
+        *room = Some(run);
         return after;
     }
     // It registers anew with whatever it waits for, since a task polls once before it

@@ -26,7 +26,7 @@ use crate::pace::Paces;
 use crate::parking::Parking;
 use crate::pubsub::{Delivery, IntakeError, Source, next_delivery};
 
-use beginning::begin;
+use beginning::{Room, begin};
 
 pub use builder::{BuildError, Builder, Worker};
 pub use readiness::Readiness;
@@ -152,6 +152,7 @@ async fn take_in(
     let mut paused = desk.outage.paused();
     let mut pauses = Schedule::new(RETRY_MIN, RETRY_MAX);
     let mut received_any = false;
+    let mut room = None;
     info!("taking jobs");
     loop {
         beat.turn();
@@ -174,7 +175,7 @@ async fn take_in(
         let mut now = desk.clock.monotonic();
         let error = loop {
             match came {
-                Ok(delivery) => now = accept(desk, delivery, now).await,
+                Ok(delivery) => now = accept(desk, delivery, now, &mut room).await,
                 Err(error) => break Some(error),
             }
             received_any = true;
@@ -214,7 +215,12 @@ async fn take_in(
 
 /// Queues a message, received at `now`, under its user, and begins what may begin. When
 /// that is done.
-async fn accept(desk: &Arc<Desk>, delivery: Delivery, now: Monotonic) -> Monotonic {
+async fn accept(
+    desk: &Arc<Desk>,
+    delivery: Delivery,
+    now: Monotonic,
+    room: &mut Room,
+) -> Monotonic {
     match Job::of(&delivery.received) {
         Err(why) => {
             let refusing = Arc::clone(desk);
@@ -227,7 +233,7 @@ async fn accept(desk: &Arc<Desk>, delivery: Delivery, now: Monotonic) -> Monoton
             let place = Place::default();
             let queued = Box::new(Queued { job, kind, received, settle, received_at: now, place });
             match desk.queues.push(queued) {
-                Turn::Now(queued) => begin(desk, queued, now).await,
+                Turn::Now(queued) => begin(desk, queued, now, room).await,
                 // What it waits for comes while others run.
                 Turn::Full(queued) if desk.waits_first(&queued) => {
                     desk.queues.squeeze_in();
@@ -235,7 +241,7 @@ async fn accept(desk: &Arc<Desk>, delivery: Delivery, now: Monotonic) -> Monoton
                     now
                 }
                 Turn::Full(queued) => match desk.queues.stand_in_line(queued) {
-                    Some(queued) => begin(desk, queued, now).await,
+                    Some(queued) => begin(desk, queued, now, room).await,
                     None => now,
                 },
                 Turn::Later => now,
