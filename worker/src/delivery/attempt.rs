@@ -21,13 +21,12 @@ use super::{Desk, Known, Measured, STOPPING, Stopped};
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(16);
 
-/// What comes after a verdict.
-enum Next {
-    End(End),
-    /// Again after this pause, if the budget allows.
-    Again(Duration, End),
-    /// Again, with a renewed token.
-    Renew,
+/// Why a handler runs again.
+enum Again {
+    /// It failed, and may not the next time: after this pause, if the budget allows.
+    After(Duration, End),
+    /// The API rejected the token: with a renewed one.
+    Renewed,
 }
 
 /// The right to run a handler, for as long as this lives.
@@ -69,13 +68,12 @@ impl Desk {
                 None => self.credentials(job, measured).await?,
             };
             let verdict = self.attempt(&*kind.handler, job, &credentials, measured).await?;
-            let next = self.judge(job, verdict, renewed, &mut pauses)?;
-            renewed |= matches!(next, Next::Renew);
-            let next = match next {
-                Next::End(end) => return Ok(end),
-                next => next,
+            let again = match self.judge(job, verdict, renewed, &mut pauses)? {
+                ControlFlow::Break(end) => return Ok(end),
+                ControlFlow::Continue(again) => again,
             };
-            match Box::pin(self.before_again(next, &credentials, measured)).await? {
+            renewed |= matches!(again, Again::Renewed);
+            match Box::pin(self.before_again(again, &credentials, measured)).await? {
                 ControlFlow::Break(end) => return Ok(end),
                 ControlFlow::Continue(renewed) => fresh = renewed,
             }
@@ -85,14 +83,15 @@ impl Desk {
     /// What has to happen before the handler runs again, perhaps with other credentials.
     async fn before_again(
         &self,
-        next: Next,
+        again: Again,
         credentials: &Credentials,
         measured: &mut Measured<'_>,
     ) -> Result<ControlFlow<End, Option<Credentials>>, Stopped> {
-        let (pause, end) = match next {
-            Next::End(end) => return Ok(ControlFlow::Break(end)),
-            Next::Renew => return Ok(ControlFlow::Continue(Some(self.renew(credentials).await?))),
-            Next::Again(pause, end) => (pause, end),
+        let (pause, end) = match again {
+            Again::Renewed => {
+                return Ok(ControlFlow::Continue(Some(self.renew(credentials).await?)));
+            }
+            Again::After(pause, end) => (pause, end),
         };
         if self.stopping.is_cancelled() || measured.waited + pause > self.retry_budget {
             return Ok(ControlFlow::Break(end));
@@ -157,15 +156,15 @@ impl Desk {
         verdict: Verdict,
         renewed: bool,
         pauses: &mut Option<Box<Schedule>>,
-    ) -> Result<Next, Stopped> {
+    ) -> Result<ControlFlow<End, Again>, Stopped> {
         Ok(match verdict {
             Verdict::Done { http_status, result } => {
-                Next::End(End { http_status, result, ..End::of(Status::Done) })
+                ControlFlow::Break(End { http_status, result, ..End::of(Status::Done) })
             }
-            Verdict::Unauthorized if !renewed => Next::Renew,
+            Verdict::Unauthorized if !renewed => ControlFlow::Continue(Again::Renewed),
             Verdict::Unauthorized => {
                 let why = "the API rejects the renewed token (HTTP status 401)";
-                Next::End(End::retry(why).with_status(Some(401)))
+                ControlFlow::Break(End::retry(why).with_status(Some(401)))
             }
             Verdict::RateLimited { http_status, after } => {
                 metrics::count(metrics::SLOWED);
@@ -173,20 +172,20 @@ impl Desk {
                 self.paces.limited(&job.user, after, now, self.random.unit());
                 let end = End::retry("the API limits the user's rate").with_status(http_status);
                 // The pause itself is everybody's of this user: `await_pace`.
-                Next::Again(Duration::ZERO, end)
+                ControlFlow::Continue(Again::After(Duration::ZERO, end))
             }
             Verdict::Retry { why, http_status, after } => {
                 let pauses =
                     pauses.get_or_insert_with(|| Box::new(Schedule::new(PAUSE_MIN, PAUSE_MAX)));
                 let pause = pauses.next(self.random.unit()).max(after.unwrap_or_default());
                 let end = End::retry(why).with_status(http_status).after(after);
-                Next::Again(pause, end)
+                ControlFlow::Continue(Again::After(pause, end))
             }
             Verdict::MissingScopes { scopes } => {
                 return Err(Stopped::Consent(shared::ConsentReason::MissingScopes(scopes)));
             }
             Verdict::Reject { reason, detail, http_status } => {
-                Next::End(End { http_status, detail, ..End::rejected(reason) })
+                ControlFlow::Break(End { http_status, detail, ..End::rejected(reason) })
             }
         })
     }
