@@ -125,3 +125,22 @@ impl Handler for ProfileHandler {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a method's future holds.
+    fn size<'a, F: Future>(
+        _: impl FnOnce(&'a ProfileHandler, &'a Url, &'a Session<'a>) -> F,
+    ) -> usize {
+        size_of::<F>()
+    }
+
+    /// One is made, moved and freed for every job.
+    #[test]
+    fn the_future_of_a_profile_is_small() {
+        let bytes = size(ProfileHandler::fetch::<AnyObject>);
+        assert!(bytes <= 1000, "{bytes} bytes; pin what is handed on");
+    }
+}
