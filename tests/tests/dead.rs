@@ -48,8 +48,10 @@ fn job(id: &str, user: &str, kind: &str) -> Value {
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// How long dead letters are waited for.
-const WAIT: &str = "3s";
+/// How long dead letters are waited for: longer than those may stay unseen that an earlier
+/// look gave back. The server may deliver one at once to the stream of that look, before it
+/// has heard that the stream has ended, and it is nobody's then until its lease expires.
+const WAIT: &str = "11s";
 
 /// What `fleet dead list --json` shows, by job ID.
 async fn list(stage: &Stage, flags: &[&str]) -> anyhow::Result<BTreeMap<String, Value>> {
