@@ -131,7 +131,6 @@ mod tests {
     use axum::routing::{get, post};
     use futures_util::FutureExt as _;
     use futures_util::future::BoxFuture;
-    use metrics_exporter_prometheus::PrometheusBuilder;
     use serde_json::json;
     use shared::adapters::{MemoryBucket, SystemClock};
     use shared::ports::{Answer, EndpointError, TokenEndpoint};
@@ -143,6 +142,7 @@ mod tests {
     use crate::kinds::{HostRules, ProfileHandler};
     use crate::outcome::Verdict;
     use crate::session::Carrier;
+    use crate::telemetry::prometheus::Recorder;
     use crate::timers::Timers;
 
     #[derive(Debug)]
@@ -222,8 +222,7 @@ mod tests {
 
     #[test]
     fn calls_of_any_handler_are_counted_by_host_and_code() {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let handle = recorder.handle();
+        let recorder = Recorder::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         ::metrics::with_local_recorder(&recorder, || {
             runtime.block_on(async {
@@ -241,7 +240,7 @@ mod tests {
                 call(origin, gone).await;
             });
         });
-        let text = handle.render();
+        let text = recorder.render();
         for (host, code, times) in [
             ("tasks.googleapis.com", "200", 1),
             ("tasks.googleapis.com", "error", 1),
@@ -261,7 +260,7 @@ mod tests {
     async fn an_endpoint_that_says_nothing_is_given_up() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", silent.local_addr().unwrap());
-        let recorder = PrometheusBuilder::new().build_recorder();
+        let recorder = Recorder::default();
         let counting = ::metrics::set_default_local_recorder(&recorder);
         let bucket = Arc::new(MemoryBucket::default());
         let store = TokenStore::builder(bucket, Arc::new(Unused)).build().unwrap();
@@ -284,7 +283,7 @@ mod tests {
         assert!(why.ends_with("gave no answer within 15s"), "{why}");
         assert_eq!(start.elapsed().as_secs(), 15);
         drop(counting);
-        let text = recorder.handle().render();
+        let text = recorder.render();
         // No host has a label of its own before it has answered.
         let line = "fleet_api_requests_total{host=\"other\",code=\"error\"} 1\n";
         assert!(text.contains(line), "{text}");

@@ -164,8 +164,9 @@ impl TokenEndpoint for MeteredEndpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use metrics_exporter_prometheus::PrometheusBuilder;
     use shared::adapters::SystemClock;
+
+    use crate::telemetry::prometheus::Recorder;
 
     /// Answers by the object's name.
     #[derive(Debug)]
@@ -233,11 +234,10 @@ mod tests {
 
     /// What is counted while `work` runs.
     fn counted(work: impl Future<Output = ()>) -> String {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let handle = recorder.handle();
+        let recorder = Recorder::default();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         ::metrics::with_local_recorder(&recorder, || runtime.block_on(work));
-        handle.render()
+        recorder.render()
     }
 
     #[test]

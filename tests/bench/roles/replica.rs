@@ -131,7 +131,7 @@ pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
     let ReplicaRole { place, jobs, outstanding, concurrency, users } = role;
     let _logs = logging::start(&LOGS, None).map_err(anyhow::Error::msg)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let _scrape = Scrape::start(Arc::clone(&clock))?;
+    let _scrape = Scrape::start()?;
     let http = http_client(USER_AGENT)?;
     let (store, bucket) = store(&place, &http, 100_000).await?;
     warm(&store, 0..users).await?;

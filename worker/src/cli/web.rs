@@ -90,7 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         None => None,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let scrape = Scrape::start(Arc::clone(&clock))?;
+    let scrape = Scrape::start()?;
     let provider: Arc<dyn Provider> = Arc::new(HttpProvider::new(
         &client,
         connected.http.clone(),

@@ -156,7 +156,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         let store = place.output_store(Arc::clone(&clock)).await?;
         Some(Outputs { rules: output_rules, store })
     };
-    let scrape = Scrape::start(Arc::clone(&clock))?;
+    let scrape = Scrape::start()?;
     let api_root = place.emulators.as_ref().and_then(|e| e.api_root.clone());
     let kinds = builtin(KindSettings {
         http: connected.http.clone(),

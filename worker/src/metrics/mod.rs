@@ -66,11 +66,16 @@ const REQUEST_BUCKETS: [f64; 14] =
 impl Metric {
     /// Upper bounds of a histogram's buckets, in seconds.
     pub fn buckets(&self) -> &'static [f64] {
-        if [JOB_SECONDS, QUEUE_WAIT, LEASE_WAIT].contains(&self.name) {
-            &JOB_BUCKETS
-        } else {
-            &REQUEST_BUCKETS
-        }
+        buckets_of(self.name)
+    }
+}
+
+/// Upper bounds of the buckets of the histogram of this name, in seconds.
+pub(crate) fn buckets_of(name: &str) -> &'static [f64] {
+    if [JOB_SECONDS, QUEUE_WAIT, LEASE_WAIT].contains(&name) {
+        &JOB_BUCKETS
+    } else {
+        &REQUEST_BUCKETS
     }
 }
 
