@@ -20,9 +20,9 @@ pub(crate) fn while_in_hand<F: Future>(
     IN_HAND.scope(received, delivery)
 }
 
-/// The message in hand, if there is one.
-pub(crate) fn in_hand() -> Option<Arc<Received>> {
-    IN_HAND.try_with(Arc::clone).ok()
+/// What `look` finds in the message in hand, if there is one.
+pub(crate) fn in_hand<T>(look: impl FnOnce(&Received) -> T) -> Option<T> {
+    IN_HAND.try_with(|received| look(received)).ok()
 }
 
 #[cfg(test)]

@@ -206,6 +206,12 @@ fn log(
     let user = user.as_ref().map(LoggedUser::as_str);
     let token_us = measured.token.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
     let Outcome { job, kind, attempt, delivery_attempt, duration_ms, http_status, .. } = outcome;
+    let ended = match status {
+        Status::Done => "job done",
+        Status::Retry => "job retry",
+        Status::Parked => "job parked",
+        Status::Rejected => "job rejected",
+    };
     let status = status.as_str();
     if let Some(reason) = reason {
         warn!(
@@ -218,20 +224,13 @@ fn log(
             duration_ms,
             http_status,
             token_us,
-            "job {status}: {reason}"
+            "{ended}: {reason}"
         );
     } else {
         info!(
-            job,
-            user,
-            kind,
-            status,
-            attempt,
-            delivery_attempt,
-            duration_ms,
-            http_status,
-            token_us,
-            "job {status}"
+            // Not put together anew for every job.
+            message = ended,
+            job, user, kind, status, attempt, delivery_attempt, duration_ms, http_status, token_us,
         );
     }
 }

@@ -1,10 +1,9 @@
 //! What is logged and what is exported.
 
 use crate::spans::{DELIVERY, TARGET as SPANS};
-use tracing::{Metadata, Subscriber};
+use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{FilterExt as _, FilterFn, filter_fn};
-use tracing_subscriber::layer::Filter;
+use tracing_subscriber::filter::{FilterFn, filter_fn};
 
 /// The crates whose every line is ours to answer for.
 const OURS: [&str; 4] = ["fleet", "worker", "shared", "emulators"];
@@ -13,20 +12,20 @@ const OURS: [&str; 4] = ["fleet", "worker", "shared", "emulators"];
 /// INFO. That is where HTTP libraries describe requests; what they leave out may
 /// change with any release, and no filter may turn an `Authorization` header on.
 /// Where spans are exported those of deliveries are known whatever is asked for, so
-/// that warnings name their span too.
+/// that warnings name their span too. What both filters let pass is logged.
 ///
 /// # Errors
 /// A text that says what is wrong with the filter.
-pub(super) fn logged<S: Subscriber>(
+pub(super) fn logged(
     directives: &str,
     is_exporting: bool,
-) -> Result<impl Filter<S> + use<S>, String> {
+) -> Result<(EnvFilter, FilterFn<impl Fn(&Metadata<'_>) -> bool + use<>>), String> {
     let mut asked_for = EnvFilter::try_new(directives).map_err(|e| e.to_string())?;
     if is_exporting {
         let spans = format!("{SPANS}=info").parse().map_err(|e| format!("{SPANS}: {e}"))?;
         asked_for = asked_for.add_directive(spans);
     }
-    Ok(asked_for.and(may_be_logged(is_exporting)))
+    Ok((asked_for, may_be_logged(is_exporting)))
 }
 
 fn may_be_logged(is_exporting: bool) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {

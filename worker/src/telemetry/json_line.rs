@@ -39,9 +39,25 @@ fn is_own(name: &str) -> bool {
 
 /// Whether a text stands in JSON as it is, and can command no terminal.
 fn is_plain(text: &str) -> bool {
-    let is_escaped = |b: &u8| !matches!(b, b' '..=b'~') || matches!(b, b'"' | b'\\');
-    // Counted, not looked for, so that many bytes are looked at together.
-    text.bytes().filter(is_escaped).count() == 0
+    const LEN: usize = size_of::<u64>();
+    let bytes = text.as_bytes();
+    let Some(last) = bytes.last_chunk::<LEN>() else {
+        return bytes.iter().all(|b| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\\'));
+    };
+    // Together, the last ones perhaps twice.
+    let (chunks, _) = bytes.as_chunks::<LEN>();
+    chunks.iter().chain([last]).all(|chunk| are_plain(u64::from_ne_bytes(*chunk)))
+}
+
+/// The same of eight bytes at once, by what carries into the highest bit of each.
+fn are_plain(bytes: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHEST: u64 = 0x80 * ONES;
+    // Exact as to whether there is one; which one, no longer above the first.
+    let any_below = |bytes: u64, limit: u64| bytes.wrapping_sub(limit * ONES) & !bytes;
+    let any_is = |byte: u8| any_below(bytes ^ (u64::from(byte) * ONES), 1);
+    let control = any_below(bytes, 0x20) | any_is(0x7f) | bytes;
+    (control | any_is(b'"') | any_is(b'\\')) & HIGHEST == 0
 }
 
 thread_local! {
@@ -80,10 +96,13 @@ pub(super) struct JsonLine {
 }
 
 impl JsonLine {
-    pub(super) fn begin() -> Self {
+    /// `severity` stands in source code and needs no escapes.
+    pub(super) fn begin(severity: &'static str) -> Self {
         // A value that logs while it is printed finds new ones.
         let mut buffers = KEPT.replace(Buffers::new());
-        buffers.line.push(b'{');
+        buffers.line.extend_from_slice(b"{\"severity\":\"");
+        buffers.line.extend_from_slice(severity.as_bytes());
+        buffers.line.push(b'"');
         Self { buffers, is_plain: true, has_message_id: false }
     }
 
@@ -95,26 +114,24 @@ impl JsonLine {
     /// The beginning of one more member. Names stand in source code and need no escapes.
     fn name(&mut self, name: &str) {
         let line = &mut self.buffers.line;
-        line.reserve(name.len() + 4);
-        if line.len() > 1 {
-            line.push(b',');
-        }
-        line.push(b'"');
+        line.extend_from_slice(b",\"");
         line.extend_from_slice(name.as_bytes());
         line.extend_from_slice(b"\":");
     }
 
-    /// One more member, a text.
-    pub(super) fn text(&mut self, name: &str, text: &str) {
-        if !is_plain(text) {
-            return self.value(name, text);
-        }
+    /// One more member, a text that stands in source code and needs no escapes.
+    pub(super) fn literal(&mut self, name: &str, text: &str) {
+        debug_assert!(is_plain(text), "{text:?}");
         self.name(name);
         let line = &mut self.buffers.line;
-        line.reserve(text.len() + 2);
         line.push(b'"');
         line.extend_from_slice(text.as_bytes());
         line.push(b'"');
+    }
+
+    /// One more member, a text.
+    pub(super) fn text(&mut self, name: &str, text: &str) {
+        if is_plain(text) { self.literal(name, text) } else { self.value(name, text) }
     }
 
     /// One more member, a point in time (RFC 3339).
@@ -164,20 +181,25 @@ impl JsonLine {
     }
 
     /// Passes the line on, with its end.
-    pub(super) fn end(mut self, out: impl FnOnce(&str)) {
-        self.buffers.line.extend_from_slice(b"}\n");
-        let line = str::from_utf8(&self.buffers.line).expect("JSON is UTF-8");
-        let json = &line[..line.len() - 1];
-        if self.is_plain || !json.contains(is_active) {
-            out(line);
-        } else {
-            // They can only stand inside its texts, where their escapes mean the same.
-            let mut line = String::with_capacity(json.len() + 64);
-            write_escaped(&mut line, json).expect("writing to a String cannot fail");
-            line.push('\n');
-            out(&line);
+    pub(super) fn end(mut self, out: impl FnOnce(&[u8])) {
+        self.buffers.line.push(b'}');
+        if !self.is_plain {
+            self.escape();
         }
+        self.buffers.line.push(b'\n');
+        out(&self.buffers.line);
         self.keep();
+    }
+
+    /// Escapes what could command a terminal. It can only stand inside the texts, where its
+    /// escapes mean the same.
+    fn escape(&mut self) {
+        let json = str::from_utf8(&self.buffers.line).expect("JSON is UTF-8");
+        if json.contains(is_active) {
+            let mut escaped = String::with_capacity(json.len() + 64);
+            write_escaped(&mut escaped, json).expect("writing to a String cannot fail");
+            self.buffers.line = escaped.into_bytes();
+        }
     }
 
     fn keep(mut self) {
@@ -233,10 +255,10 @@ mod tests {
     use super::*;
 
     fn line(write: impl FnOnce(&mut JsonLine)) -> String {
-        let mut line = JsonLine::begin();
+        let mut line = JsonLine::begin("INFO");
         write(&mut line);
         let mut written = String::new();
-        line.end(|line| written.push_str(line));
+        line.end(|line| written.push_str(str::from_utf8(line).unwrap()));
         written
     }
 
@@ -258,12 +280,17 @@ mod tests {
 
     #[test]
     fn every_text_is_escaped_as_json_and_for_terminals() {
+        // Short and long, and wherever among the bytes that are looked at together.
+        let around =
+            [("a", "b"), ("", "x is in front"), ("in the middle", " x"), ("at the end ", "")];
         for character in (0..=0x2100).filter_map(char::from_u32) {
-            let text = format!("a{character}b");
-            let line = line(|line| line.text("text", &text));
-            assert!(!line[..line.len() - 1].contains(is_active), "{line:?}");
-            let read: serde_json::Value = serde_json::from_str(&line).unwrap();
-            assert_eq!(read["text"], text);
+            for (before, after) in around {
+                let text = format!("{before}{character}{after}");
+                let line = line(|line| line.text("text", &text));
+                assert!(!line[..line.len() - 1].contains(is_active), "{line:?}");
+                let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+                assert_eq!(read["text"], text);
+            }
         }
     }
 
@@ -273,7 +300,8 @@ mod tests {
         assert!(line(|line| line.text("text", &long)).len() > long.len());
         let kept = KEPT.take_capacity();
         assert!(kept <= MAX_KEPT, "{kept}");
-        assert_eq!(line(|line| line.text("text", "x")), "{\"text\":\"x\"}\n");
+        let short = line(|line| line.text("text", "x"));
+        assert_eq!(short, "{\"severity\":\"INFO\",\"text\":\"x\"}\n");
         assert!(KEPT.take_capacity() > 0, "a short one does");
     }
 

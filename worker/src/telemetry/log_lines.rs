@@ -7,6 +7,7 @@ use std::fmt::{self, Write as _};
 use std::sync::OnceLock;
 
 use crate::in_hand::in_hand;
+use crate::job::Received;
 use crate::spans::{TARGET as SPANS, publisher};
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _};
 use serde_json::{Value, json};
@@ -52,7 +53,7 @@ pub(super) struct LogLines<O> {
     dispatch: OnceLock<WeakDispatch>,
 }
 
-impl<O: Fn(&str, Level) + 'static> LogLines<O> {
+impl<O: Fn(&[u8], Level) + 'static> LogLines<O> {
     /// `is_exporting`: spans leave this process, and lines name them.
     pub(super) fn new(style: Style, is_exporting: bool, out: O) -> Self {
         Self { style, is_exporting, out, clock: SystemClock::default(), dispatch: OnceLock::new() }
@@ -80,7 +81,7 @@ impl Place {
 impl<S, O> Layer<S> for LogLines<O>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    O: Fn(&str, Level) + 'static,
+    O: Fn(&[u8], Level) + 'static,
 {
     fn on_register_dispatch(&self, dispatch: &Dispatch) {
         // Registered once; a second time would be the same one.
@@ -88,14 +89,28 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let received = in_hand();
-        let message_id = received.as_ref().map(|r| clip(&r.message_id, MAX_VALUE));
         let exported = || {
             let mut spans = context.event_scope(event)?;
             self.exported(&spans.find(|span| span.metadata().target() == SPANS)?.id())
         };
-        let place = self.is_exporting.then(exported).flatten().or_else(|| {
-            let publisher = publisher(&received.as_ref()?.attributes)?;
+        let exported = self.is_exporting.then(exported).flatten();
+        // Looked at where it is, not shared: nobody else needs it meanwhile.
+        let mut exported = Some(exported);
+        let mut line = |received: Option<&Received>| {
+            self.line(event, received, exported.take().flatten());
+        };
+        if in_hand(|received| line(Some(received))).is_none() {
+            line(None);
+        }
+    }
+}
+
+impl<O: Fn(&[u8], Level)> LogLines<O> {
+    /// Makes the line of an event, about the message that is in hand.
+    fn line(&self, event: &Event<'_>, received: Option<&Received>, exported: Option<Place>) {
+        let message_id = received.map(|r| clip(&r.message_id, MAX_VALUE));
+        let place = exported.or_else(|| {
+            let publisher = publisher(&received?.attributes)?;
             Some(Place::of(&publisher, None))
         });
         let level = *event.metadata().level();
@@ -115,7 +130,7 @@ where
                 let mut line = String::with_capacity(256);
                 self.text(&mut line, event.metadata(), &fields, *colour);
                 line.push('\n');
-                (self.out)(&line, level);
+                (self.out)(line.as_bytes(), level);
             }
         }
     }
@@ -147,10 +162,9 @@ impl<O> LogLines<O> {
             Level::INFO => "INFO",
             Level::DEBUG | Level::TRACE => "DEBUG",
         };
-        let mut line = JsonLine::begin();
-        line.text("severity", severity);
+        let mut line = JsonLine::begin(severity);
         line.time("time", self.clock.wall());
-        line.text("target", metadata.target());
+        line.literal("target", metadata.target());
         event.record(&mut line);
         if let Some(id) = message_id
             && !line.has_message_id()
@@ -278,10 +292,8 @@ mod tests {
     use opentelemetry_sdk::trace::SdkTracerProvider;
     use std::sync::{Arc, Mutex};
     use tracing::{error, info, warn};
-    use tracing_subscriber::Registry;
 
     use crate::in_hand::with_in_hand;
-    use crate::job::Received;
     use crate::spans::{delivery, token};
     use crate::telemetry::escape::is_active;
     use crate::telemetry::filter::logged;
@@ -298,7 +310,9 @@ mod tests {
         let out = Arc::clone(&written);
         let provider = SdkTracerProvider::builder().build();
         let tracer = traced.then(|| provider.tracer("test"));
-        let lines = move |line: &str, _| out.lock().unwrap().push_str(line);
+        let lines = move |line: &[u8], _| {
+            out.lock().unwrap().push_str(str::from_utf8(line).unwrap());
+        };
         let dispatch = dispatch(style, directives, tracer, lines).unwrap();
         tracing::dispatcher::with_default(&dispatch, work);
         let written = written.lock().unwrap();
@@ -420,7 +434,7 @@ mod tests {
             assert_eq!(lines.len(), 2);
         }
         assert!(logged_by(Style::Text { colour: false }, "off", true, log).is_empty());
-        assert!(logged::<Registry>("=,=", false).is_err());
+        assert!(logged("=,=", false).is_err());
     }
 
     #[test]

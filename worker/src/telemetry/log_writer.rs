@@ -77,13 +77,13 @@ impl LogWriter {
     }
 
     /// Writes a line, at once if it is `urgent`.
-    pub(super) fn write(&self, line: &str, urgent: bool) {
+    pub(super) fn write(&self, line: &[u8], urgent: bool) {
         let shared = &*self.0;
         let mut state = shared.lock();
         while state.waiting.len() >= FULL {
             state = wait(&shared.written, state);
         }
-        state.waiting.extend_from_slice(line.as_bytes());
+        state.waiting.extend_from_slice(line);
         if urgent {
             drop(shared.flush(state));
         } else if state.thread == Thread::Called {
@@ -214,7 +214,7 @@ mod tests {
     fn a_line_that_comes_alone_is_written_at_once() {
         let (log, written, go) = writer();
         drop(go);
-        log.write("one\n", false);
+        log.write(b"one\n", false);
         assert_eq!(text(&written), (1, "one\n".to_owned()));
         assert_eq!(log.0.lock().thread, Thread::None, "it needed no other thread");
     }
@@ -229,7 +229,7 @@ mod tests {
                 let log = &log;
                 scope.spawn(move || {
                     for n in 0..LINES {
-                        log.write(&format!("{name} {n}\n"), false);
+                        log.write(format!("{name} {n}\n").as_bytes(), false);
                     }
                 });
             }
@@ -248,8 +248,8 @@ mod tests {
     fn without_another_line_a_burst_is_written_too() {
         let (log, written, go) = writer();
         drop(go);
-        log.write("one\n", false);
-        log.write("two\n", false);
+        log.write(b"one\n", false);
+        log.write(b"two\n", false);
         // Until the thread has written it, unless the machine took a millisecond.
         let both: Vec<u8> = [written.recv().unwrap(), written.recv().unwrap()].concat();
         assert_eq!(both, b"one\ntwo\n");
@@ -260,9 +260,9 @@ mod tests {
         let (log, written, go) = writer();
         drop(go);
         for n in 0..100 {
-            log.write(&format!("{n}\n"), false);
+            log.write(format!("{n}\n").as_bytes(), false);
         }
-        log.write("urgent\n", true);
+        log.write(b"urgent\n", true);
         let (_, text) = text(&written);
         assert!(text.ends_with("99\nurgent\n"), "{text}");
         assert_eq!(text.lines().count(), 101);
@@ -275,9 +275,10 @@ mod tests {
         let count = 3 * FULL / line.len();
         thread::scope(|scope| {
             // Held up in its write, so that the others can only gather so much.
-            scope.spawn(|| log.write(&line, false));
+            scope.spawn(|| log.write(line.as_bytes(), false));
             let mut bytes = written.recv().unwrap().len();
-            let logging = scope.spawn(|| (0..count).for_each(|_| log.write(&line, false)));
+            let logging =
+                scope.spawn(|| (0..count).for_each(|_| log.write(line.as_bytes(), false)));
             while log.0.lock().waiting.len() < FULL && !logging.is_finished() {
                 thread::yield_now();
             }

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use opentelemetry_sdk::trace::SdkTracer;
 use tracing::{Dispatch, Level, error};
 use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::FilterExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::filter::{exported, logged};
@@ -88,15 +89,18 @@ pub(super) fn dispatch(
     style: Style,
     filter: &str,
     tracer: Option<SdkTracer>,
-    out: impl Fn(&str, Level) + Send + Sync + 'static,
+    out: impl Fn(&[u8], Level) + Send + Sync + 'static,
 ) -> Result<Dispatch, String> {
     let lines = LogLines::new(style, tracer.is_some(), out);
     let Some(tracer) = tracer else {
         // Not an absent layer instead: with one, spans are made that nobody wants.
-        let lines = lines.with_filter(logged(filter, false)?);
-        return Ok(tracing_subscriber::registry().with(lines).into());
+        // And filters for all: one for a single layer keeps books for every line.
+        let (asked_for, may_be_logged) = logged(filter, false)?;
+        let lines = tracing_subscriber::registry().with(lines);
+        return Ok(lines.with(asked_for).with(may_be_logged).into());
     };
-    let lines = lines.with_filter(logged(filter, true)?);
+    let (asked_for, may_be_logged) = logged(filter, true)?;
+    let lines = lines.with_filter(asked_for.and(may_be_logged));
     // No attributes but those that the spans name.
     let exporting = tracing_opentelemetry::layer()
         .with_tracer(tracer)
