@@ -36,11 +36,12 @@ const PREFIXES: [&str; 2] = ["googclient_", ""];
 /// The whole delivery, from receipt to acknowledgement, under the publisher's
 /// trace (W3C Trace Context in the message's attributes).
 pub(crate) fn delivery(received: &Received, subscription: &str) -> Span {
-    let id = subscription.rsplit('/').next().unwrap_or(subscription);
+    // Printed where it is exported only.
+    let id = || subscription.rsplit('/').next().unwrap_or(subscription);
     let span = info_span!(
         target: TARGET,
         DELIVERY,
-        "otel.name" = format_args!("process {id}"),
+        "otel.name" = format_args!("process {}", id()),
         "otel.kind" = "consumer",
         "otel.status_code" = field::Empty,
         "messaging.system" = SYSTEM,

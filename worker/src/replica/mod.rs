@@ -178,8 +178,6 @@ async fn take_in(
                 Ok(delivery) => now = accept(desk, delivery, now, &mut room).await,
                 Err(error) => break Some(error),
             }
-            received_any = true;
-            pauses.reset();
             left -= 1;
             if left == 0 {
                 break None;
@@ -189,6 +187,10 @@ async fn take_in(
                 Poll::Pending => break None,
             }
         };
+        if left < BURST {
+            received_any = true;
+            pauses.reset();
+        }
         let Some(error) = error else {
             if left == 0 {
                 // More may have come. Whom the jobs woke, those who acknowledge among
