@@ -264,11 +264,17 @@ impl Desk {
         settle: Box<dyn Settle>,
         measured: &mut Measured<'_>,
     ) -> Monotonic {
-        let mut end = tokio::select! {
-            biased;
-            end = self.work(job, kind, received, measured) => end,
-            // Second: a job that does not wait for anything need not ask for it.
-            () = self.cutting.cancelled() => End::retry("the replica stopped before the job ended"),
+        let mut end = {
+            // Pinned, so that a pointer is moved to where both are waited for.
+            let work = pin!(self.work(job, kind, received, measured));
+            tokio::select! {
+                biased;
+                end = work => end,
+                // Second: a job that does not wait for anything need not ask for it.
+                () = self.cutting.cancelled() => {
+                    End::retry("the replica stopped before the job ended")
+                }
+            }
         };
         if end.status == Status::Done && measured.attempt > 0 && self.dedupe.is_on() {
             Box::pin(self.remember(job)).await;

@@ -90,8 +90,9 @@ pub struct Intake {
     token: ShutdownToken,
 }
 
-/// What the official client hands out, until it says for good that there is no more.
-type Messages = BoxStream<'static, google_cloud_pubsub::Result<Delivery>>;
+/// What the official client hands out, until it says for good that there is no more. Its
+/// errors are boxed: every message would be moved with room for one.
+type Messages = BoxStream<'static, Result<Delivery, Box<google_cloud_pubsub::Error>>>;
 
 impl Intake {
     /// Prepares the stream; it opens with the first [`Source::poll_next`].
@@ -164,7 +165,7 @@ fn start(subscriber: &Subscriber, settings: &IntakeSettings) -> (Messages, Shutd
     let token = stream.shutdown_token();
     let messages = async_stream::stream! {
         while let Some(next) = stream.next().await {
-            yield next.map(|(message, handler)| delivery(message, handler));
+            yield next.map(|(message, handler)| delivery(message, handler)).map_err(Box::new);
         }
     };
     (messages.boxed(), token)
