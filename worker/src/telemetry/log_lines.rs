@@ -93,12 +93,9 @@ where
             let mut spans = context.event_scope(event)?;
             self.exported(&spans.find(|span| span.metadata().target() == SPANS)?.id())
         };
-        let exported = self.is_exporting.then(exported).flatten();
+        let mut exported = self.is_exporting.then(exported).flatten();
         // Looked at where it is, not shared: nobody else needs it meanwhile.
-        let mut exported = Some(exported);
-        let mut line = |received: Option<&Received>| {
-            self.line(event, received, exported.take().flatten());
-        };
+        let mut line = |received: Option<&Received>| self.line(event, received, exported.take());
         if in_hand(|received| line(Some(received))).is_none() {
             line(None);
         }
