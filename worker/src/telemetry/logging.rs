@@ -91,15 +91,14 @@ pub(super) fn dispatch(
     tracer: Option<SdkTracer>,
     out: impl Fn(&[u8], Level) + Send + Sync + 'static,
 ) -> Result<Dispatch, String> {
+    let (asked_for, may_be_logged) = logged(filter, tracer.is_some())?;
     let lines = LogLines::new(style, tracer.is_some(), out);
     let Some(tracer) = tracer else {
         // Not an absent layer instead: with one, spans are made that nobody wants.
         // And filters for all: one for a single layer keeps books for every line.
-        let (asked_for, may_be_logged) = logged(filter, false)?;
         let lines = tracing_subscriber::registry().with(lines);
         return Ok(lines.with(asked_for).with(may_be_logged).into());
     };
-    let (asked_for, may_be_logged) = logged(filter, true)?;
     let lines = lines.with_filter(asked_for.and(may_be_logged));
     // No attributes but those that the spans name.
     let exporting = tracing_opentelemetry::layer()
