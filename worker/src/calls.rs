@@ -10,6 +10,8 @@ use serde::Serialize;
 use shared::ports::Clock;
 use tracing::Instrument as _;
 
+use crate::effect::{CallLedger, Effect};
+use crate::kinds::asks_to_wait;
 use crate::metrics::ApiSeries;
 use crate::spans;
 
@@ -53,6 +55,8 @@ pub struct ApiRequest<'a> {
     /// The API's, whatever stands in for it.
     host: String,
     observer: &'a Observer,
+    ledger: &'a Arc<CallLedger>,
+    repeatable: bool,
 }
 
 impl<'a> ApiRequest<'a> {
@@ -61,8 +65,17 @@ impl<'a> ApiRequest<'a> {
         method: Method,
         host: &str,
         observer: &'a Observer,
+        ledger: &'a Arc<CallLedger>,
     ) -> Self {
-        Self { builder, method, host: host.to_owned(), observer }
+        let repeatable = method.is_idempotent();
+        Self { builder, method, host: host.to_owned(), observer, ledger, repeatable }
+    }
+
+    /// Says that making this call again does no harm, as it does none with GET, HEAD, PUT
+    /// and DELETE. A job whose call may have had an effect runs again only then.
+    pub fn idempotent(mut self) -> Self {
+        self.repeatable = true;
+        self
     }
 
     /// Adds a header.
@@ -104,11 +117,26 @@ impl<'a> ApiRequest<'a> {
     /// When no answer begins: the call may have been carried out, unless the error says
     /// that the host was not reached (`is_connect`) or the request is none (`is_builder`).
     pub async fn send(self) -> Result<Response, reqwest::Error> {
-        let Self { builder, method, host, observer } = self;
+        let Self { builder, method, host, observer, ledger, repeatable } = self;
         let status = |answer: &Result<Response, reqwest::Error>| {
             answer.as_ref().ok().map(|response| response.status().as_u16())
         };
-        observer.observe(&method, &host, builder.send(), status).await
+        let call = ledger.begin(repeatable);
+        let answer = observer.observe(&method, &host, builder.send(), status).await;
+        call.ended(effect(&answer));
+        answer
+    }
+}
+
+/// What is known of a call of which this came.
+fn effect(answer: &Result<Response, reqwest::Error>) -> Effect {
+    match answer {
+        Ok(response) => {
+            Effect::of_status(response.status().as_u16(), asks_to_wait(response.headers()))
+        }
+        // Nothing of it was sent.
+        Err(error) if error.is_builder() || error.is_connect() => Effect::None,
+        Err(_) => Effect::Unknown,
     }
 }
 
@@ -143,7 +171,6 @@ mod tests {
     use crate::outcome::Verdict;
     use crate::session::Carrier;
     use crate::telemetry::prometheus::Recorder;
-    use crate::timers::Timers;
 
     #[derive(Debug)]
     struct Unused;
@@ -184,16 +211,14 @@ mod tests {
         let bucket = Arc::new(MemoryBucket::default());
         let store = TokenStore::builder(bucket, Arc::new(Unused)).build().unwrap();
         let credentials = credentials(&store).await;
-        let timers = Timers::default();
         let mut carrier = Carrier {
             store,
             http: reqwest::Client::new(),
             hosts: HostRules::default(),
             api_root: Some(origin.parse().unwrap()),
             observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),
-            tells_result: true,
         };
-        let session = carrier.session(credentials.clone(), &timers);
+        let session = carrier.session(credentials.clone());
         let url = "https://tasks.googleapis.com/tasks";
         let request = session.request(Method::POST, url).unwrap().json(&json!({"title": "x"}));
         let shown = format!("{request:?}");
@@ -205,18 +230,14 @@ mod tests {
         assert!(session.request(Method::GET, "https://evil.example/").is_err());
         let job = Job::decode(br#"{"user": "ann", "kind": "profile"}"#, "j").unwrap();
         let profile = ProfileHandler::new(reqwest::Client::new(), &format!("{origin}/userinfo"));
-        let done = |result| Verdict::Done { http_status: Some(200), result };
+        let done = |result| Verdict::Done { http_status: Some(200), result, warning: None };
         assert_eq!(profile.handle(&job, &session).await, done(json!({"sub": "ann"})));
-        drop(session);
-        carrier.tells_result = false;
-        let session = carrier.session(credentials.clone(), &timers);
-        assert_eq!(profile.handle(&job, &session).await, done(serde_json::Value::Null));
         let no_object = ProfileHandler::new(reqwest::Client::new(), &format!("{origin}/list"));
         let verdict = no_object.handle(&job, &session).await;
         assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
         drop(session);
         carrier.api_root = Some(gone.parse().unwrap());
-        let session = carrier.session(credentials, &timers);
+        let session = carrier.session(credentials);
         assert!(session.request(Method::GET, url).unwrap().send().await.is_err());
     }
 
@@ -246,7 +267,7 @@ mod tests {
             ("tasks.googleapis.com", "error", 1),
             // What is made up takes no label value of its own.
             ("other", "404", 1),
-            ("127.0.0.1", "200", 2),
+            ("127.0.0.1", "200", 1),
             ("127.0.0.1", "error", 1),
         ] {
             let series = format!("fleet_api_requests_total{{host=\"{host}\",code=\"{code}\"}}");
@@ -271,10 +292,8 @@ mod tests {
             hosts: HostRules::default(),
             api_root: None,
             observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),
-            tells_result: false,
         };
-        let timers = Timers::default();
-        let session = carrier.session(credentials, &timers);
+        let session = carrier.session(credentials);
         let job = Job::decode(br#"{"user": "ann", "kind": "profile"}"#, "j").unwrap();
         let profile = ProfileHandler::new(carrier.http.clone(), &url);
         let start = tokio::time::Instant::now();

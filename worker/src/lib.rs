@@ -6,9 +6,11 @@
 //! ended by exactly one [`outcome::Status`].
 
 mod calls;
+mod conclusion;
 mod dedupe;
 mod delivery;
 mod dispatch;
+mod effect;
 mod handler;
 pub mod health;
 mod in_hand;
@@ -29,11 +31,11 @@ mod session;
 pub mod spans;
 pub mod sweep;
 pub mod telemetry;
-mod timers;
 pub mod web;
 
 pub use calls::ApiRequest;
 pub use dedupe::{Dedupe, Remembered};
+pub use effect::{CallLedger, CallUnderWay, Calls, Effect, Knowledge};
 pub use handler::Handler;
 pub use job::Job;
 pub use logged_user::{LoggedUser, log_user, log_user_ids};

@@ -7,6 +7,8 @@ use google_cloud_gax::error::rpc::Code;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::effect::Effect;
+
 /// What a handler says about one run of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
@@ -16,6 +18,9 @@ pub enum Verdict {
         http_status: Option<u16>,
         /// Published with the outcome, never logged.
         result: Value,
+        /// Why the result is not what was asked for, though the job is done; logged, so it
+        /// must not quote an API's answer.
+        warning: Option<String>,
     },
     /// The API rejected the token (401): renew it and run the job once more.
     Unauthorized,
@@ -51,18 +56,65 @@ pub enum Verdict {
         /// The API's status, if there was one.
         http_status: Option<u16>,
     },
+    /// Any of these, with what the handler knows of its effect besides the calls that it
+    /// made through [`Session::request`](crate::Session::request). See
+    /// [`Verdict::effect`] and [`Verdict::repeatable`], which build it.
+    Stated {
+        /// What became of the run.
+        verdict: Box<Verdict>,
+        /// What the handler says of its effect, if it does.
+        effect: Option<Effect>,
+        /// Whether doing it again does no harm, if the handler says so.
+        repeatable: Option<bool>,
+    },
 }
 
 impl Verdict {
     /// The job is done; `result` is published with its outcome.
     pub fn done(result: Value) -> Self {
-        Self::Done { http_status: None, result }
+        Self::Done { http_status: None, result, warning: None }
+    }
+
+    /// Try again later. The reason is logged, so it must not quote an API's answer or a
+    /// job's values.
+    pub fn retry(why: impl Into<String>) -> Self {
+        Self::Retry { why: why.into(), http_status: None, after: None }
     }
 
     /// The job can never succeed. The reason is logged, so it must not quote an
     /// API's answer or a job's values.
     pub fn reject(reason: impl Into<String>) -> Self {
         Self::Reject { reason: reason.into(), detail: None, http_status: None }
+    }
+
+    /// States what the run did otherwise than by
+    /// [`Session::request`](crate::Session::request), whose calls are known. The worse of
+    /// both counts.
+    #[must_use]
+    pub fn effect(self, effect: Effect) -> Self {
+        let (verdict, _, repeatable) = self.into_parts();
+        Self::Stated { verdict: Box::new(verdict), effect: Some(effect), repeatable }
+    }
+
+    /// States whether what the run did otherwise than by
+    /// [`Session::request`](crate::Session::request) may be done again. Of a request,
+    /// [`ApiRequest::idempotent`](crate::ApiRequest::idempotent) says so.
+    #[must_use]
+    pub fn repeatable(self, repeatable: bool) -> Self {
+        let (verdict, effect, _) = self.into_parts();
+        Self::Stated { verdict: Box::new(verdict), effect, repeatable: Some(repeatable) }
+    }
+
+    /// The verdict alone, and what is stated of its effect. Of nested statements the
+    /// outermost count.
+    pub(crate) fn into_parts(self) -> (Self, Option<Effect>, Option<bool>) {
+        match self {
+            Self::Stated { verdict, effect, repeatable } => {
+                let (verdict, inner_effect, inner_repeatable) = verdict.into_parts();
+                (verdict, effect.or(inner_effect), repeatable.or(inner_repeatable))
+            }
+            plain => (plain, None, None),
+        }
     }
 
     /// What an error of an official Google Cloud client means. Where whether the
@@ -142,12 +194,20 @@ pub struct Outcome<'a> {
     pub attempt: u32,
     /// Pub/Sub's count of deliveries, if the subscription counts.
     pub delivery_attempt: Option<i32>,
+    /// How often the job was deliberately done anew before (`fleet dead redrive`).
+    pub run: u32,
     /// From receipt to the end, waiting included.
     pub duration_ms: u64,
     /// The API's status, if there was one.
     pub http_status: Option<u16>,
+    /// What is known of its effect.
+    pub effect: Effect,
+    /// Whether doing it again does no harm.
+    pub repeatable: bool,
     /// The handler's result.
     pub result: &'a Value,
+    /// Why the result of a job that is done is not what was asked for.
+    pub warning: Option<&'a str>,
     /// What went wrong.
     pub error: Option<Cow<'a, str>>,
 }

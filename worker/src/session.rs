@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
 use reqwest::Method;
@@ -10,8 +9,8 @@ use shared::{Credentials, TokenStore, UserId};
 use url::Url;
 
 use crate::calls::{ApiRequest, Observer};
+use crate::effect::{CallLedger, CallUnderWay};
 use crate::kinds::{Forbidden, HostRules, stand_in};
-use crate::timers::Timers;
 
 /// What the sessions of a worker share.
 #[derive(Debug, Clone)]
@@ -22,17 +21,12 @@ pub(crate) struct Carrier {
     /// Stands in for Google's API origins, with emulators only.
     pub(crate) api_root: Option<Url>,
     pub(crate) observer: Arc<Observer>,
-    /// Somebody is told what became of jobs.
-    pub(crate) tells_result: bool,
 }
 
 impl Carrier {
-    pub(crate) fn session<'a>(
-        &'a self,
-        credentials: Credentials,
-        timers: &'a Timers,
-    ) -> Session<'a> {
-        Session { carrier: self, credentials, timers }
+    /// A session for one run of a handler.
+    pub(crate) fn session(&self, credentials: Credentials) -> Session<'_> {
+        Session { carrier: self, credentials, ledger: Arc::default() }
     }
 }
 
@@ -40,7 +34,7 @@ impl Carrier {
 pub struct Session<'a> {
     carrier: &'a Carrier,
     credentials: Credentials,
-    timers: &'a Timers,
+    ledger: Arc<CallLedger>,
 }
 
 impl Session<'_> {
@@ -67,22 +61,20 @@ impl Session<'_> {
         let token = self.credentials.access_token().expose();
         let request = self.carrier.http.request(method.clone(), target).bearer_auth(token);
         let host = url.host_str().unwrap_or_default();
-        Ok(ApiRequest::new(request, method, host, self.observer()))
+        Ok(ApiRequest::new(request, method, host, self.observer(), &self.ledger))
     }
 
-    /// Whether the result of a job is published with its outcome. A handler may save
-    /// itself the work for one that nobody will see.
-    pub fn tells_result(&self) -> bool {
-        self.carrier.tells_result
+    /// Notes a call that is made otherwise than by [`Session::request`], by an official
+    /// client for example, so that a run that is cut or panics meanwhile is not repeated
+    /// unless the call is `repeatable`. Begin it before the first byte is sent, and say by
+    /// [`CallUnderWay::ended`] what became of it.
+    pub fn begin_call(&self, repeatable: bool) -> CallUnderWay {
+        self.ledger.begin(repeatable)
     }
 
-    /// Does `work`, and gives it up after `limit`, counted from when it first waits: then
-    /// the answer is `None`. Costs less than a timer for each call, as `tokio::time::timeout`
-    /// has it.
-    ///
-    /// Cancelling it drops `work`.
-    pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
-        self.timers.within(limit, work).await
+    /// What is known of the calls of this run. It outlives the session.
+    pub fn ledger(&self) -> Arc<CallLedger> {
+        Arc::clone(&self.ledger)
     }
 
     pub(crate) fn observer(&self) -> &Observer {

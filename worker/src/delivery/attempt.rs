@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use shared::{Credentials, Error, Schedule};
 use tokio::sync::SemaphorePermit;
 
+use crate::conclusion::Conclusion;
 use crate::handler::Handler;
 use crate::job::Job;
 use crate::metrics;
@@ -68,8 +69,9 @@ impl Desk {
                 None => self.credentials(job, measured).await?,
             };
             let verdict = self.attempt(&*kind.handler, job, &credentials, measured).await?;
+            let Conclusion { verdict, knowledge } = verdict;
             let again = match self.judge(job, verdict, renewed, &mut pauses)? {
-                ControlFlow::Break(end) => return Ok(end),
+                ControlFlow::Break(end) => return Ok(End { knowledge, ..end }),
                 ControlFlow::Continue(again) => again,
             };
             renewed |= matches!(again, Again::Renewed);
@@ -127,27 +129,27 @@ impl Desk {
         job: &Job,
         credentials: &Credentials,
         measured: &mut Measured<'_>,
-    ) -> Result<Verdict, End> {
+    ) -> Result<Conclusion, End> {
         let _slot = self.slot(&measured.runner.slot).await?;
         measured.attempt += 1;
         // Who is not slowed down need not be told that they are fast enough.
         let began = (self.paces.users() > 0).then(|| self.now());
-        let session = self.carrier.session(credentials.clone(), &measured.runner.timers);
+        let session = self.carrier.session(credentials.clone());
+        let ledger = session.ledger();
+        measured.calls = Some(session.ledger());
         let running = self.meters.run();
         // A panic fails this delivery only; the handler keeps no state of ours
         // that it could leave half-changed.
         let handled = async { handler.handle(job, &session).await };
         let verdict = AssertUnwindSafe(handled).catch_unwind().await;
         drop(running);
-        match verdict {
-            Ok(verdict) => {
-                if let (Verdict::Done { .. }, Some(began)) = (&verdict, began) {
-                    self.paces.fine(&job.user, began);
-                }
-                Ok(verdict)
-            }
-            Err(_panic) => Err(End::retry("the handler panicked")),
+        let Ok(verdict) = verdict else {
+            return Ok(Conclusion::of_panic(&ledger.calls()));
+        };
+        if let (Verdict::Done { .. }, Some(began)) = (&verdict, began) {
+            self.paces.fine(&job.user, began);
         }
+        Ok(Conclusion::of(verdict, &ledger.calls()))
     }
 
     fn judge(
@@ -158,8 +160,8 @@ impl Desk {
         pauses: &mut Option<Box<Schedule>>,
     ) -> Result<ControlFlow<End, Again>, Stopped> {
         Ok(match verdict {
-            Verdict::Done { http_status, result } => {
-                ControlFlow::Break(End { http_status, result, ..End::of(Status::Done) })
+            Verdict::Done { http_status, result, warning } => {
+                ControlFlow::Break(End { http_status, result, warning, ..End::of(Status::Done) })
             }
             Verdict::Unauthorized if !renewed => ControlFlow::Continue(Again::Renewed),
             Verdict::Unauthorized => {
@@ -187,6 +189,7 @@ impl Desk {
             Verdict::Reject { reason, detail, http_status } => {
                 ControlFlow::Break(End { http_status, detail, ..End::rejected(reason) })
             }
+            Verdict::Stated { .. } => unreachable!("a conclusion holds the verdict itself"),
         })
     }
 

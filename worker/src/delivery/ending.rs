@@ -8,9 +8,11 @@ use shared::ConsentReason;
 use shared::ports::Monotonic;
 use tracing::{Instrument as _, Span, error, info, warn};
 
+use crate::conclusion::Conclusion;
+use crate::effect::{CallLedger, Knowledge};
 use crate::job::{Job, Received};
 use crate::logged_user::{LoggedUser, log_known_user};
-use crate::outcome::{Outcome, Status};
+use crate::outcome::{Outcome, Status, Verdict};
 use crate::pubsub::{Outgoing, Settle};
 use crate::spans;
 
@@ -29,6 +31,10 @@ pub(super) struct End {
     pub(super) status: Status,
     pub(super) http_status: Option<u16>,
     pub(super) result: Value,
+    /// Why the result of a job that is done is not what was asked for.
+    pub(super) warning: Option<String>,
+    /// What is known of its effect.
+    pub(super) knowledge: Knowledge,
     /// May be logged.
     pub(super) reason: Option<String>,
     /// What an API said; published, never logged.
@@ -43,6 +49,8 @@ impl End {
             status,
             http_status: None,
             result: Value::Null,
+            warning: None,
+            knowledge: Knowledge::NOTHING,
             reason: None,
             detail: None,
             pause: GIVE_BACK_MIN,
@@ -64,6 +72,18 @@ impl End {
     /// An earlier delivery did it. Its outcome may not have been told.
     pub(super) fn done_before() -> Self {
         Self::of(Status::Done)
+    }
+
+    /// The replica stopped before the job ended, whose last run had made these calls.
+    pub(super) fn cut(calls: Option<&CallLedger>) -> Self {
+        let calls = calls.map(CallLedger::calls).unwrap_or_default();
+        let why = "the replica stopped before the job ended";
+        let Conclusion { verdict, knowledge } = Conclusion::of_cut(why, &calls);
+        let end = match verdict {
+            Verdict::Reject { reason, .. } => Self::rejected(reason),
+            _ => Self::retry(why),
+        };
+        Self { knowledge, ..end }
     }
 
     pub(super) fn with_status(mut self, http_status: Option<u16>) -> Self {
@@ -107,9 +127,13 @@ impl Desk {
             status: end.status,
             attempt: measured.attempt,
             delivery_attempt: received.delivery_attempt,
+            run: 0,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             http_status: end.http_status,
+            effect: end.knowledge.effect,
+            repeatable: end.knowledge.repeatable,
             result: &end.result,
+            warning: end.warning.as_deref(),
             error: match (&end.reason, &end.detail) {
                 (Some(reason), Some(detail)) => Some(format!("{reason}: {detail}").into()),
                 (reason, _) => reason.as_deref().map(Into::into),

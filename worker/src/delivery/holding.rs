@@ -44,9 +44,9 @@ impl Desk {
         spans::token_had(&span, had);
         self.meters.credential(had, waited);
         got.map_err(|stopped| match stopped {
-            Ok(end) => Stopped::Over(end),
+            Ok(end) => Stopped::from(end),
             Err(Error::NeedsConsent(why)) => Stopped::Consent(why),
-            Err(error) => Stopped::Over(End::retry(error.to_string())),
+            Err(error) => Stopped::from(End::retry(error.to_string())),
         })
     }
 

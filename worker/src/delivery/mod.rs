@@ -27,6 +27,7 @@ use tracing::Instrument as _;
 
 use crate::dedupe::Dedupe;
 use crate::dispatch::{Queued, Queues};
+use crate::effect::CallLedger;
 use crate::in_hand::while_in_hand;
 use crate::job::{Job, Malformed, Received};
 use crate::metrics::Meters;
@@ -36,7 +37,6 @@ use crate::pace::Paces;
 use crate::parking::{Parked, Parking};
 use crate::pubsub::{Delivery, Settle, Topic};
 use crate::session::Carrier;
-use crate::timers::Timers;
 use crate::{metrics, spans};
 
 use ending::End;
@@ -93,12 +93,12 @@ enum Stopped {
     /// The user must consent.
     Consent(ConsentReason),
     /// The delivery is over.
-    Over(End),
+    Over(Box<End>),
 }
 
 impl From<End> for Stopped {
     fn from(end: End) -> Self {
-        Self::Over(end)
+        Self::Over(Box::new(end))
     }
 }
 
@@ -107,7 +107,6 @@ impl From<End> for Stopped {
 struct Runner {
     /// Whether the job waits for a slot or has one.
     slot: AtomicBool,
-    timers: Timers,
 }
 
 /// What is measured about a delivery.
@@ -123,12 +122,14 @@ struct Measured<'a> {
     user_digest: Option<UserDigest>,
     /// How long the delivery waited between attempts.
     waited: Duration,
+    /// The calls of the last run.
+    calls: Option<Arc<CallLedger>>,
 }
 
 impl<'a> Measured<'a> {
     fn new(runner: &'a Runner, since: Monotonic) -> Self {
         let waited = Duration::ZERO;
-        Self { runner, since, attempt: 0, token: None, user_digest: None, waited }
+        Self { runner, since, attempt: 0, token: None, user_digest: None, waited, calls: None }
     }
 }
 
@@ -264,18 +265,17 @@ impl Desk {
         settle: Box<dyn Settle>,
         measured: &mut Measured<'_>,
     ) -> Monotonic {
-        let mut end = {
+        let ended = {
             // Pinned, so that a pointer is moved to where both are waited for.
             let work = pin!(self.work(job, kind, received, measured));
             tokio::select! {
                 biased;
-                end = work => end,
+                end = work => Some(end),
                 // Second: a job that does not wait for anything need not ask for it.
-                () = self.cutting.cancelled() => {
-                    End::retry("the replica stopped before the job ended")
-                }
+                () = self.cutting.cancelled() => None,
             }
         };
+        let mut end = ended.unwrap_or_else(|| End::cut(measured.calls.as_deref()));
         if end.status == Status::Done && measured.attempt > 0 && self.dedupe.is_on() {
             Box::pin(self.remember(job)).await;
         }
@@ -308,7 +308,8 @@ impl Desk {
         }
         for _ in 0..MAX_PARK_ROUNDS {
             let why = match self.attempts(job, kind, measured).await {
-                Ok(end) | Err(Stopped::Over(end)) => return end,
+                Ok(end) => return end,
+                Err(Stopped::Over(end)) => return *end,
                 Err(Stopped::Consent(why)) => why,
             };
             let now = self.clock.wall();

@@ -20,6 +20,7 @@ pub use api::{ApiHandler, OutputRules, OutputStore, Outputs};
 pub(crate) use hosts::stand_in;
 pub use hosts::{Forbidden, HostRules};
 pub use profile::ProfileHandler;
+pub(crate) use retry_after::asks_to_wait;
 
 /// Handlers by the kind that they do.
 pub type Kinds = BTreeMap<String, Arc<dyn Handler>>;

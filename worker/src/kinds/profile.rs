@@ -1,13 +1,11 @@
 //! The kind `profile`: the user's profile as the provider tells it.
 
-use std::fmt;
 use std::pin::pin;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use reqwest::Method;
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use shared::profile::{LIMIT, ProfileError, fetch_profile};
 use url::Url;
@@ -43,8 +41,8 @@ impl ProfileHandler {
         // Pinned, here and below: whoever is handed a future has room for it twice.
         let fetch = pin!(fetch_profile(&self.http, url.clone(), session.credentials()));
         let fetch = pin!(async {
-            let ended = session.within(LIMIT, fetch).await;
-            ended.unwrap_or_else(|| Err(ProfileError::in_no_time()))
+            let ended = tokio::time::timeout(LIMIT, fetch).await;
+            ended.unwrap_or_else(|_late| Err(ProfileError::in_no_time()))
         });
         let status = |fetched: &Result<T, ProfileError>| match fetched {
             Ok(_) => Some(200),
@@ -53,30 +51,6 @@ impl ProfileHandler {
         };
         let host = url.host_str().unwrap_or_default();
         session.observer().observe(&Method::GET, host, fetch, status).await
-    }
-}
-
-/// A JSON object that is read to see that it is one.
-struct AnyObject;
-
-impl<'de> Deserialize<'de> for AnyObject {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-
-        impl<'de> Visitor<'de> for Members {
-            type Value = AnyObject;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<AnyObject, A::Error> {
-                while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(AnyObject)
-            }
-        }
-
-        deserializer.deserialize_map(Members)
     }
 }
 
@@ -98,13 +72,13 @@ impl Handler for ProfileHandler {
                     return Verdict::Retry { why, http_status: None, after: None };
                 }
             };
-            let fetched = if session.tells_result() {
-                self.fetch::<Map<String, Value>>(url, session).await.map(Value::Object)
-            } else {
-                self.fetch::<AnyObject>(url, session).await.map(|_read| Value::Null)
-            };
+            let fetched = self.fetch::<Map<String, Value>>(url, session).await;
             match fetched {
-                Ok(result) => Verdict::Done { http_status: Some(200), result },
+                Ok(profile) => Verdict::Done {
+                    http_status: Some(200),
+                    result: Value::Object(profile),
+                    warning: None,
+                },
                 Err(ProfileError::Status { status, retry_after }) => {
                     match judge(status, &reqwest::header::HeaderMap::new(), b"") {
                         Verdict::Retry { why, http_status, .. } => {
@@ -123,24 +97,5 @@ impl Handler for ProfileHandler {
             }
         }
         .boxed()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The size of what a method's future holds.
-    fn size<'a, F: Future>(
-        _: impl FnOnce(&'a ProfileHandler, &'a Url, &'a Session<'a>) -> F,
-    ) -> usize {
-        size_of::<F>()
-    }
-
-    /// One is made, moved and freed for every job.
-    #[test]
-    fn the_future_of_a_profile_is_small() {
-        let bytes = size(ProfileHandler::fetch::<AnyObject>);
-        assert!(bytes <= 1000, "{bytes} bytes; pin what is handed on");
     }
 }

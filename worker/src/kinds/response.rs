@@ -35,6 +35,6 @@ impl Verdict {
                 _ => Value::Null,
             })
         };
-        Self::Done { http_status, result }
+        Self::Done { http_status, result, warning: None }
     }
 }

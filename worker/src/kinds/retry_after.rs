@@ -26,6 +26,12 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(LONGEST))
 }
 
+/// Whether an answer has a `Retry-After` that means something, be it a date without a `Date`
+/// to count from: with one, a 503 says that the request was not handled.
+pub(crate) fn asks_to_wait(headers: &HeaderMap) -> bool {
+    retry_after(headers).is_some() || date(headers, RETRY_AFTER).is_some()
+}
+
 /// An HTTP date in its current form (RFC 9110, section 5.6.7); the two obsolete
 /// forms are not read.
 fn date(headers: &HeaderMap, name: HeaderName) -> Option<Timestamp> {

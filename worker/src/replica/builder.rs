@@ -296,7 +296,6 @@ impl Builder {
                 hosts: self.hosts,
                 api_root: self.api_root,
                 observer: Arc::new(Observer::new(Arc::clone(&clock))),
-                tells_result: self.outcomes.is_some(),
             },
             bucket: self.bucket.ok_or(BuildError::Missing("the bucket of its store"))?,
             source: self.source.ok_or(BuildError::Missing("a source of jobs"))?,

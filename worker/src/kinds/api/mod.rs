@@ -121,7 +121,7 @@ impl ApiHandler {
             warn!(
                 "the API's answer was cut off; the call took effect, and the job is done without a result"
             );
-            return Ok(Verdict::Done { http_status, result: Value::Null });
+            return Ok(Verdict::Done { http_status, result: Value::Null, warning: None });
         };
         let result = if body.is_empty() {
             Value::Null
@@ -135,7 +135,7 @@ impl ApiHandler {
                 http_status,
             ));
         };
-        Ok(Verdict::Done { http_status, result })
+        Ok(Verdict::Done { http_status, result, warning: None })
     }
 
     /// All pages as the outcome's result.
@@ -158,7 +158,7 @@ impl ApiHandler {
             }
         }
         let result = merged.finish().map_err(|bad| bad_page(&bad, status))?;
-        Ok(Verdict::Done { http_status: Some(status.as_u16()), result })
+        Ok(Verdict::Done { http_status: Some(status.as_u16()), result, warning: None })
     }
 
     async fn next_page(
@@ -330,7 +330,7 @@ fn done(target: &Target, http_status: Option<u16>, stored: Stored, pages: Option
     if let Some(pages) = pages {
         result["pages"] = pages.into();
     }
-    Verdict::Done { http_status, result }
+    Verdict::Done { http_status, result, warning: None }
 }
 
 fn exists(call: &Call, target: &Target, http_status: Option<u16>) -> Verdict {

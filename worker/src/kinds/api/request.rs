@@ -130,7 +130,7 @@ async fn answer(response: Response, credentials: &Credentials) -> Result<Respons
     }
     if status == StatusCode::NOT_MODIFIED {
         let http_status = Some(status.as_u16());
-        return Err(Verdict::Done { http_status, result: Value::Null });
+        return Err(Verdict::Done { http_status, result: Value::Null, warning: None });
     }
     let headers = response.headers().clone();
     // A refusal is judged by what can be read of it.
