@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tests::stage::{BUCKET, Cloud, LIMITS, PATIENCE, Stage, full};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use worker::pubsub::{Intake, IntakeSettings, Outgoing, Publisher, next_delivery};
+use worker::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Outgoing, Publisher, Source as _};
 
 /// Google's emulator does not show again what was given back at the end of a
 /// stream, so that nothing can be looked at twice there.
@@ -136,19 +136,18 @@ async fn jobs_that_pubsub_gave_up_are_listed_and_redriven() -> anyhow::Result<()
         IntakeSettings {
             subscription: five,
             max_outstanding: 10,
+            max_outstanding_bytes: OUTSTANDING_BYTES,
             ack_extension: Duration::from_secs(10),
         },
     )
     .await?;
     for _ in 0..5 {
-        let delivery = tokio::time::timeout(PATIENCE, next_delivery(&mut messages))
-            .await
-            .context("again")??;
+        let delivery = tokio::time::timeout(PATIENCE, messages.next()).await.context("again")??;
         delivery.settle.nack();
     }
     let sixth = async {
         loop {
-            if let Ok(delivery) = next_delivery(&mut messages).await {
+            if let Ok(delivery) = messages.next().await {
                 panic!("a sixth delivery: {delivery:?}");
             }
         }

@@ -36,6 +36,10 @@ impl Topic {
 }
 
 impl JobTopic for Topic {
+    fn name(&self) -> &'static str {
+        "t"
+    }
+
     fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
         let job: serde_json::Value = serde_json::from_slice(&message.data).unwrap();
         let id = job["id"].as_str().unwrap().to_owned();
@@ -43,7 +47,8 @@ impl JobTopic for Topic {
         let refuses = self.refuses.lock().unwrap();
         if refuses.as_ref().is_some_and(|first| id[..3] == first[..3] && id >= *first) {
             let why = "refused for the test".to_owned();
-            return async { Err(PublishError::Failed { topic: "t".into(), why }) }.boxed();
+            let topic = "t".to_owned();
+            return async { Err(PublishError::Unavailable { topic, why, source: None }) }.boxed();
         }
         self.messages.lock().unwrap().push(id.clone());
         async { Ok(id) }.boxed()

@@ -20,7 +20,7 @@ use serde_json::json;
 use shared::adapters::{CloudStorage, CloudStorageConfig, HttpTokenEndpoint, http_client};
 use shared::ports::Bucket;
 use shared::{OAuthClient, TokenStore};
-use worker::pubsub::{Connection, Intake, IntakeSettings, resource};
+use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, resource};
 use worker::replica::Stop;
 use worker::{Job, Session, Verdict, Worker};
 
@@ -80,6 +80,7 @@ async fn main() -> anyhow::Result<()> {
     let settings = IntakeSettings {
         subscription: subscription.clone(),
         max_outstanding: 64,
+        max_outstanding_bytes: OUTSTANDING_BYTES,
         ack_extension: Duration::from_secs(60),
     };
     let worker = Worker::builder()

@@ -307,16 +307,15 @@ mod tests {
     use std::collections::HashMap;
     use std::time::Duration;
 
-    use futures_util::future::{Either, ready};
-
-    use crate::pubsub::Acknowledged;
+    use futures_util::FutureExt as _;
+    use futures_util::future::{BoxFuture, ready};
 
     #[derive(Debug)]
     struct Ignore;
 
     impl Settle for Ignore {
-        fn ack(self: Box<Self>) -> Acknowledged {
-            Either::Left(ready(true))
+        fn ack(self: Box<Self>) -> BoxFuture<'static, bool> {
+            ready(true).boxed()
         }
 
         fn nack(self: Box<Self>) {}

@@ -19,7 +19,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Notify;
 use worker::kinds::{HostRules, KindSettings, Kinds, builtin};
 use worker::metered::{MeteredBucket, MeteredEndpoint};
-use worker::pubsub::{Connection, Intake, IntakeSettings};
+use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES};
 use worker::replica::Stop;
 use worker::telemetry::logging;
 use worker::telemetry::prometheus::Scrape;
@@ -163,6 +163,7 @@ pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
     let settings = IntakeSettings {
         subscription: place.subscription.clone(),
         max_outstanding: outstanding,
+        max_outstanding_bytes: OUTSTANDING_BYTES,
         ack_extension: Duration::from_secs(60),
     };
     let connection = Connection { emulator: Some(place.pubsub.clone()) };

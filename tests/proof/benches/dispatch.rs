@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Either, ready};
+use futures_util::future::{BoxFuture, ready};
 use futures_util::task::AtomicWaker;
 use shared::adapters::MemoryBucket;
 use shared::ports::{Bucket, Clock as _, Randomness};
@@ -30,7 +30,7 @@ use shared::{Grant, TokenStore, UserId};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, Semaphore};
 use worker::job::Received;
-use worker::pubsub::{Acknowledged, Delivery, IntakeError, Settle, Source};
+use worker::pubsub::{Delivery, IntakeError, Settle, Source, Window};
 use worker::replica::Stop;
 use worker::{Job, Session, Verdict, Worker};
 
@@ -110,9 +110,15 @@ impl Messages {
 }
 
 impl Source for Messages {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, IntakeError>> {
-        self.poll_take(cx).map(Ok)
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, IntakeError>> {
+        poll_fn(|cx| self.poll_take(cx).map(Ok)).boxed()
     }
+
+    fn pause(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
+        ready(Vec::new()).boxed()
+    }
+
+    fn set_window(&mut self, _: Window) {}
 
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
         async {}.boxed()
@@ -123,12 +129,12 @@ impl Source for Messages {
 struct Unsettled(Arc<Held>);
 
 impl Settle for Unsettled {
-    fn ack(self: Box<Self>) -> Acknowledged {
+    fn ack(self: Box<Self>) -> BoxFuture<'static, bool> {
         self.0.now.fetch_sub(1, Ordering::Relaxed);
         self.0.acknowledged.fetch_add(1, Ordering::Relaxed);
         self.0.intake.wake();
         self.0.changed.notify_one();
-        Either::Left(ready(true))
+        ready(true).boxed()
     }
 
     fn nack(self: Box<Self>) {

@@ -12,7 +12,9 @@ use anyhow::{Context as _, ensure};
 use emulators::google::{self, ClientKind, Google};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use worker::pubsub::{Admin, Connection, Intake, IntakeSettings, SubscriptionPlan, next_delivery};
+use worker::pubsub::{
+    Admin, Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, Source as _, SubscriptionPlan,
+};
 
 pub use cloud::Cloud;
 pub use external::{LIMITS, Missing, leave_out};
@@ -263,6 +265,7 @@ impl Stage {
         let settings = IntakeSettings {
             subscription: full("subscriptions", subscription),
             max_outstanding: 1000,
+            max_outstanding_bytes: OUTSTANDING_BYTES,
             ack_extension: Duration::from_secs(60),
         };
         Ok(Inbox(Intake::open(&self.connection(), settings).await?))
@@ -319,7 +322,7 @@ impl Inbox {
     /// # Errors
     /// When none comes in time.
     pub async fn next(&mut self) -> anyhow::Result<Letter> {
-        let delivery = tokio::time::timeout(PATIENCE, next_delivery(&mut self.0))
+        let delivery = tokio::time::timeout(PATIENCE, self.0.next())
             .await
             .context("no message came in time")??;
         let data = &delivery.received.data;

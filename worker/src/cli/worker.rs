@@ -16,7 +16,7 @@ use worker::health::{self, Probes};
 use worker::kinds::{HostRules, KindSettings, OutputRules, Outputs, builtin};
 use worker::log_user_ids;
 use worker::metrics::{self, Render};
-use worker::pubsub::{Intake, IntakeSettings, Publisher, Topic};
+use worker::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Topic};
 use worker::replica::Stop;
 use worker::sweep::Sweep;
 use worker::{Dedupe, Worker};
@@ -81,6 +81,9 @@ struct JobArgs {
     /// How long a dead replica's messages stay unseen, 10s to 600s
     #[arg(long, env = "FLEET_ACK_EXTENSION", default_value = "60s", value_parser = duration)]
     ack_extension: Duration,
+    /// How many bytes of messages are held at once
+    #[arg(long, env = "FLEET_OUTSTANDING_BYTES", default_value_t = OUTSTANDING_BYTES)]
+    outstanding_bytes: usize,
     /// How many jobs run at once
     #[arg(long, env = "FLEET_CONCURRENCY", default_value_t = 64)]
     concurrency: usize,
@@ -176,6 +179,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let intake = IntakeSettings {
         subscription: subscription.clone(),
         max_outstanding: jobs.concurrency.saturating_mul(OUTSTANDING_PER_SLOT),
+        max_outstanding_bytes: jobs.outstanding_bytes,
         ack_extension: jobs.ack_extension,
     };
     let sweep = sweep(&connected, topic(job_topic).await?, jobs.sweep, &clock);

@@ -104,6 +104,8 @@ metrics_list! {
     HELD = "fleet_jobs_held", Gauge, [],
         "Jobs held because the bucket or the token endpoint is down.";
     PAUSED = "fleet_intake_paused", Gauge, [], "1 while no new jobs are taken because of an outage.";
+    PUBSUB_REACHABLE = "fleet_pubsub_reachable", Gauge, [],
+        "1 while Pub/Sub answers on a connection that was opened to ask, 0 while it does not.";
     READY = "fleet_ready", Gauge, [], "1 while /readyz says ready.";
     DEDUPED = "fleet_jobs_deduplicated_total", Counter, [],
         "Deliveries of jobs that were done before and did not act again.";
@@ -218,6 +220,11 @@ pub fn read_store(store: &TokenStore) {
 /// Whether `/readyz` says ready. Called whenever somebody asks for metrics.
 pub fn readiness(ready: bool) {
     gauge!(READY).set(f64::from(u8::from(ready)));
+}
+
+/// Whether Pub/Sub delivers to this replica, or answers it.
+pub(crate) fn pubsub_reachable(reachable: bool) {
+    gauge!(PUBSUB_REACHABLE).set(f64::from(u8::from(reachable)));
 }
 
 /// One more event on the consent pages. Both names are ours.

@@ -11,7 +11,7 @@ use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model::Subscription;
 use google_cloud_wkt::Duration as WireDuration;
 
-use super::{Connection, no_credentials};
+use super::{Connection, innermost, no_credentials};
 
 /// Bound on one call.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -25,6 +25,10 @@ pub enum Unseen {
     /// Not allowed to look.
     #[error("permission denied")]
     Denied,
+    /// The service says that nothing is allowed on it, and no more: it does so for what does
+    /// not exist, too.
+    #[error("it does not exist, or this account may not use it")]
+    Nothing,
     /// The service does not know the question, as emulators do not.
     #[error("the service cannot tell")]
     Unsupported,
@@ -110,6 +114,20 @@ impl Inspector {
         bounded(call.with_attempt_timeout(TIME_LIMIT).send()).await.map(drop)
     }
 
+    /// Whether this process may publish to a topic, or, where the service knows no
+    /// permissions, whether the topic exists.
+    ///
+    /// # Errors
+    /// [`Unseen`].
+    pub async fn may_publish(&self, topic: &str) -> Result<(), Unseen> {
+        match self.allowed(topic, &["pubsub.topics.publish"]).await {
+            Ok(allowed) if allowed.is_empty() => Err(Unseen::Nothing),
+            Ok(_) => Ok(()),
+            Err(Unseen::Unsupported) => self.topic(topic).await,
+            Err(why) => Err(why),
+        }
+    }
+
     /// Full names of the first subscriptions of a topic.
     ///
     /// # Errors
@@ -170,17 +188,9 @@ async fn bounded<T>(
             (Some(Code::Unimplemented), _) | (None, Some(404 | 405 | 501)) => Unseen::Unsupported,
             (Some(code), _) => Unseen::Unreachable(code.to_string()),
             (None, Some(status)) => Unseen::Unreachable(format!("HTTP status {status}")),
-            (None, None) => Unseen::Unreachable(innermost(&error)),
+            (None, None) => Unseen::Unreachable(innermost(&error).to_string()),
         }
     })
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 fn settings(found: Subscription) -> Settings {

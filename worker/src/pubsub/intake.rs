@@ -1,45 +1,22 @@
-//! Receives messages: one StreamingPull, rebuilt when it dies for good.
+//! Receives messages: a [`Source`] over a reader of the official client.
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::{self, BoxFuture, Either, Ready};
-use futures_util::stream::BoxStream;
-use futures_util::{FutureExt as _, StreamExt as _};
-use google_cloud_gax::error::rpc::Code;
-use google_cloud_pubsub::client::Subscriber;
-use google_cloud_pubsub::model::Message;
-use google_cloud_pubsub::subscriber::ShutdownToken;
-use google_cloud_pubsub::subscriber::handler::Handler;
-use jiff::Timestamp;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use shared::adapters::SystemClock;
+use shared::ports::Randomness;
+use tokio::sync::{oneshot, watch};
 
-use crate::job::Received;
+use super::in_hand::Amount;
+use super::reader::{Ends, Order, Reader};
+use super::subscriber::PubSub;
+use super::{Cause, Connection, Delivery, Inspector, Settings, Source, Unseen, Window};
 
-use super::{Connection, Source, no_credentials};
-
-/// An acknowledgement: at once, or when it is confirmed.
-pub type Acknowledged = Either<Ready<bool>, BoxFuture<'static, bool>>;
-
-/// Ends a delivery. Dropping it gives the message back.
-pub trait Settle: Send + fmt::Debug {
-    /// Acknowledges. With an exactly-once subscription the future ends when
-    /// Pub/Sub has confirmed; `false` when it did not. Others need no future of their own.
-    fn ack(self: Box<Self>) -> Acknowledged;
-
-    /// Gives the message back; Pub/Sub redelivers it by its retry policy.
-    fn nack(self: Box<Self>);
-}
-
-/// A message and the way to end its delivery.
-#[derive(Debug)]
-pub struct Delivery {
-    /// The message.
-    pub received: Arc<Received>,
-    /// Ends the delivery.
-    pub settle: Box<dyn Settle>,
-}
+/// How many bytes of messages may be held at once, unless something else is said.
+pub const OUTSTANDING_BYTES: usize = 64 * 1024 * 1024;
 
 /// How messages are received.
 #[derive(Debug, Clone)]
@@ -48,20 +25,18 @@ pub struct IntakeSettings {
     pub subscription: String,
     /// How many messages may be held at once.
     pub max_outstanding: usize,
+    /// How many bytes of messages may be held at once; see [`OUTSTANDING_BYTES`].
+    pub max_outstanding_bytes: usize,
     /// How long the messages of a dead replica stay unseen.
     pub ack_extension: Duration,
 }
-
-/// How long a message may be held at most, counted from its receipt: an outage
-/// may last, and giving messages back would burn their delivery attempts.
-const MAX_HOLD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why no more messages come.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum IntakeError {
     /// The client cannot be built.
     #[error("the Pub/Sub client cannot be built: {0}")]
-    Client(String),
+    Client(#[source] Cause),
     /// There is no such subscription.
     #[error(
         "{0} does not exist; create it (`fleet setup`, or Terraform) or correct --subscription"
@@ -69,33 +44,49 @@ pub enum IntakeError {
     NoSubscription(String),
     /// Not allowed to read from it.
     #[error(
-        "{0}: permission denied; grant this process roles/pubsub.subscriber on it, or correct --subscription"
+        "{subscription}: permission denied; grant this process roles/pubsub.subscriber on it, or correct --subscription"
     )]
-    Denied(String),
-    /// The stream ended with another permanent error.
+    Denied {
+        /// The subscription.
+        subscription: String,
+        /// What the service said.
+        source: Cause,
+    },
+    /// The service ended the stream for another reason.
     #[error("the stream of {subscription} ended: {why}")]
     Ended {
         /// The subscription.
         subscription: String,
-        /// What the service said.
+        /// In short.
         why: String,
+        /// What the service said.
+        source: Cause,
     },
+    /// The stream was closed without a reason.
+    #[error("the stream was closed")]
+    Closed,
 }
 
-/// One StreamingPull.
+/// A subscription of Pub/Sub.
+///
+/// While nothing comes it looks every ten seconds whether the service can be reached, on a
+/// fresh connection; [`trouble`](Source::trouble) tells what it has found. While the service
+/// cannot be reached the stream is closed, and looks follow each other after 1 s … 30 s; a
+/// subscriber that has been silent for three minutes is replaced by one with a new connection.
+///
+/// An acknowledgement that was handed to a useless connection is lost, and nobody is told:
+/// the message is redelivered when its lease has ended.
 pub struct Intake {
-    subscriber: Subscriber,
+    connection: Connection,
     settings: IntakeSettings,
-    messages: Messages,
-    token: ShutdownToken,
+    ends: Ends,
+    window: Window,
+    is_open: bool,
 }
-
-/// What the official client hands out, until it says for good that there is no more. Its
-/// errors are boxed: every message would be moved with room for one.
-type Messages = BoxStream<'static, Result<Delivery, Box<google_cloud_pubsub::Error>>>;
 
 impl Intake {
-    /// Prepares the stream; it opens with the first [`Source::poll_next`].
+    /// Prepares the intake; it opens with the first [`Source::next`]. Must be called inside
+    /// a tokio runtime, where it starts the task that reads.
     ///
     /// # Errors
     /// [`IntakeError::Client`].
@@ -103,117 +94,82 @@ impl Intake {
         connection: &Connection,
         settings: IntakeSettings,
     ) -> Result<Self, IntakeError> {
-        let mut builder = Subscriber::builder();
-        if let Some(endpoint) = connection.endpoint() {
-            builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
-        }
-        let subscriber =
-            builder.build().await.map_err(|e| IntakeError::Client(innermost(&e).to_string()))?;
-        let (messages, token) = start(&subscriber, &settings);
-        Ok(Self { subscriber, settings, messages, token })
+        let service = PubSub::new(connection, settings.clone()).await?;
+        let most =
+            Amount { messages: settings.max_outstanding, bytes: settings.max_outstanding_bytes };
+        let clock = Arc::new(SystemClock::default());
+        let (reader, ends) = Reader::new(service, most, clock, Randomness::from_system());
+        tokio::spawn(reader.run());
+        Ok(Self {
+            connection: connection.clone(),
+            settings,
+            ends,
+            window: Window::Full,
+            is_open: false,
+        })
     }
 
-    fn permanent(&self, error: &google_cloud_pubsub::Error) -> IntakeError {
-        let subscription = self.settings.subscription.clone();
-        match error.status().map(|s| s.code) {
-            Some(Code::NotFound) => IntakeError::NoSubscription(subscription),
-            Some(Code::PermissionDenied | Code::Unauthenticated) => {
-                IntakeError::Denied(subscription)
-            }
-            _ => IntakeError::Ended { subscription, why: innermost(error).to_string() },
-        }
+    /// Tells the reader, which lives as long as this.
+    fn order(&self, order: Order) {
+        _ = self.ends.orders.send(order);
     }
 }
 
 impl Source for Intake {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, IntakeError>> {
-        let error = match ready!(self.messages.poll_next_unpin(cx)) {
-            Some(Ok(delivery)) => return Poll::Ready(Ok(delivery)),
-            Some(Err(error)) => self.permanent(&error),
-            None => IntakeError::Ended {
-                subscription: self.settings.subscription.clone(),
-                why: "it was closed".to_owned(),
-            },
-        };
-        // A stream that ended for good says so once and then nothing.
-        (self.messages, self.token) = start(&self.subscriber, &self.settings);
-        Poll::Ready(Err(error))
-    }
-
-    fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
-        let token = self.token.clone();
-        // Asking for the shutdown and then dropping the stream releases what
-        // it has prefetched; keeping the stream would delay that by its leases.
-        let done = async move { token.shutdown().await }.boxed().shared();
-        let waiting = tokio::spawn(done.clone());
-        drop(self.messages);
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, IntakeError>> {
         async move {
-            drop(waiting);
-            done.await;
+            if !self.is_open {
+                self.is_open = true;
+                self.order(Order::Open(self.window));
+            }
+            let next = self.ends.deliveries.recv().await.unwrap_or(Err(IntakeError::Closed));
+            self.is_open = next.is_ok();
+            next
         }
         .boxed()
     }
-}
 
-fn start(subscriber: &Subscriber, settings: &IntakeSettings) -> (Messages, ShutdownToken) {
-    let mut stream = subscriber
-        .subscribe(&settings.subscription)
-        .set_max_lease(MAX_HOLD)
-        .set_max_lease_extension(settings.ack_extension)
-        .set_max_outstanding_messages(i64::try_from(settings.max_outstanding).unwrap_or(i64::MAX))
-        .build();
-    let token = stream.shutdown_token();
-    let messages = async_stream::stream! {
-        while let Some(next) = stream.next().await {
-            yield next.map(|(message, handler)| delivery(message, handler)).map_err(Box::new);
-        }
-    };
-    (messages.boxed(), token)
-}
-
-fn delivery(message: Message, handler: Handler) -> Delivery {
-    let publish_time =
-        message.publish_time.and_then(|t| Timestamp::new(t.seconds(), t.nanos()).ok());
-    Delivery {
-        received: Arc::new(Received {
-            data: message.data,
-            attributes: message.attributes,
-            ordering_key: message.ordering_key,
-            message_id: message.message_id,
-            publish_time,
-            delivery_attempt: handler.delivery_attempt(),
-        }),
-        settle: Box::new(PubSubSettle(handler)),
-    }
-}
-
-#[derive(Debug)]
-struct PubSubSettle(Handler);
-
-impl Settle for PubSubSettle {
-    fn ack(self: Box<Self>) -> Acknowledged {
-        match self.0 {
-            Handler::ExactlyOnce(handler) => {
-                Either::Right(async move { handler.confirmed_ack().await.is_ok() }.boxed())
+    fn pause(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
+        async move {
+            self.is_open = false;
+            let (emptied, last) = oneshot::channel();
+            self.order(Order::Pause(emptied));
+            let last = last.await.unwrap_or_default();
+            let mut out = Vec::new();
+            // An error that ended the stream meanwhile is met again by whoever opens it.
+            while let Ok(next) = self.ends.deliveries.try_recv() {
+                out.extend(next);
             }
-            other => {
-                other.ack();
-                Either::Left(future::ready(true))
-            }
+            out.extend(last);
+            out
         }
+        .boxed()
     }
 
-    fn nack(self: Box<Self>) {
-        self.0.nack();
+    fn set_window(&mut self, window: Window) {
+        self.window = window;
     }
-}
 
-fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+    fn trouble(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.ends.trouble.clone()
     }
-    cause
+
+    fn settings(&self) -> BoxFuture<'_, Result<Option<Settings>, Unseen>> {
+        async move {
+            let inspector =
+                Inspector::connect(&self.connection).await.map_err(Unseen::Unreachable)?;
+            inspector.subscription(&self.settings.subscription).await.map(Some)
+        }
+        .boxed()
+    }
+
+    fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
+        let (stopped, over) = oneshot::channel();
+        self.order(Order::Stop(stopped));
+        // What was read and not handed out goes back.
+        drop(self.ends.deliveries);
+        async move { over.await.unwrap_or_default() }.boxed()
+    }
 }
 
 impl fmt::Debug for Intake {

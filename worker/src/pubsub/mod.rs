@@ -2,18 +2,29 @@
 //! instantiated here and nowhere else.
 
 mod admin;
+mod in_hand;
 mod inspect;
 mod intake;
 mod ports;
 mod publisher;
+mod reader;
+mod silence;
+mod subscriber;
 
-use google_cloud_auth::credentials::{Credentials, anonymous};
+use std::error::Error;
+use std::sync::Arc;
+
+use google_cloud_auth::build_errors;
+use google_cloud_auth::credentials::{self, Credentials, anonymous};
 
 pub use admin::{Admin, SubscriptionPlan};
 pub use inspect::{Grant, Inspector, Settings, Unseen};
-pub use intake::{Acknowledged, Delivery, Intake, IntakeError, IntakeSettings, Settle};
-pub use ports::{Source, Topic, next_delivery};
+pub use intake::{Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES};
+pub use ports::{Delivery, Settle, Source, Topic, Window};
 pub use publisher::{Outgoing, PublishError, Publisher};
+
+/// What the client said, behind an error of ours.
+pub type Cause = Arc<dyn Error + Send + Sync>;
 
 /// Where Pub/Sub is.
 #[derive(Debug, Clone, Default)]
@@ -27,10 +38,27 @@ impl Connection {
     fn endpoint(&self) -> Option<String> {
         self.emulator.as_ref().map(|address| format!("http://{address}"))
     }
+
+    /// None for an emulator, Application Default Credentials for Google.
+    fn credentials(&self) -> Result<Credentials, build_errors::Error> {
+        match self.emulator {
+            Some(_) => Ok(no_credentials()),
+            None => credentials::Builder::default().build(),
+        }
+    }
 }
 
 fn no_credentials() -> Credentials {
     anonymous::Builder::new().build()
+}
+
+/// The cause that says the most: what the client wraps around it names no circumstance.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause
 }
 
 /// The full name of a topic or subscription given as an ID or a full name.

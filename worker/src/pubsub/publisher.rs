@@ -2,23 +2,28 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::RetryPolicyExt as _;
-use google_cloud_pubsub::client::Publisher as Client;
+use google_cloud_pubsub::client::{BasePublisher, Publisher as Client};
 use google_cloud_pubsub::error::PublishError as ClientError;
 use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 
 use crate::spans;
 
-use super::{Connection, Topic, no_credentials};
+use super::{Cause, Connection, Inspector, Topic, Unseen, innermost};
 
-/// A publish is given up after this long; the caller decides what then.
-const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+/// The client tries again for so long.
+const RETRY_LIMIT: Duration = Duration::from_secs(10);
+/// A publish is given up after this long, also where the client hangs; the caller decides
+/// what then.
+const TIME_LIMIT: Duration = Duration::from_secs(15);
 
 /// A message to publish.
 #[derive(Clone, Default)]
@@ -37,33 +42,68 @@ impl fmt::Debug for Outgoing {
     }
 }
 
-/// Why a message was not published.
+/// Why a message was not published. It may have been published all the same where the
+/// service was not heard of in time ([`Unavailable`](Self::Unavailable)).
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PublishError {
     /// The client cannot be built.
     #[error("the Pub/Sub client cannot be built: {0}")]
-    Client(String),
-    /// There is no such topic.
-    #[error("{0} does not exist; create it (`fleet setup`, or Terraform) or correct its name")]
-    NoTopic(String),
-    /// Not allowed to publish to it.
-    #[error("{0}: permission denied; grant this process roles/pubsub.publisher on it")]
-    Denied(String),
-    /// The service refused the message or could not be reached in time.
-    #[error("publishing to {topic} failed: {why}")]
-    Failed {
+    Client(#[source] Cause),
+    /// There is no such topic: create it, or correct the setting.
+    #[error("{topic} does not exist; create it (`fleet setup`, or Terraform) or correct its name")]
+    NoTopic {
         /// The topic.
         topic: String,
         /// What the service said.
+        source: Cause,
+    },
+    /// Not allowed to publish to it: grant the role.
+    #[error("{topic}: permission denied; grant this process roles/pubsub.publisher on it")]
+    Denied {
+        /// The topic.
+        topic: String,
+        /// What the service said.
+        source: Cause,
+    },
+    /// The service takes no such message, now or later: make another one of it. Of a batch
+    /// that was refused every message is told so; only of one that was published alone
+    /// ([`Topic::publish_alone`]) it is known to be meant.
+    #[error("{topic} refuses the message: {why}")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// The status code.
         why: String,
+        /// What the service said.
+        source: Cause,
+    },
+    /// It was not tried, because an earlier message of its ordering key failed: try again.
+    #[error("{topic}: not published, because an earlier message of its ordering key failed")]
+    NotTried {
+        /// The topic.
+        topic: String,
+    },
+    /// The service cannot take it now, or was not heard of: try again later.
+    #[error("publishing to {topic} failed: {why}")]
+    Unavailable {
+        /// The topic.
+        topic: String,
+        /// The status code, or why the service was not heard of.
+        why: String,
+        /// What the client said; nothing when it said nothing in time.
+        source: Option<Cause>,
     },
 }
 
-/// A topic to publish to. Messages are batched for up to 10 ms.
+/// A topic to publish to.
 #[derive(Clone)]
 pub struct Publisher {
-    client: Client,
+    connection: Connection,
     topic: String,
+    /// Collects messages for up to 10 ms.
+    batching: Client,
+    /// Sends each message by itself.
+    alone: Client,
 }
 
 impl Publisher {
@@ -72,13 +112,21 @@ impl Publisher {
     /// # Errors
     /// [`PublishError::Client`].
     pub async fn open(connection: &Connection, topic: &str) -> Result<Self, PublishError> {
-        let mut builder =
-            Client::builder(topic).with_retry_policy(RetryableErrors.with_time_limit(TIME_LIMIT));
+        let credentials =
+            connection.credentials().map_err(|e| PublishError::Client(Arc::new(e)))?;
+        let mut builder = BasePublisher::builder()
+            .with_credentials(credentials)
+            .with_retry_policy(RetryableErrors.with_time_limit(RETRY_LIMIT));
         if let Some(endpoint) = connection.endpoint() {
-            builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
+            builder = builder.with_endpoint(endpoint);
         }
-        let client = builder.build().await.map_err(|e| PublishError::Client(e.to_string()))?;
-        Ok(Self { client, topic: topic.to_owned() })
+        let base = builder.build().await.map_err(|e| PublishError::Client(Arc::new(e)))?;
+        Ok(Self {
+            connection: connection.clone(),
+            topic: topic.to_owned(),
+            batching: base.publisher(topic).build(),
+            alone: base.publisher(topic).set_message_count_threshold(1).build(),
+        })
     }
 
     /// The topic's full name.
@@ -86,65 +134,131 @@ impl Publisher {
         &self.topic
     }
 
-    /// Publishes a message; its ID. The message is queued when this is called,
-    /// in the order of the calls; the future waits for the service's word.
-    /// Dropping the future does not unpublish.
+    /// Publishes a message, batched with others for up to 10 ms; its ID. The message is
+    /// queued when this is called, in the order of the calls; the future waits for the
+    /// service's word, at most 15 s. Dropping the future does not unpublish.
     ///
     /// Where traces are exported, the message continues the trace of the span that this
     /// is called in (attribute `traceparent`), unless its attributes name one already.
     ///
     /// # Errors
-    /// [`PublishError`]; the message may have been published all the same when
-    /// the service could not be reached in time.
+    /// [`PublishError`].
     pub fn publish(
         &self,
+        message: Outgoing,
+    ) -> impl Future<Output = Result<String, PublishError>> + Send + 'static {
+        self.publish_by(&self.batching, message)
+    }
+
+    /// Publishes a message in a request of its own; otherwise like
+    /// [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub fn publish_alone(
+        &self,
+        message: Outgoing,
+    ) -> impl Future<Output = Result<String, PublishError>> + Send + 'static {
+        self.publish_by(&self.alone, message)
+    }
+
+    fn publish_by(
+        &self,
+        client: &Client,
         mut message: Outgoing,
     ) -> impl Future<Output = Result<String, PublishError>> + Send + 'static {
         spans::propagate(&mut message.attributes);
         let key = message.ordering_key.clone();
-        let published = self.client.publish(
-            Message::new()
-                .set_data(message.data)
-                .set_attributes(message.attributes)
-                .set_ordering_key(message.ordering_key),
+        let published = tokio::time::timeout(
+            TIME_LIMIT,
+            client.publish(
+                Message::new()
+                    .set_data(message.data)
+                    .set_attributes(message.attributes)
+                    .set_ordering_key(message.ordering_key),
+            ),
         );
-        let this = self.clone();
+        let (client, topic) = (client.clone(), self.topic.clone());
         async move {
-            match published.await {
-                Ok(id) => Ok(id),
-                Err(error) => {
-                    if !key.is_empty() {
-                        // A failure pauses its key until somebody takes note;
-                        // the caller has, by this error.
-                        this.client.resume_publish(key);
-                    }
-                    Err(this.failed(&error))
-                }
+            let error = match published.await {
+                Ok(Ok(id)) => return Ok(id),
+                Ok(Err(error)) => failed(topic, error),
+                Err(_late) => PublishError::Unavailable {
+                    topic,
+                    why: format!("no answer within {TIME_LIMIT:?}"),
+                    source: None,
+                },
+            };
+            if !key.is_empty() {
+                // A failure pauses its key until somebody takes note;
+                // the caller has, by this error.
+                client.resume_publish(key);
             }
-        }
-    }
-
-    fn failed(&self, error: &ClientError) -> PublishError {
-        let topic = self.topic.clone();
-        let ClientError::Rpc(service) = error else {
-            return PublishError::Failed { topic, why: error.to_string() };
-        };
-        match service.status() {
-            Some(status) if status.code == Code::NotFound => PublishError::NoTopic(topic),
-            Some(status)
-                if matches!(status.code, Code::PermissionDenied | Code::Unauthenticated) =>
-            {
-                PublishError::Denied(topic)
-            }
-            Some(status) => PublishError::Failed { topic, why: status.code.to_string() },
-            None => PublishError::Failed { topic, why: "Pub/Sub cannot be reached".to_owned() },
+            Err(error)
         }
     }
 }
 
+/// What the client's error means for the caller.
+fn failed(topic: String, error: ClientError) -> PublishError {
+    let error = match error {
+        ClientError::OrderingKeyPaused => return PublishError::NotTried { topic },
+        ClientError::Rpc(error) => error,
+        other => {
+            let why = other.to_string();
+            return PublishError::Unavailable { topic, why, source: Some(Arc::new(other)) };
+        }
+    };
+    let code = error.status().map(|status| status.code);
+    let http = error.http_status_code();
+    // The text of a status may quote the message.
+    let why = match (code, http) {
+        (Some(code), _) => code.to_string(),
+        (None, Some(status)) => format!("HTTP status {status}"),
+        (None, None) => format!("Pub/Sub cannot be reached: {}", innermost(&error)),
+    };
+    let source: Cause = error;
+    match code {
+        Some(Code::NotFound) => PublishError::NoTopic { topic, source },
+        Some(Code::PermissionDenied | Code::Unauthenticated) => {
+            PublishError::Denied { topic, source }
+        }
+        Some(Code::InvalidArgument | Code::FailedPrecondition) => {
+            PublishError::Refused { topic, why, source }
+        }
+        _ => PublishError::Unavailable { topic, why, source: Some(source) },
+    }
+}
+
 impl Topic for Publisher {
+    fn name(&self) -> &str {
+        &self.topic
+    }
+
     fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
         Self::publish(self, message).boxed()
+    }
+
+    fn publish_alone(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
+        Self::publish_alone(self, message).boxed()
+    }
+
+    fn look(&self) -> BoxFuture<'_, Result<(), Unseen>> {
+        async move { self.inspector().await?.may_publish(&self.topic).await }.boxed()
+    }
+
+    fn is_kept(&self) -> BoxFuture<'_, Result<bool, Unseen>> {
+        async move {
+            let subscriptions = self.inspector().await?.subscriptions_of(&self.topic).await?;
+            Ok(!subscriptions.is_empty())
+        }
+        .boxed()
+    }
+}
+
+impl Publisher {
+    async fn inspector(&self) -> Result<Inspector, Unseen> {
+        Inspector::connect(&self.connection).await.map_err(Unseen::Unreachable)
     }
 }
 

@@ -33,7 +33,7 @@ const MAX_KIND: usize = 128;
 /// use serde_json::json;
 /// use shared::TokenStore;
 /// use shared::ports::Bucket;
-/// use worker::pubsub::{Connection, Intake, IntakeSettings};
+/// use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES};
 /// use worker::replica::{Stop, Worker};
 /// use worker::{Job, Session, Verdict};
 ///
@@ -45,6 +45,7 @@ const MAX_KIND: usize = 128;
 /// let settings = IntakeSettings {
 ///     subscription: "projects/my-project/subscriptions/jobs-workers".to_owned(),
 ///     max_outstanding: 256,
+///     max_outstanding_bytes: OUTSTANDING_BYTES,
 ///     ack_extension: Duration::from_secs(60),
 /// };
 /// let intake = Intake::open(&Connection::default(), settings).await?;

@@ -4,9 +4,7 @@ mod beginning;
 mod builder;
 mod readiness;
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use shared::Schedule;
@@ -24,7 +22,7 @@ use crate::metrics::Meters;
 use crate::outage::Outage;
 use crate::pace::Paces;
 use crate::parking::Parking;
-use crate::pubsub::{Delivery, IntakeError, Source, next_delivery};
+use crate::pubsub::{Delivery, IntakeError, Source};
 
 use beginning::{Room, begin};
 
@@ -40,8 +38,6 @@ const STARTUP: Duration = Duration::from_secs(30);
 const RELEASE: Duration = Duration::from_secs(5);
 /// How often the loop turns when nothing happens.
 const TURN: Duration = Duration::from_secs(1);
-/// How many messages are taken between two looks at everything else.
-const BURST: usize = 256;
 /// Read at the start to see that the bucket is there; never written.
 const PROBE: &str = "fleet-startup-check";
 
@@ -159,46 +155,29 @@ async fn take_in(
         let is_paused = *paused.borrow_and_update();
         ready.intake(!is_paused);
         desk.meters.set_users(desk.queues.users(), desk.paces.users());
-        let mut came = tokio::select! {
+        if is_paused {
+            for delivery in source.pause().await {
+                accept(desk, delivery, desk.clock.monotonic(), &mut room).await;
+            }
+        }
+        let came = tokio::select! {
             biased;
             () = desk.stopping.cancelled() => return Ok(()),
-            came = next_delivery(source), if !is_paused => came,
+            came = source.next(), if !is_paused => came,
             changed = paused.changed() => {
                 debug_assert!(changed.is_ok(), "the desk has it");
                 continue;
             }
             () = desk.clock.sleep(TURN) => continue,
         };
-        // What has come already is taken without another look around, which costs
-        // as much as a message.
-        let mut left = BURST;
-        let mut now = desk.clock.monotonic();
-        let error = loop {
-            match came {
-                Ok(delivery) => now = accept(desk, delivery, now, &mut room).await,
-                Err(error) => break Some(error),
+        let error = match came {
+            Ok(delivery) => {
+                received_any = true;
+                pauses.reset();
+                accept(desk, delivery, desk.clock.monotonic(), &mut room).await;
+                continue;
             }
-            left -= 1;
-            if left == 0 {
-                break None;
-            }
-            match poll_fn(|cx| Poll::Ready(source.poll_next(cx))).await {
-                Poll::Ready(another) => came = another,
-                Poll::Pending => break None,
-            }
-        };
-        if left < BURST {
-            received_any = true;
-            pauses.reset();
-        }
-        let Some(error) = error else {
-            if left == 0 {
-                // More may have come. Whom the jobs woke, those who acknowledge among
-                // them, may be waiting for this thread; no other thread takes the task
-                // that was woken last.
-                tokio::task::yield_now().await;
-            }
-            continue;
+            Err(error) => error,
         };
         let young = desk.clock.monotonic().since(started) < STARTUP;
         if !received_any && young {
@@ -215,19 +194,12 @@ async fn take_in(
     }
 }
 
-/// Queues a message, received at `now`, under its user, and begins what may begin. When
-/// that is done.
-async fn accept(
-    desk: &Arc<Desk>,
-    delivery: Delivery,
-    now: Monotonic,
-    room: &mut Room,
-) -> Monotonic {
+/// Queues a message, received at `now`, under its user, and begins what may begin.
+async fn accept(desk: &Arc<Desk>, delivery: Delivery, now: Monotonic, room: &mut Room) {
     match Job::of(&delivery.received) {
         Err(why) => {
             let refusing = Arc::clone(desk);
             desk.tasks.spawn(async move { refusing.refuse(delivery, why).await });
-            now
         }
         Ok(job) => {
             let Delivery { received, settle } = delivery;
@@ -235,18 +207,20 @@ async fn accept(
             let place = Place::default();
             let queued = Box::new(Queued { job, kind, received, settle, received_at: now, place });
             match desk.queues.push(queued) {
-                Turn::Now(queued) => begin(desk, queued, now, room).await,
+                Turn::Now(queued) => {
+                    begin(desk, queued, now, room).await;
+                }
                 // What it waits for comes while others run.
                 Turn::Full(queued) if desk.waits_first(&queued) => {
                     desk.queues.squeeze_in();
                     desk.start(queued);
-                    now
                 }
-                Turn::Full(queued) => match desk.queues.stand_in_line(queued) {
-                    Some(queued) => begin(desk, queued, now, room).await,
-                    None => now,
-                },
-                Turn::Later => now,
+                Turn::Full(queued) => {
+                    if let Some(queued) = desk.queues.stand_in_line(queued) {
+                        begin(desk, queued, now, room).await;
+                    }
+                }
+                Turn::Later => {}
             }
         }
     }

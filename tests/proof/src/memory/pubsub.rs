@@ -4,17 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::{self, BoxFuture, Either};
+use futures_util::future::{self, BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::Notify;
 use worker::job::Received;
 use worker::pubsub::{
-    Acknowledged, Delivery, IntakeError, Outgoing, PublishError, Settle, Source, Topic,
+    Delivery, IntakeError, Outgoing, PublishError, Settle, Source, Topic, Window,
 };
 
 use super::VirtualClock;
@@ -108,7 +107,7 @@ impl Queue {
 
     /// A consumer of it.
     pub fn consumer(&self) -> Consumer {
-        Consumer { queue: self.clone(), mine: Arc::default(), coming: None }
+        Consumer { queue: self.clone(), mine: Arc::default(), window: Window::Full }
     }
 
     /// Messages that are neither acknowledged nor dead-lettered.
@@ -213,6 +212,10 @@ impl Queue {
 }
 
 impl Topic for Queue {
+    fn name(&self) -> &'static str {
+        "jobs"
+    }
+
     fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
         let id = self.put(message).to_string();
         async move { Ok(id) }.boxed()
@@ -224,8 +227,7 @@ pub struct Consumer {
     queue: Queue,
     /// How many messages it holds.
     mine: Arc<Mutex<usize>>,
-    /// The message that is to come next.
-    coming: Option<BoxFuture<'static, Delivery>>,
+    window: Window,
 }
 
 impl fmt::Debug for Consumer {
@@ -239,13 +241,24 @@ fn count(mine: &Mutex<usize>) -> std::sync::MutexGuard<'_, usize> {
 }
 
 impl Source for Consumer {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Delivery, IntakeError>> {
-        let coming = self
-            .coming
-            .get_or_insert_with(|| receive(self.queue.clone(), Arc::clone(&self.mine)).boxed());
-        let delivery = ready!(coming.poll_unpin(cx));
-        self.coming = None;
-        Poll::Ready(Ok(delivery))
+    fn next(&mut self) -> BoxFuture<'_, Result<Delivery, IntakeError>> {
+        async {
+            let most = match self.window {
+                Window::Full => self.queue.settings.max_outstanding,
+                Window::One => 1,
+            };
+            Ok(receive(&self.queue, &self.mine, most).await)
+        }
+        .boxed()
+    }
+
+    /// Nothing is fetched ahead.
+    fn pause(&mut self) -> BoxFuture<'_, Vec<Delivery>> {
+        future::ready(Vec::new()).boxed()
+    }
+
+    fn set_window(&mut self, window: Window) {
+        self.window = window;
     }
 
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
@@ -272,16 +285,16 @@ struct Held {
     message: Option<(u64, Message)>,
 }
 
-/// The next message that a consumer may hold, which holds `mine` so far.
-async fn receive(queue: Queue, mine: Arc<Mutex<usize>>) -> Delivery {
+/// The next message of a consumer that may hold `most` and holds `mine` so far.
+async fn receive(queue: &Queue, mine: &Arc<Mutex<usize>>, most: usize) -> Delivery {
     loop {
         let changed = queue.inner.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        let room = *count(&mine) < queue.settings.max_outstanding;
+        let room = *count(mine) < most;
         if let Some((id, message)) = room.then(|| queue.take()).flatten() {
-            *count(&mine) += 1;
-            return Held::delivery(queue.clone(), mine, id, message);
+            *count(mine) += 1;
+            return Held::delivery(queue.clone(), Arc::clone(mine), id, message);
         }
         changed.await;
     }
@@ -305,12 +318,12 @@ impl Held {
 }
 
 impl Settle for Held {
-    fn ack(mut self: Box<Self>) -> Acknowledged {
+    fn ack(mut self: Box<Self>) -> BoxFuture<'static, bool> {
         if self.message.take().is_some() {
             *count(&self.mine) -= 1;
             self.queue.acknowledge();
         }
-        Either::Left(future::ready(true))
+        future::ready(true).boxed()
     }
 
     fn nack(self: Box<Self>) {}
@@ -358,6 +371,10 @@ impl Heard {
 }
 
 impl Topic for Heard {
+    fn name(&self) -> &'static str {
+        "heard"
+    }
+
     fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
         let id = self.with(|all| {
             all.push(message);

@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, join_all};
 use shared::adapters::{CloudStorage, SystemClock};
 use shared::ports::{Bucket as _, Clock as _, Generation};
 use worker::parking::{PREFIX, ParkedJob, prefix_of};
-use worker::pubsub::{Delivery, Intake, IntakeSettings, Source, next_delivery};
+use worker::pubsub::{Delivery, Intake, IntakeSettings, OUTSTANDING_BYTES, Source};
 
 use super::super::connect::Place;
 use super::letter::Letter;
@@ -143,6 +143,7 @@ async fn dead(
     let settings = IntakeSettings {
         subscription: subscription.to_owned(),
         max_outstanding: MAX_HELD,
+        max_outstanding_bytes: OUTSTANDING_BYTES,
         ack_extension: ACK_EXTENSION,
     };
     let mut messages: Box<dyn Source> =
@@ -152,7 +153,7 @@ async fn dead(
     let result = loop {
         let delivery = tokio::select! {
             biased;
-            delivery = next_delivery(&mut *messages) => delivery,
+            delivery = messages.next() => delivery,
             () = clock.sleep(which.wait) => break Ok(()),
         };
         let delivery = match delivery {

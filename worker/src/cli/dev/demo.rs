@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use worker::pubsub::{Delivery, Intake, IntakeSettings, Publisher, next_delivery};
+use worker::pubsub::{Delivery, Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Source as _};
 
 use super::super::connect::duration;
 use super::super::output::{self, Usage};
@@ -176,14 +176,14 @@ pub(super) async fn play(
             next_number += 1;
         }
         tokio::select! {
-            delivery = next_delivery(&mut outcomes) => {
+            delivery = outcomes.next() => {
                 let delivery = delivery?;
                 tally.outcome(&delivery);
                 delivery.settle.ack().await;
                 last_news = Instant::now();
                 progress.at(tally.distinct() as u64);
             }
-            delivery = next_delivery(&mut dead) => {
+            delivery = dead.next() => {
                 let delivery = delivery?;
                 tally.buried(&delivery);
                 delivery.settle.ack().await;
@@ -229,6 +229,7 @@ async fn intake(stack: &Stack, subscription: &str) -> anyhow::Result<Intake> {
     let settings = IntakeSettings {
         subscription: full("subscriptions", subscription),
         max_outstanding: 1000,
+        max_outstanding_bytes: OUTSTANDING_BYTES,
         ack_extension: Duration::from_secs(60),
     };
     Ok(Intake::open(&stack.connection(), settings).await?)

@@ -102,6 +102,11 @@ fn unseen(why: &Unseen, what: &'static str, flag: &str, permission: &str, checks
             format!("this process has no {permission}"),
             "run it as somebody with roles/pubsub.viewer, or grant it to this process",
         ),
+        Unseen::Nothing => checks.fail(
+            what,
+            "it does not exist, or this process may not use it",
+            format!("fleet setup, Terraform, or correct {flag}"),
+        ),
         Unseen::Unsupported => checks.skip(what, "an emulator that cannot tell"),
         Unseen::Unreachable(why) => checks.fail(
             what,
