@@ -2,7 +2,6 @@
 
 mod beginning;
 mod builder;
-mod readiness;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +26,7 @@ use crate::pubsub::{Delivery, IntakeError, Source};
 use beginning::{Room, begin};
 
 pub use builder::{BuildError, Builder, Worker};
-pub use readiness::Readiness;
+pub use crate::health::Readiness;
 
 /// Pauses between two tries of something that must work before work starts.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -69,6 +68,7 @@ async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         return Ok(());
     }
     ready.bucket_seen(carrier.store.health());
+    ready.watch_source(source.trouble());
     let desk = Arc::new(Desk {
         meters: Meters::default(),
         parking: Parking::new(bucket, carrier.store.clone()),
