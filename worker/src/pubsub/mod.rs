@@ -9,7 +9,10 @@ mod ports;
 mod publisher;
 mod reader;
 mod silence;
+mod start;
 mod subscriber;
+#[cfg(test)]
+mod virtual_clock;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -22,6 +25,7 @@ pub use inspect::{Grant, Inspector, Settings, Unseen};
 pub use intake::{Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES};
 pub use ports::{Delivery, Settle, Source, Topic, Window};
 pub use publisher::{Outgoing, PublishError, Publisher};
+pub use start::{NamedTopic, TopicRefuses, await_topics, permitted_attempts, warn_unless_kept};
 
 /// What the client said, behind an error of ours.
 pub type Cause = Arc<dyn Error + Send + Sync>;

@@ -187,3 +187,133 @@ impl Silence {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Monotonic {
+        Monotonic(Duration::from_secs(seconds))
+    }
+
+    fn open(now: u64) -> Silence {
+        let mut silence = Silence::new(at(now));
+        assert_eq!(silence.step(at(now), Room::Some), Step::Look, "before it opens");
+        silence.looks(at(now));
+        assert_eq!(silence.looked(at(now), true, 0.0), Shown::Reached);
+        assert_eq!(silence.step(at(now), Room::Some), Step::Open);
+        silence.opened(at(now));
+        silence
+    }
+
+    fn wait(silence: &mut Silence, now: u64, until: u64) {
+        assert_eq!(silence.step(at(now), Room::Some), Step::Wait(at(until)));
+    }
+
+    /// A look at `now` that shows `reached`.
+    fn look(silence: &mut Silence, now: u64, reached: bool) -> Shown {
+        assert_eq!(silence.step(at(now), Room::Some), Step::Look);
+        silence.looks(at(now));
+        silence.looked(at(now), reached, 0.0)
+    }
+
+    #[test]
+    fn looks_while_nothing_comes_and_not_while_something_does() {
+        let mut silence = open(0);
+        wait(&mut silence, 0, 10);
+        silence.heard(at(8));
+        wait(&mut silence, 10, 18);
+        assert_eq!(look(&mut silence, 18, true), Shown::Reached);
+        wait(&mut silence, 18, 28);
+    }
+
+    #[test]
+    fn one_look_at_a_time() {
+        let mut silence = open(0);
+        assert_eq!(silence.step(at(10), Room::Some), Step::Look);
+        silence.looks(at(10));
+        wait(&mut silence, 15, 30);
+    }
+
+    #[test]
+    fn a_failed_look_closes_and_looks_again_with_growing_pauses() {
+        let mut silence = open(0);
+        let mut now = 10;
+        assert_eq!(look(&mut silence, now, false), Shown::Unreached);
+        let mut pauses = Vec::new();
+        for _ in 0..20 {
+            let Step::Wait(until) = silence.step(at(now), Room::Some) else { panic!("no pause") };
+            pauses.push(until.since(at(now)).as_secs());
+            now += until.since(at(now)).as_secs() + 1;
+            assert_eq!(look(&mut silence, now, false), Shown::Unreached);
+        }
+        assert_eq!((pauses[0], pauses[19]), (1, 30), "{pauses:?}");
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        now += 31;
+        assert_eq!(look(&mut silence, now, true), Shown::Reached);
+        assert_eq!(silence.step(at(now), Room::Some), Step::Open);
+        silence.opened(at(now));
+        assert_eq!(look(&mut silence, now + 10, false), Shown::Unreached);
+        wait(&mut silence, now + 10, now + 11);
+    }
+
+    #[test]
+    fn a_message_during_a_look_contradicts_its_failure() {
+        let mut silence = open(0);
+        assert_eq!(silence.step(at(10), Room::Some), Step::Look);
+        silence.looks(at(10));
+        silence.heard(at(12));
+        assert_eq!(silence.looked(at(20), false, 0.0), Shown::Contradicted);
+        wait(&mut silence, 20, 30);
+    }
+
+    #[test]
+    fn a_subscriber_that_stays_silent_is_replaced() {
+        let mut silence = open(0);
+        for now in (10..180).step_by(10) {
+            assert_eq!(look(&mut silence, now, true), Shown::Reached);
+        }
+        assert_eq!(silence.step(at(180), Room::Some), Step::Replace);
+        silence.closed();
+        assert_eq!(silence.step(at(180), Room::Some), Step::Open, "the service was reached");
+        silence.opened(at(180));
+        wait(&mut silence, 180, 190);
+    }
+
+    #[test]
+    fn a_full_window_is_no_silence() {
+        let mut silence = open(0);
+        for now in (10..10_000).step_by(10) {
+            assert_eq!(silence.step(at(now), Room::None), Step::Look);
+            silence.looks(at(now));
+            assert_eq!(silence.looked(at(now), true, 0.0), Shown::Reached);
+        }
+        assert_eq!(silence.step(at(10_000), Room::Some), Step::Look, "it has room from now on");
+    }
+
+    #[test]
+    fn a_small_window_is_replaced_when_it_may_be_larger() {
+        let mut silence = open(0);
+        assert_eq!(silence.step(at(9), Room::Grown), Step::Wait(at(10)));
+        assert_eq!(silence.step(at(10), Room::Grown), Step::Replace);
+    }
+
+    #[test]
+    fn a_stream_that_keeps_waking_is_looked_at_within_a_second() {
+        let mut silence = open(0);
+        for _ in 1..STIRS {
+            silence.stirred();
+        }
+        wait(&mut silence, 1, 10);
+        silence.stirred();
+        assert_eq!(look(&mut silence, 1, true), Shown::Reached);
+        wait(&mut silence, 1, 11);
+        for _ in 0..STIRS {
+            silence.stirred();
+        }
+        wait(&mut silence, 1, 2);
+        silence.heard(at(2));
+        wait(&mut silence, 2, 12);
+        assert_eq!(look(&mut silence, 12, false), Shown::Unreached);
+    }
+}

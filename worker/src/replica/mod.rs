@@ -25,8 +25,8 @@ use crate::pubsub::{Delivery, IntakeError, Source};
 
 use beginning::{Room, begin};
 
-pub use builder::{BuildError, Builder, Worker};
 pub use crate::health::Readiness;
+pub use builder::{BuildError, Builder, Worker};
 
 /// Pauses between two tries of something that must work before work starts.
 const RETRY_MIN: Duration = Duration::from_secs(1);
