@@ -2,13 +2,20 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use shared::UserId;
+use shared::adapters::MemoryBucket;
+use shared::ports::Bucket;
 use tests::stage::{BUCKET, Cloud, LIMITS, PATIENCE, Stage, full};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use worker::Effect;
+use worker::outbox::{Outbox, StoredEnding, Writable};
+use worker::outcome::Status;
 use worker::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Outgoing, Publisher, Source as _};
 
 /// Google's emulator does not show again what was given back at the end of a
@@ -72,11 +79,16 @@ async fn redrive(stage: &Stage, flags: &[&str]) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(&output.stdout)?)
 }
 
+/// The letter of a job that did nothing.
 fn bury(data: &str, reason: &str) -> Outgoing {
-    let attributes = [("reason", reason), ("message_id", "1"), ("mine", "kept")];
+    letter(data, &[("reason", reason), ("effect", "none"), ("mine", "kept")])
+}
+
+fn letter(data: &str, attributes: &[(&str, &str)]) -> Outgoing {
+    let named = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     Outgoing {
         data: data.to_owned().into(),
-        attributes: attributes.map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
+        attributes: attributes.iter().map(named).collect(),
         ordering_key: String::new(),
     }
 }
@@ -110,7 +122,13 @@ async fn rejected_jobs_are_listed_and_redriven() -> anyhow::Result<()> {
     let mut jobs = stage.inbox("jobs-workers").await?;
     let (data, attributes) = jobs.next().await?;
     assert_eq!(data, job("brew-1", "ann", "brew"), "as it was published");
-    assert_eq!(attributes, [("fleet_redrives".to_owned(), "1".to_owned())].into());
+    let redriven = [("fleet-job", "brew-1"), ("fleet-run", "0"), ("fleet_redrives", "1")];
+    for (name, value) in redriven {
+        assert_eq!(attributes[name], value, "{attributes:?}");
+    }
+    for name in ["reason", "effect", "repeatable", "message_id"] {
+        assert!(!attributes.contains_key(name), "{attributes:?}");
+    }
     assert_eq!(list(stage, &["--dead"]).await?.len(), 1);
     assert_eq!(redrive(stage, &["--dead", "--force"]).await?["redriven"], 1);
     assert_eq!(jobs.next().await?.0, "no job");
@@ -158,13 +176,17 @@ async fn jobs_that_pubsub_gave_up_are_listed_and_redriven() -> anyhow::Result<()
     };
     let tired = found.get("tired").with_context(|| format!("{found:?}"))?;
     assert_eq!(tired["reason"], "delivered 5 times by five");
+    assert_eq!((&tired["effect"], &tired["ended_here"]), (&json!("unknown"), &json!(false)));
     let counts = redrive(stage, &["--dead"]).await?;
+    assert_eq!((&counts["redriven"], &counts["unrecorded"]), (&json!(0), &json!(1)), "{counts}");
+    let counts = redrive(stage, &["--dead", "--effect", "unrecorded"]).await?;
     assert_eq!(counts["redriven"], 1, "{counts}");
     let mut jobs = stage.inbox("jobs-workers").await?;
     assert_eq!(jobs.next().await?.1, BTreeMap::new().into_iter().collect(), "the first delivery");
     let (data, attributes) = jobs.next().await?;
     assert_eq!(data["id"], "tired");
-    assert_eq!(attributes, [("fleet_redrives".to_owned(), "1".to_owned())].into());
+    let expected = [("fleet_redrives", "1"), ("fleet-job", "tired")];
+    assert_eq!(attributes, expected.map(|(n, v)| (n.to_owned(), v.to_owned())).into());
     Ok(())
 }
 
@@ -191,6 +213,117 @@ async fn filters_choose_what_goes_on() -> anyhow::Result<()> {
     let output = stage.fleet(&["dead", "redrive", "--dead"]).await?;
     assert_eq!(output.code, 2, "{}", output.stderr);
     assert!(output.stderr.contains("--yes"), "{}", output.stderr);
+    Ok(())
+}
+
+/// What has acted, or may have, stays where it is unless somebody asks for that; a letter
+/// that was written twice is one job, with the worst that is known of it.
+#[tokio::test]
+async fn spent_jobs_are_left_where_they_are() -> anyhow::Result<()> {
+    let stage = &embedded_stage().await?;
+    let dead = Publisher::open(&stage.connection(), &full("topics", "jobs-dead")).await?;
+    let all: [(&str, &[(&str, &str)]); 8] = [
+        ("nothing", &[("effect", "none"), ("repeatable", "false"), ("message_id", "1")]),
+        ("spent", &[("effect", "unknown"), ("repeatable", "false"), ("message_id", "2")]),
+        ("acted", &[("effect", "done"), ("repeatable", "false"), ("message_id", "3")]),
+        ("again", &[("effect", "done"), ("repeatable", "true"), ("message_id", "4")]),
+        ("old", &[("reason", "HTTP status 500"), ("message_id", "5"), ("job", "old")]),
+        ("twin", &[("effect", "none"), ("message_id", "6")]),
+        ("twin", &[("effect", "unknown"), ("message_id", "6"), ("reason", "no answer")]),
+        ("same", &[("effect", "none"), ("message_id", "7")]),
+    ];
+    for (id, attributes) in all {
+        dead.publish(letter(&job(id, "ann", "api").to_string(), attributes)).await?;
+    }
+    dead.publish(letter(&job("same", "ann", "api").to_string(), all[7].1)).await?;
+    let found = list(stage, &["--dead"]).await?;
+    assert_eq!(found.len(), 7, "{:?}", found.keys());
+    let told = |id: &str| (found[id]["effect"].clone(), found[id]["ended_here"].clone());
+    assert_eq!(told("twin"), (json!("unknown"), json!(true)));
+    assert_eq!(told("old"), (json!("unknown"), json!(false)));
+    let counts = redrive(stage, &["--dead"]).await?;
+    let count = |counts: &Value, name: &str| counts[name].as_u64().unwrap();
+    assert_eq!(count(&counts, "redriven"), 3, "{counts}");
+    assert_eq!((count(&counts, "spent"), count(&counts, "unrecorded")), (3, 1), "{counts}");
+    let mut jobs = stage.inbox("jobs-workers").await?;
+    for id in ["nothing", "again", "same"] {
+        let (data, attributes) = jobs.next().await?;
+        assert_eq!(data["id"], id);
+        assert!(!attributes.contains_key("fleet-run"), "{id}: the same run");
+    }
+    let left = list(stage, &["--dead"]).await?;
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["acted", "old", "spent", "twin"]);
+    let counts = redrive(stage, &["--dead", "--effect", "unrecorded"]).await?;
+    assert_eq!(count(&counts, "redriven"), 1, "{counts}");
+    let (data, attributes) = jobs.next().await?;
+    assert_eq!((&data["id"], attributes["fleet-job"].as_str()), (&json!("old"), "old"));
+    assert!(!attributes.contains_key("job") && !attributes.contains_key("fleet-run"));
+    let counts = redrive(stage, &["--dead", "--effect", "any"]).await?;
+    assert_eq!(count(&counts, "redriven"), 3, "{counts}");
+    for id in ["spent", "acted", "twin"] {
+        let (data, attributes) = jobs.next().await?;
+        assert_eq!((&data["id"], attributes["fleet-run"].as_str()), (&json!(id), "1"));
+    }
+    assert!(list(stage, &["--dead"]).await?.is_empty());
+    Ok(())
+}
+
+/// An end that a topic refuses is shown, and is nothing to redrive.
+#[tokio::test]
+async fn ends_that_could_not_be_written_are_shown() -> anyhow::Result<()> {
+    let stage = &embedded_stage().await?;
+    let ending = StoredEnding {
+        user: Some(UserId::new("ann")?),
+        job: "j".into(),
+        kind: "api".into(),
+        run: 0,
+        message_id: "7".into(),
+        status: Status::Done,
+        effect: Effect::Done,
+        repeatable: false,
+        reason: None,
+        refused: true,
+        rest: vec![Writable::Outcome {
+            topic: full("topics", "outcomes"),
+            message: letter(r#"{"job":"j","user":"ann"}"#, &[]),
+        }],
+        stored_at: "2026-01-01T00:00:00Z".parse()?,
+    };
+    let memory: Arc<dyn Bucket> = Arc::new(MemoryBucket::default());
+    Outbox::new(Arc::clone(&memory)).store(&ending).await?;
+    let name = ending.object_name();
+    let object = memory.get(&name).await?.context("stored")?;
+    stage.cloud.create(BUCKET, &name, std::str::from_utf8(&object.content)?).await?;
+    let found = list(stage, &["--ending"]).await?;
+    assert_eq!((&found["j"]["place"], &found["j"]["object"]), (&json!("ending"), &json!(name)));
+    assert_eq!((&found["j"]["effect"], &found["j"]["run"]), (&json!("done"), &json!(0)));
+    let refused = format!("done, and refused by {}", full("topics", "outcomes"));
+    assert_eq!(found["j"]["reason"], refused);
+    assert!(list(stage, &["--parked"]).await?.is_empty());
+    let counts = redrive(stage, &["--effect", "any"]).await?;
+    assert_eq!(counts["redriven"], 0, "{counts}");
+    assert_eq!(stage.cloud.objects(BUCKET, "endings/").await?, [name]);
+    Ok(())
+}
+
+/// Two processes store a credential at the same time, and each resumes the user's jobs.
+#[tokio::test]
+async fn two_imports_at_once_resume_each_job_once() -> anyhow::Result<()> {
+    let stage = embedded_stage().await?;
+    let jobs: Vec<Value> = (0..6).map(|n| job(&format!("p{n}"), "ann", "profile")).collect();
+    park(&stage, &jobs).await?;
+    let file = stage.path("ann").display().to_string();
+    stage.write_authorized_user("ann", &file)?;
+    let import = ["users", "import", &file, "--user", "ann", "--replace", "--topic", "jobs"];
+    let (one, other) = tokio::join!(stage.fleet(&import), stage.fleet(&import));
+    let (one, other) = (one?, other?);
+    assert_eq!((one.code, other.code), (0, 0), "{} {}", one.stderr, other.stderr);
+    assert!(stage.cloud.objects(BUCKET, "parked/").await?.is_empty(), "and no claim is left");
+    stage.publish(&[job("last", "ann", "profile")], &[]).await?;
+    let mut inbox = stage.inbox("jobs-workers").await?;
+    for id in ["p0", "p1", "p2", "p3", "p4", "p5", "last"] {
+        assert_eq!(inbox.next().await?.0["id"], id, "{} {}", one.stderr, other.stderr);
+    }
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use worker::job::{Job, Received};
 use worker::parking::{Parked, Parking, prefix_of};
 use worker::pubsub::{Outgoing, PublishError, Topic as JobTopic};
 use worker::resuming::resume_user;
-use worker::sweep::{Sweep, Swept};
+use worker::sweep::{Claims, Sweep, Swept};
 
 /// A topic that remembers what it was given, and refuses from a message on.
 #[derive(Debug, Default)]
@@ -153,6 +153,68 @@ impl Bucket for Interrupted {
     }
 }
 
+/// A bucket that takes one mutation per second and name.
+#[derive(Debug)]
+struct OncePerSecond {
+    inner: Arc<dyn Bucket>,
+    changed_at: Mutex<HashMap<String, tokio::time::Instant>>,
+}
+
+impl OncePerSecond {
+    fn over(fleet: &Fleet) -> Arc<Self> {
+        Arc::new(Self { inner: bucket(fleet), changed_at: Mutex::default() })
+    }
+
+    fn check(&self, name: &str) -> Result<(), BucketError> {
+        let now = tokio::time::Instant::now();
+        let mut changed_at = self.changed_at.lock().unwrap();
+        if changed_at.get(name).is_some_and(|at| now - *at < Duration::from_secs(1)) {
+            return Err(BucketError::Throttled);
+        }
+        changed_at.insert(name.to_owned(), now);
+        Ok(())
+    }
+}
+
+impl Bucket for OncePerSecond {
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Object>, BucketError>> {
+        self.inner.get(name)
+    }
+
+    fn put<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        async move {
+            self.check(name)?;
+            self.inner.put(name, content, expected).await
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(
+        &'a self,
+        name: &'a str,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<bool, BucketError>> {
+        async move {
+            self.check(name)?;
+            self.inner.delete(name, expected).await
+        }
+        .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        page: Option<String>,
+    ) -> BoxFuture<'a, Result<Listing, BucketError>> {
+        self.inner.list(prefix, page)
+    }
+}
+
 /// The states from which a login wakes a job up.
 #[derive(Debug, Clone, Copy)]
 enum Before {
@@ -194,9 +256,10 @@ async fn log_in(store: &TokenStore, grant: Grant) {
 }
 
 /// A login between any two steps of parking: afterwards the job was published
-/// again, or its delivery goes on. It never sleeps beside an active credential.
+/// again, or its delivery goes on. It never sleeps beside an active credential, and it runs
+/// once, though what was written a moment ago cannot be deleted yet.
 ///
-/// It fails without the second look of `Parking::park` (`after == before`).
+/// It fails without the second look of `Parking::park`.
 #[tokio::test(start_paused = true)]
 async fn a_login_at_any_moment_of_parking_wakes_the_job() {
     for before in [Before::Unknown, Before::Revoked, Before::ScopeMissing] {
@@ -206,21 +269,20 @@ async fn a_login_at_any_moment_of_parking_wakes_the_job() {
             let why = before.make(&fleet).await;
             let topic = Arc::new(Topic::default());
             let other = fleet.replica("web");
+            let slow = OncePerSecond::over(&fleet);
             let happens = {
-                let (fleet, topic, other) = (fleet.clone(), Arc::clone(&topic), other.clone());
+                let all = (fleet.clone(), Arc::clone(&topic), other, Arc::clone(&slow));
                 move || {
-                    let (fleet, topic, other) = (fleet.clone(), Arc::clone(&topic), other.clone());
+                    let (fleet, topic, other, slow) = all.clone();
                     async move {
                         log_in(&other, fleet.login(&ann())).await;
-                        resume_user(&*fleet.bucket, &other, &*topic, &clock(), &ann())
-                            .await
-                            .unwrap();
+                        resume_user(&*slow, &other, &*topic, &clock(), &ann()).await.unwrap();
                     }
                     .boxed()
                 }
             };
             let seen = Arc::new(Interrupted {
-                inner: bucket(&fleet),
+                inner: Arc::<OncePerSecond>::clone(&slow),
                 requests: AtomicUsize::new(0),
                 intervention: Intervention { before: step, happens: Box::new(happens) },
             });
@@ -235,9 +297,14 @@ async fn a_login_at_any_moment_of_parking_wakes_the_job() {
             let job = Job::of(&received).unwrap();
             let parked = parking.park(&job, &received, &why, clock().wall()).await.unwrap();
             let happened = seen.requests.load(Ordering::SeqCst) > step;
+            if parked == (Parked::Stored { moved: true }) {
+                let worker = fleet.replica("worker");
+                resume_user(&*slow, &worker, &*topic, &clock(), &ann()).await.unwrap();
+            }
             let left = fleet.bucket.list("parked/", None).await.unwrap().objects;
             if !happened {
-                assert_eq!((parked, left.len()), (Parked::Stored, 1), "nobody logged in");
+                let stored = Parked::Stored { moved: false };
+                assert_eq!((parked, left.len()), (stored, 1), "nobody logged in");
                 break;
             }
             interrupted += 1;
@@ -258,7 +325,7 @@ async fn park(fleet: &Fleet, user: &str, id: &str, second: i64) {
     let job = Job::of(&received).unwrap();
     let parking = Parking::new(bucket(fleet), store);
     let parked = parking.park(&job, &received, &unknown(), clock().wall()).await.unwrap();
-    assert_eq!(parked, Parked::Stored);
+    assert_eq!(parked, Parked::Stored { moved: false });
 }
 
 fn sweep(fleet: &Fleet, name: &str, topic: &Arc<Topic>) -> Sweep {
@@ -293,13 +360,13 @@ async fn a_sweep_keeps_the_order_and_stops_a_user_at_the_first_failure() {
     *topic.refuses.lock().unwrap() = Some("ann-20".into());
     let sweep = sweep(&fleet, "a", &topic);
     let stop = CancellationToken::new();
-    let swept = sweep.sweep(&stop).await.unwrap();
+    let swept = sweep.sweep(&mut Claims::default(), &stop).await.unwrap();
     assert_eq!(swept, Swept { resumed: 21, jobs: 21, users: 2 });
     assert_eq!(topic.jobs(), [names(0, 20), vec!["zoe-00".into()]].concat());
     let left = fleet.bucket.list(&prefix_of(&ann()), None).await.unwrap().objects;
     assert_eq!(left.len(), 20, "what was not published is not deleted");
     *topic.refuses.lock().unwrap() = None;
-    let swept = sweep.sweep(&stop).await.unwrap();
+    let swept = sweep.sweep(&mut Claims::default(), &stop).await.unwrap();
     assert_eq!(swept, Swept { resumed: 20, jobs: 1, users: 1 });
     assert_eq!(topic.jobs()[21..], names(20, 40));
 }
@@ -316,7 +383,7 @@ async fn a_sweep_gives_up_when_nobodys_jobs_go_on() {
     let topic = Arc::new(Topic::default());
     *topic.refuses.lock().unwrap() = Some("ann-0".into());
     let stop = CancellationToken::new();
-    let error = sweep(&fleet, "a", &topic).sweep(&stop).await.unwrap_err();
+    let error = sweep(&fleet, "a", &topic).sweep(&mut Claims::default(), &stop).await.unwrap_err();
     assert!(error.to_string().contains("refused for the test"), "{error}");
     assert_eq!(fleet.bucket.list("parked/", None).await.unwrap().objects.len(), 9);
 }
@@ -331,11 +398,11 @@ async fn what_is_not_deleted_goes_on_again() {
     let sweep = sweep(&fleet, "a", &topic);
     let stop = CancellationToken::new();
     fleet.bucket.refuse_deletes(true);
-    let swept = sweep.sweep(&stop).await.unwrap();
+    let swept = sweep.sweep(&mut Claims::default(), &stop).await.unwrap();
     assert_eq!(swept, Swept { resumed: 1, jobs: 0, users: 0 });
     fleet.bucket.refuse_deletes(false);
-    assert_eq!(sweep.sweep(&stop).await.unwrap().resumed, 1);
-    assert_eq!(sweep.sweep(&stop).await.unwrap().resumed, 0);
+    assert_eq!(sweep.sweep(&mut Claims::default(), &stop).await.unwrap().resumed, 1);
+    assert_eq!(sweep.sweep(&mut Claims::default(), &stop).await.unwrap().resumed, 0);
     assert_eq!(topic.jobs(), ["one", "one"]);
 }
 
@@ -353,10 +420,10 @@ async fn a_job_that_waits_for_a_scope_is_not_resumed_before_scopes_change() {
     let sweep = sweep(&fleet, "a", &topic);
     let stop = CancellationToken::new();
     let waits = Swept { resumed: 0, jobs: 1, users: 1 };
-    assert_eq!(sweep.sweep(&stop).await.unwrap(), waits);
+    assert_eq!(sweep.sweep(&mut Claims::default(), &stop).await.unwrap(), waits);
     log_in(&fleet.replica("web"), fleet.login(&ann())).await;
     let went_on = Swept { resumed: 1, jobs: 0, users: 0 };
-    assert_eq!(sweep.sweep(&stop).await.unwrap(), went_on);
+    assert_eq!(sweep.sweep(&mut Claims::default(), &stop).await.unwrap(), went_on);
 }
 
 #[tokio::test(start_paused = true)]
@@ -368,14 +435,18 @@ async fn replicas_take_turns() {
     let stop = CancellationToken::new();
     let (mut seen_by_a, mut seen_by_b) = (None, Some(Generation::ABSENT));
     let found = Swept { resumed: 0, jobs: 1, users: 1 };
-    assert_eq!(a.turn(&mut seen_by_a, &stop).await.unwrap(), Some(found));
-    assert_eq!(b.turn(&mut seen_by_b, &stop).await.unwrap(), None, "a has swept meanwhile");
+    assert_eq!(a.turn(&mut seen_by_a, &mut Claims::default(), &stop).await.unwrap(), Some(found));
+    assert_eq!(
+        b.turn(&mut seen_by_b, &mut Claims::default(), &stop).await.unwrap(),
+        None,
+        "a has swept meanwhile"
+    );
     fleet.user("ann").await;
     assert_eq!(topic.jobs().len(), 0);
     // Nobody swept since b looked.
     let went_on = Swept { resumed: 1, jobs: 0, users: 0 };
-    assert_eq!(b.turn(&mut seen_by_b, &stop).await.unwrap(), Some(went_on));
-    assert_eq!(a.turn(&mut seen_by_a, &stop).await.unwrap(), None);
+    assert_eq!(b.turn(&mut seen_by_b, &mut Claims::default(), &stop).await.unwrap(), Some(went_on));
+    assert_eq!(a.turn(&mut seen_by_a, &mut Claims::default(), &stop).await.unwrap(), None);
     assert_eq!(topic.jobs(), ["one"]);
     assert!(fleet.bucket.list("parked/", None).await.unwrap().objects.is_empty());
 }
@@ -396,8 +467,11 @@ async fn somebody_sweeps_after_a_replica_that_died_sweeping() {
         .await
         .unwrap();
     let alive = sweep(&fleet, "alive", &topic);
-    assert_eq!(alive.turn(&mut seen, &stop).await.unwrap(), None);
-    assert_eq!(alive.turn(&mut seen, &stop).await.unwrap().unwrap().resumed, 1);
+    assert_eq!(alive.turn(&mut seen, &mut Claims::default(), &stop).await.unwrap(), None);
+    assert_eq!(
+        alive.turn(&mut seen, &mut Claims::default(), &stop).await.unwrap().unwrap().resumed,
+        1
+    );
 }
 
 /// Eight replicas for a day: about one sweep per interval, and a job is resumed
@@ -430,4 +504,125 @@ async fn a_fleet_sweeps_about_once_per_interval() {
     let sweeps = fleet.bucket.take_listings();
     let intervals = 24 * 6;
     assert!((intervals * 2 / 3..=intervals * 2).contains(&sweeps), "{sweeps} in {intervals}");
+}
+
+async fn left(fleet: &Fleet) -> Vec<String> {
+    let listed = fleet.bucket.list("parked/", None).await.unwrap().objects;
+    listed.into_iter().map(|(name, _)| name).collect()
+}
+
+/// Two logins, an import or a sweep at the same time: one of them resumes the user.
+#[tokio::test(start_paused = true)]
+async fn resumers_at_the_same_time_publish_each_job_once() {
+    for (latency, apart) in [(0, 0), (40, 0), (40, 30), (40, 100), (700, 500), (40, 1500)] {
+        let fleet = Fleet::new(false);
+        for n in 0..40 {
+            park(&fleet, "ann", &format!("ann-{n:02}"), n).await;
+        }
+        fleet.user("ann").await;
+        tests::memory::pass(Duration::from_secs(5)).await;
+        fleet.bucket.set_latency(Duration::from_millis(latency));
+        let topic = Arc::new(Topic::default());
+        let slow = OncePerSecond::over(&fleet);
+        let resume = |name: &str, after: u64| {
+            let (store, topic, slow) = (fleet.replica(name), Arc::clone(&topic), Arc::clone(&slow));
+            async move {
+                tests::memory::pass(Duration::from_millis(after)).await;
+                resume_user(&*slow, &store, &*topic, &clock(), &ann()).await.unwrap()
+            }
+        };
+        let sweeping = sweep(&fleet, "sweep", &topic);
+        let stop = CancellationToken::new();
+        let (a, b, c, _) =
+            tokio::join!(resume("a", 0), resume("b", apart), resume("c", 2 * apart), async {
+                sweeping.sweep(&mut Claims::default(), &stop).await.unwrap()
+            },);
+        assert_eq!(topic.jobs(), names(0, 40), "in their order, {latency} ms, {apart} ms apart");
+        assert_eq!(left(&fleet).await, Vec::<String>::new(), "{a:?} {b:?} {c:?}");
+        assert!(!(a.held || b.held || c.held), "who met a claim has waited for its end");
+    }
+}
+
+/// Whatever stands where the claim should, and however it came there, it is one: nothing
+/// goes on before it stood still for ten minutes.
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_taken_over_when_it_stood_still() {
+    let fleet = Fleet::new(false);
+    park(&fleet, "ann", "one", 1).await;
+    fleet.user("ann").await;
+    let claim = format!("{}claim", prefix_of(&ann()));
+    let planted = Bytes::from_static(b"no claim of ours");
+    fleet.bucket.put(&claim, planted, Generation::ABSENT).await.unwrap();
+    let topic = Arc::new(Topic::default());
+    let stop = CancellationToken::new();
+    // An interval so long that only the look at the claim can be what resumes.
+    let every = Duration::from_secs(24 * 60 * 60);
+    let sweep = Sweep { every, ..sweep(&fleet, "a", &topic) };
+    let sweeping = tokio::spawn(sweep.run(stop.clone()));
+    let resumed =
+        resume_user(&*fleet.bucket, &fleet.replica("b"), &*topic, &clock(), &ann()).await.unwrap();
+    assert!(resumed.held && topic.jobs().is_empty(), "{resumed:?}");
+    // The first sweep comes within a twentieth of the interval.
+    tests::memory::pass(every / 20 + Duration::from_secs(601)).await;
+    assert_eq!(topic.jobs(), ["one"]);
+    tests::memory::pass(Duration::from_secs(600)).await;
+    assert_eq!(left(&fleet).await, Vec::<String>::new());
+    stop.cancel();
+    sweeping.await.unwrap();
+}
+
+/// What somebody has put under a user's prefix does not act as that user, nor as another.
+#[tokio::test(start_paused = true)]
+async fn a_job_of_another_user_is_left_where_it_is() {
+    let fleet = Fleet::new(false);
+    park(&fleet, "ann", "ann-00", 1).await;
+    let stored = left(&fleet).await.remove(0);
+    let foreign = fleet.bucket.get(&stored).await.unwrap().unwrap().content;
+    let planted = "parked/zoe/00000000000000000000-ann-00.json";
+    fleet.bucket.put(planted, foreign, Generation::ABSENT).await.unwrap();
+    park(&fleet, "zoe", "zoe-00", 1).await;
+    fleet.user("zoe").await;
+    let topic = Arc::new(Topic::default());
+    let stop = CancellationToken::new();
+    let swept = sweep(&fleet, "a", &topic).sweep(&mut Claims::default(), &stop).await.unwrap();
+    assert_eq!(swept, Swept { resumed: 1, jobs: 2, users: 2 });
+    assert_eq!(topic.jobs(), ["zoe-00"], "ann has not consented");
+    assert_eq!(left(&fleet).await, [stored, planted.to_owned()]);
+}
+
+/// A job that was parked beside this very grant waits for another one.
+#[tokio::test(start_paused = true)]
+async fn a_job_waits_until_the_grant_is_another() {
+    let fleet = Fleet::new(false);
+    park(&fleet, "ann", "ann-00", 1).await;
+    fleet.user("ann").await;
+    let name = left(&fleet).await.remove(0);
+    let object = fleet.bucket.get(&name).await.unwrap().unwrap();
+    let mut parked: serde_json::Value = serde_json::from_slice(&object.content).unwrap();
+    let record = fleet.replica("reader").read_record(&ann()).await.unwrap();
+    parked["grant_id"] = json!(record.grant_id.0);
+    parked["reason"] = json!("revoked");
+    fleet.bucket.put(&name, parked.to_string().into(), object.generation).await.unwrap();
+    let topic = Arc::new(Topic::default());
+    let resume = || async {
+        resume_user(&*fleet.bucket, &fleet.replica("b"), &*topic, &clock(), &ann()).await.unwrap()
+    };
+    assert_eq!(resume().await.published, 0);
+    log_in(&fleet.replica("web"), fleet.login(&ann())).await;
+    assert_eq!(resume().await.published, 1);
+}
+
+/// A write whose answer was lost, and a login before it is tried again: the job is parked
+/// and does not run beside that.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_may_be_parked_does_not_run_too() {
+    let fleet = Fleet::new(false);
+    let received = received("ann", "ann-00", 1);
+    let job = Job::of(&received).unwrap();
+    let parking = Parking::new(bucket(&fleet), fleet.replica("worker"));
+    let parked = || parking.park(&job, &received, &ConsentReason::Unknown, clock().wall());
+    fleet.bucket.fail_write("parked/", tests::memory::WriteFault::ReplyLost);
+    assert!(parked().await.is_err());
+    fleet.user("ann").await;
+    assert_eq!(parked().await.unwrap(), Parked::Stored { moved: true });
 }

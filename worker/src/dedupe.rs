@@ -1,49 +1,89 @@
-//! Jobs that were done already: a message that comes again does not act again.
+//! Ends of jobs that are remembered: a job that has ended does not act again when its
+//! message is delivered again.
 //!
-//! Pub/Sub delivers at least once. A job is remembered after its handler has
-//! finished and before its message is acknowledged; a delivery of a remembered job
-//! is acknowledged without running it. What remains open is the time between the
-//! API's effect and the memory of it: a replica that dies in between acts again,
-//! as does, with [`Dedupe::Memory`], every redelivery to another replica.
+//! Pub/Sub delivers at least once. What is remembered is the end of a job that is done, or
+//! whose effect must not be repeated; it is remembered before anything else is told, and a
+//! later delivery of the job tells the same end again and runs nothing. Of two replicas that
+//! end one job, the second reads what the first has written and tells that.
+//!
+//! What remains open is the time between an API's effect and the memory of it: a replica
+//! that dies in between acts again, as does, with [`Dedupe::Memory`], every redelivery to
+//! another replica.
 
-use std::collections::{HashSet, VecDeque};
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+mod memory;
+mod object;
 
-use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use shared::encode_segment;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use shared::ports::{Bucket, BucketError, Clock, Generation};
 
+use crate::effect::{Effect, Knowledge};
 use crate::job::Job;
+use crate::outcome::Status;
 
-/// How many jobs a process remembers: about 5 MB.
-const REMEMBERED: usize = 100_000;
+pub use memory::Remembered;
 
-/// Where completed jobs are remembered.
+use memory::Found;
+use object::Content;
+
+/// Under this prefix lie the ends that are remembered.
+pub const PREFIX: &str = "done/";
+
+/// Where ends of jobs are remembered.
 #[derive(Debug, Clone, Default)]
 pub enum Dedupe {
     /// Nowhere: every delivery runs.
     #[default]
     Off,
-    /// In this process, the last 100,000 of them.
+    /// In this process: the last 100,000 ends, with results of 16 MiB.
     Memory(Arc<Remembered>),
-    /// In this process and, for all replicas, as objects
-    /// `done/<user>/<job>.json`, created only if absent: one read before and one
-    /// write after each job. A lifecycle rule on `done/` should delete them after
-    /// the subscription's retention.
+    /// In this process and, for all replicas, as objects `done/<user>/<digest>.json`, created
+    /// only if absent: one read before and one write after each job. A lifecycle rule on
+    /// `done/` should delete them after the subscription's retention.
     Bucket(Arc<Remembered>, Arc<dyn Bucket>),
 }
 
-/// Digests of jobs, the oldest forgotten first.
-#[derive(Default)]
-pub struct Remembered(Mutex<(HashSet<Key>, VecDeque<Key>)>);
+/// An end that is remembered, and is told again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// How the job ended.
+    pub status: Status,
+    /// What is known of its effect.
+    pub effect: Effect,
+    /// Whether doing it again does no harm.
+    pub repeatable: bool,
+    /// The API's status, if there was one.
+    pub http_status: Option<u16>,
+    /// The handler's result; null where there was no room to remember it.
+    #[serde(default)]
+    pub result: Value,
+    /// What went wrong.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
 
-type Key = [u8; 16];
+/// What is remembered of a job's identity.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recalled {
+    /// It ended like this.
+    Same(Told),
+    /// A job with this identity and other parameters has ended: this one must not run.
+    OtherParameters,
+}
+
+impl Told {
+    /// What is known of the job's effect.
+    pub fn known(&self) -> Knowledge {
+        Knowledge { effect: self.effect, repeatable: self.repeatable }
+    }
+}
 
 impl Dedupe {
     /// Whether anything is remembered.
-    pub(crate) fn is_on(&self) -> bool {
+    pub fn is_on(&self) -> bool {
         !matches!(self, Self::Off)
     }
 
@@ -57,121 +97,97 @@ impl Dedupe {
         Self::Bucket(Arc::default(), bucket)
     }
 
-    /// Whether the job is known to be done.
+    /// How the job ended, if that is remembered. Dropping the future is harmless.
     ///
     /// # Errors
     /// When the bucket does not answer.
-    pub(crate) async fn done_before(&self, job: &Job) -> Result<bool, BucketError> {
-        match self {
-            Self::Off => Ok(false),
-            Self::Memory(remembered) => Ok(remembered.contains(&key(job))),
-            Self::Bucket(remembered, bucket) => {
-                if remembered.contains(&key(job)) {
-                    return Ok(true);
-                }
-                Ok(bucket.get(&object_name(job)).await?.is_some())
+    pub async fn recall(&self, job: &Job) -> Result<Option<Recalled>, BucketError> {
+        let (remembered, bucket) = match self {
+            Self::Off => return Ok(None),
+            Self::Memory(remembered) => {
+                return Ok(remembered.get(job).map(|found| found.recalled));
             }
+            Self::Bucket(remembered, bucket) => (remembered, bucket),
+        };
+        // Where its result had no room in memory, the bucket has it.
+        if let Some(Found { recalled, is_whole: true }) = remembered.get(job) {
+            return Ok(Some(recalled));
         }
+        let Some(content) = read(&**bucket, job).await? else { return Ok(None) };
+        let recalled = content.recalled(job);
+        if let Recalled::Same(told) = &recalled {
+            remembered.insert(job, told);
+        }
+        Ok(Some(recalled))
     }
 
-    /// Remembers that the job is done.
+    /// Remembers how the job ended. `Some` is the end that another delivery of it has
+    /// remembered first: it is to be told instead.
+    ///
+    /// Cancelling it leaves open whether it is remembered.
     ///
     /// # Errors
     /// When the bucket does not answer; this process knows all the same.
-    pub(crate) async fn remember(&self, job: &Job, clock: &dyn Clock) -> Result<(), BucketError> {
+    pub async fn remember(
+        &self,
+        job: &Job,
+        told: &Told,
+        clock: &dyn Clock,
+    ) -> Result<Option<Told>, BucketError> {
         match self {
-            Self::Off => Ok(()),
-            Self::Memory(remembered) => {
-                remembered.insert(key(job));
-                Ok(())
-            }
+            Self::Off => Ok(None),
+            Self::Memory(remembered) => Ok(remembered.insert_if_new(job, told)),
             Self::Bucket(remembered, bucket) => {
-                remembered.insert(key(job));
-                let content = json!({ "version": 1, "done_at": clock.wall() }).to_string();
-                match bucket.put(&object_name(job), content.into(), Generation::ABSENT).await {
-                    // Another delivery of it, or this very write.
-                    Ok(_) | Err(BucketError::PreconditionFailed) => Ok(()),
-                    Err(error) => Err(error),
+                // A job whose end could not be written must not run here again.
+                remembered.insert_if_new(job, told);
+                let (name, content) = object::new(job, told, clock.wall());
+                match bucket.put(&name, content, Generation::ABSENT).await {
+                    Ok(_) => {
+                        remembered.insert(job, told);
+                        return Ok(None);
+                    }
+                    Err(BucketError::PreconditionFailed) => {}
+                    Err(error) => return Err(error),
+                }
+                let first = bucket.get(&object::name(job)).await?;
+                match first.map(|object| Content::read(&object.content)) {
+                    Some(Content::End { params, told: first })
+                        if params == job.params_digest() && first != *told =>
+                    {
+                        remembered.insert(job, &first);
+                        Ok(Some(first))
+                    }
+                    // This very write, whose answer was lost; or nothing that could be told:
+                    // an object that cannot be read, or the end of a job with other
+                    // parameters that ran at the same time.
+                    _ => Ok(None),
                 }
             }
         }
     }
-}
 
-/// A job ID is the publisher's word and counts for its user only: nobody can keep
-/// somebody else's job from running.
-fn key(job: &Job) -> Key {
-    let mut hash = Sha256::new();
-    hash.update(job.user.as_str().len().to_be_bytes());
-    hash.update(job.user.as_str());
-    hash.update(&job.id);
-    let mut key = Key::default();
-    key.copy_from_slice(&hash.finalize()[..16]);
-    key
-}
-
-fn object_name(job: &Job) -> String {
-    format!("done/{}/{}.json", job.user.encoded(), encode_segment(&job.id))
-}
-
-impl Remembered {
-    fn contains(&self, key: &Key) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.contains(key)
-    }
-
-    fn insert(&self, key: Key) {
-        let (known, order) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.insert(key) {
-            return;
-        }
-        order.push_back(key);
-        if order.len() > REMEMBERED
-            && let Some(oldest) = order.pop_front()
-        {
-            known.remove(&oldest);
-        }
+    /// The object that remembers the job's end, for an end that is to be written later.
+    /// `None` unless ends are remembered in the bucket.
+    pub fn to_remember(
+        &self,
+        job: &Job,
+        told: &Told,
+        clock: &dyn Clock,
+    ) -> Option<(String, Bytes)> {
+        matches!(self, Self::Bucket(..)).then(|| object::new(job, told, clock.wall()))
     }
 }
 
-impl fmt::Debug for Remembered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).0.len();
-        f.debug_struct("Remembered").field("jobs", &known).finish()
+/// What the bucket remembers of a job's identity, also under the name that the release
+/// before this one gave it.
+async fn read(bucket: &dyn Bucket, job: &Job) -> Result<Option<Content>, BucketError> {
+    if let Some(found) = bucket.get(&object::name(job)).await? {
+        return Ok(Some(Content::read(&found.content)));
     }
+    let Some(old) = object::old_name(job) else { return Ok(None) };
+    let found = bucket.get(&old).await?;
+    Ok(found.and_then(|found| Content::read_old(&found.content)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn job(user: &str, id: &str) -> Job {
-        Job::decode(format!(r#"{{"id":"{id}","user":"{user}","kind":"k"}}"#).as_bytes(), id)
-            .unwrap()
-    }
-
-    #[test]
-    fn an_id_counts_for_its_user_only() {
-        assert_ne!(key(&job("ann", "1")), key(&job("bob", "1")));
-        assert_ne!(key(&job("ann", "n1")), key(&job("annn", "1")));
-        assert_eq!(key(&job("ann", "1")), key(&job("ann", "1")));
-        assert_eq!(object_name(&job("a/b", "../x")), "done/a%2Fb/%2E%2E%2Fx.json");
-    }
-
-    #[test]
-    fn memory_is_bounded_and_forgets_the_oldest() {
-        let remembered = Remembered::default();
-        let number = |n: usize| {
-            let mut key = Key::default();
-            key[..8].copy_from_slice(&n.to_be_bytes());
-            key
-        };
-        for n in 0..REMEMBERED + 10 {
-            remembered.insert(number(n));
-            remembered.insert(number(n));
-        }
-        assert!(!remembered.contains(&number(9)));
-        assert!(remembered.contains(&number(10)));
-        let (known, order) = &*remembered.0.lock().unwrap();
-        assert_eq!((known.len(), order.len()), (REMEMBERED, REMEMBERED));
-    }
-}
+mod tests;

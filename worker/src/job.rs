@@ -1,5 +1,7 @@
 //! A job: what a Pub/Sub message asks for.
 
+mod identity;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
@@ -12,14 +14,28 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use shared::UserId;
 
+pub use identity::Identity;
+
 /// The most that a message's data may have, in bytes.
 pub const MAX_DATA_BYTES: usize = 1024 * 1024;
 /// The most that a job ID may have, in bytes.
 pub const MAX_JOB_ID_BYTES: usize = 128;
 const MAX_KIND_BYTES: usize = 128;
 
+/// Attribute: the job's ID where its data has none. A resumed or redriven message has it,
+/// because its message ID is another one.
+pub const JOB_ATTRIBUTE: &str = "fleet-job";
+/// Attribute: how often the job was asked for anew after it had ended (`fleet dead redrive
+/// --effect any`); part of its identity.
+pub const RUN_ATTRIBUTE: &str = "fleet-run";
+/// Attribute: `true` when the job must not be repeated even if its kind may be.
+pub const ONCE_ATTRIBUTE: &str = "fleet-once";
+/// What the release before this one added to a dead letter: the job's ID. Alone it is the
+/// publisher's own.
+const OLD_JOB_ATTRIBUTES: [&str; 3] = ["job", "reason", "message_id"];
+
 /// A message as it was received.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Received {
     /// The job as JSON.
     pub data: Bytes,
@@ -48,8 +64,8 @@ impl fmt::Debug for Received {
 /// What to do, and for whom.
 #[derive(Clone)]
 pub struct Job {
-    /// The publisher's name for it, else the message ID. At most
-    /// [`MAX_JOB_ID_BYTES`] bytes.
+    /// The publisher's name for it, else what a resumed or redriven message says, else the
+    /// message ID. At most [`MAX_JOB_ID_BYTES`] bytes.
     pub id: String,
     /// On whose behalf.
     pub user: UserId,
@@ -57,6 +73,10 @@ pub struct Job {
     pub kind: String,
     /// The handler's parameters.
     pub params: Map<String, Value>,
+    /// How often it was asked for anew after it had ended.
+    pub run: u32,
+    /// It must not be repeated even if its kind may be.
+    pub once: bool,
 }
 
 /// Parameters may hold anything, so they are not shown.
@@ -66,6 +86,7 @@ impl fmt::Debug for Job {
             .field("id", &self.id)
             .field("user", &self.user)
             .field("kind", &self.kind)
+            .field("run", &self.run)
             .finish_non_exhaustive()
     }
 }
@@ -207,7 +228,7 @@ impl Job {
             Some(Value::Object(params)) => params,
             Some(_) => return Err(wrong("`params` must be an object")),
         };
-        Ok(Self { id, user, kind: kind.into_owned(), params })
+        Ok(Self { id, user, kind: kind.into_owned(), params, run: 0, once: false })
     }
 
     /// Reads the job of a message. An ordering key that differs from the user
@@ -216,12 +237,40 @@ impl Job {
     /// # Errors
     /// [`Malformed`].
     pub fn of(received: &Received) -> Result<Self, Malformed> {
-        let job = Self::decode(&received.data, &received.message_id)?;
+        let attributes = &received.attributes;
+        let mut job = Self::decode(&received.data, fallback_id(received)?)?;
+        if let Some(run) = attributes.get(RUN_ATTRIBUTE) {
+            let wrong = |_| Malformed(format!("attribute `{RUN_ATTRIBUTE}` must be a number"));
+            job.run = run.parse().map_err(wrong)?;
+        }
+        job.once = match attributes.get(ONCE_ATTRIBUTE).map(String::as_str) {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => {
+                let text = format!("attribute `{ONCE_ATTRIBUTE}` must be `true` or `false`");
+                return Err(Malformed(text));
+            }
+        };
         let key = &received.ordering_key;
         if !key.is_empty() && key != job.user.as_str() {
             return Err(Malformed("the ordering key is not the job's `user`".to_owned()));
         }
         Ok(job)
+    }
+}
+
+/// The ID of a job whose data has none.
+fn fallback_id(received: &Received) -> Result<&str, Malformed> {
+    let attributes = &received.attributes;
+    let is_old_letter = OLD_JOB_ATTRIBUTES.iter().all(|name| attributes.contains_key(*name));
+    let old = if is_old_letter { attributes.get("job") } else { None };
+    match attributes.get(JOB_ATTRIBUTE).or(old) {
+        None => Ok(&received.message_id),
+        Some(id) if (1..=MAX_JOB_ID_BYTES).contains(&id.len()) => Ok(id),
+        Some(id) => Err(Malformed(format!(
+            "attribute `{JOB_ATTRIBUTE}` has {} bytes; 1 to {MAX_JOB_ID_BYTES} are allowed",
+            id.len()
+        ))),
     }
 }
 
@@ -306,5 +355,36 @@ mod tests {
         assert!(Job::of(&received).is_ok());
         received.ordering_key = "bob".into();
         assert!(Job::of(&received).is_err());
+    }
+
+    #[test]
+    fn attributes_name_a_job_whose_data_does_not() {
+        let job = |id: &str, attributes: &[(&str, &str)]| {
+            let data = format!(r#"{{{id}"user":"ann","kind":"k"}}"#);
+            let attributes = attributes.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+            let message_id = "m".to_owned();
+            Job::of(&Received { data: data.into(), attributes, message_id, ..Received::default() })
+        };
+        let id = |id: &str, attributes: &[(&str, &str)]| job(id, attributes).unwrap().id;
+        let old = [("job", "j"), ("reason", "r"), ("message_id", "7")];
+        assert_eq!(id("", &[]), "m");
+        assert_eq!(id("", &[("fleet-job", "f")]), "f");
+        assert_eq!(id(r#""id":"d","#, &[("fleet-job", "f")]), "d", "the data comes first");
+        assert_eq!(id("", &old), "j", "a letter of the release before");
+        assert_eq!(id("", &[old.as_slice(), &[("fleet-job", "f")]].concat()), "f");
+        assert_eq!(id("", &[("job", "nightly")]), "m", "the publisher's own attribute");
+        let long = "x".repeat(129);
+        for attributes in [("fleet-job", ""), ("fleet-job", long.as_str())] {
+            assert!(job("", &[attributes]).unwrap_err().0.contains("`fleet-job`"));
+        }
+        let of = |attributes: &[(&str, &str)]| {
+            job("", attributes).map(|job| (job.run, job.once)).map_err(|e| e.0)
+        };
+        assert_eq!(of(&[]), Ok((0, false)));
+        assert_eq!(of(&[("fleet-run", "2"), ("fleet-once", "true")]), Ok((2, true)));
+        assert_eq!(of(&[("fleet-once", "false")]), Ok((0, false)));
+        for (name, value) in [("fleet-run", "-1"), ("fleet-run", ""), ("fleet-once", "yes")] {
+            assert!(of(&[(name, value)]).unwrap_err().contains(name), "{name}={value}");
+        }
     }
 }

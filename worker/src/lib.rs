@@ -6,8 +6,10 @@
 //! ended by exactly one [`outcome::Status`].
 
 mod calls;
+pub mod claim;
 mod conclusion;
-mod dedupe;
+pub mod dead_letter;
+pub mod dedupe;
 mod delivery;
 mod dispatch;
 mod effect;
@@ -20,6 +22,7 @@ mod logged_user;
 pub mod metered;
 pub mod metrics;
 mod outage;
+pub mod outbox;
 pub mod outcome;
 mod pace;
 pub mod parking;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use google_cloud_gax::error::rpc::Code;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::effect::Effect;
@@ -154,7 +154,7 @@ impl Verdict {
 }
 
 /// The four ways in which a delivery ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Acknowledged: the handler finished.

@@ -8,8 +8,10 @@ use shared::record::TokenRecord;
 use shared::{Error, TokenStore, UserId};
 use tracing::warn;
 
+use crate::claim::Sighting;
 use crate::metrics;
-use crate::parking::{ParkedJob, prefix_of};
+use crate::parking::resumption::{Ended, Entry, Event, Resumption, Step};
+use crate::parking::{Claim, Claimed, ParkedJob, Renewed, is_claim, prefix_of};
 use crate::pubsub::{PublishError, Topic};
 
 /// Why a user's jobs still wait.
@@ -24,14 +26,28 @@ pub enum ResumeError {
     /// A job could not be published; it stays parked.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// The claim was too old to publish under it.
+    #[error("publishing the parked jobs took so long that another process may have gone on")]
+    Late,
+}
+
+/// What became of a user's parked jobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resumed {
+    /// So many were published again.
+    pub published: u64,
+    /// Another process resumes this user at the moment, and looks again when it has ended.
+    pub held: bool,
 }
 
 /// One object may change once a second.
 const PAUSE: Duration = Duration::from_secs(1);
 const TRIES: u32 = 8;
-/// So many jobs of a user are read, published and deleted at a time. A crash in
-/// between repeats at most these.
-pub(crate) const BATCH: usize = 16;
+/// How often, and how long apart, a login looks whether another process has ended.
+const HELD_PAUSE: Duration = Duration::from_secs(2);
+const HELD_TRIES: u32 = 15;
+/// So many parked jobs of a user are gone through at once.
+const MOST: usize = 100_000;
 
 /// Deletes what was published. A job that was parked a moment ago is throttled:
 /// giving up at once would run it a second time.
@@ -57,59 +73,9 @@ pub async fn forget(
     }
 }
 
-/// Publishes those of a user's parked jobs that are due, in their order, and
-/// deletes each after it was published: a crash in between runs a job twice,
-/// never not at all. `names` are at most [`BATCH`]; how many went on, and what kept
-/// the next one: it stays parked, and so does everything behind it that has the
-/// same ordering key.
-pub(crate) async fn resume_batch(
-    bucket: &dyn Bucket,
-    jobs: &dyn Topic,
-    clock: &dyn Clock,
-    record: &TokenRecord,
-    names: &[(String, Generation)],
-) -> (u64, Result<(), ResumeError>) {
-    let objects = join_all(names.iter().map(|(name, _)| bucket.get(name))).await;
-    let mut sent = Vec::with_capacity(names.len());
-    let mut failure = None;
-    for ((name, _), object) in names.iter().zip(objects) {
-        let object = match object {
-            Ok(Some(object)) => object,
-            // Another resumer was faster.
-            Ok(None) => continue,
-            Err(error) => {
-                // Nothing may overtake it.
-                failure = Some(ResumeError::from(error));
-                break;
-            }
-        };
-        match ParkedJob::decode(&object.content) {
-            Ok(parked) if parked.is_due(record) => {
-                sent.push((name, object.generation, jobs.publish(parked.into_message())));
-            }
-            Ok(_) => {}
-            Err(why) => warn!(object = name, "{why}; it stays where it is"),
-        }
-    }
-    let mut published = Vec::with_capacity(sent.len());
-    for (name, generation, publishing) in sent {
-        match publishing.await {
-            Ok(_) => published.push((name, generation)),
-            Err(error) => failure = failure.or(Some(error.into())),
-        }
-    }
-    let forgetting = published.iter().map(|(name, at)| forget(bucket, clock, name, *at));
-    for forgotten in join_all(forgetting).await {
-        match forgotten {
-            Ok(()) => metrics::count(metrics::RESUMED),
-            Err(error) => failure = failure.or(Some(error.into())),
-        }
-    }
-    (published.len() as u64, failure.map_or(Ok(()), Err))
-}
-
 /// Publishes a user's parked jobs again, in their order, and deletes each after
-/// it was published. How many went on; none while the user's consent is missing.
+/// it was published; none while the user's consent is missing. Where another process is
+/// doing so, waits up to half a minute for it.
 ///
 /// Cancelling it is a crash: what was published and not deleted yet runs twice.
 ///
@@ -121,27 +87,226 @@ pub async fn resume_user(
     jobs: &dyn Topic,
     clock: &dyn Clock,
     user: &UserId,
-) -> Result<u64, ResumeError> {
-    let record = match store.read_record(user).await {
-        Ok(record) => record,
-        Err(Error::NeedsConsent(_)) => return Ok(0),
-        Err(error) => return Err(error.into()),
-    };
-    if !record.is_active() {
-        return Ok(0);
+) -> Result<Resumed, ResumeError> {
+    let mut resumed = Resumed::default();
+    for _ in 0..HELD_TRIES {
+        let mut resuming = Resuming::new(bucket, store, jobs, clock, user);
+        let ended = resuming.run(None).await;
+        resumed.published += resuming.published;
+        resumed.held = matches!(ended?, Finish::Held(_));
+        if !resumed.held {
+            break;
+        }
+        clock.sleep(HELD_PAUSE).await;
     }
-    let prefix = prefix_of(user);
-    let (mut resumed, mut page) = (0, None);
-    loop {
-        let listing = bucket.list(&prefix, page).await?;
-        for names in listing.objects.chunks(BATCH) {
-            let (went_on, result) = resume_batch(bucket, jobs, clock, &record, names).await;
-            resumed += went_on;
-            result?;
+    Ok(resumed)
+}
+
+/// Drives one [`Resumption`].
+pub(crate) struct Resuming<'a> {
+    bucket: &'a dyn Bucket,
+    store: &'a TokenStore,
+    jobs: &'a dyn Topic,
+    clock: &'a dyn Clock,
+    user: &'a UserId,
+    record: Option<TokenRecord>,
+    claim: Option<Claim>,
+    /// So many were published, whatever came after that.
+    pub(crate) published: u64,
+    error: Option<ResumeError>,
+}
+
+/// What is to be done with one parked object.
+enum Found {
+    Due(Box<ParkedJob>),
+    /// It must stay where it is.
+    Keep,
+    Gone,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub(crate) enum Finish {
+    /// Nothing that is due is left.
+    Done,
+    /// Another process has the claim; what to remember of it, if it was seen.
+    Held(Option<Sighting>),
+}
+
+impl<'a> Resuming<'a> {
+    pub(crate) fn new(
+        bucket: &'a dyn Bucket,
+        store: &'a TokenStore,
+        jobs: &'a dyn Topic,
+        clock: &'a dyn Clock,
+        user: &'a UserId,
+    ) -> Self {
+        let (record, claim, published, error) = (None, None, 0, None);
+        Self { bucket, store, jobs, clock, user, record, claim, published, error }
+    }
+
+    /// Runs to the end. `seen` is what this process remembers of another's claim.
+    pub(crate) async fn run(&mut self, seen: Option<Sighting>) -> Result<Finish, ResumeError> {
+        let mut resumption = Resumption::default();
+        let mut event = Event::Start;
+        let mut sighting = None;
+        loop {
+            event = match resumption.step(event) {
+                Step::Look => self.look().await.unwrap_or_else(|error| self.failed(error)),
+                Step::FindDue(jobs) => {
+                    self.find_due(jobs).await.unwrap_or_else(|error| self.failed(error.into()))
+                }
+                Step::Claim => {
+                    let (bucket, holder) = (self.bucket, self.store.holder());
+                    match Claim::take(bucket, self.clock, self.user, holder, seen).await {
+                        Ok(Claimed::Mine(claim)) => {
+                            self.claim = Some(claim);
+                            Event::Claimed
+                        }
+                        Ok(Claimed::Held(found)) => {
+                            sighting = found;
+                            Event::Held
+                        }
+                        Err(error) => self.failed(error.into()),
+                    }
+                }
+                Step::Renew => self.renew().await,
+                Step::Publish(jobs) => self.publish(jobs).await,
+                Step::Delete(jobs) => self.delete(jobs).await,
+                Step::Release => {
+                    if let Some(claim) = self.claim.take() {
+                        claim.release(self.bucket, self.clock).await;
+                    }
+                    Event::Deleted
+                }
+                Step::End(Ended::Held) => return Ok(Finish::Held(sighting)),
+                Step::End(Ended::Done) => return Ok(Finish::Done),
+                Step::End(Ended::Failed) => {
+                    return Err(self.error.take().unwrap_or(ResumeError::Late));
+                }
+            };
         }
-        page = listing.next_page;
-        if page.is_none() {
-            return Ok(resumed);
+    }
+
+    fn failed(&mut self, error: ResumeError) -> Event {
+        self.error.get_or_insert(error);
+        Event::Failed
+    }
+
+    async fn look(&mut self) -> Result<Event, ResumeError> {
+        self.record = match self.store.read_record(self.user).await {
+            Ok(record) => Some(record).filter(TokenRecord::is_active),
+            Err(Error::NeedsConsent(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let Some(record) = &self.record else {
+            return Ok(Event::Seen { credential: None, jobs: Vec::new() });
+        };
+        let credential = Some(record.write_id.0.clone());
+        let (prefix, mut jobs, mut page) = (prefix_of(self.user), Vec::new(), None);
+        loop {
+            let listing = self.bucket.list(&prefix, page).await?;
+            jobs.extend(listing.objects.into_iter().filter(|(name, _)| !is_claim(name)));
+            page = listing.next_page;
+            if page.is_none() || jobs.len() >= MOST {
+                return Ok(Event::Seen { credential, jobs });
+            }
         }
+    }
+
+    async fn find_due(&mut self, jobs: Vec<Entry>) -> Result<Event, BucketError> {
+        let mut kept = Vec::new();
+        for job in jobs {
+            match self.find(&job.0).await? {
+                Found::Due(_) => return Ok(Event::Due(true, kept)),
+                Found::Keep => kept.push(job),
+                Found::Gone => {}
+            }
+        }
+        Ok(Event::Due(false, kept))
+    }
+
+    /// What is to be done with the object of this name.
+    async fn find(&self, name: &str) -> Result<Found, BucketError> {
+        let Some(object) = self.bucket.get(name).await? else { return Ok(Found::Gone) };
+        Ok(match (ParkedJob::decode(name, &object.content), &self.record) {
+            (Ok(parked), Some(record)) if parked.is_due(record) => Found::Due(Box::new(parked)),
+            (Ok(_), _) => Found::Keep,
+            (Err(why), _) => {
+                metrics::count(metrics::PARKED_REFUSED);
+                warn!(object = name, "a parked job stays where it is: {why}");
+                Found::Keep
+            }
+        })
+    }
+
+    async fn renew(&mut self) -> Event {
+        let Some(claim) = &mut self.claim else { return Event::Held };
+        match claim.renew(self.bucket, self.clock, self.store.holder()).await {
+            Ok(Renewed::Mine) => Event::Claimed,
+            Ok(Renewed::Lost) => Event::Held,
+            Err(error) => self.failed(error.into()),
+        }
+    }
+
+    async fn publish(&mut self, jobs: Vec<Entry>) -> Event {
+        let objects = join_all(jobs.iter().map(|(name, _)| self.find(name))).await;
+        let (mut sending, mut kept, mut failed) = (Vec::new(), Vec::new(), false);
+        for (job, found) in jobs.into_iter().zip(objects) {
+            let parked = match found {
+                Ok(Found::Due(parked)) => parked,
+                Ok(Found::Keep) => {
+                    kept.push(job);
+                    continue;
+                }
+                Ok(Found::Gone) => continue,
+                Err(error) => {
+                    // Nothing may overtake it.
+                    self.failed(error.into());
+                    failed = true;
+                    break;
+                }
+            };
+            let message = match parked.into_message() {
+                Ok(message) => message,
+                Err(why) => {
+                    warn!(object = job.0, "a parked job stays where it is: {why}");
+                    kept.push(job);
+                    continue;
+                }
+            };
+            let now = self.clock.monotonic();
+            if !self.claim.as_ref().is_some_and(|claim| claim.holds(now)) {
+                self.failed(ResumeError::Late);
+                failed = true;
+                break;
+            }
+            sending.push((job, self.jobs.publish(message)));
+        }
+        let mut sent = Vec::with_capacity(sending.len());
+        for (job, publishing) in sending {
+            match publishing.await {
+                Ok(_) => sent.push(job),
+                Err(error) => {
+                    self.failed(error.into());
+                    failed = true;
+                }
+            }
+        }
+        self.published += sent.len() as u64;
+        Event::Published { sent, kept, failed }
+    }
+
+    async fn delete(&mut self, jobs: Vec<Entry>) -> Event {
+        let (bucket, clock) = (self.bucket, self.clock);
+        let deleting = jobs.iter().map(|(name, at)| forget(bucket, clock, name, *at));
+        let mut event = Event::Deleted;
+        for deleted in join_all(deleting).await {
+            match deleted {
+                Ok(()) => metrics::count(metrics::RESUMED),
+                Err(error) => event = self.failed(error.into()),
+            }
+        }
+        event
     }
 }

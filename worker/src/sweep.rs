@@ -5,24 +5,26 @@
 //! sweeping a replica writes a marker object, and it leaves its turn out when the
 //! marker has changed since it last looked. No clock is compared and nothing needs
 //! releasing; a replica that dies in the middle is followed by another one at most
-//! two intervals later. Two may still sweep at once, and a job may then be
-//! published twice, as at-least-once delivery allows.
+//! two intervals later. Two may still sweep at once: they meet at each user's claim
+//! ([`crate::claim`]). A claim that is held is looked at again after the time in which it
+//! may be taken over, whoever sweeps next.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shared::ports::{Bucket, BucketError, Clock, Generation, Object, Randomness};
-use shared::record::TokenRecord;
-use shared::{Error, TokenStore, UserId};
+use shared::ports::{Bucket, BucketError, Clock, Generation, Monotonic, Object, Randomness};
+use shared::{TokenStore, UserId};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::claim::{Sighting, TAKEOVER};
 use crate::metrics;
-use crate::parking::{PREFIX, user_of};
+use crate::parking::{PREFIX, is_claim, user_of};
 use crate::pubsub::Topic;
-use crate::resuming::{BATCH, ResumeError, resume_batch};
+use crate::resuming::{Finish, ResumeError, Resuming};
 
 /// Says that a sweep was begun, and what the last one found.
 const MARKER: &str = "sweeps/parked.json";
@@ -36,6 +38,8 @@ const TRIES: u32 = 4;
 /// After so many users in a row whose jobs do not go on it is the topic or the
 /// bucket that fails: the rest waits for the next turn.
 const MAX_FAILURES: u32 = 3;
+/// Claims of so many users are looked at again.
+const MAX_CLAIMS: usize = 1000;
 
 /// Sweeps `parked/`.
 pub struct Sweep {
@@ -75,28 +79,61 @@ struct Marker {
     users: u64,
 }
 
-/// The user whose names are being gone through.
-struct Current {
-    user: UserId,
-    /// `None` when the jobs stay where they are.
-    record: Option<TokenRecord>,
-    waiting: u64,
+/// Claims of other processes that a sweep has met.
+#[derive(Debug, Default)]
+pub struct Claims(BTreeMap<UserId, Sighting>);
+
+impl Claims {
+    fn note(&mut self, user: &UserId, finish: &Finish) {
+        match finish {
+            Finish::Held(Some(sighting))
+                if self.0.len() < MAX_CLAIMS || self.0.contains_key(user) =>
+            {
+                self.0.insert(user.clone(), *sighting);
+            }
+            _ => drop(self.0.remove(user)),
+        }
+    }
+
+    /// When the first of them may be taken over.
+    fn next(&self) -> Option<Monotonic> {
+        self.0.values().map(|seen| seen.at.plus(TAKEOVER)).min()
+    }
+
+    fn due(&self, now: Monotonic) -> Vec<UserId> {
+        let due = |seen: &Sighting| now.since(seen.at) >= TAKEOVER;
+        self.0.iter().filter(|(_, seen)| due(seen)).map(|(user, _)| user.clone()).collect()
+    }
 }
 
 impl Sweep {
     /// Sweeps until `stop`: soon after the start, and then at every turn that no
-    /// other replica took. It ends after the batch that it is at.
+    /// other replica took. It ends after the user that it is at.
     pub async fn run(self, stop: CancellationToken) {
         let mut seen = self.look().await.ok().map(|marker| generation(marker.as_ref()));
-        let mut pause = self.every.mul_f64(self.random.unit()) / START_SHARE;
+        let mut claims = Claims::default();
+        let first = self.every.mul_f64(self.random.unit()) / START_SHARE;
+        let mut turn_at = self.clock.monotonic().plus(first);
         let mut told = String::new();
         loop {
+            let wakes_at = claims.next().map_or(turn_at, |claim| claim.min(turn_at));
+            let pause = wakes_at.since(self.clock.monotonic());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = self.clock.sleep(pause) => {}
             }
-            match self.turn(&mut seen, &stop).await {
+            let now = self.clock.monotonic();
+            for user in claims.due(now) {
+                if stop.is_cancelled() {
+                    return;
+                }
+                self.resume_abandoned(&user, &mut claims).await;
+            }
+            if now < turn_at {
+                continue;
+            }
+            match self.turn(&mut seen, &mut claims, &stop).await {
                 Ok(None) => told.clear(),
                 Ok(Some(swept)) => {
                     told.clear();
@@ -114,8 +151,25 @@ impl Sweep {
                     told = text;
                 }
             }
-            pause = self.every.mul_f64(0.75 + self.random.unit() / 2.0);
+            let pause = self.every.mul_f64(0.75 + self.random.unit() / 2.0);
+            turn_at = self.clock.monotonic().plus(pause);
         }
+    }
+
+    /// Looks again at a user whose claim stood still.
+    async fn resume_abandoned(&self, user: &UserId, claims: &mut Claims) {
+        let seen = claims.0.remove(user);
+        let mut resuming = self.resuming(user);
+        match resuming.run(seen).await {
+            Ok(finish) => claims.note(user, &finish),
+            Err(error) => {
+                warn!(user = %user.digest(), "parked jobs wait for the next turn: {error}");
+            }
+        }
+    }
+
+    fn resuming<'a>(&'a self, user: &'a UserId) -> Resuming<'a> {
+        Resuming::new(&*self.bucket, &self.store, &*self.jobs, &*self.clock, user)
     }
 
     /// One turn; `None` when another replica swept since `seen`, the marker's
@@ -126,6 +180,7 @@ impl Sweep {
     pub async fn turn(
         &self,
         seen: &mut Option<Generation>,
+        claims: &mut Claims,
         stop: &CancellationToken,
     ) -> Result<Option<Swept>, ResumeError> {
         let marker = self.look().await?;
@@ -144,7 +199,7 @@ impl Sweep {
             Err(error) => return Err(error.into()),
         };
         *seen = Some(claim);
-        let swept = self.sweep(stop).await?;
+        let swept = self.sweep(claims, stop).await?;
         if stop.is_cancelled() {
             // Perhaps not all of it was seen.
             return Ok(Some(swept));
@@ -165,101 +220,86 @@ impl Sweep {
         Ok(Some(swept))
     }
 
-    /// Goes through all parked jobs once, page by page and one user at a time.
+    /// Goes through all parked jobs once, one user at a time.
     ///
     /// # Errors
     /// [`ResumeError`] when the names cannot be listed, or several users' jobs in a
     /// row do not go on.
-    pub async fn sweep(&self, stop: &CancellationToken) -> Result<Swept, ResumeError> {
+    pub async fn sweep(
+        &self,
+        claims: &mut Claims,
+        stop: &CancellationToken,
+    ) -> Result<Swept, ResumeError> {
         let mut swept = Swept::default();
-        let mut current: Option<Current> = None;
+        let mut current: Option<(UserId, u64)> = None;
         let (mut page, mut failures) = (None, 0);
         loop {
             let listing = self.bucket.list(PREFIX, page).await?;
-            let one_users = |a: &Name, b: &Name| user_of(&a.0) == user_of(&b.0);
-            for names in listing.objects.chunk_by(one_users) {
-                if stop.is_cancelled() {
-                    return Ok(swept);
+            for (name, _) in &listing.objects {
+                if is_claim(name) {
+                    continue;
                 }
-                let Some(user) = user_of(&names[0].0) else {
-                    warn!(object = names[0].0, "this is no parked job's name; it stays");
+                let Some(user) = user_of(name) else {
+                    warn!(object = name, "this is no parked job's name; it stays");
                     continue;
                 };
-                let mut at = match current.take() {
-                    Some(at) if at.user == user => at,
+                match &mut current {
+                    Some((at, jobs)) if *at == user => *jobs += 1,
                     before => {
-                        swept.end(before);
-                        self.begin(user, &mut failures).await?
+                        if stop.is_cancelled() {
+                            return Ok(swept);
+                        }
+                        if let Some((user, jobs)) = before.replace((user, 1)) {
+                            self.resume(&user, jobs, claims, &mut swept, &mut failures).await?;
+                        }
                     }
-                };
-                let result = self.go_on(&mut at, names, &mut swept).await;
-                self.note(result, &mut at, &mut failures)?;
-                current = Some(at);
+                }
             }
             page = listing.next_page;
             if page.is_none() {
-                swept.end(current);
+                if let Some((user, jobs)) = current {
+                    self.resume(&user, jobs, claims, &mut swept, &mut failures).await?;
+                }
                 return Ok(swept);
             }
         }
     }
 
-    /// Looks whether a user's jobs may go on.
-    async fn begin(&self, user: UserId, failures: &mut u32) -> Result<Current, ResumeError> {
-        let mut at = Current { user, record: None, waiting: 0 };
-        match self.store.read_record(&at.user).await {
-            Ok(record) => at.record = Some(record).filter(TokenRecord::is_active),
-            Err(Error::NeedsConsent(_)) => {}
-            Err(error) => self.note(Err(error.into()), &mut at, failures)?,
-        }
-        Ok(at)
-    }
-
-    async fn go_on(
+    /// Resumes one user, of whom so many jobs are parked. A failure ends its user's turn, so
+    /// that order is kept; several in a row end the sweep.
+    async fn resume(
         &self,
-        at: &mut Current,
-        names: &[Name],
+        user: &UserId,
+        jobs: u64,
+        claims: &mut Claims,
         swept: &mut Swept,
-    ) -> Result<(), ResumeError> {
-        let mut left = names.len() as u64;
-        let mut result = Ok(());
-        if let Some(record) = &at.record {
-            for batch in names.chunks(BATCH) {
-                let resumed;
-                (resumed, result) =
-                    resume_batch(&*self.bucket, &*self.jobs, &*self.clock, record, batch).await;
-                swept.resumed += resumed;
-                left -= resumed;
-                if result.is_err() {
-                    break;
-                }
-            }
-        }
-        at.waiting += left;
-        result
-    }
-
-    /// A failure ends its user's turn, so that order is kept; several in a row
-    /// end the sweep.
-    fn note(
-        &self,
-        result: Result<(), ResumeError>,
-        at: &mut Current,
         failures: &mut u32,
     ) -> Result<(), ResumeError> {
-        let Err(error) = result else {
-            if at.record.is_some() {
-                *failures = 0;
+        let mut resuming = self.resuming(user);
+        let ended = resuming.run(claims.0.get(user).copied()).await;
+        let published = resuming.published;
+        swept.resumed += published;
+        let waiting = jobs.saturating_sub(published);
+        swept.jobs += waiting;
+        swept.users += u64::from(waiting > 0);
+        match ended {
+            Ok(finish) => {
+                claims.note(user, &finish);
+                if published > 0 {
+                    *failures = 0;
+                }
+                Ok(())
             }
-            return Ok(());
-        };
-        at.record = None;
-        *failures += 1;
-        if *failures >= MAX_FAILURES {
-            return Err(error);
+            Err(error) => {
+                *failures += 1;
+                if *failures >= MAX_FAILURES {
+                    return Err(error);
+                }
+                let replica = self.store.holder();
+                warn!(user = %user.digest(), replica, "parked jobs wait: {error}");
+                Ok(())
+            }
         }
-        warn!(user = %at.user.digest(), replica = self.store.holder(), "parked jobs wait: {error}");
-        Ok(())
     }
 
     async fn look(&self) -> Result<Option<Object>, BucketError> {
@@ -281,18 +321,6 @@ impl Sweep {
         };
         let content = serde_json::to_vec(&marker).expect("strings and numbers are JSON");
         self.bucket.put(MARKER, content.into(), expected).await
-    }
-}
-
-/// An object's name and generation.
-type Name = (String, Generation);
-
-impl Swept {
-    /// A user's names are over.
-    fn end(&mut self, user: Option<Current>) {
-        let waiting = user.map_or(0, |user| user.waiting);
-        self.jobs += waiting;
-        self.users += u64::from(waiting > 0);
     }
 }
 

@@ -20,8 +20,15 @@ use google_cloud_storage::client::{Storage, StorageControl};
 use crate::ports::{Bucket, BucketError, Generation, Listing, Object};
 
 /// Larger objects are cut off here; what is cut is no record and no job any more. A
-/// parked job may have 1 MiB of data, a third more as base64, and attributes.
-const MAX_OBJECT_BYTES: usize = 2 * 1024 * 1024;
+/// parked job may have 1 MiB of data, a third more as base64, and 100 attributes, each byte
+/// of which may take six as JSON.
+const MAX_OBJECT_BYTES: usize = 3 * 1024 * 1024;
+/// A stored end may hold a dead letter of 10 MB, a third more as base64.
+const MAX_ENDING_BYTES: usize = 16 * 1024 * 1024;
+
+fn most_bytes(name: &str) -> usize {
+    if name.starts_with("endings/") { MAX_ENDING_BYTES } else { MAX_OBJECT_BYTES }
+}
 
 /// Where the bucket is.
 #[derive(Debug, Clone, Default)]
@@ -244,7 +251,7 @@ impl Bucket for CloudStorage {
                 let mut content = BytesMut::new();
                 while let Some(chunk) = response.next().await {
                     content.extend_from_slice(&chunk?);
-                    if content.len() > MAX_OBJECT_BYTES {
+                    if content.len() > most_bytes(name) {
                         break;
                     }
                 }

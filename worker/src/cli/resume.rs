@@ -3,9 +3,9 @@
 use shared::adapters::SystemClock;
 use shared::ports::Bucket;
 use shared::{TokenStore, UserId};
-use worker::parking::prefix_of;
+use worker::parking::{is_claim, prefix_of};
 use worker::pubsub::Publisher;
-use worker::resuming::resume_user;
+use worker::resuming::{Resumed, resume_user};
 
 use super::connect::Place;
 use super::output;
@@ -20,7 +20,8 @@ pub(crate) async fn resume(
     user: &UserId,
 ) {
     let Some(topic) = topic else {
-        if matches!(bucket.list(&prefix_of(user), None).await, Ok(l) if !l.objects.is_empty()) {
+        let listed = bucket.list(&prefix_of(user), None).await;
+        if listed.is_ok_and(|listed| listed.objects.iter().any(|(name, _)| !is_claim(name))) {
             output::note(
                 "Jobs of this user are parked. The workers resume them at their next sweep; with --topic (FLEET_TOPIC) this command does it at once.",
             );
@@ -33,8 +34,14 @@ pub(crate) async fn resume(
         anyhow::Ok(resume_user(bucket, store, &jobs, &SystemClock::default(), user).await?)
     };
     match resumed.await {
-        Ok(0) => {}
-        Ok(count) => output::note(format!("{count} parked job(s) of this user go on.")),
+        Ok(Resumed { published, held }) => {
+            if published > 0 {
+                output::note(format!("{published} parked job(s) of this user go on."));
+            }
+            if held {
+                output::note("Another process resumes this user's parked jobs at the moment.");
+            }
+        }
         Err(error) => output::note(format!(
             "Parked jobs of this user, if any, still wait for a worker's sweep: {error:#}"
         )),

@@ -9,6 +9,7 @@ use shared::ports::Monotonic;
 use tracing::{Instrument as _, Span, error, info, warn};
 
 use crate::conclusion::Conclusion;
+use crate::dead_letter::{Obituary, dead_letter};
 use crate::effect::{CallLedger, Knowledge};
 use crate::job::{Job, Received};
 use crate::logged_user::{LoggedUser, log_known_user};
@@ -191,20 +192,12 @@ impl Desk {
         let Some(topic) = &self.dead else {
             return Err("no --dead-topic is set, so it is given back".to_owned());
         };
-        let mut attributes = received.attributes.clone();
         let mut reason = end.reason.clone().unwrap_or_default();
         if let Some(detail) = &end.detail {
             reason = format!("{reason}: {detail}");
         }
-        attributes.insert("reason".to_owned(), clip(&reason));
-        attributes.insert("message_id".to_owned(), received.message_id.clone());
-        if let Some(job) = job {
-            attributes.insert("job".to_owned(), clip(&job.id));
-        }
-        let data = received.data.clone();
-        // A redrive publishes it as it was.
-        let ordering_key = received.ordering_key.clone();
-        let message = Outgoing { data, attributes, ordering_key };
+        let about = Obituary { job, reason: &reason, known: end.knowledge, only_ours: false };
+        let message = dead_letter(received, &about);
         topic.publish(message).await.map(drop).map_err(|e| format!("it cannot be buried: {e}"))
     }
 }

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::dedupe::Dedupe;
+use crate::dedupe::{Dedupe, Recalled, Told};
 use crate::dispatch::{Queued, Queues};
 use crate::effect::CallLedger;
 use crate::in_hand::while_in_hand;
@@ -277,7 +277,7 @@ impl Desk {
         };
         let mut end = ended.unwrap_or_else(|| End::cut(measured.calls.as_deref()));
         if end.status == Status::Done && measured.attempt > 0 && self.dedupe.is_on() {
-            Box::pin(self.remember(job)).await;
+            Box::pin(self.remember(job, &end)).await;
         }
         if end.status == Status::Retry {
             // Not before a subscription without a retry policy would spin.
@@ -297,11 +297,14 @@ impl Desk {
     ) -> End {
         if self.dedupe.is_on() {
             // Boxed, here and below, so that the others do not carry its state.
-            match Box::pin(self.held(&job.user, || self.dedupe.done_before(job))).await {
-                Ok(false) => {}
-                Ok(true) => {
+            match Box::pin(self.held(&job.user, || self.dedupe.recall(job))).await {
+                Ok(None) => {}
+                Ok(Some(Recalled::Same(_))) => {
                     metrics::count(metrics::DEDUPED);
                     return End::done_before();
+                }
+                Ok(Some(Recalled::OtherParameters)) => {
+                    return End::rejected("this ID was used with other parameters");
                 }
                 Err(end) => return end,
             }
@@ -315,7 +318,7 @@ impl Desk {
             let now = self.clock.wall();
             let parking = self.held(&job.user, || self.parking.park(job, received, &why, now));
             match Box::pin(parking).await {
-                Ok(Parked::Stored) => return End::parked(&why),
+                Ok(Parked::Stored { .. }) => return End::parked(&why),
                 Ok(Parked::RunIt) => {}
                 Err(end) => return end,
             }
@@ -325,8 +328,16 @@ impl Desk {
 
     /// Remembers that a job is done. Should that fail, the message is acknowledged
     /// all the same: it comes again only if that fails too.
-    async fn remember(&self, job: &Job) {
-        if let Err(error) = self.dedupe.remember(job, &*self.clock).await {
+    async fn remember(&self, job: &Job, end: &End) {
+        let told = Told {
+            status: end.status,
+            effect: end.knowledge.effect,
+            repeatable: end.knowledge.repeatable,
+            http_status: end.http_status,
+            result: end.result.clone(),
+            reason: None,
+        };
+        if let Err(error) = self.dedupe.remember(job, &told, &*self.clock).await {
             tracing::warn!(
                 job = job.id,
                 "that the job is done cannot be noted under done/, so a redelivery would run it again: {error}"

@@ -152,6 +152,10 @@ metrics_list! {
     PARKED_JOBS = "fleet_parked_jobs", Gauge, [], "Parked jobs, as of the last sweep.";
     RESUMED = "fleet_jobs_resumed_total", Counter, [],
         "Parked jobs that were published again.";
+    PARKED_REFUSED = "fleet_parked_refused_total", Counter, [],
+        "Times that an object under parked/ was no parked job of its user and was left alone.";
+    ENDINGS = "fleet_endings", Gauge, [],
+        "Ends of jobs that are stored in the bucket and still to be written, as of the last sweep.";
     WEB_EVENTS = "fleet_web_events_total", Counter, ["event", "outcome"],
         "What people did on the consent pages, and how it ended.";
     BUILD = "fleet_build_info", Gauge, ["version"], "Always 1; the version is the label.";
@@ -180,10 +184,10 @@ pub fn begin<'a>(kinds: impl IntoIterator<Item = &'a str>) {
     for had in [Had::Hit, Had::Wait, Had::Error] {
         counter!(CREDENTIALS, "result" => had.as_str()).absolute(0);
     }
-    for counter in [DEDUPED, SLOWED, RESUMED] {
+    for counter in [DEDUPED, SLOWED, RESUMED, PARKED_REFUSED] {
         counter!(counter).absolute(0);
     }
-    for gauge in [IN_FLIGHT, OUTSTANDING, QUEUED_USERS, HELD, PAUSED, SLOWED_USERS] {
+    for gauge in [IN_FLIGHT, OUTSTANDING, QUEUED_USERS, HELD, PAUSED, SLOWED_USERS, ENDINGS] {
         gauge!(gauge).set(0.0);
     }
 }

@@ -1,7 +1,13 @@
 //! Jobs that wait for their user's consent: stored in the bucket, so that they
 //! neither burn delivery attempts nor expire with the subscription.
+//!
+//! A parked object *is* the job. Whoever has stored it acknowledges the message in every
+//! case; and one process at a time publishes a user's jobs again ([`resumption`]), deleting
+//! each after that. So nobody has to decide whether a job that is parked still has to run.
 
+mod claiming;
 mod object;
+pub mod resumption;
 
 use std::sync::Arc;
 
@@ -12,7 +18,12 @@ use shared::{ConsentReason, Error, TokenStore, UserId};
 
 use crate::job::{Job, Received};
 
-pub use object::{BadParked, PREFIX, ParkedJob, prefix_of, user_of};
+pub use claiming::{Claim, Claimed, Renewed};
+pub use object::{
+    BadParked, NoRoom, PREFIX, ParkedJob, claim_of, is_claim, prefix_of, user_of, with_identity,
+};
+
+use object::Met;
 
 /// Where jobs are parked.
 #[derive(Debug, Clone)]
@@ -25,18 +36,21 @@ pub struct Parking {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parked {
     /// The job is stored; acknowledge the message.
-    Stored,
-    /// The credential changed meanwhile: run the job.
+    Stored {
+        /// The user's record changed meanwhile: resume the user's jobs, as a login does.
+        moved: bool,
+    },
+    /// The credential is not what the job was told: run the job.
     RunIt,
 }
 
 /// What a parking decision looks at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Seen {
     /// The write that was read; `None` without a record.
     write: Option<String>,
     active: bool,
-    scopes: Vec<String>,
+    met: Met,
 }
 
 impl Parking {
@@ -45,15 +59,16 @@ impl Parking {
         Self { bucket, store }
     }
 
-    /// Parks a job, unless the credential turns out to have changed. The check
-    /// after the write closes the race with a login: whoever comes second sees
-    /// the other, so no job sleeps beside an active credential.
+    /// Parks a job, unless the credential turns out to have changed. The look after the
+    /// write closes the race with a login: whoever comes second sees the other, so no job
+    /// sleeps beside an active credential.
     ///
     /// Cancelling it may leave the job parked; it is then delivered again and
     /// found parked.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the bucket does not answer.
+    /// [`Error::Unavailable`] when the bucket does not answer. The job may be stored all
+    /// the same; parking it again is harmless.
     pub async fn park(
         &self,
         job: &Job,
@@ -61,41 +76,32 @@ impl Parking {
         why: &ConsentReason,
         now: Timestamp,
     ) -> Result<Parked, Error> {
+        let name = object::object_name(job, received);
+        let text = |error: BucketError| Error::Unavailable(error.to_string().into());
         let before = self.look(&job.user).await?;
         if !before.justifies(why) {
-            return Ok(Parked::RunIt);
+            // An earlier try, whose answer was lost, may have stored it: then that is the job.
+            return match self.bucket.get(&name).await.map_err(text)? {
+                Some(_) => Ok(Parked::Stored { moved: true }),
+                None => Ok(Parked::RunIt),
+            };
         }
-        let name = object::object_name(job, received);
-        let content = ParkedJob::new(job, received, why, before.scopes.clone(), now).encode();
+        let content = ParkedJob::new(job, received, why, before.met.clone(), now).encode();
         match self.bucket.put(&name, content.into(), Generation::ABSENT).await {
             // Parked by an earlier delivery, or by this very write.
             Ok(_) | Err(BucketError::PreconditionFailed) => {}
-            Err(error) => return Err(Error::Unavailable(error.to_string().into())),
+            Err(error) => return Err(text(error)),
         }
-        let after = self.look(&job.user).await?;
-        if after == before {
-            return Ok(Parked::Stored);
-        }
-        let text = |e: BucketError| Error::Unavailable(e.to_string().into());
-        loop {
-            let Some(object) = self.bucket.get(&name).await.map_err(text)? else {
-                // Somebody resumed it: published again before it was deleted.
-                return Ok(Parked::Stored);
-            };
-            match self.bucket.delete(&name, object.generation).await {
-                Ok(true) => return Ok(Parked::RunIt),
-                Ok(false) | Err(BucketError::PreconditionFailed) => {}
-                Err(error) => return Err(text(error)),
-            }
-        }
+        // The job is stored, so that the message must be acknowledged: where this look
+        // fails, resuming looks again.
+        let after = self.look(&job.user).await;
+        Ok(Parked::Stored { moved: after.as_ref() != Ok(&before) })
     }
 
     async fn look(&self, user: &UserId) -> Result<Seen, Error> {
         match self.store.read_record(user).await {
             Ok(record) => Ok(Seen::of(&record)),
-            Err(Error::NeedsConsent(_)) => {
-                Ok(Seen { write: None, active: false, scopes: Vec::new() })
-            }
+            Err(Error::NeedsConsent(_)) => Ok(Seen::default()),
             Err(error) => Err(error),
         }
     }
@@ -106,7 +112,7 @@ impl Seen {
         Self {
             write: Some(record.write_id.0.clone()),
             active: record.is_active(),
-            scopes: record.scopes.clone(),
+            met: Met { grant_id: Some(record.grant_id.0.clone()), scopes: record.scopes.clone() },
         }
     }
 
@@ -116,7 +122,7 @@ impl Seen {
             ConsentReason::Unknown => self.write.is_none(),
             ConsentReason::Revoked { .. } => !self.active,
             ConsentReason::MissingScopes(missing) => {
-                missing.is_empty() || missing.iter().any(|scope| !self.scopes.contains(scope))
+                missing.is_empty() || missing.iter().any(|scope| !self.met.scopes.contains(scope))
             }
         }
     }

@@ -10,12 +10,15 @@ use serde::{Deserialize, Serialize};
 use shared::record::TokenRecord;
 use shared::{ConsentReason, UserId, encode_segment};
 
-use crate::job::{Job, Received};
+use crate::dead_letter::has_room;
+use crate::job::{JOB_ATTRIBUTE, Job, RUN_ATTRIBUTE, Received};
 use crate::pubsub::Outgoing;
 
 /// Under this prefix lie the parked jobs of all users.
 pub const PREFIX: &str = "parked/";
 const VERSION: u32 = 1;
+/// The object beside a user's parked jobs that says who resumes them.
+const CLAIM: &str = "claim";
 
 /// One parked job, as JSON.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,9 @@ pub struct ParkedJob {
     pub job: String,
     /// Its kind.
     pub kind: String,
+    /// Its run.
+    #[serde(default)]
+    pub run: u32,
     /// `unknown`, `revoked` or `scopes`.
     pub reason: String,
     /// The scopes that an API asked for, as far as it named them.
@@ -36,6 +42,10 @@ pub struct ParkedJob {
     /// they change.
     #[serde(default)]
     pub scopes: Vec<String>,
+    /// The grant that the user had when the job was parked: it is resumed when it changes.
+    /// Absent where there was none, and from objects of the release before this one.
+    #[serde(default)]
+    pub grant_id: Option<String>,
     /// When it was parked.
     pub parked_at: Timestamp,
     /// When its message was published.
@@ -77,17 +87,27 @@ pub enum BadParked {
     #[error("it has version {0}, and this program reads version {VERSION}")]
     Version(u32),
     /// The message in it is damaged.
-    #[error("its data is not base64")]
+    #[error("the message in it is no job")]
     Data,
+    /// Its job would act as another user, so somebody else has put it there.
+    #[error("its job is not of the user whose object it is")]
+    OtherUser,
+}
+
+/// What a user has when a job is parked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Met {
+    pub(super) grant_id: Option<String>,
+    pub(super) scopes: Vec<String>,
 }
 
 impl ParkedJob {
-    /// A message that waits for `why`; `scopes` are those the user has now.
+    /// A message that waits for `why`.
     pub(super) fn new(
         job: &Job,
         received: &Received,
         why: &ConsentReason,
-        scopes: Vec<String>,
+        met: Met,
         now: Timestamp,
     ) -> Self {
         let (reason, missing_scopes) = match why {
@@ -100,9 +120,11 @@ impl ParkedJob {
             user: job.user.as_str().to_owned(),
             job: job.id.clone(),
             kind: job.kind.clone(),
+            run: job.run,
             reason: reason.to_owned(),
             missing_scopes,
-            scopes,
+            scopes: met.scopes,
+            grant_id: met.grant_id,
             parked_at: now,
             publish_time: received.publish_time,
             message_id: received.message_id.clone(),
@@ -116,11 +138,11 @@ impl ParkedJob {
         serde_json::to_vec(self).expect("strings and lists are JSON")
     }
 
-    /// Reads an object's content.
+    /// Reads the content of the object of this name.
     ///
     /// # Errors
     /// [`BadParked`]; such an object stays where it is.
-    pub fn decode(content: &[u8]) -> Result<Self, BadParked> {
+    pub fn decode(name: &str, content: &[u8]) -> Result<Self, BadParked> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -132,16 +154,25 @@ impl ParkedJob {
             return Err(BadParked::Version(version));
         }
         let parked: Self = serde_json::from_slice(content).map_err(unreadable)?;
-        if STANDARD.decode(&parked.data).is_err() {
-            return Err(BadParked::Data);
+        let data = STANDARD.decode(&parked.data).map_err(|_| BadParked::Data)?;
+        // Whoever can write into the bucket must not be able to act as anybody.
+        let owner = user_of(name).ok_or(BadParked::OtherUser)?;
+        let job = Job::decode(&data, &parked.message_id).map_err(|_| BadParked::Data)?;
+        if job.user != owner || parked.user != owner.as_str() {
+            return Err(BadParked::OtherUser);
         }
         Ok(parked)
     }
 
-    /// Whether `record` is what the job waited for: the user is active and, for
-    /// scopes, they are not those with which it was parked.
+    /// Whether `record` is what the job waited for: the user is active, and the grant is
+    /// another one than when it was parked; for scopes, these are.
     pub fn is_due(&self, record: &TokenRecord) -> bool {
-        record.is_active() && (self.reason != "scopes" || self.scopes != record.scopes)
+        let has_changed = match (self.reason.as_str(), &self.grant_id) {
+            ("scopes", _) => self.scopes != record.scopes,
+            (_, Some(grant)) => *grant != record.grant_id.0,
+            (_, None) => true,
+        };
+        record.is_active() && has_changed
     }
 
     /// What it waits for, for people.
@@ -160,21 +191,73 @@ impl ParkedJob {
         &self.attributes
     }
 
-    /// The message, as it was published.
-    pub fn into_message(self) -> Outgoing {
-        Outgoing {
+    /// The message as it was published, and what makes it the same job again: its own
+    /// message ID will be another one.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; then it stays where it is.
+    pub fn into_message(self) -> Result<Outgoing, NoRoom> {
+        let message = Outgoing {
             // `decode` has looked.
             data: STANDARD.decode(&self.data).unwrap_or_default().into(),
             attributes: self.attributes,
             ordering_key: self.ordering_key,
-        }
+        };
+        with_identity(message, &self.job, self.run)
     }
 }
 
-/// The publish time comes first, in a form that sorts, so that order survives.
+/// A message has no room for the attributes that make it the same job again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its message has no room for the attribute `{JOB_ATTRIBUTE}`, without which it would be another job"
+)]
+pub struct NoRoom;
+
+/// The message of a job that is published again, with the attributes that make it the same
+/// job. Where its data names the job, they may be left out for want of room.
+///
+/// # Errors
+/// [`NoRoom`].
+pub fn with_identity(mut message: Outgoing, job: &str, run: u32) -> Result<Outgoing, NoRoom> {
+    let attributes = &mut message.attributes;
+    if run > 0 {
+        attributes.insert(RUN_ATTRIBUTE.to_owned(), run.to_string());
+    }
+    let before = attributes.insert(JOB_ATTRIBUTE.to_owned(), job.to_owned());
+    if has_room(&message) {
+        return Ok(message);
+    }
+    match before {
+        Some(before) => message.attributes.insert(JOB_ATTRIBUTE.to_owned(), before),
+        None => message.attributes.remove(JOB_ATTRIBUTE),
+    };
+    let names_itself = Job::decode(&message.data, "").is_ok_and(|decoded| decoded.id == job);
+    if names_itself && has_room(&message) { Ok(message) } else { Err(NoRoom) }
+}
+
+/// The publish time comes first and then the message ID, both in a form that sorts: messages
+/// that were published together have the same time, and their IDs ascend.
 pub(super) fn object_name(job: &Job, received: &Received) -> String {
     let nanos = received.publish_time.map_or(0, |t| t.as_nanosecond().max(0));
-    format!("{}{nanos:020}-{}.json", prefix_of(&job.user), encode_segment(&job.id))
+    let message = &received.message_id;
+    let sequence = match message.parse::<u64>() {
+        Ok(number) => format!("{nanos:020}{number:020}"),
+        Err(_) => format!("{nanos:020}{}", encode_segment(message)),
+    };
+    format!("{}{sequence}-{}.json", prefix_of(&job.user), encode_segment(&job.id))
+}
+
+/// The object that says who resumes a user's jobs.
+pub fn claim_of(user: &UserId) -> String {
+    format!("{}{CLAIM}", prefix_of(user))
+}
+
+/// Whether the object of this name is somebody's claim and no parked job.
+pub fn is_claim(name: &str) -> bool {
+    name.strip_prefix(PREFIX)
+        .and_then(|name| name.split_once('/'))
+        .is_some_and(|(_, name)| name == CLAIM)
 }
 
 /// Under this prefix lie one user's parked jobs, in their order.
@@ -197,39 +280,84 @@ mod tests {
 
     fn received() -> Received {
         Received {
-            data: br#"{"id":"j","user":"a/b","kind":"k"}"#.as_slice().into(),
+            data: br#"{"user":"a/b","kind":"k"}"#.as_slice().into(),
             attributes: [("mine".to_owned(), "kept".to_owned())].into(),
             ordering_key: "a/b".into(),
-            message_id: "m".into(),
+            message_id: "7".into(),
             publish_time: Some("2026-01-02T03:04:05Z".parse().unwrap()),
             delivery_attempt: Some(3),
         }
     }
 
-    #[test]
-    fn a_parked_message_comes_back_as_it_was() {
-        let received = received();
-        let job = Job::of(&received).unwrap();
-        let why = ConsentReason::MissingScopes(vec!["s".into()]);
-        let parked = ParkedJob::new(&job, &received, &why, vec!["t".into()], Timestamp::UNIX_EPOCH);
-        let again = ParkedJob::decode(&parked.encode()).unwrap();
-        assert_eq!(again, parked);
-        assert_eq!(again.waits_for(), "missing scope s");
-        let message = again.into_message();
-        assert_eq!(message.data, received.data);
-        assert_eq!(message.attributes, received.attributes);
-        assert_eq!(message.ordering_key, received.ordering_key);
+    const NAME: &str = "parked/a%2Fb/1-j.json";
+
+    fn parked(received: &Received, why: &ConsentReason, met: Met) -> ParkedJob {
+        let job = Job::of(received).unwrap();
+        ParkedJob::new(&job, received, why, met, Timestamp::UNIX_EPOCH)
+    }
+
+    fn waiting(received: &Received) -> ParkedJob {
+        parked(received, &ConsentReason::Unknown, Met::default())
     }
 
     #[test]
-    fn names_tell_the_user_and_sort_by_publish_time() {
+    fn a_parked_message_comes_back_as_the_same_job() {
         let mut received = received();
-        let job = Job::of(&received).unwrap();
-        let first = object_name(&job, &received);
-        assert_eq!(user_of(&first).unwrap().as_str(), "a/b");
-        assert!(first.starts_with(&prefix_of(&job.user)));
-        received.publish_time = Some("2026-01-02T03:04:15Z".parse().unwrap());
-        assert!(first < object_name(&job, &received));
+        received.attributes.insert(RUN_ATTRIBUTE.into(), "2".into());
+        received.attributes.insert("fleet-once".into(), "true".into());
+        let why = ConsentReason::MissingScopes(vec!["s".into()]);
+        let met = Met { grant_id: Some("g".into()), scopes: vec!["t".into()] };
+        let parked = parked(&received, &why, met);
+        let again = ParkedJob::decode(NAME, &parked.encode()).unwrap();
+        assert_eq!(again, parked);
+        assert_eq!(again.waits_for(), "missing scope s");
+        let message = again.into_message().unwrap();
+        assert_eq!(message.data, received.data);
+        assert_eq!(message.attributes["mine"], "kept");
+        assert_eq!(message.ordering_key, received.ordering_key);
+        let before = Job::of(&received).unwrap();
+        let resumed = Received {
+            data: message.data,
+            attributes: message.attributes,
+            message_id: "another".into(),
+            ..Received::default()
+        };
+        let after = Job::of(&resumed).unwrap();
+        assert_eq!(after.identity(), before.identity());
+        assert!(after.once && after.run == 2 && after.id == "7");
+    }
+
+    #[test]
+    fn what_would_become_another_job_stays() {
+        let mut received = received();
+        received.attributes = (0..100).map(|n| (format!("own-{n}"), "x".to_owned())).collect();
+        assert_eq!(waiting(&received).into_message().unwrap_err(), NoRoom);
+        // Its data names it, so that nothing has to be added.
+        received.data = br#"{"id":"j","user":"a/b","kind":"k"}"#.as_slice().into();
+        let message = waiting(&received).into_message().unwrap();
+        assert_eq!(message.attributes, received.attributes);
+    }
+
+    #[test]
+    fn names_tell_the_user_and_sort_as_messages_were_published() {
+        let at = |time: &str, message: &str| {
+            let publish_time = Some(time.parse().unwrap());
+            let received = Received { publish_time, message_id: message.to_owned(), ..received() };
+            object_name(&Job::of(&received).unwrap(), &received)
+        };
+        let names = [
+            at("2026-01-02T03:04:05Z", "7"),
+            at("2026-01-02T03:04:05Z", "8"),
+            at("2026-01-02T03:04:05Z", "10"),
+            at("2026-01-02T03:04:15Z", "2"),
+        ];
+        assert!(names.is_sorted() && names.iter().all(|name| !is_claim(name)), "{names:?}");
+        let user = UserId::new("a/b").unwrap();
+        assert_eq!(user_of(&names[0]), Some(user.clone()));
+        assert!(names[0].starts_with(&prefix_of(&user)));
+        assert!(is_claim(&claim_of(&user)) && claim_of(&user).starts_with(&prefix_of(&user)));
+        let odd = at("2026-01-02T03:04:05Z", "../x");
+        assert_eq!(user_of(&odd), Some(user), "{odd}");
         for other in ["parked/a", "parked/%zz/1-j.json", "parked/a/b/c.json", "tokens/a.json"] {
             assert!(user_of(other).is_none(), "{other}");
         }
@@ -242,15 +370,43 @@ mod tests {
             (r#"{"version":2}"#, "version 2"),
             (r#"{"version":1,"user":"fake-person"}"#, "not a parked job"),
         ] {
-            let error = ParkedJob::decode(content.as_bytes()).unwrap_err().to_string();
+            let error = ParkedJob::decode(NAME, content.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(says) && !error.contains("fake-"), "{error}");
         }
-        let received = received();
-        let job = Job::of(&received).unwrap();
-        let why = ConsentReason::Unknown;
-        let mut parked = ParkedJob::new(&job, &received, &why, Vec::new(), Timestamp::UNIX_EPOCH);
-        parked.data = "fake-%".into();
-        let error = ParkedJob::decode(&parked.encode()).unwrap_err();
-        assert_eq!(error, BadParked::Data);
+        let mut parked = waiting(&received());
+        for data in ["fake-%".to_owned(), STANDARD.encode("no job")] {
+            parked.data = data;
+            assert_eq!(ParkedJob::decode(NAME, &parked.encode()), Err(BadParked::Data));
+        }
+    }
+
+    /// Whoever can write into the bucket cannot act as somebody else.
+    #[test]
+    fn a_job_of_another_user_is_refused() {
+        let parked = waiting(&received());
+        let content = parked.encode();
+        assert!(ParkedJob::decode(NAME, &content).is_ok());
+        for name in ["parked/user-4/1-j.json", "parked/a%2Fb", "done/a%2Fb/1-j.json"] {
+            assert_eq!(ParkedJob::decode(name, &content), Err(BadParked::OtherUser), "{name}");
+        }
+        let renamed = ParkedJob { user: "user-4".into(), ..parked };
+        for name in [NAME, "parked/user-4/1-j.json"] {
+            let error = ParkedJob::decode(name, &renamed.encode());
+            assert_eq!(error, Err(BadParked::OtherUser), "{name}");
+        }
+    }
+
+    /// As the release before this one wrote it.
+    #[test]
+    fn an_object_of_the_release_before_goes_on() {
+        let old = serde_json::json!({
+            "version": 1, "user": "a/b", "job": "j", "kind": "k", "reason": "revoked",
+            "missing_scopes": [], "scopes": ["s"], "parked_at": "2026-01-01T00:00:00Z",
+            "publish_time": null, "message_id": "7", "ordering_key": "a/b", "attributes": {},
+            "data": STANDARD.encode(br#"{"id":"j","user":"a/b","kind":"k"}"#),
+        });
+        let parked = ParkedJob::decode(NAME, old.to_string().as_bytes()).unwrap();
+        assert_eq!((parked.run, &parked.grant_id), (0, &None));
+        assert_eq!(parked.into_message().unwrap().attributes[JOB_ATTRIBUTE], "j");
     }
 }

@@ -1,4 +1,4 @@
-//! Finds parked jobs and dead letters.
+//! Finds parked jobs, dead letters and ends of jobs that wait.
 
 use std::time::Duration;
 
@@ -6,10 +6,12 @@ use anyhow::Context as _;
 use futures_util::future::{BoxFuture, join_all};
 use shared::adapters::{CloudStorage, SystemClock};
 use shared::ports::{Bucket as _, Clock as _, Generation};
-use worker::parking::{PREFIX, ParkedJob, prefix_of};
+use worker::outbox::{self, StoredEnding};
+use worker::parking::{PREFIX, ParkedJob, is_claim, prefix_of};
 use worker::pubsub::{Delivery, Intake, IntakeSettings, OUTSTANDING_BYTES, Source};
 
 use super::super::connect::Place;
+use super::group::{Group, grouped};
 use super::letter::Letter;
 use super::{Sources, WhichArgs, now};
 
@@ -34,7 +36,19 @@ pub(super) struct Item {
 pub(super) enum Handle {
     /// The object's generation when it was read.
     Parked(Generation),
-    Dead(Delivery),
+    /// All letters of the job.
+    Dead(Vec<Delivery>),
+    /// The workers write it.
+    Ending,
+}
+
+/// How far is looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Until there are as many jobs as are wanted.
+    Limit,
+    /// To the end, so that all letters of one job are found.
+    All,
 }
 
 /// What was found.
@@ -73,16 +87,24 @@ pub(super) async fn gather(
     which: &WhichArgs,
     sources: &Sources,
     limit: usize,
+    extent: Extent,
 ) -> anyhow::Result<Found> {
     let mut found =
         Found { items: Vec::new(), notes: Vec::new(), others: Vec::new(), released: None };
-    if let Some(bucket) = &sources.parked {
-        parked(bucket, which, limit, &mut found)
-            .await
-            .with_context(|| format!("parked jobs of bucket {}", bucket.name()))?;
+    if let Some(bucket) = &sources.bucket {
+        if sources.parked {
+            parked(bucket, which, limit, &mut found)
+                .await
+                .with_context(|| format!("parked jobs of bucket {}", bucket.name()))?;
+        }
+        if sources.endings {
+            endings(bucket, which, limit, &mut found)
+                .await
+                .with_context(|| format!("ends of jobs in bucket {}", bucket.name()))?;
+        }
     }
     if let Some(subscription) = &sources.dead {
-        dead(place, which, subscription, limit, &mut found).await?;
+        dead(place, which, subscription, limit, extent, &mut found).await?;
     }
     // Stable: parked jobs are in their order already.
     found.items.sort_by_key(|item| item.letter.published);
@@ -99,12 +121,13 @@ async fn parked(
     let (mut page, mut looked_at) = (None, 0);
     loop {
         let listing = bucket.list(&prefix, page).await?;
-        for names in listing.objects.chunks(READS) {
+        let names = listing.objects.into_iter().filter(|(name, _)| !is_claim(name));
+        for names in names.collect::<Vec<_>>().chunks(READS) {
             looked_at += names.len();
             let objects = join_all(names.iter().map(|(name, _)| bucket.get(name))).await;
             for ((name, _), object) in names.iter().zip(objects) {
                 let Some(object) = object? else { continue };
-                let parked = match ParkedJob::decode(&object.content) {
+                let parked = match ParkedJob::decode(name, &object.content) {
                     Ok(parked) => parked,
                     Err(why) => {
                         found.notes.push(format!("{name} is left out: {why}"));
@@ -133,11 +156,53 @@ async fn parked(
     }
 }
 
+async fn endings(
+    bucket: &CloudStorage,
+    which: &WhichArgs,
+    limit: usize,
+    found: &mut Found,
+) -> anyhow::Result<()> {
+    let prefix = which
+        .user
+        .as_ref()
+        .map_or_else(|| outbox::PREFIX.to_owned(), |user| outbox::prefix_of(Some(user)));
+    let mut page = None;
+    loop {
+        let listing = bucket.list(&prefix, page).await?;
+        for names in listing.objects.chunks(READS) {
+            let objects = join_all(names.iter().map(|(name, _)| bucket.get(name))).await;
+            for ((name, _), object) in names.iter().zip(objects) {
+                let Some(object) = object? else { continue };
+                let letter = match StoredEnding::decode(name, &object.content) {
+                    Ok(ending) => Letter::ending(&ending, name),
+                    Err(why) => {
+                        found.notes.push(format!("{name} is left out: {why}"));
+                        continue;
+                    }
+                };
+                if !which.want(&letter) {
+                    continue;
+                }
+                if found.items.len() >= limit {
+                    found.notes.push(format!("there are more than {limit} (--limit)"));
+                    return Ok(());
+                }
+                found.items.push(Item { letter, handle: Handle::Ending });
+            }
+        }
+        page = listing.next_page;
+        if page.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 async fn dead(
     place: &Place,
     which: &WhichArgs,
     subscription: &str,
     limit: usize,
+    extent: Extent,
     found: &mut Found,
 ) -> anyhow::Result<()> {
     let settings = IntakeSettings {
@@ -149,7 +214,7 @@ async fn dead(
     let mut messages: Box<dyn Source> =
         Box::new(Intake::open(&place.connection(), settings).await?);
     let clock = SystemClock::default();
-    let mut held = 0;
+    let (mut pulled, mut wanted) = (Vec::new(), found.items.len());
     let result = loop {
         let delivery = tokio::select! {
             biased;
@@ -160,22 +225,30 @@ async fn dead(
             Ok(delivery) => delivery,
             Err(error) => break Err(anyhow::Error::new(error)),
         };
-        held += 1;
         let letter = Letter::dead(&delivery.received, now());
-        if !which.want(&letter) {
-            found.others.push(delivery);
-        } else if found.items.len() >= limit {
-            found.others.push(delivery);
-            found.notes.push(format!("there are more than {limit} (--limit)"));
+        wanted += usize::from(which.want(&letter));
+        pulled.push((letter, delivery));
+        if wanted > limit && extent == Extent::Limit {
             break Ok(());
-        } else {
-            found.items.push(Item { letter, handle: Handle::Dead(delivery) });
         }
-        if held >= MAX_HELD {
+        if pulled.len() >= MAX_HELD {
             found.notes.push(format!("{MAX_HELD} dead letters were looked at; there may be more"));
             break Ok(());
         }
     };
+    let mut is_cut = false;
+    for Group { letter, deliveries } in grouped(pulled) {
+        let is_wanted = which.want(&letter);
+        if is_wanted && found.items.len() < limit {
+            found.items.push(Item { letter, handle: Handle::Dead(deliveries) });
+        } else {
+            is_cut |= is_wanted;
+            found.others.extend(deliveries);
+        }
+    }
+    if is_cut {
+        found.notes.push(format!("there are more than {limit} (--limit)"));
+    }
     found.released = Some(messages.stop());
     result.context("dead letters (name their subscription with --dead-subscription)")
 }

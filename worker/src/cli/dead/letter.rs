@@ -4,25 +4,27 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use worker::job::{Job, Received};
-use worker::parking::ParkedJob;
+use worker::dead_letter::{
+    BY_PUBSUB, MESSAGE_ID, REASON, has_room, is_by_pubsub, recorded, stripped,
+};
+use worker::job::{JOB_ATTRIBUTE, Job, Received};
+use worker::outbox::StoredEnding;
+use worker::parking::{NoRoom, ParkedJob, with_identity};
 use worker::pubsub::Outgoing;
+use worker::{Effect, Knowledge};
 
 /// A job that was redriven so often and came back is left alone.
 pub(super) const MAX_REDRIVES: u32 = 3;
 
 /// Counts how often a job was redriven.
 const REDRIVES: &str = "fleet_redrives";
-/// What a worker adds to a message that it rejects.
-const ADDED_BY_WORKERS: [&str; 3] = ["reason", "message_id", "job"];
-/// What Pub/Sub adds to a message that was delivered too often.
-const ADDED_BY_PUBSUB: &str = "CloudPubSubDeadLetterSource";
 
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whereabouts {
     Parked,
     Dead,
+    Ending,
 }
 
 impl Whereabouts {
@@ -30,6 +32,7 @@ impl Whereabouts {
         match self {
             Self::Parked => "parked",
             Self::Dead => "dead",
+            Self::Ending => "ending",
         }
     }
 }
@@ -47,9 +50,16 @@ pub(super) struct Letter {
     pub(super) user: Option<String>,
     pub(super) kind: Option<String>,
     pub(super) reason: String,
+    /// What is known of its effect; `None` when it never ended here.
+    pub(super) known: Option<Knowledge>,
+    pub(super) run: u32,
     pub(super) redrives: u32,
     /// Why the message is no job.
     pub(super) malformed: Option<String>,
+    /// It cannot be published again as the same job.
+    pub(super) has_no_room: bool,
+    /// The message that the job came with, if that is known.
+    pub(super) source: Option<String>,
     /// The object or the message ID.
     pub(super) name: String,
 }
@@ -64,18 +74,52 @@ impl Letter {
             user: Some(parked.user.clone()),
             kind: Some(parked.kind.clone()),
             reason: parked.waits_for(),
+            known: Some(Knowledge::NOTHING),
+            run: parked.run,
             redrives: redrives(parked.attributes()),
             malformed: None,
+            has_no_room: parked.clone().into_message().is_err(),
+            source: Some(parked.message_id.clone()),
+            name: object.to_owned(),
+        }
+    }
+
+    pub(super) fn ending(ending: &StoredEnding, object: &str) -> Self {
+        let topics: Vec<&str> = ending.topics().collect();
+        let waits = match (ending.refused, topics.as_slice()) {
+            (true, topics) => format!("refused by {}", topics.join(", ")),
+            (false, []) => "waits for the bucket".to_owned(),
+            (false, topics) => format!("waits for {}", topics.join(", ")),
+        };
+        let status = ending.status.as_str();
+        let reason = match &ending.reason {
+            Some(reason) => format!("{status}, and {waits}: {reason}"),
+            None => format!("{status}, and {waits}"),
+        };
+        Self {
+            place: Whereabouts::Ending,
+            since: ending.stored_at,
+            published: ending.stored_at,
+            job: ending.job.clone(),
+            user: ending.user.as_ref().map(|user| user.as_str().to_owned()),
+            kind: Some(ending.kind.clone()).filter(|kind| !kind.is_empty()),
+            reason,
+            known: Some(Knowledge { effect: ending.effect, repeatable: ending.repeatable }),
+            run: ending.run,
+            redrives: 0,
+            malformed: None,
+            has_no_room: false,
+            source: Some(ending.message_id.clone()),
             name: object.to_owned(),
         }
     }
 
     pub(super) fn dead(received: &Received, now: Timestamp) -> Self {
         let attributes = &received.attributes;
-        let by_pubsub = |name: &str| attributes.get(&format!("{ADDED_BY_PUBSUB}{name}"));
+        let by_pubsub = |name: &str| attributes.get(&format!("{BY_PUBSUB}{name}"));
         let since = received.publish_time.unwrap_or(now);
         let first = by_pubsub("TopicPublishTime").and_then(|time| time.parse().ok());
-        let reason = match (attributes.get("reason"), by_pubsub("DeliveryCount")) {
+        let reason = match (attributes.get(REASON), by_pubsub("DeliveryCount")) {
             (_, Some(count)) => format!(
                 "delivered {count} times by {}",
                 by_pubsub("Subscription").map_or("its subscription", String::as_str)
@@ -83,12 +127,16 @@ impl Letter {
             (Some(reason), None) => reason.clone(),
             (None, None) => "no reason is given".to_owned(),
         };
-        let fallback = attributes.get("job").unwrap_or(&received.message_id);
-        let decoded = Job::decode(&received.data, fallback);
-        let (job, malformed) = match (decoded, Job::of(received)) {
-            (Ok(job), Ok(_)) => (Some(job), None),
-            (Ok(job), Err(why)) => (Some(job), Some(why.0)),
-            (Err(why), _) => (None, Some(why.0)),
+        let source = if is_by_pubsub(received) { None } else { attributes.get(MESSAGE_ID) };
+        // A job without an ID had that of the message that it came with.
+        let of = Received {
+            message_id: source.unwrap_or(&received.message_id).clone(),
+            ..received.clone()
+        };
+        let fallback = attributes.get(JOB_ATTRIBUTE).unwrap_or(&of.message_id);
+        let (job, malformed) = match Job::of(&of) {
+            Ok(job) => (Some(job), None),
+            Err(why) => (Job::decode(&of.data, fallback).ok(), Some(why.0)),
         };
         Self {
             place: Whereabouts::Dead,
@@ -96,17 +144,44 @@ impl Letter {
             published: first.unwrap_or(since),
             job: job.as_ref().map_or_else(|| fallback.clone(), |job| job.id.clone()),
             user: job.as_ref().map(|job| job.user.as_str().to_owned()),
+            run: job.as_ref().map_or(0, |job| job.run),
             kind: job.map(|job| job.kind),
             reason,
+            known: recorded(received),
             redrives: redrives(attributes),
             malformed,
+            has_no_room: false,
+            source: source.cloned(),
             name: received.message_id.clone(),
+        }
+        .with_room_for(received)
+    }
+
+    fn with_room_for(mut self, received: &Received) -> Self {
+        self.has_no_room = revived(received, &self, self.run, false).is_err();
+        self
+    }
+
+    /// Its effect, or that of its twin, must not be repeated.
+    pub(super) fn is_spent(&self) -> bool {
+        self.known.is_some_and(Knowledge::is_spent)
+    }
+
+    /// What is known of its effect, for people.
+    pub(super) fn effect(&self) -> &'static str {
+        match self.known {
+            None => "never ended here",
+            Some(Knowledge { effect: Effect::None, .. }) => "none",
+            Some(Knowledge { effect: Effect::Done, repeatable: false }) => "done",
+            Some(Knowledge { effect: Effect::Done, repeatable: true }) => "done, repeatable",
+            Some(Knowledge { effect: Effect::Unknown, repeatable: false }) => "unknown",
+            Some(Knowledge { effect: Effect::Unknown, repeatable: true }) => "unknown, repeatable",
         }
     }
 
     pub(super) fn to_json(&self, now: Timestamp) -> Value {
         let name = match self.place {
-            Whereabouts::Parked => "object",
+            Whereabouts::Parked | Whereabouts::Ending => "object",
             Whereabouts::Dead => "message_id",
         };
         json!({
@@ -118,6 +193,10 @@ impl Letter {
             "user": self.user,
             "kind": self.kind,
             "reason": self.reason,
+            "effect": self.known.map_or(Effect::Unknown, |known| known.effect),
+            "repeatable": self.known.map(|known| known.repeatable),
+            "ended_here": self.known.is_some(),
+            "run": self.run,
             "redrives": self.redrives,
             "malformed": self.malformed,
             name: self.name,
@@ -137,34 +216,39 @@ fn redrives(attributes: &HashMap<String, String>) -> u32 {
     attributes.get(REDRIVES).and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-/// The message of a dead letter as it was before it became one.
-pub(super) fn revived(received: &Received, unordered: bool) -> Outgoing {
-    let mut attributes = received.attributes.clone();
-    let by_pubsub = attributes.keys().any(|name| name.starts_with(ADDED_BY_PUBSUB));
-    attributes.retain(|name, _| {
-        if by_pubsub {
-            !name.starts_with(ADDED_BY_PUBSUB)
-        } else {
-            !ADDED_BY_WORKERS.contains(&name.as_str())
-        }
-    });
+/// The message of a dead letter as it was before it became one, in this run.
+///
+/// # Errors
+/// [`NoRoom`].
+pub(super) fn revived(
+    received: &Received,
+    letter: &Letter,
+    run: u32,
+    unordered: bool,
+) -> Result<Outgoing, NoRoom> {
+    let attributes = stripped(received);
+    let by_pubsub = is_by_pubsub(received);
     let mut ordering_key = received.ordering_key.clone();
     if ordering_key.is_empty() && !by_pubsub && !unordered {
         // A rejected message may have lost its key on the way.
-        let user = Job::decode(&received.data, "").map(|job| job.user.as_str().to_owned());
-        ordering_key = user.unwrap_or_default();
+        ordering_key = letter.user.clone().unwrap_or_default();
     }
     if unordered {
         ordering_key.clear();
     }
-    counted(Outgoing { data: received.data.clone(), attributes, ordering_key })
+    let mut message = Outgoing { data: received.data.clone(), attributes, ordering_key };
+    if letter.user.is_some() {
+        message = with_identity(message, &letter.job, run)?;
+    }
+    Ok(counted(message))
 }
 
-/// The message, redriven once more.
-pub(super) fn counted(mut message: Outgoing) -> Outgoing {
+/// The message, redriven once more; without the count where that has no room.
+pub(super) fn counted(message: Outgoing) -> Outgoing {
     let count = redrives(&message.attributes) + 1;
-    message.attributes.insert(REDRIVES.to_owned(), count.to_string());
-    message
+    let mut counted = message.clone();
+    counted.attributes.insert(REDRIVES.to_owned(), count.to_string());
+    if has_room(&counted) { counted } else { message }
 }
 
 #[cfg(test)]
@@ -216,23 +300,69 @@ mod tests {
 
     #[test]
     fn what_was_added_is_taken_off_again() {
-        let message = revived(&received(JOB, "", &BY_WORKERS), false);
+        let now = "2026-01-02T03:05:05Z".parse().unwrap();
+        let message = |received: &Received, unordered: bool| {
+            let letter = Letter::dead(received, now);
+            revived(received, &letter, letter.run, unordered).unwrap()
+        };
         let names = |message: &Outgoing| {
             let mut names: Vec<_> = message.attributes.keys().cloned().collect();
             names.sort();
             names
         };
-        assert_eq!(names(&message), ["fleet_redrives", "mine"]);
+        let old = received(JOB, "", &BY_WORKERS);
+        let again = message(&old, false);
+        assert_eq!(names(&again), ["fleet-job", "fleet_redrives", "mine"]);
+        assert_eq!(again.attributes["fleet-job"], "j", "it stays the same job");
         assert_eq!(
-            (message.attributes["fleet_redrives"].as_str(), message.ordering_key.as_str()),
+            (again.attributes["fleet_redrives"].as_str(), again.ordering_key.as_str()),
             ("1", "ann")
         );
-        assert_eq!(revived(&received(JOB, "", &BY_WORKERS), true).ordering_key, "");
-        let message = revived(&received(JOB, "", &BY_PUBSUB), false);
-        assert_eq!(names(&message), ["fleet_redrives", "job"]);
-        assert_eq!(message.ordering_key, "", "it never had one");
-        let again = received(JOB, "ann", &[("fleet_redrives", "2")]);
-        assert_eq!(revived(&again, false).attributes["fleet_redrives"], "3");
-        assert_eq!(revived(&again, false).ordering_key, "ann");
+        assert_eq!(message(&old, true).ordering_key, "");
+        let again = message(&received(JOB, "", &BY_PUBSUB), false);
+        assert_eq!(names(&again), ["fleet-job", "fleet_redrives", "job"]);
+        assert_eq!(again.ordering_key, "", "it never had one");
+        let twice = received(JOB, "ann", &[("fleet_redrives", "2")]);
+        assert_eq!(message(&twice, false).attributes["fleet_redrives"], "3");
+        assert_eq!(message(&twice, false).ordering_key, "ann");
+        let ours = [("effect", "none"), ("repeatable", "true"), ("kind", "api"), ("job", "own")];
+        let again = message(&received(JOB, "", &ours), false);
+        assert_eq!(names(&again), ["fleet-job", "fleet_redrives", "job", "kind"]);
+    }
+
+    /// Only a worker's word counts: not a publisher's beside Pub/Sub's own, and not silence.
+    #[test]
+    fn an_effect_is_a_workers_word() {
+        let now = "2026-01-02T03:05:05Z".parse().unwrap();
+        let known = |attributes: &[(&str, &str)]| {
+            Letter::dead(&received(JOB, "", attributes), now)
+                .known
+                .map(|k| (k.effect, k.is_spent()))
+        };
+        assert_eq!(known(&BY_WORKERS), None);
+        assert_eq!(known(&[("effect", "sure")]), None);
+        assert_eq!(known(&[("effect", "none")]), Some((Effect::None, false)));
+        assert_eq!(known(&[("effect", "unknown")]), Some((Effect::Unknown, true)));
+        let repeatable = [("effect", "done"), ("repeatable", "true")];
+        assert_eq!(known(&repeatable), Some((Effect::Done, false)));
+        let claims = [BY_PUBSUB.as_slice(), &[("effect", "none")]].concat();
+        assert_eq!(known(&claims), None);
+        let letter = Letter::dead(&received(JOB, "", &claims), now).to_json(now);
+        assert_eq!((&letter["effect"], &letter["ended_here"]), (&json!("unknown"), &json!(false)));
+    }
+
+    #[test]
+    fn what_has_no_room_is_told() {
+        let now = "2026-01-02T03:05:05Z".parse().unwrap();
+        let own: Vec<(String, String)> =
+            (0..100).map(|n| (format!("own-{n}"), "x".to_owned())).collect();
+        let own: Vec<(&str, &str)> = own.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let has_no_room =
+            |data, own: &[(&str, &str)]| Letter::dead(&received(data, "", own), now).has_no_room;
+        assert!(has_no_room(JOB, &own), "its ID would be lost");
+        assert!(!has_no_room(JOB, &own[1..]));
+        assert!(!has_no_room(r#"{"id":"j","user":"ann","kind":"api"}"#, &own));
+        let with_ours = [&own[..94], &BY_PUBSUB].concat();
+        assert!(!has_no_room(JOB, &with_ours), "what is taken off makes room");
     }
 }

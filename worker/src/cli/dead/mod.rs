@@ -1,7 +1,10 @@
-//! `fleet dead`: jobs that were parked for want of consent, and jobs that were
-//! rejected or delivered too often.
+//! `fleet dead`: jobs that were parked for want of consent, jobs that were
+//! rejected or delivered too often, and ends of jobs that could not be written yet.
 
+mod batch;
+mod claims;
 mod gather;
+mod group;
 mod letter;
 mod redrive;
 mod table;
@@ -15,6 +18,7 @@ use std::time::Duration;
 
 use super::connect::{Place, ProjectArgs, duration, user_id};
 use super::output::{self, Usage};
+use gather::Extent;
 use letter::Letter;
 
 #[derive(Debug, clap::Args)]
@@ -24,14 +28,16 @@ pub(crate) struct Args {
 }
 
 const ABOUT_DEAD: &str = "\
-Parked jobs lie in the bucket and go on by themselves when their user consents. Dead
-letters are looked at by pulling them and giving them back, which counts as a delivery
+Parked jobs lie in the bucket and go on by themselves when their user consents. Ends of
+jobs that a topic did not take (WHERE is `ending`) lie there too; workers write them, but
+for those that a topic refuses. EFFECT is what is known of a job's call: `never ended here`
+when no worker has told its end, as with letters that Pub/Sub made itself. Dead letters are looked at by pulling them and giving them back, which counts as a delivery
 of the dead-letter subscription and changes nothing about the jobs; one pull sees up to
 10,000 messages or 100 MiB.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Parked and dead-lettered jobs, and why they are there
+    /// Parked and dead-lettered jobs, and ends of jobs that wait, and why they are there
     #[command(after_help = format!("\
 Examples:
   fleet dead list --bucket my-tokens --dead-topic jobs-dead
@@ -55,9 +61,11 @@ Examples:
   fleet dead redrive --topic jobs --user 109876543210987654321 --yes
 
 Each is removed after it was published, one user's in their order; Ctrl-C stops between
-two. A job that is cut off in between runs twice and is never lost. Jobs that are no
-jobs, or were redriven {MAX_REDRIVES} times before, are left unless --force is given. A parked
-job whose user has still not consented is parked again.
+two. A job that is cut off in between runs twice and is never lost. Jobs that have acted, or
+may have, and must not be repeated are left where they are: --effect unrecorded takes those
+that never ended here, and --effect any does all of them again, as a new run. Jobs that are
+no jobs, or were redriven {MAX_REDRIVES} times before, are left unless --force is given. A
+parked job whose user has still not consented is parked again.
 
 {ABOUT_DEAD}", MAX_REDRIVES = letter::MAX_REDRIVES))]
     Redrive {
@@ -89,11 +97,14 @@ struct WhichArgs {
     #[arg(long, env = "FLEET_DEAD_SUBSCRIPTION")]
     dead_subscription: Option<String>,
     /// Only parked jobs
-    #[arg(long, conflicts_with = "dead")]
+    #[arg(long, group = "only")]
     parked: bool,
     /// Only dead letters
-    #[arg(long)]
+    #[arg(long, group = "only")]
     dead: bool,
+    /// Only ends of jobs that wait to be written
+    #[arg(long, group = "only")]
+    ending: bool,
     /// Only this user's
     #[arg(long, value_name = "USER_ID", value_parser = user_id)]
     user: Option<UserId>,
@@ -110,7 +121,9 @@ struct WhichArgs {
 
 /// Where the jobs are that are meant.
 struct Sources {
-    parked: Option<CloudStorage>,
+    bucket: Option<CloudStorage>,
+    parked: bool,
+    endings: bool,
     /// Full name of the dead-letter subscription.
     dead: Option<String>,
 }
@@ -120,7 +133,7 @@ impl WhichArgs {
         let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
         let bucket = given(&self.bucket).filter(|_| !self.dead);
         let dead = match (given(&self.dead_subscription), given(&self.dead_topic)) {
-            _ if self.parked => None,
+            _ if self.parked || self.ending => None,
             (Some(name), _) => Some(self.project.subscription_of("--dead-subscription", &name)?),
             (None, Some(topic)) => {
                 Some(review_subscription(&self.project.topic("--dead-topic", &topic)?))
@@ -128,8 +141,8 @@ impl WhichArgs {
             (None, None) => None,
         };
         if bucket.is_none() && dead.is_none() {
-            let what = match (self.parked, self.dead) {
-                (true, _) => "--bucket (FLEET_BUCKET), where parked jobs are",
+            let what = match (self.parked || self.ending, self.dead) {
+                (true, _) => "--bucket (FLEET_BUCKET), where parked jobs and ends of jobs are",
                 (_, true) => {
                     "--dead-topic (FLEET_DEAD_TOPIC) or --dead-subscription (FLEET_DEAD_SUBSCRIPTION)"
                 }
@@ -142,11 +155,11 @@ impl WhichArgs {
         if dead.is_some() {
             place.reach_pubsub().await?;
         }
-        let parked = match bucket {
+        let bucket = match bucket {
             Some(name) => Some(place.bucket(&name).await?),
             None => None,
         };
-        Ok(Sources { parked, dead })
+        Ok(Sources { bucket, parked: !self.ending, endings: !self.parked, dead })
     }
 
     /// Whether a job is meant.
@@ -174,7 +187,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::List { which, limit, json } => {
             let sources = which.sources(&place).await?;
-            let found = gather::gather(&place, &which, &sources, limit).await?;
+            let found = gather::gather(&place, &which, &sources, limit, Extent::Limit).await?;
             let letters: Vec<&Letter> = found.items.iter().map(|item| &item.letter).collect();
             let result = table::show(&letters, now(), json);
             let notes = found.notes.clone();
@@ -183,7 +196,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             result
         }
         Command::Redrive { which, how, limit, json } => {
-            let sources = which.sources(&place).await?;
+            // Ends of jobs are written by workers.
+            let sources = Sources { endings: false, ..which.sources(&place).await? };
             redrive::run(&place, &which, &how, &sources, limit, json).await
         }
     }

@@ -1,25 +1,22 @@
 //! Publishes jobs again, then removes them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal as _;
 
-use anyhow::Context as _;
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, join_all};
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use shared::adapters::SystemClock;
-use shared::ports::{Bucket as _, Generation};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
-use worker::parking::ParkedJob;
-use worker::pubsub::{Delivery, Outgoing, PublishError, Publisher, Settle};
-use worker::resuming::forget;
+use worker::pubsub::Publisher;
 
 use super::super::connect::Place;
 use super::super::output::{self, Usage};
-use super::gather::{Handle, Item, gather};
-use super::letter::{Letter, counted, revived};
+use super::batch::Work;
+use super::claims::Claims;
+use super::gather::{Extent, Item, gather};
+use super::letter::Letter;
 use super::{Sources, WhichArgs, now, table};
 
 /// So many are published, and then removed, at a time.
@@ -46,17 +43,34 @@ pub(super) struct HowArgs {
     force: bool,
     /// Publish without ordering key: jobs of one user may overtake each other
     #[arg(long)]
-    unordered: bool,
+    pub(super) unordered: bool,
+    /// Also jobs that have acted, or may have: `unrecorded` takes those that never ended here
+    /// and nothing else, `any` does all of them again, as a new run
+    #[arg(long, value_enum)]
+    effect: Option<Effects>,
+}
+
+/// Which jobs that may have acted are meant besides those that may be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Effects {
+    /// Only those that never ended here
+    Unrecorded,
+    /// All
+    Any,
 }
 
 /// What became of them.
 #[derive(Debug, Default)]
-struct Counts {
-    redriven: usize,
+pub(super) struct Counts {
+    pub(super) redriven: usize,
     skipped: usize,
-    failed: usize,
+    /// They have acted, or may have, and must not be repeated.
+    spent: usize,
+    /// They never ended here, so whether they have acted is not known.
+    unrecorded: usize,
+    pub(super) failed: usize,
     /// Gone before their turn: somebody else was faster.
-    gone: usize,
+    pub(super) gone: usize,
 }
 
 impl Counts {
@@ -68,6 +82,8 @@ impl Counts {
         json!({
             "redriven": self.redriven,
             "skipped": self.skipped,
+            "spent": self.spent,
+            "unrecorded": self.unrecorded,
             "failed": self.failed,
             "gone": self.gone,
             "left": left,
@@ -91,16 +107,35 @@ pub(super) async fn run(
         .into());
     }
     place.reach_pubsub().await?;
-    let mut found = gather(place, which, sources, limit.unwrap_or(usize::MAX)).await?;
+    let limit = limit.unwrap_or(usize::MAX);
+    let mut found = gather(place, which, sources, limit, Extent::All).await?;
     let all = std::mem::take(&mut found.items);
-    let (left_alone, meant): (Vec<Item>, Vec<Item>) =
-        all.into_iter().partition(|item| !how.force && item.letter.doubt().is_some());
-    for item in &left_alone {
-        let why = item.letter.doubt().unwrap_or_default();
-        found.notes.push(format!("{:?} is left: {why}; --force", item.letter.job));
+    let mut counts = Counts::default();
+    let (mut left_alone, mut meant) = (Vec::new(), Vec::new());
+    for item in all {
+        match how.judge(&item.letter, &mut counts) {
+            Judged::Meant => meant.push(item),
+            Judged::Counted => left_alone.push(item),
+            Judged::Named(why) => {
+                found.notes.push(format!("{:?} is left: {why}", item.letter.job));
+                left_alone.push(item);
+            }
+        }
+    }
+    if counts.spent > 0 {
+        found.notes.push(format!(
+            "{} job(s) are left: they have acted, or may have; --effect any does them again",
+            counts.spent
+        ));
+    }
+    if counts.unrecorded > 0 {
+        found.notes.push(format!(
+            "{} job(s) are left: they never ended here, so nobody knows whether they have acted; --effect unrecorded",
+            counts.unrecorded
+        ));
     }
     found.notes.iter().for_each(output::note);
-    let mut counts = Counts { skipped: left_alone.len(), ..Counts::default() };
+    in_users_order(&mut meant);
     let total = meant.len();
     let result = if how.dry_run {
         let letters: Vec<&Letter> = meant.iter().map(|item| &item.letter).collect();
@@ -120,6 +155,65 @@ pub(super) async fn run(
     result
 }
 
+/// Whether a job is redriven.
+enum Judged {
+    /// It is.
+    Meant,
+    /// It is left where it is, and counted.
+    Counted,
+    /// It is left where it is, and named with this reason.
+    Named(String),
+}
+
+impl HowArgs {
+    fn judge(&self, letter: &Letter, counts: &mut Counts) -> Judged {
+        let never_ended = letter.known.is_none();
+        match self.effect {
+            None if letter.is_spent() => {
+                counts.spent += 1;
+                return Judged::Counted;
+            }
+            None if never_ended => {
+                counts.unrecorded += 1;
+                return Judged::Counted;
+            }
+            Some(Effects::Unrecorded) if !never_ended => return Judged::Counted,
+            _ => {}
+        }
+        let why = match letter.doubt() {
+            Some(why) if !self.force => format!("{why}; --force"),
+            _ if letter.has_no_room => {
+                "its message has no room for what makes it the same job".to_owned()
+            }
+            _ => return Judged::Meant,
+        };
+        counts.skipped += 1;
+        Judged::Named(why)
+    }
+
+    /// The run in which a job is done again: another one where what it did is repeated.
+    pub(super) fn run(&self, letter: &Letter) -> u32 {
+        let repeats = self.effect == Some(Effects::Any);
+        let acted = letter.known.is_none() || letter.is_spent();
+        if repeats && acted { letter.run.saturating_add(1) } else { letter.run }
+    }
+}
+
+/// One user's jobs follow each other in their order, so that a claim is held for a short
+/// time; users come by their first job.
+fn in_users_order(items: &mut [Item]) {
+    let mut first: HashMap<Option<String>, Timestamp> = HashMap::new();
+    for item in &*items {
+        let published = item.letter.published;
+        let at = first.entry(item.letter.user.clone()).or_insert(published);
+        *at = published.min(*at);
+    }
+    items.sort_by(|a, b| {
+        let key = |item: &Item| (first[&item.letter.user], item.letter.user.clone());
+        (key(a), a.letter.published).cmp(&(key(b), b.letter.published))
+    });
+}
+
 fn tell(counts: &Counts, total: usize, topic: &str, json: bool) -> anyhow::Result<()> {
     let left = total - counts.redriven - counts.gone;
     if json {
@@ -129,6 +223,8 @@ fn tell(counts: &Counts, total: usize, topic: &str, json: bool) -> anyhow::Resul
     for (count, what) in [
         (counts.gone, "gone before"),
         (counts.skipped, "skipped"),
+        (counts.spent, "spent and left"),
+        (counts.unrecorded, "of unknown effect and left"),
         (counts.failed, "failed"),
         (left - counts.failed, "left"),
     ] {
@@ -184,20 +280,22 @@ async fn redrive(
     );
     let mut stuck_users = HashSet::new();
     let (mut failures, mut last) = (0, None);
-    let mut items = items.into_iter();
+    let mut items = items.into_iter().peekable();
+    let mut claims = Claims::default();
     while failures < MAX_FAILURES && !stop.is_cancelled() {
         let batch: Vec<Item> = items.by_ref().take(BATCH).collect();
         if batch.is_empty() {
             break;
         }
         let (before, went_on) = (counts.seen(), counts.redriven);
-        for (letter, error) in
-            one_batch(sources, how, &publisher, batch, counts, &mut stuck_users).await
-        {
+        let work = Work { sources, how, publisher: &publisher };
+        for (letter, error) in work.one_batch(batch, &mut claims, counts, &mut stuck_users).await {
             failures += 1;
             bar.suspend(|| output::note(format!("{:?} stays where it is: {error:#}", letter.job)));
             last = Some(error);
         }
+        let next = items.peek().and_then(|item| item.letter.user.as_deref());
+        claims.release_but(sources, next).await;
         if counts.redriven > went_on {
             failures = 0;
         }
@@ -206,6 +304,7 @@ async fn redrive(
             output::note(format!("{}/{total} redriven", counts.redriven));
         }
     }
+    claims.release_but(sources, None).await;
     bar.finish_and_clear();
     if stop.is_cancelled() && counts.seen() < total {
         anyhow::bail!(
@@ -220,113 +319,4 @@ async fn redrive(
             counts.redriven
         ))),
     }
-}
-
-/// How a published job is removed.
-enum Removal {
-    Object(String, Generation),
-    Ack(Box<dyn Settle>),
-}
-
-/// A job on its way, and what removes it when it has arrived.
-struct Sent {
-    letter: Letter,
-    publishing: BoxFuture<'static, Result<String, PublishError>>,
-    removal: Removal,
-}
-
-/// Publishes in order, waits for every word of the topic, and removes what
-/// arrived. A user whose job did not is left from there on.
-async fn one_batch(
-    sources: &Sources,
-    how: &HowArgs,
-    publisher: &Publisher,
-    batch: Vec<Item>,
-    counts: &mut Counts,
-    stuck_users: &mut HashSet<String>,
-) -> Vec<(Letter, anyhow::Error)> {
-    let mut failed = Vec::new();
-    let mut sent = Vec::new();
-    for Item { letter, handle } in batch {
-        // Nothing of a user overtakes a job that failed.
-        if letter.user.as_ref().is_some_and(|user| stuck_users.contains(user)) {
-            continue;
-        }
-        match message(sources, how, handle, &letter.name).await {
-            Ok(Some((message, removal))) => {
-                let publishing = publisher.publish(message).boxed();
-                sent.push(Sent { letter, publishing, removal });
-            }
-            Ok(None) => counts.gone += 1,
-            Err(error) => {
-                stuck_users.extend(letter.user.clone());
-                failed.push((letter, error));
-            }
-        }
-    }
-    let mut removals = Vec::new();
-    for Sent { letter, publishing, removal } in sent {
-        match publishing.await {
-            Ok(_) => removals.push(remove(sources, letter, removal)),
-            Err(error) => {
-                stuck_users.extend(letter.user.clone());
-                failed.push((letter, error.into()));
-            }
-        }
-    }
-    for removed in join_all(removals).await {
-        match removed {
-            Ok(()) => counts.redriven += 1,
-            Err(failure) => failed.push(failure),
-        }
-    }
-    counts.failed += failed.len();
-    failed
-}
-
-/// The message that is published; `None` when the job is gone.
-async fn message(
-    sources: &Sources,
-    how: &HowArgs,
-    handle: Handle,
-    name: &str,
-) -> anyhow::Result<Option<(Outgoing, Removal)>> {
-    let generation = match handle {
-        Handle::Dead(Delivery { received, settle }) => {
-            return Ok(Some((revived(&received, how.unordered), Removal::Ack(settle))));
-        }
-        Handle::Parked(generation) => generation,
-    };
-    let bucket = sources.parked.as_ref().context("no bucket")?;
-    let Some(object) = bucket.get(name).await?.filter(|o| o.generation == generation) else {
-        return Ok(None);
-    };
-    let mut message = ParkedJob::decode(&object.content)?.into_message();
-    if how.unordered {
-        message.ordering_key.clear();
-    }
-    Ok(Some((counted(message), Removal::Object(name.to_owned(), generation))))
-}
-
-async fn remove(
-    sources: &Sources,
-    letter: Letter,
-    removal: Removal,
-) -> Result<(), (Letter, anyhow::Error)> {
-    let result = match removal {
-        Removal::Ack(settle) => {
-            if settle.ack().await {
-                Ok(())
-            } else {
-                Err(anyhow::anyhow!("its acknowledgement was not confirmed"))
-            }
-        }
-        Removal::Object(name, generation) => match &sources.parked {
-            Some(bucket) => forget(bucket, &SystemClock::default(), &name, generation)
-                .await
-                .map_err(anyhow::Error::new),
-            None => Ok(()),
-        },
-    };
-    result.map_err(|error| (letter, error.context("published, and it may come twice")))
 }

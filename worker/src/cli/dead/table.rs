@@ -7,9 +7,14 @@ use jiff::Timestamp;
 use super::super::output;
 use super::letter::Letter;
 
-const HEADINGS: [&str; 6] = ["AGE", "WHERE", "JOB", "USER", "KIND", "REASON"];
+const HEADINGS: [&str; COLUMNS] = ["AGE", "WHERE", "JOB", "USER", "KIND", "EFFECT", "REASON"];
+const COLUMNS: usize = 7;
+/// The columns before it are cut on a terminal.
+const EFFECT: usize = COLUMNS - 2;
+/// The last column, which takes what is left of a terminal's width.
+const LAST: usize = COLUMNS - 1;
 /// On a terminal a name is cut to this share of its width.
-const SHARE: usize = 5;
+const SHARE: usize = 8;
 
 /// Shows jobs on stdout.
 pub(super) fn show(letters: &[&Letter], now: Timestamp, json: bool) -> anyhow::Result<()> {
@@ -20,7 +25,7 @@ pub(super) fn show(letters: &[&Letter], now: Timestamp, json: bool) -> anyhow::R
         return Ok(());
     }
     if letters.is_empty() {
-        output::note("no parked jobs and no dead letters that match");
+        output::note("no parked jobs, dead letters or waiting ends that match");
         return Ok(());
     }
     let width = std::io::stdout().is_terminal().then(output::terminal_width);
@@ -31,7 +36,7 @@ pub(super) fn show(letters: &[&Letter], now: Timestamp, json: bool) -> anyhow::R
 }
 
 fn lines(letters: &[&Letter], now: Timestamp, width: Option<usize>) -> Vec<String> {
-    let mut rows: Vec<[String; 6]> = vec![HEADINGS.map(str::to_owned)];
+    let mut rows: Vec<[String; COLUMNS]> = vec![HEADINGS.map(str::to_owned)];
     for letter in letters {
         let mut row = [
             age(now, letter.since),
@@ -39,19 +44,20 @@ fn lines(letters: &[&Letter], now: Timestamp, width: Option<usize>) -> Vec<Strin
             plain(&letter.job),
             plain(letter.user.as_deref().unwrap_or("-")),
             plain(letter.kind.as_deref().unwrap_or("-")),
+            letter.effect().to_owned(),
             plain(&letter.reason),
         ];
         if letter.redrives > 0 {
-            row[5] = format!("{} (redriven {}×)", row[5], letter.redrives);
+            row[LAST] = format!("{} (redriven {}×)", row[LAST], letter.redrives);
         }
         if let Some(width) = width {
-            for cell in &mut row[..5] {
+            for cell in &mut row[..EFFECT] {
                 *cell = cut(cell, width / SHARE);
             }
         }
         rows.push(row);
     }
-    let widths: Vec<usize> = (0..5)
+    let widths: Vec<usize> = (0..LAST)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     rows.iter()
@@ -62,7 +68,7 @@ fn lines(letters: &[&Letter], now: Timestamp, width: Option<usize>) -> Vec<Strin
                 line.push_str(&" ".repeat(width - cell.chars().count() + 2));
             }
             let left = width.map(|width| width.saturating_sub(line.chars().count()).max(10));
-            line.push_str(&left.map_or_else(|| row[5].clone(), |left| cut(&row[5], left)));
+            line.push_str(&left.map_or_else(|| row[LAST].clone(), |left| cut(&row[LAST], left)));
             line
         })
         .collect()
@@ -116,8 +122,12 @@ mod tests {
             user: Some("1097".into()),
             kind: None,
             reason: reason.into(),
+            known: None,
+            run: 0,
             redrives: 1,
             malformed: None,
+            has_no_room: false,
+            source: None,
             name: "m".into(),
         }
     }

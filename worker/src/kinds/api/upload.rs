@@ -319,7 +319,8 @@ mod tests {
 
     fn job(id: &str) -> Job {
         let user = UserId::new("ann").unwrap();
-        Job { id: id.to_owned(), user, kind: "api".to_owned(), params: Map::new() }
+        let (kind, params) = ("api".to_owned(), Map::new());
+        Job { id: id.to_owned(), user, kind, params, run: 0, once: false }
     }
 
     fn target() -> Target {

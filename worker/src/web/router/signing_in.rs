@@ -14,7 +14,7 @@ use url::form_urlencoded;
 
 use super::{App, SESSION, Shared, see_other};
 use crate::metrics::web_event;
-use crate::resuming::resume_user;
+use crate::resuming::{Resumed, resume_user};
 use crate::web::pages;
 use crate::web::session::{Notice, SESSION_LIFETIME, Session};
 
@@ -162,8 +162,10 @@ fn resume(app: &Arc<App>, user: UserId) {
         let Some(jobs) = &app.site.jobs else { return };
         let site = &app.site;
         match resume_user(&*site.bucket, &site.store, jobs, &*site.clock, &user).await {
-            Ok(0) => {}
-            Ok(resumed) => info!(user = %user.digest(), resumed, "parked jobs go on"),
+            Ok(Resumed { published: 0, .. }) => {}
+            Ok(Resumed { published: resumed, .. }) => {
+                info!(user = %user.digest(), resumed, "parked jobs go on");
+            }
             Err(error) => warn!(user = %user.digest(), %error, "parked jobs still wait"),
         }
     });

@@ -1,0 +1,143 @@
+//! A batch of jobs that are redriven: published in order, then removed.
+
+use std::collections::HashSet;
+
+use anyhow::Context as _;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all};
+use shared::adapters::SystemClock;
+use shared::ports::{Bucket as _, Generation};
+use worker::parking::ParkedJob;
+use worker::pubsub::{Delivery, Outgoing, PublishError, Publisher, Settle};
+use worker::resuming::forget;
+
+use super::Sources;
+use super::claims::Claims;
+use super::gather::{Handle, Item};
+use super::letter::{Letter, counted, revived};
+use super::redrive::{Counts, HowArgs};
+
+/// How a published job is removed.
+enum Removal {
+    Object(String, Generation),
+    Ack(Vec<Box<dyn Settle>>),
+}
+
+/// A job on its way, and what removes it when it has arrived.
+struct Sent {
+    letter: Letter,
+    publishing: BoxFuture<'static, Result<String, PublishError>>,
+    removal: Removal,
+}
+
+/// What every job is redriven with.
+pub(super) struct Work<'a> {
+    pub(super) sources: &'a Sources,
+    pub(super) how: &'a HowArgs,
+    pub(super) publisher: &'a Publisher,
+}
+
+impl Work<'_> {
+    /// Publishes in order, waits for every word of the topic, and removes what
+    /// arrived. A user whose job did not is left from there on.
+    pub(super) async fn one_batch(
+        &self,
+        batch: Vec<Item>,
+        claims: &mut Claims,
+        counts: &mut Counts,
+        stuck_users: &mut HashSet<String>,
+    ) -> Vec<(Letter, anyhow::Error)> {
+        let mut failed = Vec::new();
+        let mut sent = Vec::new();
+        for Item { letter, handle } in batch {
+            // Nothing of a user overtakes a job that failed.
+            if letter.user.as_ref().is_some_and(|user| stuck_users.contains(user)) {
+                continue;
+            }
+            match self.message(&letter, handle, claims).await {
+                Ok(Some((message, removal))) => {
+                    let publishing = self.publisher.publish(message).boxed();
+                    sent.push(Sent { letter, publishing, removal });
+                }
+                Ok(None) => counts.gone += 1,
+                Err(error) => {
+                    stuck_users.extend(letter.user.clone());
+                    failed.push((letter, error));
+                }
+            }
+        }
+        let mut removals = Vec::new();
+        for Sent { letter, publishing, removal } in sent {
+            match publishing.await {
+                Ok(_) => removals.push(self.remove(letter, removal)),
+                Err(error) => {
+                    stuck_users.extend(letter.user.clone());
+                    failed.push((letter, error.into()));
+                }
+            }
+        }
+        for removed in join_all(removals).await {
+            match removed {
+                Ok(()) => counts.redriven += 1,
+                Err(failure) => failed.push(failure),
+            }
+        }
+        counts.failed += failed.len();
+        failed
+    }
+
+    /// The message that is published; `None` when the job is gone.
+    async fn message(
+        &self,
+        letter: &Letter,
+        handle: Handle,
+        claims: &mut Claims,
+    ) -> anyhow::Result<Option<(Outgoing, Removal)>> {
+        let generation = match handle {
+            Handle::Dead(deliveries) => {
+                let first = deliveries.first().context("a group has a letter")?;
+                let run = self.how.run(letter);
+                let message = revived(&first.received, letter, run, self.how.unordered)?;
+                let settle = deliveries.into_iter().map(|Delivery { settle, .. }| settle);
+                return Ok(Some((message, Removal::Ack(settle.collect()))));
+            }
+            Handle::Ending => return Ok(None),
+            Handle::Parked(generation) => generation,
+        };
+        let bucket = self.sources.bucket.as_ref().context("no bucket")?;
+        let name = &letter.name;
+        claims.take(bucket, name).await?;
+        let Some(object) = bucket.get(name).await?.filter(|o| o.generation == generation) else {
+            return Ok(None);
+        };
+        let mut message = ParkedJob::decode(name, &object.content)?.into_message()?;
+        if self.how.unordered {
+            message.ordering_key.clear();
+        }
+        Ok(Some((counted(message), Removal::Object(name.clone(), generation))))
+    }
+
+    async fn remove(
+        &self,
+        letter: Letter,
+        removal: Removal,
+    ) -> Result<(), (Letter, anyhow::Error)> {
+        let result = match removal {
+            Removal::Ack(settle) => {
+                let acknowledged = join_all(settle.into_iter().map(Settle::ack)).await;
+                if acknowledged.into_iter().all(|confirmed| confirmed) {
+                    Ok(())
+                } else {
+                    Err(anyhow::anyhow!("its acknowledgement was not confirmed"))
+                }
+            }
+            Removal::Object(name, generation) => match &self.sources.bucket {
+                Some(bucket) => forget(bucket, &SystemClock::default(), &name, generation)
+                    .await
+                    .map_err(anyhow::Error::new),
+                None => Ok(()),
+            },
+        };
+        result.map_err(|error| (letter, error.context("published, and it may come twice")))
+    }
+}

@@ -1,0 +1,108 @@
+//! The object that remembers a job's end: `done/<user>/<digest of its identity>.json`.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use shared::encode_segment;
+
+use crate::effect::Effect;
+use crate::job::Job;
+use crate::outcome::Status;
+
+use super::{PREFIX, Recalled, Told};
+
+const VERSION: u32 = 2;
+/// Of the release before this one: only that the job is done.
+const OLD_VERSION: u32 = 1;
+
+/// As it is stored.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    /// The job, for people.
+    job: String,
+    kind: String,
+    run: u32,
+    /// When it ended.
+    at: Timestamp,
+    /// Digest of the job's parameters.
+    params: String,
+    #[serde(flatten)]
+    told: Told,
+}
+
+/// What an object says.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// A job with these parameters ended like this.
+    End { params: String, told: Told },
+    /// The job is done, with whatever parameters.
+    Done,
+    /// It cannot be read.
+    Unreadable,
+}
+
+/// Name and content of the object that remembers this end.
+pub(super) fn new(job: &Job, told: &Told, now: Timestamp) -> (String, Bytes) {
+    let stored = Stored {
+        version: VERSION,
+        job: job.id.clone(),
+        kind: job.kind.clone(),
+        run: job.run,
+        at: now,
+        params: job.params_digest(),
+        told: told.clone(),
+    };
+    (name(job), serde_json::to_vec(&stored).expect("strings and numbers are JSON").into())
+}
+
+pub(super) fn name(job: &Job) -> String {
+    format!("{PREFIX}{}/{}.json", job.user.encoded(), job.identity().hex())
+}
+
+/// The name that the release before this one gave it. A job that was asked for anew has none.
+pub(super) fn old_name(job: &Job) -> Option<String> {
+    let name = || format!("{PREFIX}{}/{}.json", job.user.encoded(), encode_segment(&job.id));
+    (job.run == 0).then(name)
+}
+
+impl Content {
+    pub(super) fn read(content: &[u8]) -> Self {
+        match serde_json::from_slice(content) {
+            Ok(Stored { version: VERSION, params, told, .. }) => Self::End { params, told },
+            _ => Self::Unreadable,
+        }
+    }
+
+    /// Reads an object that has an old name. Anything but an old object is the end of
+    /// another job, whose digest is this job's ID.
+    pub(super) fn read_old(content: &[u8]) -> Option<Self> {
+        let old: Map<String, Value> = serde_json::from_slice(content).ok()?;
+        (old.get("version")? == OLD_VERSION).then_some(Self::Done)
+    }
+
+    pub(super) fn recalled(self, job: &Job) -> Recalled {
+        let unrepeatable = |status, effect, reason| Told {
+            status,
+            effect,
+            repeatable: false,
+            http_status: None,
+            result: Value::Null,
+            reason,
+        };
+        Recalled::Same(match self {
+            Self::End { params, .. } if params != job.params_digest() => {
+                return Recalled::OtherParameters;
+            }
+            Self::End { told, .. } => told,
+            Self::Done => unrepeatable(Status::Done, Effect::Done, None),
+            // Something ended, so running it could repeat an effect.
+            Self::Unreadable => unrepeatable(
+                Status::Rejected,
+                Effect::Unknown,
+                Some(format!("what is remembered of it cannot be read: object {}", name(job))),
+            ),
+        })
+    }
+}

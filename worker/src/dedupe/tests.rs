@@ -1,0 +1,119 @@
+use serde_json::json;
+use shared::adapters::{MemoryBucket, SystemClock};
+
+use super::*;
+
+fn job(user: &str, id: &str, kind: &str, params: &str) -> Job {
+    let data = format!(r#"{{"id":"{id}","user":"{user}","kind":"{kind}","params":{params}}}"#);
+    Job::decode(data.as_bytes(), "m").unwrap()
+}
+
+fn told(result: Value) -> Told {
+    Told {
+        status: Status::Done,
+        effect: Effect::Done,
+        repeatable: false,
+        http_status: Some(200),
+        result,
+        reason: None,
+    }
+}
+
+fn clock() -> SystemClock {
+    SystemClock::default()
+}
+
+fn in_bucket() -> (Dedupe, Arc<dyn Bucket>) {
+    let bucket: Arc<dyn Bucket> = Arc::new(MemoryBucket::default());
+    (Dedupe::bucket(Arc::clone(&bucket)), bucket)
+}
+
+#[tokio::test]
+async fn what_ended_is_told_again() {
+    let (a, bucket) = in_bucket();
+    let b = Dedupe::bucket(bucket);
+    for (first, second) in [(&a, &b), (&b, &b), (&Dedupe::memory(), &Dedupe::Off)] {
+        let job = job("ann", "1", "api", r#"{"url":"x"}"#);
+        first.remember(&job, &told(json!(7)), &clock()).await.unwrap();
+        assert_eq!(first.recall(&job).await.unwrap(), Some(Recalled::Same(told(json!(7)))));
+        let elsewhere = second.recall(&job).await.unwrap();
+        assert_eq!(elsewhere.is_some(), second.is_on());
+    }
+}
+
+/// The same ID of another user, of another kind, or in another run is another job; with
+/// other parameters it is a mistake of the publisher's.
+#[tokio::test]
+async fn an_identity_counts_with_all_its_parts() {
+    for dedupe in [in_bucket().0, Dedupe::memory()] {
+        let first = job("ann", "1", "profile", "{}");
+        assert_eq!(dedupe.recall(&first).await.unwrap(), None);
+        dedupe.remember(&first, &told(Value::Null), &clock()).await.unwrap();
+        for other in [job("bob", "1", "profile", "{}"), job("ann", "1", "api", "{}")] {
+            assert_eq!(dedupe.recall(&other).await.unwrap(), None, "{other:?}");
+        }
+        let again = Job { run: 1, ..first.clone() };
+        assert_eq!(dedupe.recall(&again).await.unwrap(), None);
+        let changed = job("ann", "1", "profile", r#"{"a":1}"#);
+        assert_eq!(dedupe.recall(&changed).await.unwrap(), Some(Recalled::OtherParameters));
+    }
+}
+
+/// Two replicas end one job: both tell what the first wrote.
+#[tokio::test]
+async fn the_second_end_gives_way() {
+    let (a, bucket) = in_bucket();
+    let b = Dedupe::bucket(bucket);
+    let job = job("ann", "1", "api", "{}");
+    assert_eq!(a.remember(&job, &told(json!("a")), &clock()).await.unwrap(), None);
+    let first = b.remember(&job, &told(json!("b")), &clock()).await.unwrap();
+    assert_eq!(first, Some(told(json!("a"))));
+    assert_eq!(b.recall(&job).await.unwrap(), Some(Recalled::Same(told(json!("a")))));
+    // A write whose answer was lost is made again.
+    assert_eq!(a.remember(&job, &told(json!("a")), &clock()).await.unwrap(), None);
+    let memory = Dedupe::memory();
+    assert_eq!(memory.remember(&job, &told(json!("a")), &clock()).await.unwrap(), None);
+    let first = memory.remember(&job, &told(json!("b")), &clock()).await.unwrap();
+    assert_eq!(first, Some(told(json!("a"))));
+}
+
+#[tokio::test]
+async fn objects_of_the_release_before_count_as_done() {
+    let (dedupe, bucket) = in_bucket();
+    let old = Bytes::from_static(br#"{"version":1,"done_at":"2026-01-01T00:00:00Z"}"#);
+    let job = job("a/b", "../x", "api", r#"{"any":1}"#);
+    bucket.put("done/a%2Fb/%2E%2E%2Fx.json", old, Generation::ABSENT).await.unwrap();
+    let recalled = dedupe.recall(&job).await.unwrap();
+    assert!(
+        matches!(recalled, Some(Recalled::Same(Told { status: Status::Done, .. }))),
+        "{recalled:?}"
+    );
+    let again = Job { run: 1, ..job };
+    assert_eq!(dedupe.recall(&again).await.unwrap(), None, "it was asked for anew");
+}
+
+/// Whatever stands where an end should: the job does not run, and it says why.
+#[tokio::test]
+async fn what_cannot_be_read_is_an_unknown_end() {
+    for content in ["", "{}", r#"{"version":3}"#, r#"{"version":1}"#, "[2]"] {
+        let (dedupe, bucket) = in_bucket();
+        let job = job("ann", "1", "api", "{}");
+        let name = object::name(&job);
+        bucket.put(&name, content.into(), Generation::ABSENT).await.unwrap();
+        let Some(Recalled::Same(found)) = dedupe.recall(&job).await.unwrap() else {
+            panic!("{content}");
+        };
+        assert_eq!((found.status, found.known().is_spent()), (Status::Rejected, true));
+        assert!(found.reason.unwrap().contains(&name), "{content}");
+    }
+}
+
+/// A job whose ID looks like the digest of another one of its user.
+#[tokio::test]
+async fn an_id_that_is_a_digest_names_another_job() {
+    let (dedupe, _) = in_bucket();
+    let first = job("ann", "1", "api", "{}");
+    dedupe.remember(&first, &told(Value::Null), &clock()).await.unwrap();
+    let other = job("ann", &first.identity().hex(), "api", "{}");
+    assert_eq!(dedupe.recall(&other).await.unwrap(), None);
+}

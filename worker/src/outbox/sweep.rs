@@ -1,0 +1,391 @@
+//! Workers sweep `endings/` each minute and write what can be written by now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use jiff::Timestamp;
+use shared::ports::{Bucket, BucketError, Clock, Generation, Randomness};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::claim::Sighting;
+use crate::metrics;
+use crate::pubsub::{PublishError, Topic};
+
+use super::clearing::{Clearing, Ended, Event, Step};
+use super::ending::{ClaimedBy, PREFIX, StoredEnding, Writable};
+
+/// How long between two sweeps, about.
+const EVERY: Duration = Duration::from_secs(60);
+/// So many ends are read or written at a time: each may have 16 MiB.
+const AT_ONCE: usize = 8;
+/// So many ends one sweep looks at.
+const MOST: usize = 10_000;
+
+/// The topics that a worker writes ends to.
+#[derive(Debug, Clone, Default)]
+pub struct Own {
+    /// The dead topic.
+    pub dead: Option<Arc<dyn Topic>>,
+    /// The outcomes topic.
+    pub outcomes: Option<Arc<dyn Topic>>,
+}
+
+/// Sweeps `endings/`.
+pub struct OutboxSweep {
+    /// The token store's bucket.
+    pub bucket: Arc<dyn Bucket>,
+    /// Where ends are written to.
+    pub own: Own,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Jitter.
+    pub random: Arc<Randomness>,
+    /// The name of this process in claims.
+    pub holder: String,
+    /// Hears the full name of a topic that took an end: it takes messages.
+    pub on_written: Arc<dyn Fn(&str) + Send + Sync>,
+    /// Whether one of the own topics takes nothing, as far as deliveries have seen.
+    pub trouble: watch::Receiver<bool>,
+}
+
+/// What one sweep found and did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Ends that were written.
+    pub written: usize,
+    /// Ends that still wait, for whatever topics.
+    pub left: usize,
+    /// Of those, ends that their topics refuse.
+    pub refused: usize,
+}
+
+/// What a sweep remembers until the next one.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Others' claims.
+    claims: BTreeMap<String, Sighting>,
+    /// Objects that were read, by the generation that was read.
+    read: BTreeMap<String, (Generation, Kept)>,
+}
+
+/// What is remembered of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kept {
+    /// It is one of this worker's.
+    Own { stored_at: Timestamp, topics: BTreeSet<String> },
+    /// Some topic of it is not this worker's own.
+    Others,
+    /// Its topic refuses it.
+    Refused,
+    /// It cannot be read, which was said.
+    Unreadable,
+}
+
+impl OutboxSweep {
+    /// Sweeps until `stop`. It ends after the ends that it is writing.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut memory = Memory::default();
+        let mut told = String::new();
+        let mut pause = EVERY.mul_f64(self.random.unit());
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.clock.sleep(pause) => {}
+            }
+            match self.turn(&mut memory, &stop).await {
+                Ok(Swept { written, left, refused }) => {
+                    told.clear();
+                    if written > 0 {
+                        info!(written, left, refused, "stored ends of jobs are written");
+                    }
+                }
+                Err(error) => {
+                    // An outage would say the same each minute.
+                    let text = error.to_string();
+                    if text != told {
+                        warn!("stored ends of jobs cannot be listed and wait: {text}");
+                    }
+                    told = text;
+                }
+            }
+            pause = EVERY.mul_f64(0.75 + self.random.unit() / 4.0);
+        }
+    }
+
+    /// One sweep: of the ends of each topic the oldest first, and the others once that is
+    /// written.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn turn(
+        &self,
+        memory: &mut Memory,
+        stop: &CancellationToken,
+    ) -> Result<Swept, BucketError> {
+        let listed = self.list().await?;
+        let all = listed.len();
+        self.read_new(memory, &listed).await;
+        let mut groups: BTreeMap<BTreeSet<String>, Vec<(Timestamp, String)>> = BTreeMap::new();
+        for (name, (_, kept)) in &memory.read {
+            if let Kept::Own { stored_at, topics } = kept {
+                groups.entry(topics.clone()).or_default().push((*stored_at, name.clone()));
+            }
+        }
+        let waited_for_own = !groups.is_empty();
+        let mut cleared = 0;
+        for mut names in groups.into_values() {
+            names.sort();
+            let mut names = names.into_iter().map(|(_, name)| name);
+            let mut goes_on = false;
+            // What another process claims says nothing about the topic.
+            while let Some(name) = names.next()
+                && !stop.is_cancelled()
+            {
+                match self.clear(memory, vec![name]).await {
+                    (1, _) => {
+                        cleared += 1;
+                        goes_on = true;
+                        break;
+                    }
+                    (_, true) => break,
+                    _ => {}
+                }
+            }
+            let rest: Vec<_> = names.collect();
+            for names in rest.chunks(AT_ONCE) {
+                if !goes_on || stop.is_cancelled() {
+                    break;
+                }
+                let (written, unwritten) = self.clear(memory, names.to_vec()).await;
+                cleared += written;
+                goes_on = !unwritten;
+            }
+        }
+        let refused = memory.read.values().filter(|(_, kept)| *kept == Kept::Refused).count();
+        let left = all - cleared;
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        metrics::set(metrics::ENDINGS, left as f64);
+        if *self.trouble.borrow() && !waited_for_own {
+            // Others have written what was stored, so nothing here tells whether the topics
+            // take messages. The next end of a job does.
+            self.own.names().for_each(|topic| (self.on_written)(topic));
+        }
+        Ok(Swept { written: cleared, left, refused })
+    }
+
+    async fn list(&self) -> Result<Vec<(String, Generation)>, BucketError> {
+        let (mut all, mut page) = (Vec::new(), None);
+        loop {
+            let listing = self.bucket.list(PREFIX, page).await?;
+            all.extend(listing.objects);
+            page = listing.next_page;
+            if page.is_none() || all.len() >= MOST {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Reads what is new or has changed, and forgets what is gone.
+    async fn read_new(&self, memory: &mut Memory, listed: &[(String, Generation)]) {
+        let names: BTreeMap<&String, Generation> =
+            listed.iter().map(|(name, generation)| (name, *generation)).collect();
+        memory.read.retain(|name, (generation, _)| names.get(name) == Some(generation));
+        memory.claims.retain(|name, _| names.contains_key(name));
+        let new = names.into_keys().filter(|name| !memory.read.contains_key(*name)).cloned();
+        let new: Vec<String> = new.collect();
+        let mut objects = stream::iter(new)
+            .map(async |name| {
+                let object = self.bucket.get(&name).await;
+                (name, object)
+            })
+            .buffer_unordered(AT_ONCE);
+        while let Some((name, object)) = objects.next().await {
+            // What cannot be read now is read at the next sweep.
+            let Ok(Some(object)) = object else { continue };
+            let kept = match StoredEnding::decode(&name, &object.content) {
+                Ok(ending) => self.own.kept(&ending),
+                Err(why) => {
+                    warn!(object = name, "a stored end of a job stays where it is: {why}");
+                    Kept::Unreadable
+                }
+            };
+            memory.read.insert(name, (object.generation, kept));
+        }
+    }
+
+    /// Writes these ends: how many were, and whether a topic or the bucket took nothing.
+    async fn clear(&self, memory: &mut Memory, names: Vec<String>) -> (usize, bool) {
+        let clearing = names.into_iter().map(|name| {
+            let seen = memory.claims.get(&name).copied();
+            async move {
+                let ended = self.clear_one(&name, seen).await;
+                (name, ended)
+            }
+        });
+        let (mut written, mut unwritten) = (0, false);
+        for (name, ended) in futures_util::future::join_all(clearing).await {
+            match ended {
+                Ended::Held(sighting) => {
+                    memory.claims.insert(name, sighting);
+                }
+                Ended::Cleared => {
+                    memory.read.remove(&name);
+                    written += 1;
+                }
+                Ended::Refused => {
+                    warn!(
+                        object = name,
+                        "a topic refuses this end of a job; see `fleet dead list`"
+                    );
+                    memory.read.entry(name).and_modify(|(_, kept)| *kept = Kept::Refused);
+                }
+                Ended::Unwritten => unwritten = true,
+                Ended::Lost | Ended::Skipped => {}
+            }
+        }
+        (written, unwritten)
+    }
+
+    /// Drives one [`Clearing`].
+    async fn clear_one(&self, name: &str, seen: Option<Sighting>) -> Ended {
+        let mut clearing = Clearing::new(seen);
+        let mut ending = None;
+        let mut event = Event::Start;
+        loop {
+            let step = clearing.step(&event, self.clock.monotonic());
+            event = match (step, &mut ending) {
+                (Step::End(ended), _) => return ended,
+                (Step::Read, ending) => match self.bucket.get(name).await {
+                    Err(_) => Event::NotSaved,
+                    Ok(None) => Event::NotFound,
+                    Ok(Some(object)) => match StoredEnding::decode_claimed(name, &object.content) {
+                        Err(_) => Event::NotFound,
+                        Ok((found, claimed)) => {
+                            let own = matches!(self.own.kept(&found), Kept::Own { .. });
+                            let parts = found.rest.len();
+                            *ending = Some(found);
+                            Event::Found {
+                                generation: object.generation,
+                                claimed,
+                                parts,
+                                may_be_written: own,
+                            }
+                        }
+                    },
+                },
+                (Step::Wait(pause), _) => {
+                    self.clock.sleep(pause).await;
+                    Event::Waited
+                }
+                (Step::Delete(expected), _) => match self.bucket.delete(name, expected).await {
+                    Ok(_) => Event::Deleted,
+                    Err(error) => not_saved(&error),
+                },
+                (_, None) => unreachable!("it was read first"),
+                (Step::Claim(expected) | Step::Rewrite(expected), Some(ending)) => {
+                    self.save(name, ending, true, expected).await
+                }
+                (Step::Release { expected, refused }, Some(ending)) => {
+                    ending.refused |= refused;
+                    self.save(name, ending, false, expected).await
+                }
+                (Step::Write, Some(ending)) => self.write(ending).await,
+            };
+        }
+    }
+
+    async fn save(
+        &self,
+        name: &str,
+        ending: &StoredEnding,
+        claimed: bool,
+        expected: Generation,
+    ) -> Event {
+        let claim =
+            claimed.then(|| ClaimedBy { holder: self.holder.clone(), turn: self.random.id() });
+        let asked = self.clock.monotonic();
+        match self.bucket.put(name, ending.encode_claimed(claim), expected).await {
+            Ok(generation) => Event::Saved(generation, asked),
+            Err(error) => not_saved(&error),
+        }
+    }
+
+    /// Writes the first part that is left, and takes it off.
+    async fn write(&self, ending: &mut StoredEnding) -> Event {
+        let Some(part) = ending.rest.first() else { return Event::Written };
+        let event = match part {
+            Writable::Remember { object, content } => {
+                match self.bucket.put(object, content.clone(), Generation::ABSENT).await {
+                    // Another delivery's end is remembered, or this very write.
+                    Ok(_) | Err(BucketError::PreconditionFailed) => Event::Written,
+                    Err(_) => Event::Unwritten,
+                }
+            }
+            Writable::DeadLetter { topic, message } | Writable::Outcome { topic, message } => {
+                let Some(publisher) = self.own.topic(part) else { return Event::Unwritten };
+                match publisher.publish_alone(message.clone()).await {
+                    Ok(_) => {
+                        (self.on_written)(topic);
+                        Event::Written
+                    }
+                    Err(PublishError::Refused { .. }) => Event::Refused,
+                    Err(_) => Event::Unwritten,
+                }
+            }
+        };
+        if event == Event::Written {
+            ending.rest.remove(0);
+        }
+        event
+    }
+}
+
+fn not_saved(error: &BucketError) -> Event {
+    match error {
+        BucketError::PreconditionFailed => Event::Conflict,
+        _ => Event::NotSaved,
+    }
+}
+
+impl Own {
+    fn names(&self) -> impl Iterator<Item = &str> {
+        [&self.dead, &self.outcomes].into_iter().flatten().map(|topic| topic.name())
+    }
+
+    /// Where a part goes, if that is this worker's topic for it.
+    fn topic(&self, part: &Writable) -> Option<&dyn Topic> {
+        let (own, topic) = match part {
+            Writable::Remember { .. } => return None,
+            Writable::DeadLetter { topic, .. } => (&self.dead, topic),
+            Writable::Outcome { topic, .. } => (&self.outcomes, topic),
+        };
+        own.as_deref().filter(|own| own.name() == topic)
+    }
+
+    fn kept(&self, ending: &StoredEnding) -> Kept {
+        if ending.refused {
+            return Kept::Refused;
+        }
+        let is_own = |part: &Writable| {
+            matches!(part, Writable::Remember { .. }) || self.topic(part).is_some()
+        };
+        if !ending.rest.iter().all(is_own) {
+            return Kept::Others;
+        }
+        let topics = ending.topics().map(str::to_owned).collect();
+        Kept::Own { stored_at: ending.stored_at, topics }
+    }
+}
+
+impl fmt::Debug for OutboxSweep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboxSweep").field("own", &self.own).finish_non_exhaustive()
+    }
+}
