@@ -100,7 +100,10 @@ impl World {
             random: Arc::new(Randomness::seeded(name.len() as u64)),
             holder: name.to_owned(),
             on_written: Arc::new(move |topic| written.lock().unwrap().push(topic.to_owned())),
-            trouble: self.trouble.subscribe(),
+            trouble: {
+                let trouble = self.trouble.subscribe();
+                Arc::new(move || *trouble.borrow())
+            },
         }
     }
 

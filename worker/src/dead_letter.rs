@@ -175,7 +175,7 @@ fn field_bytes(len: usize) -> usize {
 }
 
 /// As much of a text as fits into so many bytes.
-fn clip(text: &str, most: usize) -> &str {
+pub(crate) fn clip(text: &str, most: usize) -> &str {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -1,6 +1,7 @@
 //! The token store: one credential per user in a bucket, shared by a fleet.
 
 mod builder;
+mod check;
 mod counters;
 mod credentials;
 mod drive;

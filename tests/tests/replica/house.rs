@@ -59,8 +59,8 @@ impl House {
         Self {
             fleet: Fleet::new(true),
             jobs: Queue::new(settings),
-            outcomes: Heard::default(),
-            dead: Heard::default(),
+            outcomes: Heard::new("outcomes"),
+            dead: Heard::new("dead"),
         }
     }
 
@@ -76,12 +76,14 @@ impl House {
     pub(crate) fn builder(&self, name: &str) -> (TokenStore, Builder) {
         let store = self.fleet.replica(name);
         let bucket: Arc<dyn Bucket> = Arc::<tests::memory::FaultyBucket>::clone(&self.fleet.bucket);
-        let topic = |heard: &Heard| -> Option<Arc<dyn Topic>> { Some(Arc::new(heard.clone())) };
+        let topic = |heard: &Heard| -> Arc<dyn Topic> { Arc::new(heard.clone()) };
         let builder = Worker::builder()
             .store(store.clone())
             .bucket(bucket)
             .source(self.jobs.consumer())
-            .outcomes(topic(&self.outcomes))
+            .outcomes(Some(topic(&self.outcomes)))
+            .jobs(Arc::new(self.jobs.clone()))
+            .outstanding(256)
             .dead_letters(topic(&self.dead))
             .clock(Arc::new(clock()))
             .randomness(Arc::new(Randomness::seeded(name.len() as u64)));
@@ -96,7 +98,13 @@ impl House {
         settings: impl FnOnce(Builder) -> Builder,
     ) -> Running {
         let (store, builder) = self.builder(name);
-        let worker = settings(builder).handler("k", handler).build().unwrap();
+        self.run(store, settings(builder).handler("k", handler))
+    }
+
+    /// Starts a replica that is put together.
+    #[expect(clippy::unused_self, reason = "it is one of this house's replicas")]
+    pub(crate) fn run(&self, store: TokenStore, builder: Builder) -> Running {
+        let worker = builder.build().unwrap();
         let (stop, ready) = (Stop::default(), worker.readiness());
         let task = tokio::spawn(worker.run(stop.clone()));
         Running { store, stop, ready, task }

@@ -4,6 +4,7 @@
 
 mod day;
 mod dispatch;
+mod endings;
 mod house;
 mod messages;
 mod outages;

@@ -11,23 +11,19 @@ use shared::ports::{Clock, Randomness};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 use worker::health::{self, Probes};
 use worker::kinds::{HostRules, KindSettings, OutputRules, Outputs, builtin};
 use worker::log_user_ids;
 use worker::metrics::{self, Render};
 use worker::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Topic};
-use worker::replica::Stop;
+use worker::replica::{OUTSTANDING_PER_SLOT, Stop};
 use worker::sweep::Sweep;
 use worker::{Dedupe, Worker};
 
-use super::connect::{Connected, Place, ProjectArgs, StoreArgs, duration, userinfo_url};
+use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::output::Usage;
 use worker::telemetry::prometheus::Scrape;
-
-/// Messages held per job that may run: enough to keep every slot busy, few
-/// enough that scaling out finds work.
-const OUTSTANDING_PER_SLOT: usize = 4;
 
 /// How long a sweep may take to end the batch that it is at.
 const SWEEP_END: Duration = Duration::from_secs(5);
@@ -35,8 +31,8 @@ const SWEEP_END: Duration = Duration::from_secs(5);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  fleet worker --project my-project --subscription jobs-workers \\
-      --bucket my-tokens --client client.json --dead-topic jobs-dead
+  fleet worker --project my-project --topic jobs --subscription jobs-workers \\
+      --dead-topic jobs-dead --bucket my-tokens --client client.json
 
 SIGTERM and Ctrl-C stop the intake and let running jobs end within --drain; a second
 one cuts them. No secret is accepted as a flag's value.")]
@@ -56,18 +52,18 @@ struct JobArgs {
     /// Job subscription: an ID or a full name
     #[arg(long, env = "FLEET_SUBSCRIPTION")]
     subscription: String,
-    /// Job topic, where parked jobs go on when their user has consented [default: they wait for a login]
+    /// Job topic, where parked jobs go on when their user has consented
     #[arg(long, env = "FLEET_TOPIC")]
-    topic: Option<String>,
-    /// How often parked jobs are looked through, by one replica of the fleet; 0s is never
+    topic: String,
+    /// How often parked jobs are looked through, by one replica of the fleet; at least 1m
     #[arg(long, env = "FLEET_SWEEP", default_value = "10m", value_parser = duration)]
     sweep: Duration,
     /// Where outcomes are published [default: nowhere]
     #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
     outcomes_topic: Option<String>,
-    /// Where rejected jobs go; without it they are given back
+    /// Where rejected jobs go
     #[arg(long, env = "FLEET_DEAD_TOPIC")]
-    dead_topic: Option<String>,
+    dead_topic: String,
     /// A host that `api` jobs may reach besides Google's APIs (repeat, or separate by commas)
     #[arg(long, env = "FLEET_ALLOW_HOSTS", value_delimiter = ',', value_name = "HOST")]
     allow_host: Vec<String>,
@@ -81,6 +77,9 @@ struct JobArgs {
     /// How long a dead replica's messages stay unseen, 10s to 600s
     #[arg(long, env = "FLEET_ACK_EXTENSION", default_value = "60s", value_parser = duration)]
     ack_extension: Duration,
+    /// How many messages are held at once [default: 4 times --concurrency]
+    #[arg(long, env = "FLEET_OUTSTANDING")]
+    outstanding: Option<usize>,
     /// How many bytes of messages are held at once
     #[arg(long, env = "FLEET_OUTSTANDING_BYTES", default_value_t = OUTSTANDING_BYTES)]
     outstanding_bytes: usize,
@@ -90,17 +89,22 @@ struct JobArgs {
     /// How many jobs of one user run at once
     #[arg(long, env = "FLEET_PER_USER", default_value_t = 1)]
     per_user: usize,
-    /// How long running jobs may go on after SIGTERM
+    /// How long running jobs may go on after SIGTERM; its last 5s are for writing their ends
     #[arg(long, env = "FLEET_DRAIN", default_value = "25s", value_parser = duration)]
     drain: Duration,
     /// Name users by their IDs in the lines about jobs, instead of by digests
     #[arg(long, env = "FLEET_LOG_USER_IDS", value_parser = FalseyValueParser::new())]
     log_user_ids: bool,
-    /// How long a delivery may wait between its attempts before it is given back
+    /// How long a job without an ordering key may wait between its attempts before it is
+    /// given back
     #[arg(long, env = "FLEET_RETRY_BUDGET", default_value = "60s", value_parser = duration)]
     retry_budget: Duration,
-    /// Where done jobs are remembered, so that a redelivery does not act again: in this
-    /// process, or as objects under done/ in the bucket (one more read and write per job)
+    /// How long a failing job with an ordering key is tried again where it is, before it is
+    /// rejected
+    #[arg(long, env = "FLEET_ORDERED_RETRY", default_value = "6h", value_parser = duration)]
+    ordered_retry: Duration,
+    /// Where the ends of jobs are remembered, so that a redelivery does not act again: in
+    /// this process, or as objects under done/ in the bucket (one more read and write per job)
     #[arg(long, env = "FLEET_DEDUPE", default_value = "off")]
     dedupe: DedupeArg,
     /// Stop when stdin closes: ties a child to its parent
@@ -136,21 +140,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let userinfo_url = userinfo_url()?;
     let outcomes_topic =
         project.optional_topic("--outcomes-topic", jobs.outcomes_topic.as_ref())?;
-    let dead_topic = project.optional_topic("--dead-topic", jobs.dead_topic.as_ref())?;
-    if dead_topic.is_none() {
-        warn!("no --dead-topic: jobs that can never succeed are given back again and again");
-    }
-    let job_topic = project.optional_topic("--topic", jobs.topic.as_ref())?;
+    let dead_topic = project.topic("--dead-topic", &jobs.dead_topic)?;
+    let job_topic = project.topic("--topic", &jobs.topic)?;
     let connected = store.connect(&place).await?;
     place.reach_pubsub().await?;
     let listener = health::bind(jobs.listen).await.map_err(anyhow::Error::msg)?;
     let connection = place.connection();
-    let topic = async |name: Option<String>| match name {
-        Some(name) => {
-            let topic: Arc<dyn Topic> = Arc::new(Publisher::open(&connection, &name).await?);
-            Ok(Some(topic))
-        }
-        None => anyhow::Ok(None),
+    let topic = async |name: String| -> anyhow::Result<Arc<dyn Topic>> {
+        let topic: Arc<dyn Topic> = Arc::new(Publisher::open(&connection, &name).await?);
+        Ok(topic)
+    };
+    let job_topic = topic(job_topic).await?;
+    let dead_topic = topic(dead_topic).await?;
+    let outcomes_topic = match outcomes_topic {
+        Some(name) => Some(topic(name).await?),
+        None => None,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let outputs = if output_rules.is_empty() {
@@ -178,11 +182,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     );
     let intake = IntakeSettings {
         subscription: subscription.clone(),
-        max_outstanding: jobs.concurrency.saturating_mul(OUTSTANDING_PER_SLOT),
+        max_outstanding: jobs.outstanding(),
         max_outstanding_bytes: jobs.outstanding_bytes,
         ack_extension: jobs.ack_extension,
     };
-    let sweep = sweep(&connected, topic(job_topic).await?, jobs.sweep, &clock);
+    let sweep = Sweep {
+        bucket: Arc::clone(&connected.bucket),
+        store: connected.store.clone(),
+        jobs: Arc::clone(&job_topic),
+        clock: Arc::clone(&clock),
+        random: Arc::new(Randomness::from_system()),
+        every: jobs.sweep,
+    };
     let counted = connected.store.clone();
     let worker = Worker::builder()
         .dedupe(match jobs.dedupe {
@@ -198,13 +209,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .http(connected.http)
         .hosts(hosts)
         .api_root(api_root)
-        .outcomes(topic(outcomes_topic).await?)
-        .dead_letters(topic(dead_topic).await?)
+        .jobs(job_topic)
+        .dead_letters(dead_topic)
+        .outcomes(outcomes_topic)
         .clock(clock)
         .concurrency(jobs.concurrency)
         .per_user(jobs.per_user)
+        .outstanding(jobs.outstanding())
+        .outstanding_bytes(jobs.outstanding_bytes)
         .drain(jobs.drain)
         .retry_budget(jobs.retry_budget)
+        .ordered_retry(jobs.ordered_retry)
         .build()?;
     let stop = Stop::default();
     watch_signals(&stop)?;
@@ -216,7 +231,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             stop.cut.cancel();
         });
     }
-    let sweeping = sweep.map(|sweep| tokio::spawn(sweep.run(stop.drain.clone())));
+    let mut sweeping = tokio::spawn(sweep.run(stop.drain.clone()));
     let ready = worker.readiness();
     let pulse = ready.pulse().clone();
     let probes = Probes {
@@ -235,47 +250,44 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         never = pulse.keep() => match never {},
     };
     serving.abort();
-    if let Some(mut sweeping) = sweeping {
-        // Cut between publishing and deleting, it would run jobs twice.
-        tokio::select! {
-            biased;
-            _ = &mut sweeping => {}
-            () = SystemClock::default().sleep(SWEEP_END) => sweeping.abort(),
-        }
+    // Cut between publishing and deleting, it would run jobs twice.
+    tokio::select! {
+        biased;
+        _ = &mut sweeping => {}
+        () = SystemClock::default().sleep(SWEEP_END) => sweeping.abort(),
     }
     result.map_err(Into::into)
 }
 
-/// The sweep of parked jobs, unless it is off or has nowhere to publish.
-fn sweep(
-    connected: &Connected,
-    topic: Option<Arc<dyn Topic>>,
-    every: Duration,
-    clock: &Arc<dyn Clock>,
-) -> Option<Sweep> {
-    if every.is_zero() {
-        return None;
-    }
-    let Some(jobs) = topic else {
-        warn!(
-            "no --topic: parked jobs are not swept; they go on when their user logs in through `fleet web` or `fleet login` with a topic"
-        );
-        return None;
-    };
-    Some(Sweep {
-        bucket: Arc::clone(&connected.bucket),
-        store: connected.store.clone(),
-        jobs,
-        clock: Arc::clone(clock),
-        random: Arc::new(Randomness::from_system()),
-        every,
-    })
-}
+/// No sweep comes sooner after another.
+const SWEEP_MIN: Duration = Duration::from_secs(60);
 
 impl JobArgs {
+    fn outstanding(&self) -> usize {
+        let default = self.concurrency.saturating_mul(OUTSTANDING_PER_SLOT);
+        self.outstanding.unwrap_or(default)
+    }
+
     fn check(&self) -> Result<(), Usage> {
         if self.concurrency == 0 || self.per_user == 0 {
             return Err(Usage("--concurrency and --per-user must be at least 1".to_owned()));
+        }
+        if self.outstanding == Some(0) || self.outstanding() > 4 * self.concurrency {
+            return Err(Usage(format!(
+                "--outstanding is {}; it must be 1 to 4 times --concurrency ({})",
+                self.outstanding(),
+                self.concurrency
+            )));
+        }
+        if self.sweep < SWEEP_MIN {
+            return Err(Usage(format!("--sweep is {:?}; the least is {SWEEP_MIN:?}", self.sweep)));
+        }
+        for (flag, topic) in [("--topic", &self.topic), ("--dead-topic", &self.dead_topic)] {
+            if topic.is_empty() {
+                return Err(Usage(format!(
+                    "{flag} names no topic; a worker needs one (`fleet setup` or Terraform makes it)"
+                )));
+            }
         }
         let (low, high) = (Duration::from_secs(10), Duration::from_secs(600));
         if self.ack_extension < low || self.ack_extension > high {

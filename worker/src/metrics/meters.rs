@@ -75,6 +75,14 @@ impl Meters {
         self.slowed_users.set(level(slowed));
     }
 
+    /// How many messages are received and not settled, and how many of them are held.
+    #[expect(clippy::unused_self, reason = "like its neighbours")]
+    pub(crate) fn set_jobs(&self, outstanding: usize, held: usize) {
+        let level = |jobs: usize| f64::from(u32::try_from(jobs).unwrap_or(u32::MAX));
+        gauge!(super::OUTSTANDING).set(level(outstanding));
+        gauge!(super::HELD).set(level(held));
+    }
+
     /// A job's turn has come, so long after its receipt.
     pub(crate) fn turn(&self, waited: Duration) {
         self.queue_wait.record(waited);

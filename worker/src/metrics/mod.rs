@@ -156,6 +156,8 @@ metrics_list! {
         "Times that an object under parked/ was no parked job of its user and was left alone.";
     ENDINGS = "fleet_endings", Gauge, [],
         "Ends of jobs that are stored in the bucket and still to be written, as of the last sweep.";
+    ENDINGS_ABANDONED = "fleet_endings_abandoned_total", Counter, [],
+        "Ends of jobs that neither a topic nor the bucket took before the replica ended.";
     WEB_EVENTS = "fleet_web_events_total", Counter, ["event", "outcome"],
         "What people did on the consent pages, and how it ended.";
     BUILD = "fleet_build_info", Gauge, ["version"], "Always 1; the version is the label.";
@@ -184,7 +186,7 @@ pub fn begin<'a>(kinds: impl IntoIterator<Item = &'a str>) {
     for had in [Had::Hit, Had::Wait, Had::Error] {
         counter!(CREDENTIALS, "result" => had.as_str()).absolute(0);
     }
-    for counter in [DEDUPED, SLOWED, RESUMED, PARKED_REFUSED] {
+    for counter in [DEDUPED, SLOWED, RESUMED, PARKED_REFUSED, ENDINGS_ABANDONED] {
         counter!(counter).absolute(0);
     }
     for gauge in [IN_FLIGHT, OUTSTANDING, QUEUED_USERS, HELD, PAUSED, SLOWED_USERS, ENDINGS] {

@@ -9,7 +9,6 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use jiff::Timestamp;
 use shared::ports::{Bucket, BucketError, Clock, Generation, Randomness};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -50,8 +49,9 @@ pub struct OutboxSweep {
     pub holder: String,
     /// Hears the full name of a topic that took an end: it takes messages.
     pub on_written: Arc<dyn Fn(&str) + Send + Sync>,
-    /// Whether one of the own topics takes nothing, as far as deliveries have seen.
-    pub trouble: watch::Receiver<bool>,
+    /// Whether one of the own topics took nothing when it was tried last, and no delivery is
+    /// trying it any more.
+    pub trouble: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// What one sweep found and did.
@@ -172,7 +172,7 @@ impl OutboxSweep {
         let left = all - cleared;
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         metrics::set(metrics::ENDINGS, left as f64);
-        if *self.trouble.borrow() && !waited_for_own {
+        if (self.trouble)() && !waited_for_own {
             // Others have written what was stored, so nothing here tells whether the topics
             // take messages. The next end of a job does.
             self.own.names().for_each(|topic| (self.on_written)(topic));

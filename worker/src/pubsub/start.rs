@@ -80,9 +80,8 @@ async fn await_topic(
     let mut pauses = Schedule::new(PAUSE_MIN, PAUSE_MAX);
     loop {
         let why = match topic.look().await {
-            Ok(()) => return Ok(()),
-            // As much as an emulator can tell.
-            Err(Unseen::Unsupported) => return Ok(()),
+            // The latter is as much as an emulator can tell.
+            Ok(()) | Err(Unseen::Unsupported) => return Ok(()),
             Err(why) => why,
         };
         let pause = if let Unseen::Unreachable(why) = &why {

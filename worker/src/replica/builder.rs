@@ -14,13 +14,16 @@ use crate::dedupe::Dedupe;
 use crate::handler::Handler;
 use crate::health::Pulse;
 use crate::kinds::{HostRules, Kinds};
-use crate::pubsub::{Source, Topic};
+use crate::pubsub::{OUTSTANDING_BYTES, Source, Topic};
 use crate::session::Carrier;
 
 use super::{Readiness, ReplicaError, Stop};
 
 /// The longest name of a kind, in bytes.
 const MAX_KIND: usize = 128;
+/// Messages held per job that may run: enough to keep every slot busy, few enough that
+/// scaling out finds work.
+pub const OUTSTANDING_PER_SLOT: usize = 4;
 
 /// A replica that is ready to run: jobs come from a [`Source`], are done by the
 /// [`Handler`] of their kind as their user, and end in an outcome.
@@ -33,7 +36,7 @@ const MAX_KIND: usize = 128;
 /// use serde_json::json;
 /// use shared::TokenStore;
 /// use shared::ports::Bucket;
-/// use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES};
+/// use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, Topic};
 /// use worker::replica::{Stop, Worker};
 /// use worker::{Job, Session, Verdict};
 ///
@@ -41,7 +44,9 @@ const MAX_KIND: usize = 128;
 ///     async move { Verdict::done(json!({ "hello": job.params.get("name") })) }.boxed()
 /// }
 ///
-/// # async fn example(store: TokenStore, bucket: Arc<dyn Bucket>) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn example(
+/// #     store: TokenStore, bucket: Arc<dyn Bucket>, jobs: Arc<dyn Topic>, dead: Arc<dyn Topic>,
+/// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// let settings = IntakeSettings {
 ///     subscription: "projects/my-project/subscriptions/jobs-workers".to_owned(),
 ///     max_outstanding: 256,
@@ -53,6 +58,8 @@ const MAX_KIND: usize = 128;
 ///     .store(store)
 ///     .bucket(bucket)
 ///     .source(intake)
+///     .jobs(jobs)
+///     .dead_letters(dead)
 ///     .handler("greet", greet)
 ///     .build()?;
 /// let stop = Stop::default();
@@ -67,15 +74,19 @@ pub struct Worker {
     pub(super) source: Box<dyn Source>,
     pub(super) subscription: String,
     pub(super) kinds: Kinds,
+    pub(super) jobs: Arc<dyn Topic>,
+    pub(super) dead: Arc<dyn Topic>,
     pub(super) outcomes: Option<Arc<dyn Topic>>,
-    pub(super) dead: Option<Arc<dyn Topic>>,
     pub(super) dedupe: Dedupe,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<Randomness>,
     pub(super) concurrency: usize,
     pub(super) per_user: usize,
+    pub(super) outstanding: usize,
+    pub(super) outstanding_bytes: usize,
     pub(super) drain: Duration,
     pub(super) retry_budget: Duration,
+    pub(super) ordered_retry: Duration,
     pub(super) ready: Arc<Readiness>,
 }
 
@@ -108,15 +119,19 @@ pub struct Builder {
     http: reqwest::Client,
     hosts: HostRules,
     api_root: Option<Url>,
-    outcomes: Option<Arc<dyn Topic>>,
+    jobs: Option<Arc<dyn Topic>>,
     dead: Option<Arc<dyn Topic>>,
+    outcomes: Option<Arc<dyn Topic>>,
     dedupe: Dedupe,
     clock: Option<Arc<dyn Clock>>,
     random: Option<Arc<Randomness>>,
     concurrency: Option<usize>,
     per_user: Option<usize>,
+    outstanding: Option<usize>,
+    outstanding_bytes: Option<usize>,
     drain: Option<Duration>,
     retry_budget: Option<Duration>,
+    ordered_retry: Option<Duration>,
 }
 
 impl Worker {
@@ -138,9 +153,8 @@ impl Worker {
     /// # Errors
     /// [`ReplicaError`] when a setting is wrong, so that work cannot start.
     pub async fn run(self, stop: Stop) -> Result<(), ReplicaError> {
-        // In a task of its own: the jobs that it begins wake those that acknowledge and
-        // those that read from the network, and between tasks of one thread that costs no
-        // system call. Where this future is polled may be no thread of tasks.
+        // In a task of its own, since where this future is polled may be no thread of the
+        // runtime, and messages are taken in by it.
         let running = AbortOnDropHandle::new(tokio::spawn(super::run(self, stop)));
         match running.await {
             Ok(ended) => ended,
@@ -216,9 +230,15 @@ impl Builder {
         self
     }
 
-    /// Where rejected jobs are published; without it they are given back.
-    pub fn dead_letters(mut self, topic: Option<Arc<dyn Topic>>) -> Self {
-        self.dead = topic;
+    /// Where jobs are published, and go on when their user has consented. Required.
+    pub fn jobs(mut self, topic: Arc<dyn Topic>) -> Self {
+        self.jobs = Some(topic);
+        self
+    }
+
+    /// Where rejected jobs are published. Required.
+    pub fn dead_letters(mut self, topic: Arc<dyn Topic>) -> Self {
+        self.dead = Some(topic);
         self
     }
 
@@ -253,16 +273,37 @@ impl Builder {
         self
     }
 
-    /// How long running jobs may go on after the end was asked for; by default 25 s.
+    /// How many messages the source hands out at most before they are settled; by default
+    /// four times the concurrency. Messages that wait for something known fill half of it.
+    pub fn outstanding(mut self, messages: usize) -> Self {
+        self.outstanding = Some(messages);
+        self
+    }
+
+    /// How many bytes of data these have at most; by default 64 MiB.
+    pub fn outstanding_bytes(mut self, bytes: usize) -> Self {
+        self.outstanding_bytes = Some(bytes);
+        self
+    }
+
+    /// How long running jobs may go on after the end was asked for, the writing of their
+    /// ends included; by default 25 s.
     pub fn drain(mut self, drain: Duration) -> Self {
         self.drain = Some(drain);
         self
     }
 
-    /// How long a delivery may wait between its attempts, all in all, before its
-    /// message is given back; by default one minute.
+    /// How long a delivery without an ordering key may wait between its attempts, all in
+    /// all, before its message is given back; by default one minute.
     pub fn retry_budget(mut self, budget: Duration) -> Self {
         self.retry_budget = Some(budget);
+        self
+    }
+
+    /// How long a failing job with an ordering key is tried again where it is, counted from
+    /// its publication; by default 6 h. Then it is rejected.
+    pub fn ordered_retry(mut self, limit: Duration) -> Self {
+        self.ordered_retry = Some(limit);
         self
     }
 
@@ -290,6 +331,8 @@ impl Builder {
             0 => Err(BuildError::Zero(name)),
             n => Ok(n),
         };
+        let concurrency = positive("concurrency", self.concurrency, 64)?;
+        let outstanding = concurrency.saturating_mul(OUTSTANDING_PER_SLOT);
         Ok(Worker {
             carrier: Carrier {
                 store: self.store.ok_or(BuildError::Missing("a token store"))?,
@@ -302,14 +345,22 @@ impl Builder {
             source: self.source.ok_or(BuildError::Missing("a source of jobs"))?,
             subscription: self.subscription,
             kinds,
+            jobs: self.jobs.ok_or(BuildError::Missing("the topic of its jobs"))?,
+            dead: self.dead.ok_or(BuildError::Missing("a topic for rejected jobs"))?,
             outcomes: self.outcomes,
-            dead: self.dead,
             dedupe: self.dedupe,
             random: self.random.unwrap_or_else(|| Arc::new(Randomness::from_system())),
-            concurrency: positive("concurrency", self.concurrency, 64)?,
+            concurrency,
+            outstanding: positive("outstanding", self.outstanding, outstanding)?,
+            outstanding_bytes: positive(
+                "outstanding_bytes",
+                self.outstanding_bytes,
+                OUTSTANDING_BYTES,
+            )?,
             per_user: positive("per_user", self.per_user, 1)?,
             drain: self.drain.unwrap_or(Duration::from_secs(25)),
             retry_budget: self.retry_budget.unwrap_or(Duration::from_secs(60)),
+            ordered_retry: self.ordered_retry.unwrap_or(Duration::from_secs(6 * 60 * 60)),
             ready: Arc::new(Readiness::new(Pulse::new(Arc::clone(&clock)))),
             clock,
         })

@@ -1,53 +1,44 @@
-//! One replica: intake, dispatch, and an orderly end.
+//! One replica: it begins when what it needs is there, takes messages in, and ends in
+//! order.
 
-mod beginning;
 mod builder;
+mod start;
+mod stop;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shared::Schedule;
-use shared::ports::{Bucket, BucketError, Clock, Monotonic, Randomness};
+use shared::ports::Monotonic;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::delivery::{Desk, Repertoire};
-use crate::dispatch::{Place, Queued, Queues, Turn};
-use crate::health::Beat;
-use crate::job::Job;
+use crate::delivery::{Deliveries, Ends, Kinds, Records, Retries, Topics, Troubled};
+use crate::gate::{Gate, Trouble};
+use crate::health::{Beat, Gap, Lack};
+use crate::message::InHand;
 use crate::metrics::Meters;
-use crate::outage::Outage;
-use crate::pace::Paces;
+use crate::outbox::{Outbox, OutboxSweep};
 use crate::parking::Parking;
-use crate::pubsub::{Delivery, IntakeError, Source};
-
-use beginning::{Room, begin};
+use crate::pubsub::{IntakeError, Source, TopicRefuses, Window};
+use crate::rate_limits::RateLimits;
+use crate::scheduler::{Limits, Scheduler};
 
 pub use crate::health::Readiness;
-pub use builder::{BuildError, Builder, Worker};
+pub use builder::{BuildError, Builder, OUTSTANDING_PER_SLOT, Worker};
+pub use stop::Stop;
 
 /// Pauses between two tries of something that must work before work starts.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// An error of the subscription this soon after the start is a wrong setting.
 const STARTUP: Duration = Duration::from_secs(30);
-/// How long the acknowledgements may take after the last job has ended.
-const RELEASE: Duration = Duration::from_secs(5);
 /// How often the loop turns when nothing happens.
 const TURN: Duration = Duration::from_secs(1);
-/// Read at the start to see that the bucket is there; never written.
-const PROBE: &str = "fleet-startup-check";
-
-/// What the replica's end is asked with: once to drain, twice to cut.
-#[derive(Debug, Clone, Default)]
-pub struct Stop {
-    /// Stop the intake and drain.
-    pub drain: CancellationToken,
-    /// Do not wait for running jobs.
-    pub cut: CancellationToken,
-}
+/// How often one message is let in while no stored record can be used.
+const PROBE_EVERY: Duration = Duration::from_secs(30);
 
 /// Why a replica ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -58,196 +49,212 @@ pub enum ReplicaError {
     /// The subscription cannot be read.
     #[error(transparent)]
     Intake(#[from] IntakeError),
+    /// A topic that jobs need cannot be published to.
+    #[error(transparent)]
+    Topic(#[from] TopicRefuses),
 }
 
-async fn run(worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
-    let Worker { carrier, bucket, mut source, clock, random, ready, .. } = worker;
-    let beat = ready.pulse().watch("the replica");
-    beat.through(await_bucket(&*bucket, &*clock, &random, &stop)).await?;
-    if stop.drain.is_cancelled() {
+async fn run(mut worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
+    let beat = worker.ready.pulse().watch("the replica's loop");
+    let Some(facts) = beat.through(start::start(&mut worker, &stop)).await? else {
         return Ok(());
-    }
+    };
+    let Worker { carrier, bucket, mut source, clock, random, ready, .. } = worker;
     ready.bucket_seen(carrier.store.health());
     ready.watch_source(source.trouble());
-    let desk = Arc::new(Desk {
+    let deliveries = Arc::new(Deliveries {
         meters: Meters::default(),
-        parking: Parking::new(bucket, carrier.store.clone()),
+        parking: Parking::new(Arc::clone(&bucket), carrier.store.clone()),
+        outbox: Outbox::new(Arc::clone(&bucket)),
+        records: Records::new(Arc::clone(&bucket)),
+        bucket,
         carrier,
-        kinds: Repertoire::new(worker.kinds),
+        kinds: Kinds::new(worker.kinds),
         dedupe: worker.dedupe,
-        outcomes: worker.outcomes,
-        dead: worker.dead,
+        topics: Topics { jobs: worker.jobs, dead: worker.dead, outcomes: worker.outcomes },
         clock,
-        slots: Semaphore::new(worker.concurrency),
-        queues: Queues::new(worker.per_user, worker.concurrency, &random),
         random,
-        paces: Paces::default(),
-        outage: Outage::default(),
-        retry_budget: worker.retry_budget,
+        slots: Semaphore::new(worker.concurrency),
+        scheduler: Scheduler::new(Limits {
+            per_user: worker.per_user,
+            outstanding: worker.outstanding,
+            outstanding_bytes: worker.outstanding_bytes,
+        }),
+        rate_limits: RateLimits::default(),
+        gate: Gate::default(),
+        troubled: Troubled::new(worker.outstanding / 2),
+        in_hand: Arc::new(InHand::default()),
+        retries: Retries {
+            budget: worker.retry_budget,
+            ordered: worker.ordered_retry,
+            max_attempts: facts.max_attempts,
+        },
+        stuck: Arc::default(),
+        failing_keys: Mutex::default(),
         subscription: worker.subscription,
-        stopping: stop.drain.clone(),
-        cutting: CancellationToken::new(),
+        ends: Ends { stopping: stop.drain.clone(), ..Ends::default() },
         tasks: TaskTracker::new(),
     });
-    let result = take_in(&desk, &mut *source, &ready, &beat).await;
+    beat.through(deliveries.ask_records_at_start()).await;
+    let sweeping = sweep_outbox(&deliveries);
+    let watching = tokio::spawn(watch_gaps(Arc::clone(&deliveries)));
+    let result = take_in(&deliveries, &mut *source, &ready, &beat).await;
     ready.intake(false);
     // The end also comes by an error: what is under way is drained all the same.
-    desk.stopping.cancel();
-    // Ends the wait of all who wait for a slot. Each of them listening for the end itself
-    // would cost as much as the slot.
-    desk.slots.close();
-    for queued in desk.queues.close() {
-        desk.start(queued);
-    }
-    beat.through(wind_up(&desk, source, &stop, worker.drain)).await;
+    deliveries.ends.stopping.cancel();
+    watching.abort();
+    beat.through(stop::wind_up(&deliveries, source, &stop, worker.drain)).await;
+    beat.through(sweeping.stop()).await;
     result
 }
 
-/// Waits until the bucket answers. A bucket that refuses is a wrong setting; one
-/// that does not answer may come back.
-async fn await_bucket(
-    bucket: &dyn Bucket,
-    clock: &dyn Clock,
-    random: &Randomness,
-    stop: &Stop,
-) -> Result<(), ReplicaError> {
-    let mut pauses = Schedule::new(RETRY_MIN, RETRY_MAX);
-    loop {
-        let answer = tokio::select! {
-            biased;
-            () = stop.drain.cancelled() => return Ok(()),
-            answer = bucket.get(PROBE) => answer,
-        };
-        match answer {
-            Ok(_) => return Ok(()),
-            Err(BucketError::Refused(why)) => return Err(ReplicaError::Bucket(why.to_string())),
-            Err(why) => {
-                let pause = pauses.next(random.unit());
-                warn!(
-                    "{why}; no job is taken before it answers, next try in {:.0?}. Check the network and the storage service",
-                    pause
-                );
-                tokio::select! {
-                    biased;
-                    () = stop.drain.cancelled() => return Ok(()),
-                    () = clock.sleep(pause) => {}
-                }
-            }
-        }
-    }
-}
-
-/// Takes messages until the end is asked for.
+/// Takes messages until the end is asked for. While there is everybody's trouble the stream
+/// is dropped: one that is open and not read would burn the messages that the service sends
+/// on it.
 async fn take_in(
-    desk: &Arc<Desk>,
+    deliveries: &Arc<Deliveries>,
     source: &mut dyn Source,
     ready: &Readiness,
     beat: &Beat,
 ) -> Result<(), ReplicaError> {
-    let started = desk.clock.monotonic();
-    let mut paused = desk.outage.paused();
+    let clock = &deliveries.clock;
+    let started = clock.monotonic();
+    let mut open = deliveries.gate.watch();
     let mut pauses = Schedule::new(RETRY_MIN, RETRY_MAX);
     let mut received_any = false;
-    let mut room = None;
+    let mut probed = started;
     info!("taking jobs");
     loop {
         beat.turn();
-        let is_paused = *paused.borrow_and_update();
-        ready.intake(!is_paused);
-        desk.meters.set_users(desk.queues.users(), desk.paces.users());
-        if is_paused {
+        let is_open = open.borrow_and_update().intake;
+        tell(deliveries, ready);
+        if !is_open {
             for delivery in source.pause().await {
-                accept(desk, delivery, desk.clock.monotonic(), &mut room).await;
+                deliveries.receive(delivery);
             }
+            probe_records(deliveries, source, &mut probed).await;
         }
         let came = tokio::select! {
             biased;
-            () = desk.stopping.cancelled() => return Ok(()),
-            came = source.next(), if !is_paused => came,
-            changed = paused.changed() => {
-                debug_assert!(changed.is_ok(), "the desk has it");
+            () = deliveries.ends.stopping.cancelled() => return Ok(()),
+            came = source.next(), if is_open => came,
+            changed = open.changed() => {
+                debug_assert!(changed.is_ok(), "the deliveries have the gate");
                 continue;
             }
-            () = desk.clock.sleep(TURN) => continue,
+            () = clock.sleep(TURN) => continue,
         };
         let error = match came {
             Ok(delivery) => {
                 received_any = true;
                 pauses.reset();
-                accept(desk, delivery, desk.clock.monotonic(), &mut room).await;
+                deliveries.receive(delivery);
+                // Messages may come faster than the jobs and acknowledgements of this thread.
+                tokio::task::consume_budget().await;
                 continue;
             }
             Err(error) => error,
         };
-        let young = desk.clock.monotonic().since(started) < STARTUP;
-        if !received_any && young {
+        if !received_any && clock.monotonic().since(started) < STARTUP {
             return Err(error.into());
         }
+        let pause = pauses.next(deliveries.random.unit());
         ready.intake(false);
-        let pause = pauses.next(desk.random.unit());
         error!("{error}; opening it again in {pause:.0?}");
         tokio::select! {
             biased;
-            () = desk.stopping.cancelled() => return Ok(()),
-            () = beat.through(desk.clock.sleep(pause)) => {}
+            () = deliveries.ends.stopping.cancelled() => return Ok(()),
+            () = beat.through(clock.sleep(pause)) => {}
         }
     }
 }
 
-/// Queues a message, received at `now`, under its user, and begins what may begin.
-async fn accept(desk: &Arc<Desk>, delivery: Delivery, now: Monotonic, room: &mut Room) {
-    match Job::of(&delivery.received) {
-        Err(why) => {
-            let refusing = Arc::clone(desk);
-            desk.tasks.spawn(async move { refusing.refuse(delivery, why).await });
-        }
-        Ok(job) => {
-            let Delivery { received, settle } = delivery;
-            let kind = desk.kinds.get(&job.kind);
-            let place = Place::default();
-            let queued = Box::new(Queued { job, kind, received, settle, received_at: now, place });
-            match desk.queues.push(queued) {
-                Turn::Now(queued) => {
-                    begin(desk, queued, now, room).await;
-                }
-                // What it waits for comes while others run.
-                Turn::Full(queued) if desk.waits_first(&queued) => {
-                    desk.queues.squeeze_in();
-                    desk.start(queued);
-                }
-                Turn::Full(queued) => {
-                    if let Some(queued) = desk.queues.stand_in_line(queued) {
-                        begin(desk, queued, now, room).await;
-                    }
-                }
-                Turn::Later => {}
-            }
-        }
+/// Brings gauges and readiness up to date.
+fn tell(deliveries: &Deliveries, ready: &Readiness) {
+    let Deliveries { scheduler, meters, rate_limits, in_hand, gate, .. } = deliveries;
+    meters.set_users(scheduler.users(), rate_limits.users());
+    meters.set_jobs(in_hand.len(), scheduler.held());
+    match gate.reasons().as_slice() {
+        [] => ready.has(Lack::Pause),
+        reasons => ready.lacks(Lack::Pause, reasons.join("; ")),
     }
+    ready.intake(true);
 }
 
-/// Stop intake, drain, cut; then see that no grant is lost.
-async fn wind_up(desk: &Desk, source: Box<dyn Source>, stop: &Stop, drain: Duration) {
-    let released = source.stop();
-    info!("stopping: no new jobs, running ones may end");
-    let tasks = &desk.tasks;
-    tasks.close();
+/// While no stored record can be used, looks again, and lets a message in now and then whose
+/// record may be usable.
+async fn probe_records(
+    deliveries: &Arc<Deliveries>,
+    source: &mut dyn Source,
+    probed: &mut Monotonic,
+) {
+    if !deliveries.gate.has(&Trouble::Records) {
+        return;
+    }
+    deliveries.ask_records_again().await;
+    let now = deliveries.clock.monotonic();
+    if now.since(*probed) < PROBE_EVERY || !deliveries.gate.has(&Trouble::Records) {
+        return;
+    }
+    *probed = now;
+    source.set_window(Window::One);
     tokio::select! {
         biased;
-        () = tasks.wait() => {}
-        () = stop.cut.cancelled() => warn!("asked again: running jobs are cut"),
-        () = desk.clock.sleep(drain) => warn!("running jobs are cut after {drain:?}"),
+        came = source.next() => {
+            if let Ok(delivery) = came {
+                deliveries.receive(delivery);
+            }
+        }
+        () = deliveries.clock.sleep(TURN) => {}
     }
-    desk.cutting.cancel();
-    let over = |what: &'static str| async move {
-        desk.clock.sleep(RELEASE).await;
-        warn!("{what} took longer than {RELEASE:?}");
+    for delivery in source.pause().await {
+        deliveries.receive(delivery);
+    }
+    source.set_window(Window::Full);
+}
+
+/// Gives back what has not begun when the process stood still for so long that it may have
+/// lost its messages' leases.
+async fn watch_gaps(deliveries: Arc<Deliveries>) {
+    let mut gap = Gap::new(deliveries.clock.monotonic());
+    loop {
+        deliveries.clock.sleep(Gap::BEAT_EVERY).await;
+        if let Some(stood) = gap.beat(deliveries.clock.monotonic()) {
+            warn!("the process stood still for {stood:.1?}: what has not begun goes back");
+            deliveries.give_back_waiting();
+        }
+    }
+}
+
+/// The sweep of the outbox, and how to end it.
+struct Sweeping {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Sweeping {
+    async fn stop(self) {
+        self.stop.cancel();
+        // A panic in it was told where it happened.
+        drop(self.task.await);
+    }
+}
+
+fn sweep_outbox(deliveries: &Arc<Deliveries>) -> Sweeping {
+    let stop = CancellationToken::new();
+    let (told, asked) = (Arc::clone(deliveries), Arc::clone(deliveries));
+    let sweep = OutboxSweep {
+        bucket: Arc::clone(&deliveries.bucket),
+        holder: deliveries.carrier.store.holder().to_owned(),
+        own: crate::outbox::Own {
+            dead: Some(Arc::clone(&deliveries.topics.dead)),
+            outcomes: deliveries.topics.outcomes.clone(),
+        },
+        trouble: Arc::new(move || asked.is_left_alone()),
+        clock: Arc::clone(&deliveries.clock),
+        random: Arc::clone(&deliveries.random),
+        on_written: Arc::new(move |topic: &str| told.gate.open(&Trouble::Topic(topic.to_owned()))),
     };
-    tokio::select! { biased; () = tasks.wait() => {}, () = over("ending jobs") => {} }
-    tokio::select! { biased; () = released => {}, () = over("releasing messages") => {} }
-    // A grant that was obtained must be stored, or the user is locked out.
-    if !desk.carrier.store.shutdown(desk.carrier.store.policy().lease_ttl).await {
-        error!("a refresh is still under way; its grant may be lost");
-    }
-    info!("stopped");
+    let task = tokio::spawn(sweep.run(stop.clone()));
+    Sweeping { stop, task }
 }

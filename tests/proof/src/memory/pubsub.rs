@@ -10,10 +10,11 @@ use futures_util::FutureExt as _;
 use futures_util::future::{self, BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use shared::ports::Clock as _;
 use tokio::sync::Notify;
 use worker::job::Received;
 use worker::pubsub::{
-    Delivery, IntakeError, Outgoing, PublishError, Settle, Source, Topic, Window,
+    Delivery, IntakeError, Outgoing, PublishError, Settings, Settle, Source, Topic, Unseen, Window,
 };
 
 use super::VirtualClock;
@@ -61,6 +62,8 @@ struct State {
     /// Keys of which a message waits for its back-off: its successors wait too.
     blocked: HashMap<String, BTreeSet<u64>>,
     delayed: usize,
+    /// Messages that consumers hold.
+    held: BTreeMap<u64, Message>,
     outstanding: usize,
     acknowledged: u64,
     deliveries: u64,
@@ -71,6 +74,7 @@ struct State {
 struct Message {
     outgoing: Outgoing,
     attempts: i32,
+    published: Timestamp,
 }
 
 impl Queue {
@@ -98,11 +102,21 @@ impl Queue {
     fn put(&self, outgoing: Outgoing) -> u64 {
         let id = self.with(|s| {
             s.published += 1;
-            s.ready.insert(s.published, Message { outgoing, attempts: 0 });
+            let published = VirtualClock::new(SignedDuration::ZERO).wall();
+            s.ready.insert(s.published, Message { outgoing, attempts: 0, published });
             s.published
         });
         self.inner.changed.notify_waiters();
         id
+    }
+
+    /// Delivers every message that is held once more, as at-least-once delivery allows.
+    pub fn deliver_again(&self) {
+        self.with(|s| {
+            let held: Vec<_> = s.held.iter().map(|(id, m)| (*id, m.clone())).collect();
+            s.ready.extend(held);
+        });
+        self.inner.changed.notify_waiters();
     }
 
     /// A consumer of it.
@@ -160,6 +174,7 @@ impl Queue {
             message.attempts += 1;
             s.outstanding += 1;
             s.deliveries += 1;
+            s.held.insert(id, message.clone());
             Some((id, message))
         })
     }
@@ -172,6 +187,7 @@ impl Queue {
         let pause = least.saturating_mul(1 << doublings).min(most);
         self.with(|s| {
             s.outstanding -= 1;
+            s.held.remove(&id);
             if dead {
                 s.dead.push(message.clone());
             } else {
@@ -202,9 +218,10 @@ impl Queue {
         });
     }
 
-    fn acknowledge(&self) {
+    fn acknowledge(&self, id: u64) {
         self.with(|s| {
             s.outstanding -= 1;
+            s.held.remove(&id);
             s.acknowledged += 1;
         });
         self.inner.changed.notify_waiters();
@@ -261,6 +278,24 @@ impl Source for Consumer {
         self.window = window;
     }
 
+    fn settings(&self) -> BoxFuture<'_, Result<Option<Settings>, Unseen>> {
+        let QueueSettings { backoff, max_attempts, .. } = self.queue.settings;
+        let settings = Settings {
+            topic: "jobs".to_owned(),
+            pulled: true,
+            ack_deadline: Duration::from_secs(60),
+            ordering: true,
+            exactly_once: false,
+            expires_after: None,
+            filter: None,
+            retry: (!backoff.1.is_zero()).then_some(backoff),
+            dead_letter: Some(("dead".to_owned(), max_attempts)),
+            retention: Duration::from_secs(7 * 24 * 60 * 60),
+            detached: false,
+        };
+        future::ready(Ok(Some(settings))).boxed()
+    }
+
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
         async move {
             loop {
@@ -302,14 +337,13 @@ async fn receive(queue: &Queue, mine: &Arc<Mutex<usize>>, most: usize) -> Delive
 
 impl Held {
     fn delivery(queue: Queue, mine: Arc<Mutex<usize>>, id: u64, message: Message) -> Delivery {
-        let seconds = i64::try_from(id).unwrap_or(i64::MAX);
         Delivery {
             received: Arc::new(Received {
                 data: message.outgoing.data.clone(),
                 attributes: message.outgoing.attributes.clone(),
                 ordering_key: message.outgoing.ordering_key.clone(),
                 message_id: id.to_string(),
-                publish_time: Timestamp::from_second(seconds).ok(),
+                publish_time: Some(message.published),
                 delivery_attempt: Some(message.attempts),
             }),
             settle: Box::new(Self { queue, mine, message: Some((id, message)) }),
@@ -319,9 +353,9 @@ impl Held {
 
 impl Settle for Held {
     fn ack(mut self: Box<Self>) -> BoxFuture<'static, bool> {
-        if self.message.take().is_some() {
+        if let Some((id, _)) = self.message.take() {
             *count(&self.mine) -= 1;
-            self.queue.acknowledge();
+            self.queue.acknowledge(id);
         }
         future::ready(true).boxed()
     }
@@ -338,13 +372,51 @@ impl Drop for Held {
     }
 }
 
-/// A topic that remembers what was published.
-#[derive(Debug, Clone, Default)]
-pub struct Heard(Arc<Mutex<Vec<Outgoing>>>);
+/// A topic that remembers what was published, and refuses on demand.
+#[derive(Clone)]
+pub struct Heard(Arc<Hearing>);
+
+struct Hearing {
+    name: &'static str,
+    messages: Mutex<Vec<Outgoing>>,
+    refuse: Mutex<Arc<Refuse>>,
+}
+
+/// Why a topic does not take a message; `None` when it does.
+type Refuse = dyn Fn(&Outgoing) -> Option<PublishError> + Send + Sync;
 
 impl Heard {
+    /// A topic of this name that takes everything.
+    pub fn new(name: &'static str) -> Self {
+        let refuse: Arc<Refuse> = Arc::new(|_: &Outgoing| None);
+        Self(Arc::new(Hearing { name, messages: Mutex::default(), refuse: Mutex::new(refuse) }))
+    }
+
     fn with<T>(&self, f: impl FnOnce(&mut Vec<Outgoing>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.0.messages.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on refuses what `refuse` says.
+    pub fn refuse(
+        &self,
+        refuse: impl Fn(&Outgoing) -> Option<PublishError> + Send + Sync + 'static,
+    ) {
+        *self.0.refuse.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(refuse);
+    }
+
+    /// From now on takes nothing.
+    pub fn close(&self) {
+        let topic = self.0.name.to_owned();
+        let why = "NOT_FOUND".to_owned();
+        self.refuse(move |_| {
+            let (topic, why) = (topic.clone(), why.clone());
+            Some(PublishError::Unavailable { topic, why, source: None })
+        });
+    }
+
+    /// From now on takes everything.
+    pub fn open(&self) {
+        self.refuse(|_| None);
     }
 
     /// Takes out everything published so far.
@@ -371,15 +443,25 @@ impl Heard {
 }
 
 impl Topic for Heard {
-    fn name(&self) -> &'static str {
-        "heard"
+    fn name(&self) -> &str {
+        self.0.name
     }
 
     fn publish(&self, message: Outgoing) -> BoxFuture<'static, Result<String, PublishError>> {
+        let refuse = Arc::clone(&*self.0.refuse.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(error) = refuse(&message) {
+            return async move { Err(error) }.boxed();
+        }
         let id = self.with(|all| {
             all.push(message);
             all.len().to_string()
         });
         async move { Ok(id) }.boxed()
+    }
+}
+
+impl fmt::Debug for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heard").field("name", &self.0.name).finish_non_exhaustive()
     }
 }

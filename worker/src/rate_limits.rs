@@ -12,13 +12,15 @@ use shared::{Schedule, UserId};
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(64);
 /// No `Retry-After` holds a user up for longer than this.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// A user whose pause is over for so long is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// From so many users on, those whose pause is long over are forgotten.
 const TIDY_FROM: usize = 1024;
 
 /// Until when which users pause.
 #[derive(Debug, Default)]
-pub(crate) struct Paces {
+pub(crate) struct RateLimits {
     users: Mutex<HashMap<UserId, Pace>>,
     /// How many there are: mostly none, and then no job asks for more.
     count: AtomicUsize,
@@ -30,7 +32,7 @@ struct Pace {
     pauses: Schedule,
 }
 
-impl Paces {
+impl RateLimits {
     fn with<T>(&self, f: impl FnOnce(&mut HashMap<UserId, Pace>) -> T) -> T {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         let result = f(&mut users);
@@ -41,7 +43,7 @@ impl Paces {
     /// An API limits the user's rate and asks to wait for `asked`, or does not
     /// say; `unit` is a random number in 0..1. Refusals of calls that were under
     /// way together count once.
-    pub(crate) fn limited(
+    pub(crate) fn refused(
         &self,
         user: &UserId,
         asked: Option<Duration>,
@@ -50,7 +52,7 @@ impl Paces {
     ) {
         self.with(|users| {
             if users.len() >= TIDY_FROM {
-                users.retain(|_, pace| now.since(pace.until) < LONGEST);
+                users.retain(|_, pace| now.since(pace.until) < FORGET_AFTER);
             }
             let pace = users.entry(user.clone()).or_insert_with(|| Pace {
                 until: now,
@@ -68,7 +70,7 @@ impl Paces {
     }
 
     /// A call of the user went through that began after the pause.
-    pub(crate) fn fine(&self, user: &UserId, began: Monotonic) {
+    pub(crate) fn succeeded(&self, user: &UserId, began: Monotonic) {
         self.with(|users| {
             if users.get(user).is_some_and(|pace| pace.until <= began) {
                 users.remove(user);
@@ -92,55 +94,55 @@ mod tests {
 
     #[test]
     fn a_user_waits_as_long_as_the_api_asks_and_longer_each_time_it_does_not_say() {
-        let paces = Paces::default();
+        let paces = RateLimits::default();
         let (ann, bob) = (UserId::new("ann").unwrap(), UserId::new("bob").unwrap());
-        paces.limited(&ann, Some(Duration::from_secs(7)), at(10), 0.5);
+        paces.refused(&ann, Some(Duration::from_secs(7)), at(10), 0.5);
         assert_eq!(paces.wait(&ann, at(10)), Duration::from_secs(7));
         assert_eq!(paces.wait(&ann, at(20)), Duration::ZERO);
         assert_eq!(paces.wait(&bob, at(10)), Duration::ZERO, "it is ann's trouble only");
         let mut longest = Duration::ZERO;
         let mut now = at(100);
         for _ in 0..20 {
-            paces.limited(&ann, None, now, 0.5);
+            paces.refused(&ann, None, now, 0.5);
             let wait = paces.wait(&ann, now);
             assert!(wait >= longest && wait <= PAUSE_MAX, "{wait:?} after {longest:?}");
             longest = wait;
             now = now.plus(wait);
         }
         assert!(longest > PAUSE_MAX / 2, "{longest:?}");
-        paces.limited(&ann, Some(Duration::from_secs(1 << 40)), now, 0.5);
+        paces.refused(&ann, Some(Duration::from_secs(1 << 40)), now, 0.5);
         assert_eq!(paces.wait(&ann, now), LONGEST);
     }
 
     #[test]
     fn refusals_of_calls_that_were_under_way_together_count_once() {
-        let paces = Paces::default();
+        let paces = RateLimits::default();
         let ann = UserId::new("ann").unwrap();
-        paces.limited(&ann, None, at(10), 0.0);
+        paces.refused(&ann, None, at(10), 0.0);
         let wait = paces.wait(&ann, at(10));
         for _ in 0..50 {
-            paces.limited(&ann, None, at(10), 0.0);
+            paces.refused(&ann, None, at(10), 0.0);
         }
         assert_eq!(paces.wait(&ann, at(10)), wait);
     }
 
     #[test]
     fn success_is_believed_only_of_a_call_that_waited() {
-        let paces = Paces::default();
+        let paces = RateLimits::default();
         let ann = UserId::new("ann").unwrap();
-        paces.limited(&ann, Some(Duration::from_secs(5)), at(10), 0.5);
-        paces.fine(&ann, at(9));
+        paces.refused(&ann, Some(Duration::from_secs(5)), at(10), 0.5);
+        paces.succeeded(&ann, at(9));
         assert!(paces.wait(&ann, at(10)) > Duration::ZERO, "it began before");
-        paces.fine(&ann, at(15));
+        paces.succeeded(&ann, at(15));
         assert_eq!(paces.users(), 0);
     }
 
     #[test]
     fn it_does_not_grow_for_ever() {
-        let paces = Paces::default();
+        let paces = RateLimits::default();
         for n in 0..20_000 {
             let user = UserId::new(format!("user-{n}")).unwrap();
-            paces.limited(&user, None, at(n), 0.5);
+            paces.refused(&user, None, at(n), 0.5);
         }
         assert!(paces.users() <= 2 * TIDY_FROM, "{}", paces.users());
     }

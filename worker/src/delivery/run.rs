@@ -1,0 +1,199 @@
+//! Running a handler: what a job waits for, the slot, the renewed token, and what the run
+//! comes to.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use shared::{ConsentReason, Credentials, Error};
+use tokio::sync::SemaphorePermit;
+
+use crate::conclusion::Conclusion;
+use crate::effect::Knowledge;
+use crate::job::Job;
+use crate::metrics;
+use crate::outcome::Verdict;
+use crate::settlement::{Event, Ran};
+
+use super::report::Report;
+use super::{Course, Deliveries, Kind};
+
+impl<'a> Course<'a> {
+    /// Runs the handler once it has all that it needs; once more with a renewed token if
+    /// the API rejected the first. Between two runs no slot is held.
+    pub(super) async fn run(&mut self) -> Event {
+        let Some(job) = self.job else { return self.rejected("there is no job".to_owned()) };
+        let Some(kind) = self.kind else {
+            let known = self.shared.kinds.names();
+            return self.rejected(format!("unknown kind; this worker does {known}"));
+        };
+        let mut renewed = None;
+        loop {
+            let credentials = match renewed.take() {
+                Some(credentials) => credentials,
+                None => match self.ready(job).await {
+                    Ok(credentials) => credentials,
+                    Err(event) => return event,
+                },
+            };
+            let conclusion = match self.run_once(job, kind, &credentials).await {
+                Ok(conclusion) => conclusion,
+                Err(event) => return event,
+            };
+            if self.renewed || conclusion.verdict != Verdict::Unauthorized {
+                return self.judge(job, conclusion);
+            }
+            self.renewed = true;
+            renewed = match self.renew(&credentials, conclusion.knowledge).await {
+                Ok(credentials) => Some(credentials),
+                Err(event) => return event,
+            };
+        }
+    }
+
+    fn rejected(&mut self, reason: String) -> Event {
+        self.report.reason = Some(reason);
+        Event::Ran(Ran::Rejected, Knowledge::NOTHING)
+    }
+
+    /// Waits until jobs may begin, the user's rate limit is over and the user's token is
+    /// fresh.
+    async fn ready(&mut self, job: &Job) -> Result<Credentials, Event> {
+        tokio::select! {
+            biased;
+            () = self.shared.ends.stopping.cancelled() => return Err(Event::GoBack),
+            () = self.shared.gate.jobs_may_begin() => {}
+        }
+        loop {
+            let wait = self.shared.rate_limits.wait(&job.user, self.shared.now());
+            if wait.is_zero() {
+                break;
+            }
+            let reason = format!("an API limits the user's rate for another {wait:.0?}");
+            self.report.reason = Some(reason);
+            match self.hold(wait).await {
+                Event::Waited => {}
+                event => return Err(event),
+            }
+        }
+        self.credential(job).await
+    }
+
+    /// One run of the handler, in a slot.
+    async fn run_once(
+        &mut self,
+        job: &Job,
+        kind: &Kind,
+        credentials: &Credentials,
+    ) -> Result<Conclusion, Event> {
+        let _slot = self.slot().await?;
+        self.attempt += 1;
+        let began = self.shared.now();
+        let session = self.shared.carrier.session(credentials.clone());
+        let ledger = session.ledger();
+        let _running = self.shared.meters.run();
+        // A panic ends this delivery only; the handler keeps no state of ours that it could
+        // leave half-changed.
+        let handled = AssertUnwindSafe(async { kind.handler.handle(job, &session).await });
+        let conclusion = tokio::select! {
+            biased;
+            verdict = handled.catch_unwind() => match verdict {
+                Ok(verdict) => Conclusion::of(verdict, &ledger.calls()),
+                Err(_panic) => Conclusion::of_panic(&ledger.calls()),
+            },
+            () = self.shared.ends.cutting.cancelled() => {
+                Conclusion::of_cut("the replica stopped before the job ended", &ledger.calls())
+            }
+        };
+        if let Verdict::Done { .. } = conclusion.verdict {
+            self.shared.rate_limits.succeeded(&job.user, began);
+        }
+        Ok(conclusion)
+    }
+
+    /// A slot, once one is free and jobs may begin.
+    async fn slot(&self) -> Result<SemaphorePermit<'a>, Event> {
+        let shared: &'a Arc<Deliveries> = self.shared;
+        loop {
+            let permit = tokio::select! {
+                biased;
+                () = shared.ends.stopping.cancelled() => return Err(Event::GoBack),
+                permit = shared.slots.acquire() => permit,
+            };
+            let Ok(permit) = permit else { return Err(Event::GoBack) };
+            if !shared.gate.stops_jobs() {
+                return Ok(permit);
+            }
+            drop(permit);
+            tokio::select! {
+                biased;
+                () = shared.ends.stopping.cancelled() => return Err(Event::GoBack),
+                () = shared.gate.jobs_may_begin() => {}
+            }
+        }
+    }
+
+    /// Another token in the place of one that the API rejected.
+    async fn renew(
+        &mut self,
+        rejected: &Credentials,
+        known: Knowledge,
+    ) -> Result<Credentials, Event> {
+        match self.shared.carrier.store.renew(rejected).await {
+            Ok(credentials) => Ok(credentials),
+            Err(Error::NeedsConsent(why)) => Err(self.needs_consent(why, known)),
+            Err(error) => {
+                self.report = Report {
+                    reason: Some(format!("HTTP status 401, and {error}")),
+                    http_status: Some(401),
+                    ..Report::default()
+                };
+                // The next run may renew it.
+                self.renewed = false;
+                Err(Event::Ran(Ran::Failed { after: None }, known))
+            }
+        }
+    }
+
+    pub(super) fn needs_consent(&mut self, why: ConsentReason, known: Knowledge) -> Event {
+        self.report = Report { reason: Some(why.to_string()), ..Report::default() };
+        self.consent = Some(why);
+        Event::Ran(Ran::NeedsConsent, known)
+    }
+
+    /// What a run comes to, and what is told of it.
+    fn judge(&mut self, job: &Job, conclusion: Conclusion) -> Event {
+        let Conclusion { verdict, knowledge } = conclusion;
+        let ran = match verdict {
+            Verdict::Done { http_status, result, warning } => {
+                self.report = Report { http_status, result, warning, ..Report::default() };
+                Ran::Done
+            }
+            Verdict::Unauthorized => {
+                let reason = "the API rejects the renewed token (HTTP status 401)";
+                self.report = Report::failed(reason, Some(401));
+                Ran::Failed { after: None }
+            }
+            Verdict::RateLimited { http_status, after } => {
+                metrics::count(metrics::SLOWED);
+                let (now, limits) = (self.shared.now(), &self.shared.rate_limits);
+                limits.refused(&job.user, after, now, self.shared.random.unit());
+                self.report = Report::failed("the API limits the user's rate", http_status);
+                Ran::Failed { after: Some(limits.wait(&job.user, now)) }
+            }
+            Verdict::Retry { why, http_status, after } => {
+                self.report = Report::failed(why, http_status);
+                Ran::Failed { after }
+            }
+            Verdict::MissingScopes { scopes } => {
+                return self.needs_consent(ConsentReason::MissingScopes(scopes), knowledge);
+            }
+            Verdict::Reject { reason, detail, http_status } => {
+                self.report = Report { detail, ..Report::failed(reason, http_status) };
+                Ran::Rejected
+            }
+            Verdict::Stated { .. } => unreachable!("a conclusion holds the verdict itself"),
+        };
+        Event::Ran(ran, knowledge)
+    }
+}

@@ -1,0 +1,197 @@
+//! Writing the parts of an end.
+
+use std::sync::Arc;
+
+use tracing::{debug, error, warn};
+
+use crate::dead_letter::{Obituary, dead_letter};
+use crate::gate::Trouble;
+use crate::outbox::{StoredEnding, Writable};
+use crate::parking::Parked;
+use crate::pubsub::{Outgoing, PublishError, Topic};
+use crate::resuming::resume_user;
+use crate::settlement::{Cut, Ending, Event, Part, Parts};
+
+use super::report::Report;
+use super::{Course, Deliveries, Stuck};
+
+impl Course<'_> {
+    /// Writes one part; gives it up when the replica's time is over.
+    pub(super) async fn write(&mut self, part: Part, ending: Ending, cut: Cut) -> Event {
+        let over = self.shared.ends.over.clone();
+        let writing = async {
+            match part {
+                Part::Remember => self.remember(ending).await,
+                Part::DeadLetter => {
+                    let letter = self.dead_letter(ending, cut);
+                    self.publish(&*self.shared.topics.dead, letter).await
+                }
+                Part::Park => self.park().await,
+                Part::Outcome => match &self.shared.topics.outcomes {
+                    Some(topic) => self.publish(&**topic, self.outcome_message(ending, cut)).await,
+                    None => Event::Written,
+                },
+            }
+        };
+        let event = tokio::select! {
+            biased;
+            event = writing => event,
+            () = over.cancelled() => Event::TimeIsOver,
+        };
+        match event {
+            Event::Unwritten => {
+                self.stuck.get_or_insert_with(|| Stuck::new(&self.shared.stuck));
+            }
+            _ => self.stuck = None,
+        }
+        event
+    }
+
+    /// Notes the end where later deliveries of the job look.
+    async fn remember(&mut self, ending: Ending) -> Event {
+        let Some(job) = self.job else { return Event::Written };
+        let told = self.told(ending);
+        match self.shared.dedupe.remember(job, &told, &*self.shared.clock).await {
+            Ok(first) => {
+                self.shared.gate.open(&Trouble::Bucket);
+                let Some(first) = first else { return Event::Written };
+                let ending = Ending { status: first.status, known: first.known() };
+                self.report = Report::of_told(first);
+                Event::Remembered(ending)
+            }
+            Err(why) => {
+                self.shared.gate.close(Trouble::Bucket, &why);
+                Event::Unwritten
+            }
+        }
+    }
+
+    /// Stores the message until the user consents.
+    async fn park(&mut self) -> Event {
+        let (Some(job), Some(why)) = (self.job, &self.consent) else { return Event::RunIt };
+        let received = &self.message.received;
+        let now = self.shared.clock.wall();
+        match self.shared.parking.park(job, received, why, now).await {
+            Ok(parked) => {
+                self.shared.gate.open(&Trouble::Bucket);
+                match parked {
+                    Parked::RunIt => Event::RunIt,
+                    Parked::Stored { moved } => {
+                        if moved {
+                            self.resume(job);
+                        }
+                        Event::Written
+                    }
+                }
+            }
+            Err(why) => {
+                self.shared.gate.close(Trouble::Bucket, &why);
+                Event::Unwritten
+            }
+        }
+    }
+
+    /// The credential moved while the job was being parked, so whoever moved it may have
+    /// looked too early: the user's jobs go on like at a login.
+    fn resume(&self, job: &crate::job::Job) {
+        let (shared, user) = (Arc::clone(self.shared), job.user.clone());
+        self.shared.tasks.spawn(async move {
+            let Deliveries { carrier, topics, clock, bucket, .. } = &*shared;
+            let resumed = resume_user(&**bucket, &carrier.store, &*topics.jobs, &**clock, &user);
+            if let Err(why) = resumed.await {
+                debug!(user = %user.digest(), "parked jobs wait for the next sweep: {why}");
+            }
+        });
+    }
+
+    fn dead_letter(&self, ending: Ending, cut: Cut) -> Outgoing {
+        let reason = self.report.error().unwrap_or_default();
+        let reason = if self.failed_too_long(ending) {
+            format!("tried for too long: {reason}")
+        } else {
+            reason.into_owned()
+        };
+        let about = Obituary {
+            job: self.job,
+            reason: &reason,
+            known: ending.known,
+            only_ours: cut != Cut::Whole,
+        };
+        dead_letter(&self.message.received, &about)
+    }
+
+    /// Publishes one message on its own.
+    async fn publish(&self, topic: &dyn Topic, message: Outgoing) -> Event {
+        let trouble = || Trouble::Topic(topic.name().to_owned());
+        match topic.publish_alone(message).await {
+            Ok(_id) => {
+                self.shared.gate.open(&trouble());
+                Event::Written
+            }
+            Err(why @ PublishError::Refused { .. }) => {
+                warn!(job = self.job_id(), "{why}; less of the message is published instead");
+                Event::Refused
+            }
+            Err(why) => {
+                self.shared.gate.close(trouble(), &why);
+                Event::Unwritten
+            }
+        }
+    }
+
+    /// Keeps what is not written yet in the bucket's outbox.
+    pub(super) async fn store(&mut self, ending: Ending, rest: Parts, refused: bool) -> Event {
+        let mut writables = Vec::new();
+        for part in rest.iter() {
+            let cut = if refused { Cut::Bare } else { Cut::Whole };
+            match part {
+                Part::Remember => {
+                    let told = self.told(ending);
+                    let object = self.job.and_then(|job| {
+                        self.shared.dedupe.to_remember(job, &told, &*self.shared.clock)
+                    });
+                    if let Some((object, content)) = object {
+                        writables.push(Writable::Remember { object, content });
+                    }
+                }
+                Part::DeadLetter => writables.push(Writable::DeadLetter {
+                    topic: self.shared.topics.dead.name().to_owned(),
+                    message: self.dead_letter(ending, cut),
+                }),
+                Part::Outcome => {
+                    if let Some(topic) = &self.shared.topics.outcomes {
+                        writables.push(Writable::Outcome {
+                            topic: topic.name().to_owned(),
+                            message: self.outcome_message(ending, cut),
+                        });
+                    }
+                }
+                Part::Park => unreachable!("a job that is being parked is not stored"),
+            }
+        }
+        let stored = StoredEnding {
+            user: self.job.map(|job| job.user.clone()),
+            job: self.job_id().to_owned(),
+            kind: self.job.map(|job| job.kind.clone()).unwrap_or_default(),
+            run: self.job.map_or(0, |job| job.run),
+            message_id: self.message.received.message_id.clone(),
+            status: ending.status,
+            effect: ending.known.effect,
+            repeatable: ending.known.repeatable,
+            reason: self.report.reason.clone(),
+            refused,
+            rest: writables,
+            stored_at: self.shared.clock.wall(),
+        };
+        match self.shared.outbox.store(&stored).await {
+            Ok(()) => {
+                self.shared.gate.open(&Trouble::Bucket);
+                Event::Stored
+            }
+            Err(why) => {
+                error!(job = self.job_id(), "the job's end cannot be kept in the bucket: {why}");
+                Event::NotStored
+            }
+        }
+    }
+}
