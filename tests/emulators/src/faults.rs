@@ -22,6 +22,8 @@
 //! | [`Fault::stall`] | is not carried out | an open connection and nothing else, until it gives up or the fault is lifted; then it is cut |
 //! | [`Fault::lost_reply`] | is carried out | its connection cut, without an answer |
 //! | [`Fault::latency`] | is carried out when it arrives | the answer, so much later |
+//! | [`Fault::forgotten`] (Pub/Sub) | is answered and not carried out | success, and later the message again |
+//! | [`Fault::duplicated`] (Pub/Sub) | is carried out twice | one message ID, two ack IDs |
 //!
 //! A reply is lost only if the request changed or read something: one that was refused
 //! anyhow (a failed precondition, say) is answered, and the fault waits for the next.
@@ -30,35 +32,99 @@
 //! Of the faults that fit a request the oldest strikes, alone. A fault strikes until its
 //! [`times`](Fault::times) are used up or it is [lifted](Injected::lift); dropping its
 //! handle lifts nothing.
+//!
+//! # Pub/Sub
+//!
+//! [`PubSub::inject`] takes [`pubsub::Fault`](crate::pubsub::Fault), which refuses with gRPC codes. A fault is
+//! narrowed by [`Operation`], by the full name of the topic or subscription
+//! ([`about`](Fault::about)) and by the message ([`with_attribute`](Fault::with_attribute),
+//! [`matching`](Fault::matching)); one message that fits makes its whole request fit.
+//!
+//! ```no_run
+//! # async fn run() -> std::io::Result<()> {
+//! use emulators::pubsub::{Config, Fault, Operation, PubSub};
+//! use tonic::Code;
+//!
+//! let pubsub = PubSub::start(Config::default()).await?;
+//! // A topic that takes no outcomes until this is lifted.
+//! let gone = Fault::refusal(Code::NotFound).on(Operation::Publish).about("projects/p/topics/t");
+//! let gone = pubsub.inject(gone);
+//! // One message that is refused for itself, and its batch with it.
+//! pubsub.inject(Fault::refusal(Code::InvalidArgument).with_attribute("job", "7").times(2));
+//! // The look at a topic: a server that knows no TestIamPermissions.
+//! pubsub.inject(Fault::refusal(Code::Unimplemented).on(Operation::TestPermissions));
+//! // Each message of a subscription twice; every acknowledgement answered and lost.
+//! pubsub.inject(Fault::duplicated().about("projects/p/subscriptions/s"));
+//! pubsub.inject(Fault::forgotten().on(Operation::Acknowledge).times(1));
+//! gone.lift();
+//! # Ok(()) }
+//! ```
+//!
+//! Not requests, and therefore methods of [`PubSub`]: [`create_topic`](PubSub::create_topic),
+//! [`delete_topic`](PubSub::delete_topic), [`set_retry_policy`](PubSub::set_retry_policy),
+//! [`set_dead_letter_policy`](PubSub::set_dead_letter_policy),
+//! [`end_streams`](PubSub::end_streams), [`expire_leases`](PubSub::expire_leases).
+//!
+//! An address that accepts and closes, or that swallows everything silently, is a
+//! [`Proxy`](crate::proxy::Proxy) before any server.
+//!
+//! [`Operation`]: crate::pubsub::Operation
+//! [`PubSub`]: crate::pubsub::PubSub
+//! [`PubSub::inject`]: crate::pubsub::PubSub::inject
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
 use http::StatusCode;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Cut;
+use crate::pubsub;
 
-/// What is to go wrong, with which requests. `O` is the server's kind of operation.
+/// What is to go wrong, with which requests. `O` is the server's kind of operation, `R`
+/// what it refuses with.
 #[derive(Clone, Debug)]
-pub struct Fault<O> {
-    effect: Effect,
+pub struct Fault<O, R = StatusCode> {
+    effect: Effect<R>,
     operations: Vec<O>,
     subject: Subject,
+    message: Option<Selector>,
     times: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Effect {
+enum Effect<R> {
     Latency(Duration),
     LostReply,
-    Refusal(StatusCode),
+    Refusal(R),
     Stall,
+    Forgotten,
+    Duplicated,
 }
 
-/// What a request is about: an object by its name, or a user by their `sub`.
+impl<R> Effect<R> {
+    /// Strikes inside the server: what the client sees of the request is as always.
+    fn is_inward(&self) -> bool {
+        matches!(self, Self::Forgotten | Self::Duplicated)
+    }
+}
+
+/// Which messages a request must carry one of.
+#[derive(Clone)]
+struct Selector(Arc<dyn Fn(&PubsubMessage) -> bool + Send + Sync>);
+
+impl fmt::Debug for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Selector")
+    }
+}
+
+/// What a request is about: an object or Pub/Sub resource by its name, or a user by
+/// their `sub`.
 #[derive(Clone, Debug)]
 enum Subject {
     Any,
@@ -76,14 +142,14 @@ impl Subject {
     }
 }
 
-impl<O> Fault<O> {
+impl<O, R> Fault<O, R> {
     /// The request is carried out, and its connection is cut instead of an answer.
     pub fn lost_reply() -> Self {
         Self::of(Effect::LostReply)
     }
 
-    /// The request is not carried out and answered with this status.
-    pub fn refusal(status: StatusCode) -> Self {
+    /// The request is not carried out and answered with this HTTP status or gRPC code.
+    pub fn refusal(status: R) -> Self {
         Self::of(Effect::Refusal(status))
     }
 
@@ -97,8 +163,8 @@ impl<O> Fault<O> {
         Self::of(Effect::Latency(latency))
     }
 
-    fn of(effect: Effect) -> Self {
-        Self { effect, operations: Vec::new(), subject: Subject::Any, times: None }
+    fn of(effect: Effect<R>) -> Self {
+        Self { effect, operations: Vec::new(), subject: Subject::Any, message: None, times: None }
     }
 
     /// Strikes this operation only; given more than once, any of them.
@@ -108,7 +174,7 @@ impl<O> Fault<O> {
         self
     }
 
-    /// Strikes requests about this object or user only.
+    /// Strikes requests about this object, Pub/Sub resource or user only.
     #[must_use]
     pub fn about(mut self, subject: impl Into<String>) -> Self {
         self.subject = Subject::Exactly(subject.into());
@@ -126,6 +192,38 @@ impl<O> Fault<O> {
     #[must_use]
     pub fn times(mut self, times: u64) -> Self {
         self.times = Some(times);
+        self
+    }
+}
+
+impl Fault<pubsub::Operation, tonic::Code> {
+    /// [`Acknowledge`](pubsub::Operation::Acknowledge), and nothing else, is answered and
+    /// not carried out: the lease runs on, and its message comes again when that ends.
+    pub fn forgotten() -> Self {
+        Self::of(Effect::Forgotten).on(pubsub::Operation::Acknowledge)
+    }
+
+    /// A message that a subscription takes in is delivered twice, under one message ID and
+    /// with an ack ID each, both of which must be settled.
+    pub fn duplicated() -> Self {
+        Self::of(Effect::Duplicated).on(pubsub::Operation::Deliver)
+    }
+
+    /// Strikes requests that carry a message with this attribute only.
+    #[must_use]
+    pub fn with_attribute(self, name: &str, value: &str) -> Self {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.matching(move |message| message.attributes.get(&name) == Some(&value))
+    }
+
+    /// Strikes requests that carry such a message only: those published, delivered or
+    /// acknowledged by it. Other requests carry none.
+    #[must_use]
+    pub fn matching(
+        mut self,
+        wanted: impl Fn(&PubsubMessage) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.message = Some(Selector(Arc::new(wanted)));
         self
     }
 }
@@ -166,35 +264,35 @@ impl Injected {
 
 /// The faults of one server.
 #[derive(Clone, Debug)]
-pub(crate) struct Faults<O> {
-    armed: Arc<Mutex<Vec<Armed<O>>>>,
+pub(crate) struct Faults<O, R = StatusCode> {
+    armed: Arc<Mutex<Vec<Armed<O, R>>>>,
 }
 
 #[derive(Debug)]
-struct Armed<O> {
-    fault: Fault<O>,
+struct Armed<O, R> {
+    fault: Fault<O, R>,
     injected: Injected,
 }
 
 /// A request whose answer may still meet a fault.
 #[derive(Debug)]
 #[must_use = "its answer must pass too"]
-pub(crate) struct Passage<O> {
-    faults: Faults<O>,
+pub(crate) struct Passage<O, R = StatusCode> {
+    faults: Faults<O, R>,
     arrived: Instant,
     cut: Cut,
     /// A fault that strikes when the request has been carried out.
-    pending: Option<(Effect, Injected)>,
+    pending: Option<(Effect<R>, Injected)>,
 }
 
-impl<O> Default for Faults<O> {
+impl<O, R> Default for Faults<O, R> {
     fn default() -> Self {
         Self { armed: Arc::default() }
     }
 }
 
-impl<O: Copy + PartialEq> Faults<O> {
-    pub(crate) fn inject(&self, fault: Fault<O>) -> Injected {
+impl<O: Copy + PartialEq, R: Copy> Faults<O, R> {
+    pub(crate) fn inject(&self, fault: Fault<O, R>) -> Injected {
         let injected = Injected::new();
         self.lock().push(Armed { fault, injected: injected.clone() });
         injected
@@ -205,17 +303,28 @@ impl<O: Copy + PartialEq> Faults<O> {
         !self.lock().is_empty()
     }
 
-    /// Lets a request in, or says with which status it is refused. Stalls it if that is
+    /// Lets a request in, or says with what it is refused. Stalls it if that is
     /// its fault. Cancelled when its connection ends.
     pub(crate) async fn enter(
         &self,
         operation: O,
         subject: Option<&str>,
         cut: Cut,
-    ) -> Result<Passage<O>, StatusCode> {
+    ) -> Result<Passage<O, R>, R> {
+        self.enter_with(operation, subject, &[], cut).await
+    }
+
+    /// As [`enter`](Self::enter), for a request that carries messages.
+    pub(crate) async fn enter_with(
+        &self,
+        operation: O,
+        subject: Option<&str>,
+        messages: &[PubsubMessage],
+        cut: Cut,
+    ) -> Result<Passage<O, R>, R> {
         let mut passage =
             Passage { faults: self.clone(), arrived: Instant::now(), cut, pending: None };
-        let Some((effect, injected)) = self.take(operation, subject) else {
+        let Some((effect, injected)) = self.take(operation, subject, messages, false) else {
             return Ok(passage);
         };
         match effect {
@@ -228,21 +337,39 @@ impl<O: Copy + PartialEq> Faults<O> {
                 injected.lifted.cancelled().await;
                 passage.cut().await
             }
-            Effect::LostReply | Effect::Latency(_) => {
+            _ => {
                 passage.pending = Some((effect, injected));
                 Ok(passage)
             }
         }
     }
 
+    /// Whether a fault inside the server strikes this operation on a message.
+    pub(crate) fn strikes(&self, operation: O, subject: &str, message: &PubsubMessage) -> bool {
+        let struck = self.take(operation, Some(subject), std::slice::from_ref(message), true);
+        if let Some((_, injected)) = &struck {
+            injected.struck();
+        }
+        struck.is_some()
+    }
+
     /// The oldest fault that fits, one of its times used up.
-    fn take(&self, operation: O, subject: Option<&str>) -> Option<(Effect, Injected)> {
+    fn take(
+        &self,
+        operation: O,
+        subject: Option<&str>,
+        messages: &[PubsubMessage],
+        inward: bool,
+    ) -> Option<(Effect<R>, Injected)> {
         let mut armed = self.lock();
         armed.retain(|armed| !armed.injected.lifted.is_cancelled());
         let struck = armed.iter_mut().find(|Armed { fault, .. }| {
+            let message = fault.message.as_ref();
             fault.times != Some(0)
+                && fault.effect.is_inward() == inward
                 && (fault.operations.is_empty() || fault.operations.contains(&operation))
                 && fault.subject.covers(subject)
+                && message.is_none_or(|Selector(wanted)| messages.iter().any(|m| wanted(m)))
         })?;
         if let Some(times) = &mut struck.fault.times {
             *times -= 1;
@@ -259,12 +386,12 @@ impl<O: Copy + PartialEq> Faults<O> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Armed<O>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Armed<O, R>>> {
         self.armed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<O: Copy + PartialEq> Passage<O> {
+impl<O: Copy + PartialEq, R: Copy> Passage<O, R> {
     /// Lets the answer out, unless it is lost; late if that is its fault. `done` says
     /// whether the request was carried out.
     pub(crate) async fn leave(self, done: bool) {
@@ -286,7 +413,7 @@ impl<O: Copy + PartialEq> Passage<O> {
     }
 }
 
-impl<O> Passage<O> {
+impl<O, R> Passage<O, R> {
     /// Ends the connection, and with it whoever waits here.
     async fn cut<T>(&self) -> T {
         self.cut.now();

@@ -3,13 +3,15 @@
 //! Each emulator listens on loopback and speaks the real wire protocol, so the
 //! official clients and plain HTTP clients use it unchanged.
 //!
-//! They can be told to misbehave: [`faults`] tells how answers of [`storage`] and
-//! [`google`] are delayed, lost, refused or withheld, and how a test waits for that.
+//! They can be told to misbehave: [`faults`] tells how answers of [`storage`], [`google`]
+//! and [`pubsub`] are delayed, lost, refused or withheld, and how a test waits for that.
+//! [`proxy`] spoils the connections to any server, these or others.
 
 pub mod access;
 mod connection;
 mod date;
 pub mod faults;
 pub mod google;
+pub mod proxy;
 pub mod pubsub;
 pub mod storage;

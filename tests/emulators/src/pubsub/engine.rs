@@ -1,17 +1,18 @@
 //! Drives the broker: the lock, the clock, the timer and the signals.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::broker::{Attachment, Broker};
 use super::consumer::{Delivery, Limits};
 use super::error::Error;
+use super::fault::{self, Faults};
 use super::settings::Settings;
 
 /// Runs operations on the broker one at a time and passes on what they cause.
@@ -24,12 +25,14 @@ pub(super) struct Engine {
     changed: watch::Sender<()>,
     /// Cancelled when the server stops.
     pub(super) stop: CancellationToken,
+    /// What is to go wrong; the broker has the same ones.
+    pub(super) faults: Faults,
 }
 
 #[derive(Debug)]
 struct Core {
     broker: Broker,
-    signals: HashMap<Attachment, Arc<Notify>>,
+    signals: HashMap<Attachment, Arc<Signal>>,
     /// The time that the timer sleeps to.
     armed: Option<Instant>,
 }
@@ -41,15 +44,17 @@ impl Engine {
             reason = "the one place where the emulator learns the wall clock; publish times derive from it"
         )]
         let wall = SystemTime::now();
+        let faults = Faults::default();
         Self {
             core: Mutex::new(Core {
-                broker: Broker::new(Instant::now(), wall),
+                broker: Broker::new(Instant::now(), wall, faults.clone()),
                 signals: HashMap::new(),
                 armed: None,
             }),
             timer: Notify::new(),
             changed: watch::Sender::new(()),
             stop: CancellationToken::new(),
+            faults,
         }
     }
 
@@ -96,13 +101,27 @@ impl Engine {
         subscription: &str,
         limits: impl FnOnce(&Settings) -> Limits,
     ) -> Result<Session, Error> {
-        let signal = Arc::new(Notify::new());
+        let signal = Arc::new(Signal::default());
         let attachment = self.locked(|core, now| {
             let attachment = core.broker.open(subscription, limits, now)?;
             core.signals.insert(attachment, Arc::clone(&signal));
             Ok::<_, Error>(attachment)
         })?;
         Ok(Session { engine: Arc::clone(self), attachment, signal })
+    }
+
+    /// Ends the consumers that a subscription has now.
+    pub(super) fn end(&self, subscription: &str, code: Code) -> Result<(), Error> {
+        self.locked(|core, _| {
+            for attachment in core.broker.consumers(subscription)? {
+                if let Some(signal) = core.signals.get(&attachment) {
+                    // One that has ended stays ended as it was.
+                    signal.ended.set(code).unwrap_or_default();
+                    signal.woken.notify_one();
+                }
+            }
+            Ok(())
+        })
     }
 
     fn locked<T>(&self, operation: impl FnOnce(&mut Core, Instant) -> T) -> T {
@@ -112,7 +131,7 @@ impl Engine {
         let result = operation(&mut core, now);
         for attachment in core.broker.take_woken() {
             if let Some(signal) = core.signals.get(&attachment) {
-                signal.notify_one();
+                signal.woken.notify_one();
             }
         }
         let next = core.broker.next_wakeup();
@@ -140,13 +159,24 @@ impl Engine {
 pub(super) struct Session {
     pub(super) engine: Arc<Engine>,
     pub(super) attachment: Attachment,
-    signal: Arc<Notify>,
+    signal: Arc<Signal>,
+}
+
+/// What a consumer waits for.
+#[derive(Debug, Default)]
+struct Signal {
+    woken: Notify,
+    /// The code that a test has ended it with.
+    ended: OnceLock<Code>,
 }
 
 impl Session {
     /// What is ready: at most `messages`, and at most `bytes` unless the first
     /// alone is larger.
     pub(super) fn take(&self, messages: usize, bytes: u64) -> Result<Vec<Delivery>, Status> {
+        if let Some(code) = self.signal.ended.get() {
+            return Err(fault::refused(*code));
+        }
         self.engine
             .run(|broker, now| broker.take(self.attachment, messages, bytes, now))
             .ok_or_else(|| Status::not_found("the subscription was deleted"))
@@ -154,7 +184,7 @@ impl Session {
 
     /// Completes when there may be something to take. Cancel safe.
     pub(super) async fn ready(&self) {
-        self.signal.notified().await;
+        self.signal.woken.notified().await;
     }
 }
 

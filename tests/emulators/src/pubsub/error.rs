@@ -1,6 +1,6 @@
 //! Why a request is refused, and the gRPC code that says so.
 
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// A refused request. `Display` is the text that the client sees.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +20,9 @@ pub(super) enum Error {
     /// Production can do this, the emulator cannot.
     #[error("the Pub/Sub emulator does not implement {0}")]
     Unimplemented(&'static str),
+    /// A test wants it so.
+    #[error("{1}")]
+    Injected(Code, &'static str),
 }
 
 impl From<Error> for Status {
@@ -31,6 +34,7 @@ impl From<Error> for Status {
             Error::Conflict(_) => Self::aborted(text),
             Error::Invalid(_) => Self::invalid_argument(text),
             Error::Unimplemented(_) => Self::unimplemented(text),
+            Error::Injected(code, _) => Self::new(code, text),
         }
     }
 }

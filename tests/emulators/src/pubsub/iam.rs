@@ -6,7 +6,9 @@ use googleapis_tonic_google_iam_v1::google::iam::v1;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::engine::Engine;
+use super::fault::{Operation, pass};
 use super::service::i_a_m_policy_server::IAMPolicy;
+use crate::connection::Cut;
 
 /// Translates between requests and the broker.
 #[derive(Debug)]
@@ -39,8 +41,11 @@ impl IAMPolicy for IamService {
         &self,
         request: Request<v1::TestIamPermissionsRequest>,
     ) -> Result<Response<v1::TestIamPermissionsResponse>, Status> {
+        let cut = Cut::of(request.extensions());
         let v1::TestIamPermissionsRequest { resource, permissions } = request.into_inner();
-        let permissions = self.engine.read(|broker| broker.granted(&resource, permissions))?;
+        let granted = || Ok(self.engine.read(|broker| broker.granted(&resource, permissions))?);
+        let operation = (Operation::TestPermissions, resource.as_str());
+        let permissions = pass(&self.engine, operation, cut, granted).await?;
         Ok(Response::new(v1::TestIamPermissionsResponse { permissions }))
     }
 }

@@ -75,6 +75,7 @@ mod broker;
 mod consumer;
 mod engine;
 mod error;
+mod fault;
 mod iam;
 mod lane;
 mod message;
@@ -93,14 +94,20 @@ mod subscription;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::access::Binding;
+use crate::connection::Cuttable;
+use crate::faults::Injected;
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use self::engine::Engine;
 use self::iam::IamService;
@@ -110,7 +117,10 @@ use self::service::publisher_server::PublisherServer;
 use self::service::subscriber_server::SubscriberServer;
 use self::subscriber::SubscriberService;
 
+pub use self::fault::{Fault, Operation};
 pub use self::stats::Stats;
+/// A message as it is published and delivered, for [`Fault::matching`].
+pub use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
 
 /// Above what a valid request can have, so that the emulator's own checks answer.
 const MAX_REQUEST_BYTES: usize = 32 << 20;
@@ -161,7 +171,8 @@ impl PubSub {
             .add_service(IAMPolicyServer::new(IamService { engine: Arc::clone(&engine) }));
         // HTTP/1 is for the REST API.
         let http = Server::builder().accept_http1(true).add_routes(routes);
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        // Streams are to end with a status when the server stops: no connection is cut then.
+        let incoming = Cuttable::new(listener, CancellationToken::new()).into_stream();
         let driver = Arc::clone(&engine);
         let server = tokio::spawn(async move {
             let serve = http.serve_with_incoming_shutdown(incoming, driver.stop.cancelled());
@@ -252,6 +263,97 @@ impl PubSub {
         denied.map_err(|_| NoSuchResource(resource.to_owned()))
     }
 
+    /// Has something go wrong from now on; see [`crate::faults`].
+    pub fn inject(&self, fault: Fault) -> Injected {
+        self.engine.faults.inject(fault)
+    }
+
+    /// Creates a topic, by its full name, as an operator beside the running fleet would.
+    /// Subscriptions of a deleted topic of that name stay without one, as in production;
+    /// as a dead-letter topic it serves again.
+    ///
+    /// # Errors
+    ///
+    /// The name is malformed or taken.
+    pub fn create_topic(&self, topic: &str) -> Result<(), Refused> {
+        let topic = proto::Topic { name: topic.to_owned(), ..proto::Topic::default() };
+        Ok(self.engine.run(|broker, _| broker.create_topic(topic)).map(drop)?)
+    }
+
+    /// Deletes a topic, by its full name. Publishing to it is refused from now on with
+    /// `NOT_FOUND`.
+    ///
+    /// # Errors
+    ///
+    /// There is no such topic.
+    pub fn delete_topic(&self, topic: &str) -> Result<(), Refused> {
+        Ok(self.engine.run(|broker, _| broker.delete_topic(topic))?)
+    }
+
+    /// Sets or, with `None`, removes the retry policy of a subscription, by its full name:
+    /// minimum and maximum backoff. Without one, what is given back comes again at once.
+    ///
+    /// # Errors
+    ///
+    /// There is no such subscription, or the backoff is out of range.
+    pub fn set_retry_policy(
+        &self,
+        subscription: &str,
+        backoff: Option<RangeInclusive<Duration>>,
+    ) -> Result<(), Refused> {
+        let seconds = |duration: &Duration| prost_types::Duration::try_from(*duration).ok();
+        let retry_policy = backoff.map(|backoff| proto::RetryPolicy {
+            minimum_backoff: seconds(backoff.start()),
+            maximum_backoff: seconds(backoff.end()),
+        });
+        let new = proto::Subscription { retry_policy, ..proto::Subscription::default() };
+        self.change_subscription(subscription, "retry_policy", new)
+    }
+
+    /// Sets or, with `None`, removes the dead-letter policy of a subscription, by its full
+    /// name: the topic's full name and the permitted attempts. Without one, deliveries
+    /// carry no attempt.
+    ///
+    /// # Errors
+    ///
+    /// There is no such subscription or topic, or the attempts are out of range.
+    pub fn set_dead_letter_policy(
+        &self,
+        subscription: &str,
+        policy: Option<(&str, i32)>,
+    ) -> Result<(), Refused> {
+        let dead_letter_policy = policy.map(|(topic, attempts)| proto::DeadLetterPolicy {
+            dead_letter_topic: topic.to_owned(),
+            max_delivery_attempts: attempts,
+        });
+        let new = proto::Subscription { dead_letter_policy, ..proto::Subscription::default() };
+        self.change_subscription(subscription, "dead_letter_policy", new)
+    }
+
+    fn change_subscription(
+        &self,
+        name: &str,
+        field: &str,
+        new: proto::Subscription,
+    ) -> Result<(), Refused> {
+        let request = proto::UpdateSubscriptionRequest {
+            subscription: Some(proto::Subscription { name: name.to_owned(), ..new }),
+            update_mask: Some(prost_types::FieldMask { paths: vec![field.to_owned()] }),
+        };
+        Ok(self.engine.run(|broker, _| broker.update_subscription(request)).map(drop)?)
+    }
+
+    /// Ends every stream and waiting `Pull` that a subscription has now with this code,
+    /// as the service does now and then with `UNAVAILABLE`. What they delivered stays
+    /// leased.
+    ///
+    /// # Errors
+    ///
+    /// There is no such subscription.
+    pub fn end_streams(&self, subscription: &str, code: Code) -> Result<(), Refused> {
+        Ok(self.engine.end(subscription, code)?)
+    }
+
     /// Ends the lease of everything that a subscription has delivered, as if the ack
     /// deadlines had passed now.
     ///
@@ -280,6 +382,11 @@ impl Drop for PubSub {
         self.engine.stop.cancel();
     }
 }
+
+/// What a test asks of a topic or subscription is refused, as its client would be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct Refused(#[from] error::Error);
 
 /// No topic or subscription of that full name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

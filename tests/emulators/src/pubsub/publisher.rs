@@ -7,8 +7,10 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::engine::Engine;
 use super::error::Error;
+use super::fault::{self, Operation, pass};
 use super::page::page;
 use super::service::publisher_server::Publisher;
+use crate::connection::Cut;
 
 /// Translates between requests and the broker.
 #[derive(Debug)]
@@ -22,8 +24,11 @@ impl Publisher for PublisherService {
         &self,
         request: Request<proto::Topic>,
     ) -> Result<Response<proto::Topic>, Status> {
+        let cut = Cut::of(request.extensions());
         let topic = request.into_inner();
-        let created = self.engine.run(|broker, _| broker.create_topic(topic))?;
+        let name = topic.name.clone();
+        let create = || Ok(self.engine.run(|broker, _| broker.create_topic(topic))?);
+        let created = pass(&self.engine, (Operation::Manage, &name), cut, create).await?;
         Ok(Response::new(created))
     }
 
@@ -31,8 +36,11 @@ impl Publisher for PublisherService {
         &self,
         request: Request<proto::UpdateTopicRequest>,
     ) -> Result<Response<proto::Topic>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
-        let updated = self.engine.run(|broker, _| broker.update_topic(request))?;
+        let name = request.topic.as_ref().map(|topic| topic.name.clone()).unwrap_or_default();
+        let update = || Ok(self.engine.run(|broker, _| broker.update_topic(request))?);
+        let updated = pass(&self.engine, (Operation::Manage, &name), cut, update).await?;
         Ok(Response::new(updated))
     }
 
@@ -40,8 +48,14 @@ impl Publisher for PublisherService {
         &self,
         request: Request<proto::PublishRequest>,
     ) -> Result<Response<proto::PublishResponse>, Status> {
+        let cut = Cut::of(request.extensions());
         let proto::PublishRequest { topic, messages } = request.into_inner();
-        let message_ids = self.engine.run(|broker, now| broker.publish(&topic, messages, now))?;
+        let operation = (Operation::Publish, topic.as_str());
+        let entered = fault::enter(&self.engine, operation, &messages, cut).await;
+        let passage = entered.map_err(fault::refused)?;
+        let published = self.engine.run(|broker, now| broker.publish(&topic, messages, now));
+        passage.leave(published.is_ok()).await;
+        let message_ids = published?;
         Ok(Response::new(proto::PublishResponse { message_ids }))
     }
 
@@ -49,8 +63,10 @@ impl Publisher for PublisherService {
         &self,
         request: Request<proto::GetTopicRequest>,
     ) -> Result<Response<proto::Topic>, Status> {
+        let cut = Cut::of(request.extensions());
         let name = request.into_inner().topic;
-        let topic = self.engine.read(|broker| broker.topic(&name).cloned())?;
+        let get = || Ok(self.engine.read(|broker| broker.topic(&name).cloned())?);
+        let topic = pass(&self.engine, (Operation::Get, &name), cut, get).await?;
         Ok(Response::new(topic))
     }
 
@@ -89,8 +105,10 @@ impl Publisher for PublisherService {
         &self,
         request: Request<proto::DeleteTopicRequest>,
     ) -> Result<Response<()>, Status> {
+        let cut = Cut::of(request.extensions());
         let name = request.into_inner().topic;
-        self.engine.run(|broker, _| broker.delete_topic(&name))?;
+        let delete = || Ok(self.engine.run(|broker, _| broker.delete_topic(&name))?);
+        pass(&self.engine, (Operation::Manage, &name), cut, delete).await?;
         Ok(Response::new(()))
     }
 

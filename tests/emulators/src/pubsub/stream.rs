@@ -19,8 +19,10 @@ use super::broker::Settlement;
 use super::consumer::{Delivery, Limits};
 use super::engine::{Engine, Session};
 use super::error::Error;
+use super::fault::{Operation, pass};
 use super::pull::{RESPONSE_BYTES, received};
 use super::settings;
+use crate::connection::Cut;
 
 /// Messages of one response.
 const RESPONSE_MESSAGES: usize = 500;
@@ -48,6 +50,7 @@ struct Open {
 pub(super) async fn open(
     engine: &Arc<Engine>,
     mut requests: Streaming<proto::StreamingPullRequest>,
+    cut: Cut,
 ) -> Result<Responses, Status> {
     let first = tokio::select! {
         first = requests.message() => first?,
@@ -56,6 +59,7 @@ pub(super) async fn open(
     let first = first
         .ok_or_else(|| Error::Invalid("the stream ended before its first request".to_owned()))?;
     let ack_deadline = settings::ack_deadline(first.stream_ack_deadline_seconds)?;
+    pass(engine, (Operation::Receive, first.subscription.as_str()), cut, || Ok(())).await?;
     let session = engine.open(&first.subscription, |_| Limits {
         messages: limit(first.max_outstanding_messages),
         bytes: limit(first.max_outstanding_bytes),

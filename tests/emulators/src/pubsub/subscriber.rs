@@ -7,11 +7,13 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::engine::Engine;
 use super::error::Error;
+use super::fault::{Operation, pass};
 use super::page::page;
 use super::pull;
 use super::service::subscriber_server::Subscriber;
 use super::settings;
 use super::stream::{self, Responses};
+use crate::connection::Cut;
 
 /// Translates between requests and the broker.
 #[derive(Debug)]
@@ -25,8 +27,11 @@ impl Subscriber for SubscriberService {
         &self,
         request: Request<proto::Subscription>,
     ) -> Result<Response<proto::Subscription>, Status> {
+        let cut = Cut::of(request.extensions());
         let resource = request.into_inner();
-        let created = self.engine.run(|broker, _| broker.create_subscription(resource))?;
+        let name = resource.name.clone();
+        let create = || Ok(self.engine.run(|broker, _| broker.create_subscription(resource))?);
+        let created = pass(&self.engine, (Operation::Manage, &name), cut, create).await?;
         Ok(Response::new(created))
     }
 
@@ -34,8 +39,10 @@ impl Subscriber for SubscriberService {
         &self,
         request: Request<proto::GetSubscriptionRequest>,
     ) -> Result<Response<proto::Subscription>, Status> {
+        let cut = Cut::of(request.extensions());
         let name = request.into_inner().subscription;
-        let resource = self.engine.read(|broker| broker.subscription(&name).cloned())?;
+        let get = || Ok(self.engine.read(|broker| broker.subscription(&name).cloned())?);
+        let resource = pass(&self.engine, (Operation::Get, &name), cut, get).await?;
         Ok(Response::new(resource))
     }
 
@@ -43,8 +50,11 @@ impl Subscriber for SubscriberService {
         &self,
         request: Request<proto::UpdateSubscriptionRequest>,
     ) -> Result<Response<proto::Subscription>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
-        let updated = self.engine.run(|broker, _| broker.update_subscription(request))?;
+        let name = request.subscription.as_ref().map(|new| new.name.clone()).unwrap_or_default();
+        let update = || Ok(self.engine.run(|broker, _| broker.update_subscription(request))?);
+        let updated = pass(&self.engine, (Operation::Manage, &name), cut, update).await?;
         Ok(Response::new(updated))
     }
 
@@ -64,8 +74,10 @@ impl Subscriber for SubscriberService {
         &self,
         request: Request<proto::DeleteSubscriptionRequest>,
     ) -> Result<Response<()>, Status> {
+        let cut = Cut::of(request.extensions());
         let name = request.into_inner().subscription;
-        self.engine.run(|broker, _| broker.delete_subscription(&name))?;
+        let delete = || Ok(self.engine.run(|broker, _| broker.delete_subscription(&name))?);
+        pass(&self.engine, (Operation::Manage, &name), cut, delete).await?;
         Ok(Response::new(()))
     }
 
@@ -73,30 +85,44 @@ impl Subscriber for SubscriberService {
         &self,
         request: Request<proto::ModifyAckDeadlineRequest>,
     ) -> Result<Response<()>, Status> {
+        let cut = Cut::of(request.extensions());
         let request = request.into_inner();
         let extension = settings::extension(request.ack_deadline_seconds)?;
-        let settlement = self.engine.run(|broker, now| {
-            broker.modify(&request.subscription, &request.ack_ids, extension, now)
-        })?;
-        settlement.into_answer().map(Response::new)
+        let subscription = &request.subscription;
+        let modify = || {
+            let settlement = self
+                .engine
+                .run(|broker, now| broker.modify(subscription, &request.ack_ids, extension, now))?;
+            settlement.into_answer()
+        };
+        let operation = (Operation::ModifyDeadline, subscription.as_str());
+        pass(&self.engine, operation, cut, modify).await.map(Response::new)
     }
 
     async fn acknowledge(
         &self,
         request: Request<proto::AcknowledgeRequest>,
     ) -> Result<Response<()>, Status> {
-        let request = request.into_inner();
-        let settlement = self
-            .engine
-            .run(|broker, now| broker.acknowledge(&request.subscription, &request.ack_ids, now))?;
-        settlement.into_answer().map(Response::new)
+        let cut = Cut::of(request.extensions());
+        let proto::AcknowledgeRequest { subscription, ack_ids } = request.into_inner();
+        let acknowledge = || {
+            let settlement =
+                self.engine.run(|broker, now| broker.acknowledge(&subscription, &ack_ids, now))?;
+            settlement.into_answer()
+        };
+        let operation = (Operation::Acknowledge, subscription.as_str());
+        pass(&self.engine, operation, cut, acknowledge).await.map(Response::new)
     }
 
     async fn pull(
         &self,
         request: Request<proto::PullRequest>,
     ) -> Result<Response<proto::PullResponse>, Status> {
-        let received_messages = pull::pull(&self.engine, &request.into_inner()).await?;
+        let cut = Cut::of(request.extensions());
+        let request = request.into_inner();
+        let operation = (Operation::Receive, request.subscription.as_str());
+        pass(&self.engine, operation, cut, || Ok(())).await?;
+        let received_messages = pull::pull(&self.engine, &request).await?;
         Ok(Response::new(proto::PullResponse { received_messages }))
     }
 
@@ -106,7 +132,8 @@ impl Subscriber for SubscriberService {
         &self,
         request: Request<Streaming<proto::StreamingPullRequest>>,
     ) -> Result<Response<Self::StreamingPullStream>, Status> {
-        let responses = stream::open(&self.engine, request.into_inner()).await?;
+        let cut = Cut::of(request.extensions());
+        let responses = stream::open(&self.engine, request.into_inner(), cut).await?;
         Ok(Response::new(responses))
     }
 

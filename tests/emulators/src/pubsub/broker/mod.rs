@@ -22,6 +22,7 @@ use crate::access::Access;
 
 use super::consumer::{ConsumerId, Delivery, Limits};
 use super::error::Error;
+use super::fault::{Faults, Operation};
 use super::lane::DeliveryId;
 use super::names::{self, Kind};
 use super::settings::Settings;
@@ -91,10 +92,11 @@ pub(super) struct Broker {
     published: u64,
     /// Counts of deleted subscriptions.
     retired: Stats,
+    faults: Faults,
 }
 
 impl Broker {
-    pub(super) fn new(now: Instant, wall: SystemTime) -> Self {
+    pub(super) fn new(now: Instant, wall: SystemTime, faults: Faults) -> Self {
         Self {
             started: (now, wall),
             topics: BTreeMap::new(),
@@ -107,6 +109,7 @@ impl Broker {
             next_message: 1,
             published: 0,
             retired: Stats::default(),
+            faults,
         }
     }
 
@@ -168,7 +171,10 @@ impl Broker {
         let id = self.find(subscription)?;
         let deliveries = deliveries(id, ack_ids)?;
         let settlement = self.subscriptions.get_mut(&id).map(|attached| {
-            let verdicts = attached.state.acknowledge(&deliveries);
+            let faults = &self.faults;
+            let verdicts = attached.state.acknowledge(&deliveries, |message| {
+                faults.strikes(Operation::Acknowledge, subscription, message)
+            });
             Settlement::new(attached.state.settings.exactly_once, ack_ids, verdicts)
         });
         self.settle(id, now);
@@ -191,6 +197,16 @@ impl Broker {
         });
         self.settle(id, now);
         Ok(settlement.unwrap_or_default())
+    }
+
+    /// The consumers that a subscription has now.
+    pub(super) fn consumers(&self, subscription: &str) -> Result<Vec<Attachment>, Error> {
+        let id = self.find(subscription)?;
+        let attached = self.subscriptions.get(&id).into_iter();
+        Ok(attached
+            .flat_map(|attached| attached.state.consumers())
+            .map(|consumer| Attachment { subscription: id, consumer })
+            .collect())
     }
 
     /// Ends the leases of a subscription; see [`Subscription::expire`].

@@ -12,7 +12,7 @@ fn start() -> Instant {
 }
 
 fn broker(now: Instant) -> Broker {
-    let mut broker = Broker::new(now, SystemTime::UNIX_EPOCH);
+    let mut broker = Broker::new(now, SystemTime::UNIX_EPOCH, Faults::default());
     create_topic(&mut broker, TOPIC).expect("a new topic");
     broker
 }

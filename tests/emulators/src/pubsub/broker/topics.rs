@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Broker, SubscriptionId, Topic, under};
 use crate::pubsub::error::Error;
+use crate::pubsub::fault::Operation;
 use crate::pubsub::message::{self, Message};
 use crate::pubsub::names::{self, Kind};
 
@@ -149,7 +150,11 @@ impl Broker {
             topic.map(|topic| topic.subscriptions.iter().copied().collect()).unwrap_or_default();
         for id in subscriptions {
             if let Some(attached) = self.subscriptions.get_mut(&id) {
+                let name = &attached.resource.name;
                 for message in &shared {
+                    if self.faults.strikes(Operation::Deliver, name, &message.content) {
+                        attached.state.enqueue(Arc::clone(message));
+                    }
                     attached.state.enqueue(Arc::clone(message));
                 }
             }

@@ -13,15 +13,17 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Json, Router, middleware};
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tonic::Code;
 
 use self::resources::{Subscription, Topic, UpdateSubscription, UpdateTopic};
 use super::engine::Engine;
 use super::error::Error;
+use super::fault;
 use super::page::page;
 
 type Shared = State<Arc<Engine>>;
@@ -59,6 +61,7 @@ pub(super) fn routes(engine: Arc<Engine>) -> Router {
                 .delete(delete_subscription)
                 .post(subscription_verb),
         )
+        .layer(middleware::from_fn_with_state(Arc::clone(&engine), fault::at_rest))
         .with_state(engine)
 }
 
@@ -224,6 +227,24 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(body).map_err(|error| Error::Invalid(format!("invalid body: {error}")))
 }
 
+/// How production tells a gRPC code over REST.
+fn over_http(code: Code) -> (StatusCode, &'static str) {
+    match code {
+        Code::InvalidArgument => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
+        Code::FailedPrecondition => (StatusCode::BAD_REQUEST, "FAILED_PRECONDITION"),
+        Code::Unauthenticated => (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"),
+        Code::PermissionDenied => (StatusCode::FORBIDDEN, "PERMISSION_DENIED"),
+        Code::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+        Code::AlreadyExists => (StatusCode::CONFLICT, "ALREADY_EXISTS"),
+        Code::Aborted => (StatusCode::CONFLICT, "ABORTED"),
+        Code::ResourceExhausted => (StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
+        Code::Unimplemented => (StatusCode::NOT_IMPLEMENTED, "UNIMPLEMENTED"),
+        Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        Code::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "DEADLINE_EXCEEDED"),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"),
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let (code, status) = match self {
@@ -232,6 +253,7 @@ impl IntoResponse for Error {
             Self::Conflict(_) => (StatusCode::CONFLICT, "ABORTED"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
             Self::Unimplemented(_) => (StatusCode::NOT_IMPLEMENTED, "UNIMPLEMENTED"),
+            Self::Injected(code, _) => over_http(code),
         };
         let error = json!({
             "code": code.as_u16(),

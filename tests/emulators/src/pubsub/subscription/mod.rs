@@ -24,6 +24,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
 use tokio::time::Instant;
 
 use super::consumer::{Consumer, ConsumerId, Delivery, Limits};
@@ -256,8 +257,13 @@ impl Subscription {
 
     /// Acknowledges. Unknown and void deliveries change nothing, as in production.
     ///
-    /// With exactly-once delivery, messages of a key are acknowledged in order.
-    pub(super) fn acknowledge(&mut self, deliveries: &[DeliveryId]) -> Vec<Verdict> {
+    /// With exactly-once delivery, messages of a key are acknowledged in order. An
+    /// acknowledgement of which `forgets` is true is answered and changes nothing.
+    pub(super) fn acknowledge(
+        &mut self,
+        deliveries: &[DeliveryId],
+        forgets: impl Fn(&PubsubMessage) -> bool,
+    ) -> Vec<Verdict> {
         let exactly_once = self.settings.exactly_once;
         let mut verdicts = vec![Verdict::Invalid; deliveries.len()];
         let mut in_order: Vec<usize> = (0..deliveries.len()).collect();
@@ -267,7 +273,10 @@ impl Subscription {
         }
         for index in in_order {
             let delivery = deliveries[index];
-            verdicts[index] = if exactly_once && !self.is_next(delivery) {
+            let message = self.message(delivery);
+            verdicts[index] = if message.is_some_and(|message| forgets(&message.content)) {
+                Verdict::Done
+            } else if exactly_once && !self.is_next(delivery) {
                 Verdict::Unordered
             } else if let Some(lease) = self.release(delivery) {
                 self.stats.acknowledged += 1;
@@ -313,6 +322,13 @@ impl Subscription {
             verdicts[index] = if live[index] { Verdict::Done } else { self.past(delivery) };
         }
         verdicts
+    }
+
+    /// The message of a delivery that is under lease.
+    fn message(&mut self, delivery: DeliveryId) -> Option<&Message> {
+        let lease = self.leases.get(&delivery)?;
+        let entry = self.lanes.get_mut(&lease.lane)?.entry_mut(lease.position)?;
+        Some(&entry.message)
     }
 
     /// Whether nothing that must be acknowledged before a delivery is left.

@@ -85,7 +85,7 @@ impl Bench {
     }
 
     fn ack(&mut self, ids: &[DeliveryId]) {
-        self.subscription.acknowledge(ids);
+        self.subscription.acknowledge(ids, |_| false);
         self.subscription.dispatch(self.now);
     }
 
