@@ -18,6 +18,7 @@
 //! is acknowledged as well.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -41,6 +42,9 @@ pub(super) struct Entry {
     pub(super) deliveries: u32,
     /// How often it was given back or ran into its deadline.
     pub(super) failures: u32,
+    /// The last delivery that left the server and lost its lease to an earlier message,
+    /// until the message leaves again.
+    pub(super) voided: Option<DeliveryId>,
     state: State,
 }
 
@@ -49,6 +53,8 @@ enum State {
     Waiting,
     Leased(DeliveryId),
     Acknowledged,
+    /// Given up: no rewind brings it back.
+    Gone,
 }
 
 /// Where a lane stands in line.
@@ -66,8 +72,8 @@ pub(super) enum Place {
 /// What a rewind undid.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Rewound {
-    /// Deliveries that are void now.
-    pub(super) voided: Vec<DeliveryId>,
+    /// Deliveries that are void now, and of which messages.
+    pub(super) voided: Vec<(Position, DeliveryId)>,
     /// Acknowledgements that are void now.
     pub(super) unacknowledged: u64,
 }
@@ -108,6 +114,7 @@ impl Lane {
             message,
             deliveries: 0,
             failures: 0,
+            voided: None,
             state: State::Waiting,
         });
     }
@@ -132,12 +139,27 @@ impl Lane {
     ) -> Option<(Position, &Entry)> {
         let position = self.cursor;
         let index = self.index(position)?;
-        let entry = self.entries.get_mut(index)?;
-        entry.state = State::Leased(delivery);
-        self.cursor += 1;
+        self.entries.get_mut(index)?.state = State::Leased(delivery);
         self.outstanding += 1;
         self.consumer = Some(consumer);
-        Some((position, entry))
+        self.move_cursor(position + 1);
+        Some((position, self.get(position)?))
+    }
+
+    /// Puts the cursor at a position, or behind it where nothing is to be delivered.
+    fn move_cursor(&mut self, position: Position) {
+        self.cursor = position.max(self.first);
+        while self.get(self.cursor).is_some_and(|entry| entry.state == State::Gone) {
+            self.cursor += 1;
+        }
+    }
+
+    /// The deliveries under lease of what comes after a position.
+    pub(super) fn leased_after(&self, position: Position) -> impl Iterator<Item = DeliveryId> {
+        (position + 1..self.cursor).filter_map(|position| match self.get(position)?.state {
+            State::Leased(delivery) => Some(delivery),
+            _ => None,
+        })
     }
 
     /// Ends a lease without deciding what becomes of the message.
@@ -158,10 +180,28 @@ impl Lane {
         if let Some(entry) = self.entry_mut(position) {
             entry.state = State::Acknowledged;
         }
-        while self.entries.front().is_some_and(|entry| entry.state == State::Acknowledged) {
+        self.drop_front();
+    }
+
+    /// Marks a message as given up, and tells under which delivery it is leased, if it is.
+    pub(super) fn give_up(&mut self, position: Position) -> Option<DeliveryId> {
+        let state =
+            self.entry_mut(position).map(|entry| mem::replace(&mut entry.state, State::Gone));
+        self.drop_front();
+        match state {
+            Some(State::Leased(delivery)) => Some(delivery),
+            _ => None,
+        }
+    }
+
+    /// Drops what no rewind can reach any more.
+    fn drop_front(&mut self) {
+        let done = |entry: &Entry| matches!(entry.state, State::Acknowledged | State::Gone);
+        while self.entries.front().is_some_and(done) {
             self.entries.pop_front();
             self.first += 1;
         }
+        self.move_cursor(self.cursor);
     }
 
     /// Moves the cursor back to `position`.
@@ -176,12 +216,13 @@ impl Lane {
             };
             match entry.state {
                 State::Waiting => {}
-                State::Leased(delivery) => rewound.voided.push(delivery),
+                State::Gone => continue,
+                State::Leased(delivery) => rewound.voided.push((position, delivery)),
                 State::Acknowledged => rewound.unacknowledged += 1,
             }
             entry.state = State::Waiting;
         }
-        self.cursor = self.cursor.min(position);
+        self.move_cursor(self.cursor.min(position));
         rewound
     }
 
@@ -237,7 +278,7 @@ mod tests {
             lease(&mut lane, delivery);
         }
         lane.finish(2);
-        assert_eq!(lane.rewind(1), Rewound { voided: vec![11, 13], unacknowledged: 1 });
+        assert_eq!(lane.rewind(1), Rewound { voided: vec![(1, 11), (3, 13)], unacknowledged: 1 });
         assert_eq!(lease(&mut lane, 20), 1);
         assert_eq!(lease(&mut lane, 21), 2);
     }
@@ -262,6 +303,23 @@ mod tests {
         assert_eq!(lease(&mut lane, 3), 1);
         assert_eq!(lease(&mut lane, 4), 2);
         assert!(lane.lease(5, 1).is_none());
+    }
+
+    #[test]
+    fn what_was_given_up_is_never_delivered_again() {
+        let mut lane = lane(4);
+        for delivery in 10..13 {
+            lease(&mut lane, delivery);
+        }
+        assert_eq!(lane.give_up(1), Some(11));
+        assert_eq!(lane.rewind(0), Rewound { voided: vec![(0, 10), (2, 12)], unacknowledged: 0 });
+        assert_eq!(lane.give_up(3), None, "it waited");
+        assert_eq!(lease(&mut lane, 20), 0);
+        assert_eq!(lease(&mut lane, 21), 2, "without the one given up");
+        assert!(lane.lease(22, 1).is_none());
+        lane.finish(2);
+        lane.finish(0);
+        assert!(lane.is_empty());
     }
 
     #[test]

@@ -38,9 +38,11 @@
 //!   or not, are delivered again; their old ack IDs are accepted and ignored.
 //! - **Retry policy**: redelivery waits for the minimum backoff, doubled with each
 //!   failure up to the maximum, and with ordering so does the rest of the key.
-//! - **Dead letters**: `delivery_attempt` is 1 + nacks + expiries of the message
+//! - **Dead letters**: `delivery_attempt` is 1 + nacks + expiries of the message,
+//!   also of one that is given back because an earlier one of its key was,
 //!   and is absent without a policy. When the failures reach the maximum, the
 //!   message is forwarded with the `CloudPubSubDeadLetterSource…` attributes.
+//! - **Filters** on attributes: what does not match is not delivered.
 //! - **Exactly-once delivery**: acknowledgements and new deadlines are answered for each
 //!   ack ID, in the error of a unary request and in confirmations on a stream. An ack ID
 //!   whose lease has ended fails for good; one whose predecessor of the same key is not
@@ -56,14 +58,13 @@
 //!   the backlog. Production promises neither.
 //! - What was assigned to a stream but had not left the server when the stream
 //!   closed, or when its deadline passed, is available at once and without blame.
-//! - When several messages of a key fail together, only the first is blamed: it
-//!   voids the deliveries of the others.
+//! - Leases of a key that end within a second of the first end with it.
 //! - Messages live in memory, for ever: retention, expiration and labels are
 //!   stored and have no effect. A `Pull` waits for 3 s.
 //! - A message that is given up while its dead-letter topic is missing is
 //!   delivered on, and no permissions are needed to forward it.
-//! - No filters, push or export subscriptions, schemas,
-//!   transforms, snapshots, seeking. Asking for one of them is refused
+//! - No push or export subscriptions, schemas, transforms, snapshots, seeking, and no
+//!   filters with `!=`. Asking for one of them is refused
 //!   (`UNIMPLEMENTED`, or `INVALID_ARGUMENT` for a field that REST does not
 //!   know), not ignored.
 //! - No authentication: any credentials or none will do. Access policies are stored
@@ -76,6 +77,7 @@ mod consumer;
 mod engine;
 mod error;
 mod fault;
+mod filter;
 mod iam;
 mod lane;
 mod message;

@@ -6,6 +6,7 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::subscription::State;
 
 use super::error::Error;
+use super::filter::Filter;
 use super::names::{self, Kind};
 
 const ACK_DEADLINES: std::ops::RangeInclusive<i32> = 10..=600;
@@ -25,6 +26,8 @@ pub(super) struct Settings {
     pub(super) exactly_once: bool,
     pub(super) retry: Option<Retry>,
     pub(super) dead_letter: Option<DeadLetterPolicy>,
+    /// What is taken in; everything without one.
+    pub(super) filter: Option<Filter>,
 }
 
 /// How long a failed message is held back.
@@ -61,6 +64,7 @@ pub(super) fn read(resource: &proto::Subscription) -> Result<Settings, Error> {
         exactly_once: resource.enable_exactly_once_delivery,
         retry,
         dead_letter: policy.map(dead_letter).transpose()?,
+        filter: Filter::parse(&resource.filter)?,
     })
 }
 
@@ -142,7 +146,6 @@ fn refuse_unimplemented(resource: &proto::Subscription) -> Result<(), Error> {
         (resource.bigquery_config.is_some(), "BigQuery subscriptions"),
         (resource.bigtable_config.is_some(), "Bigtable subscriptions"),
         (resource.cloud_storage_config.is_some(), "Cloud Storage subscriptions"),
-        (!resource.filter.is_empty(), "filters"),
         (!resource.message_transforms.is_empty(), "message transforms"),
     ] {
         if asked {
@@ -249,6 +252,7 @@ mod tests {
                 exactly_once: false,
                 retry: None,
                 dead_letter: None,
+                filter: None,
             })
         );
     }
@@ -337,7 +341,7 @@ mod tests {
     #[test]
     fn what_the_emulator_cannot_do_is_refused() {
         for asked in [
-            proto::Subscription { filter: "attributes:x".to_owned(), ..resource() },
+            proto::Subscription { filter: "attributes.x != \"y\"".to_owned(), ..resource() },
             proto::Subscription {
                 push_config: Some(proto::PushConfig {
                     push_endpoint: "https://example.com".to_owned(),

@@ -193,11 +193,13 @@ impl Open {
                 "modify_deadline_ack_ids and modify_deadline_seconds differ in length",
             ));
         }
-        for (id, seconds) in ids.iter().zip(seconds) {
-            let extension = settings::extension(*seconds)?;
-            let settlement = engine.run(|broker, now| {
-                broker.modify(&self.subscription, std::slice::from_ref(id), extension, now)
-            })?;
+        let mut ids = ids.as_slice();
+        for same in seconds.chunk_by(|one, next| one == next) {
+            let (together, rest) = ids.split_at(same.len());
+            ids = rest;
+            let extension = settings::extension(same.first().copied().unwrap_or_default())?;
+            let settlement = engine
+                .run(|broker, now| broker.modify(&self.subscription, together, extension, now))?;
             self.modified.extend(settlement);
         }
         Ok(())

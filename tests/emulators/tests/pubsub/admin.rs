@@ -59,7 +59,11 @@ async fn refusals_carry_their_code() -> Result<()> {
     for (subscription, expected) in [
         (Subscription::new().set_topic("projects/test/topics/missing"), Code::NotFound),
         (Subscription::new().set_topic(TOPIC).set_ack_deadline_seconds(9), Code::InvalidArgument),
-        (Subscription::new().set_topic(TOPIC).set_filter("hasPrefix(x)"), Code::Unimplemented),
+        (Subscription::new().set_topic(TOPIC).set_filter("hasPrefix(x)"), Code::InvalidArgument),
+        (
+            Subscription::new().set_topic(TOPIC).set_filter(r#"attributes.x != "y""#),
+            Code::Unimplemented,
+        ),
     ] {
         let subscription = subscription.set_name("projects/test/subscriptions/new");
         let created = subscriptions.create_subscription().with_request(subscription).send().await;

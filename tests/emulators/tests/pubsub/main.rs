@@ -4,6 +4,7 @@
 mod admin;
 mod delivery;
 mod exactly_once;
+mod faults;
 mod fixture;
 mod grpc;
 mod iam;

@@ -16,7 +16,9 @@
 //! [`advance`]: Subscription::advance
 //! [`next_wakeup`]: Subscription::next_wakeup
 
+mod acknowledgement;
 mod dispatch;
+mod failure;
 mod remembered;
 
 use std::collections::{BTreeSet, HashMap};
@@ -24,7 +26,6 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
 use tokio::time::Instant;
 
 use super::consumer::{Consumer, ConsumerId, Delivery, Limits};
@@ -33,6 +34,8 @@ use super::message::Message;
 use super::queue::{Class, Queue, Ticket};
 use super::settings::Settings;
 use super::stats::Stats;
+pub(super) use acknowledgement::Verdict;
+use failure::Failure;
 use remembered::Remembered;
 
 /// A message that used up its delivery attempts.
@@ -40,17 +43,6 @@ use remembered::Remembered;
 pub(super) struct DeadLetter {
     pub(super) message: Arc<Message>,
     pub(super) attempts: u32,
-}
-
-/// What became of one ID of a request. Without exactly-once delivery nobody is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It took effect, now or before.
-    Done,
-    /// Its lease has ended: given back, run into its deadline, or void.
-    Invalid,
-    /// An earlier message of its key is not acknowledged yet.
-    Unordered,
 }
 
 #[derive(Debug)]
@@ -70,12 +62,6 @@ enum Timer {
     Hold(LaneId),
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Failure {
-    Nack,
-    Expiry,
-}
-
 /// See the module page.
 #[derive(Debug)]
 pub(super) struct Subscription {
@@ -86,6 +72,9 @@ pub(super) struct Subscription {
     lanes: HashMap<LaneId, Lane>,
     keys: HashMap<Arc<str>, LaneId>,
     leases: HashMap<DeliveryId, Lease>,
+    /// Deliveries that lost their lease to an earlier message of their key and were not
+    /// delivered again yet: where their messages are. One that is given back counts.
+    voided: HashMap<DeliveryId, (LaneId, Position)>,
     timers: BTreeSet<(Instant, Timer)>,
     acknowledged: Remembered,
     consumers: HashMap<ConsumerId, Consumer>,
@@ -114,6 +103,7 @@ impl Subscription {
             lanes: HashMap::new(),
             keys: HashMap::new(),
             leases: HashMap::new(),
+            voided: HashMap::new(),
             timers: BTreeSet::new(),
             acknowledged: Remembered::default(),
             consumers: HashMap::new(),
@@ -248,100 +238,14 @@ impl Subscription {
             if let Some(entry) = lane.and_then(|lane| lane.entry_mut(lease.position)) {
                 self.stats.redeliveries += u64::from(entry.deliveries > 0);
                 entry.deliveries += 1;
+                if let Some(voided) = entry.voided.take() {
+                    self.voided.remove(&voided);
+                }
             }
             taken.push(delivery);
         }
         self.refresh(id);
         Some(taken)
-    }
-
-    /// Acknowledges. Unknown and void deliveries change nothing, as in production.
-    ///
-    /// With exactly-once delivery, messages of a key are acknowledged in order. An
-    /// acknowledgement of which `forgets` is true is answered and changes nothing.
-    pub(super) fn acknowledge(
-        &mut self,
-        deliveries: &[DeliveryId],
-        forgets: impl Fn(&PubsubMessage) -> bool,
-    ) -> Vec<Verdict> {
-        let exactly_once = self.settings.exactly_once;
-        let mut verdicts = vec![Verdict::Invalid; deliveries.len()];
-        let mut in_order: Vec<usize> = (0..deliveries.len()).collect();
-        if exactly_once {
-            // Of one key, in the order of delivery, however the request lists them.
-            in_order.sort_unstable_by_key(|index| deliveries[*index]);
-        }
-        for index in in_order {
-            let delivery = deliveries[index];
-            let message = self.message(delivery);
-            verdicts[index] = if message.is_some_and(|message| forgets(&message.content)) {
-                Verdict::Done
-            } else if exactly_once && !self.is_next(delivery) {
-                Verdict::Unordered
-            } else if let Some(lease) = self.release(delivery) {
-                self.stats.acknowledged += 1;
-                self.finish(&lease);
-                if exactly_once {
-                    self.acknowledged.add(delivery);
-                }
-                Verdict::Done
-            } else {
-                self.past(delivery)
-            };
-        }
-        verdicts
-    }
-
-    /// Sets the deadline of deliveries to `now` + `extension`; zero gives the
-    /// messages back. Unknown and void deliveries change nothing.
-    pub(super) fn modify(
-        &mut self,
-        deliveries: &[DeliveryId],
-        extension: Duration,
-        now: Instant,
-    ) -> Vec<Verdict> {
-        let mut verdicts = vec![Verdict::Invalid; deliveries.len()];
-        let mut in_order: Vec<usize> = (0..deliveries.len()).collect();
-        if extension.is_zero() {
-            // In order of delivery, so that of one key the first is given back
-            // and voids the rest, however the request lists them.
-            in_order.sort_unstable_by_key(|index| deliveries[*index]);
-        }
-        // What is given back takes the rest of its key along: those are not refused.
-        let live: Vec<bool> =
-            deliveries.iter().map(|delivery| self.leases.contains_key(delivery)).collect();
-        for index in in_order {
-            let delivery = deliveries[index];
-            if extension.is_zero() {
-                self.fail(delivery, Failure::Nack, now);
-            } else if let Some(lease) = self.leases.get_mut(&delivery) {
-                self.timers.remove(&(lease.deadline, Timer::Deadline(delivery)));
-                lease.deadline = now + extension;
-                self.timers.insert((lease.deadline, Timer::Deadline(delivery)));
-            }
-            verdicts[index] = if live[index] { Verdict::Done } else { self.past(delivery) };
-        }
-        verdicts
-    }
-
-    /// The message of a delivery that is under lease.
-    fn message(&mut self, delivery: DeliveryId) -> Option<&Message> {
-        let lease = self.leases.get(&delivery)?;
-        let entry = self.lanes.get_mut(&lease.lane)?.entry_mut(lease.position)?;
-        Some(&entry.message)
-    }
-
-    /// Whether nothing that must be acknowledged before a delivery is left.
-    fn is_next(&self, delivery: DeliveryId) -> bool {
-        let lease = self.leases.get(&delivery);
-        lease.is_none_or(|lease| {
-            self.lanes.get(&lease.lane).is_none_or(|lane| lane.begins_at(lease.position))
-        })
-    }
-
-    /// What is said of a delivery that is not under lease.
-    fn past(&self, delivery: DeliveryId) -> Verdict {
-        if self.acknowledged.contains(delivery) { Verdict::Done } else { Verdict::Invalid }
     }
 
     /// Does what is due.
@@ -352,7 +256,7 @@ impl Subscription {
             }
             self.timers.remove(&(at, timer));
             match timer {
-                Timer::Deadline(delivery) => self.fail(delivery, Failure::Expiry, now),
+                Timer::Deadline(delivery) => self.lapse(delivery, now),
                 Timer::Hold(id) => {
                     if let Some(lane) = self.lanes.get_mut(&id) {
                         lane.held_until = None;
@@ -368,50 +272,7 @@ impl Subscription {
         let sent = self.leases.iter().filter(|(_, lease)| lease.sent);
         let mut sent: Vec<DeliveryId> = sent.map(|(delivery, _)| *delivery).collect();
         sent.sort_unstable();
-        for delivery in sent {
-            self.fail(delivery, Failure::Expiry, now);
-        }
-    }
-
-    fn fail(&mut self, delivery: DeliveryId, failure: Failure, now: Instant) {
-        let Some(lease) = self.release(delivery) else {
-            return;
-        };
-        if !lease.sent {
-            self.rewind(lease.lane, lease.position);
-            self.place(lease.lane);
-            return;
-        }
-        match failure {
-            Failure::Nack => self.stats.nacked += 1,
-            Failure::Expiry => self.stats.expired += 1,
-        }
-        let lane = self.lanes.get_mut(&lease.lane);
-        let Some(entry) = lane.and_then(|lane| lane.entry_mut(lease.position)) else {
-            return;
-        };
-        entry.failures += 1;
-        let failures = entry.failures;
-        let dead = self.dead_letter_open
-            && self
-                .settings
-                .dead_letter
-                .as_ref()
-                .is_some_and(|policy| failures >= policy.max_attempts);
-        if dead {
-            self.dead.push(DeadLetter { message: Arc::clone(&entry.message), attempts: failures });
-            self.stats.dead_lettered += 1;
-            self.finish(&lease);
-            return;
-        }
-        self.rewind(lease.lane, lease.position);
-        if let Some(retry) = &self.settings.retry {
-            let delay = retry.delay(failures);
-            if !delay.is_zero() {
-                self.hold(lease.lane, now + delay);
-            }
-        }
-        self.place(lease.lane);
+        self.fail(&sent, Failure::Expiry, now);
     }
 
     /// Ends a lease: the message is no longer outstanding.
@@ -435,31 +296,6 @@ impl Subscription {
             lane.finish(lease.position);
         }
         self.place(lease.lane);
-    }
-
-    fn rewind(&mut self, lane_id: LaneId, position: Position) {
-        let Some(lane) = self.lanes.get_mut(&lane_id) else {
-            return;
-        };
-        let rewound = lane.rewind(position);
-        self.stats.backlog += rewound.unacknowledged;
-        for delivery in rewound.voided {
-            self.release(delivery);
-        }
-    }
-
-    /// Delivers nothing of a lane before `until`.
-    fn hold(&mut self, lane_id: LaneId, until: Instant) {
-        let Some(lane) = self.lanes.get_mut(&lane_id) else {
-            return;
-        };
-        if lane.held_until.is_some_and(|held| held >= until) {
-            return;
-        }
-        if let Some(held) = lane.held_until.replace(until) {
-            self.timers.remove(&(held, Timer::Hold(lane_id)));
-        }
-        self.timers.insert((until, Timer::Hold(lane_id)));
     }
 }
 

@@ -115,6 +115,7 @@ impl Bench {
         assert!(subscription.lanes.is_empty());
         assert!(subscription.keys.is_empty());
         assert!(subscription.leases.is_empty());
+        assert!(subscription.voided.is_empty());
         assert!(subscription.timers.is_empty());
         assert!(subscription.shared.is_empty());
     }
@@ -131,6 +132,7 @@ fn settings() -> Settings {
         exactly_once: false,
         retry: None,
         dead_letter: None,
+        filter: None,
     }
 }
 
@@ -456,17 +458,98 @@ fn other_keys_do_not_notice_a_nack() {
 }
 
 #[test]
-fn a_batch_of_nacks_counts_once_for_a_key_in_any_order() {
+fn a_batch_of_nacks_counts_for_each_of_its_messages_in_any_order() {
     let mut bench = Bench::new(with_dead_letter(true));
     let consumer = bench.open(0);
-    bench.publish("a1 a2 a3");
+    bench.publish("a1 a2 a3 a4");
     let mut first = bench.take(consumer);
+    first.ids.truncate(3);
     first.ids.reverse();
     bench.nack(&first.ids);
     let second = bench.take(consumer);
-    assert_eq!(second.texts, ["a1", "a2", "a3"]);
-    assert_eq!(second.attempts, [Some(2), Some(1), Some(1)]);
-    assert_eq!(bench.stats().nacked, 1);
+    assert_eq!(second.texts, ["a1", "a2", "a3", "a4"]);
+    assert_eq!(second.attempts, [Some(2), Some(2), Some(2), Some(1)], "a4 was not given back");
+    assert_eq!(bench.stats().nacked, 3);
+    bench.ack(&second.ids);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_nack_counts_after_an_earlier_one_of_its_key_until_the_message_leaves_again() {
+    let mut bench = Bench::new(Settings {
+        dead_letter: with_dead_letter(true).dead_letter,
+        ..with_retry(true)
+    });
+    let consumer = bench.open(0);
+    bench.publish("a1 a2 a3");
+    let first = bench.take(consumer);
+    bench.nack(&first.ids[..1]);
+    bench.nack(&first.ids[1..2]);
+    bench.nack(&first.ids[1..2]);
+    bench.pass(Duration::from_secs(2));
+    let second = bench.take(consumer);
+    assert_eq!(second.attempts, [Some(2), Some(2), Some(1)], "once for each ack ID");
+    bench.nack(&first.ids[2..]);
+    assert_eq!(bench.stats().nacked, 2, "a3 has left again, under another ack ID");
+    bench.ack(&second.ids);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_key_whose_attempts_end_together_is_given_up_together() {
+    let mut bench = Bench::new(with_dead_letter(true));
+    let consumer = bench.open(0);
+    bench.publish("a1 a2 a3");
+    for _ in 0..5 {
+        let got = bench.take(consumer);
+        assert_eq!(got.texts, ["a1", "a2", "a3"]);
+        bench.nack(&got.ids);
+    }
+    let dead: Vec<_> = bench.subscription.take_dead();
+    let texts: Vec<_> = dead.iter().map(|dead| &dead.message.content.data[..]).collect();
+    assert_eq!(texts, [b"a1", b"a2", b"a3"]);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_message_that_is_on_its_way_again_is_given_up_by_its_old_ack_id() {
+    let mut bench = Bench::new(with_dead_letter(true));
+    let consumer = bench.open(0);
+    bench.publish("a1 a2 a3");
+    let first = bench.take(consumer);
+    bench.nack(&first.ids[1..2]);
+    for _ in 0..3 {
+        let got = bench.take(consumer);
+        assert_eq!(got.texts, ["a2", "a3"]);
+        bench.nack(&got.ids[..1]);
+    }
+    let got = bench.take(consumer);
+    bench.nack(&first.ids[..1]);
+    bench.nack(&got.ids[..1]);
+    assert_eq!(bench.subscription.take_dead().len(), 1, "a2's fifth failure");
+    let last = bench.take(consumer);
+    assert_eq!(last.texts, ["a1", "a3"]);
+    bench.ack(&last.ids);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_key_that_was_sent_together_expires_together() {
+    let mut bench = Bench::new(with_dead_letter(true));
+    let consumer = bench.open(0);
+    bench.publish("a1 a2");
+    bench.take(consumer);
+    bench.pass(Duration::from_millis(900));
+    bench.publish("a3");
+    bench.take(consumer);
+    bench.pass(Duration::from_secs(2));
+    bench.publish("a4");
+    bench.take(consumer);
+    bench.pass(ACK_DEADLINE - Duration::from_millis(2_900));
+    let again = bench.take(consumer);
+    assert_eq!(again.texts, ["a1", "a2", "a3", "a4"]);
+    assert_eq!(again.attempts, [Some(2), Some(2), Some(2), Some(1)], "a4 had seconds left");
+    assert_eq!(bench.stats().expired, 3);
 }
 
 #[test]
