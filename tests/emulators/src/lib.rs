@@ -12,6 +12,7 @@ mod connection;
 mod date;
 pub mod faults;
 pub mod google;
+pub mod installed;
 pub mod proxy;
 pub mod pubsub;
 pub mod storage;

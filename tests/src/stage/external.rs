@@ -1,10 +1,11 @@
 //! Google's Pub/Sub emulator and fake-gcs-server, where they are installed.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::Context as _;
+use emulators::installed::{GooglePubSub, NotStarted};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -20,8 +21,6 @@ unknown length)";
 
 /// Set in CI: what is missing is then a failure.
 const REQUIRE: &str = "FLEET_REQUIRE_EXTERNAL";
-/// Path of the emulator's jar, where it is not found by itself.
-const JAR: &str = "FLEET_PUBSUB_EMULATOR_JAR";
 /// Path of the fake-gcs-server binary, where it is not in the `PATH`.
 const FAKE_GCS: &str = "FLEET_FAKE_GCS_SERVER";
 
@@ -54,25 +53,18 @@ pub fn leave_out(test: &str, missing: &Missing) -> anyhow::Result<()> {
 pub(super) struct ExternalServers {
     pub(super) pubsub: String,
     pub(super) storage: String,
-    _children: [Child; 2],
+    _google: GooglePubSub,
+    _storage: Child,
 }
 
 impl ExternalServers {
     pub(super) async fn start() -> anyhow::Result<Self> {
-        let jar = find_jar()?;
         let fake_gcs = find_fake_gcs()?;
-        let (pubsub_port, storage_port) = (free_port().await?, free_port().await?);
-        let mut java = Command::new("java")
-            .arg("-Xmx256m")
-            .arg("-jar")
-            .arg(jar)
-            .args(["--host=127.0.0.1", &format!("--port={pubsub_port}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("java cannot be started")?;
+        let google = GooglePubSub::start().await.map_err(|error| match error {
+            NotStarted::Missing => Missing(error.to_string()).into(),
+            failed => anyhow::Error::from(failed),
+        })?;
+        let storage_port = free_port().await?;
         let mut storage = Command::new(fake_gcs)
             .args(["-scheme", "http", "-host", "127.0.0.1", "-backend", "memory"])
             .args(["-port", &storage_port.to_string()])
@@ -82,14 +74,13 @@ impl ExternalServers {
             .kill_on_drop(true)
             .spawn()
             .context("fake-gcs-server cannot be started")?;
-        let said = java.stderr.take().context("no stderr")?;
-        wait_for_line(said, "Server started", "Google's Pub/Sub emulator").await?;
         let said = storage.stderr.take().context("no stderr")?;
         wait_for_line(said, "server started", "fake-gcs-server").await?;
         Ok(Self {
-            pubsub: format!("127.0.0.1:{pubsub_port}"),
+            pubsub: google.address().to_string(),
             storage: format!("http://127.0.0.1:{storage_port}"),
-            _children: [java, storage],
+            _google: google,
+            _storage: storage,
         })
     }
 }
@@ -116,42 +107,6 @@ async fn wait_for_line(
 
 async fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
-}
-
-fn find_jar() -> Result<PathBuf, Missing> {
-    if let Some(path) = std::env::var_os(JAR).filter(|v| !v.is_empty()) {
-        return Ok(path.into());
-    }
-    let mut roots: Vec<PathBuf> =
-        ["/usr/lib/google-cloud-sdk", "/opt/google-cloud-sdk", "/usr/local/google-cloud-sdk"]
-            .map(PathBuf::from)
-            .to_vec();
-    if let Some(home) = std::env::var_os("HOME") {
-        roots.push(Path::new(&home).join("google-cloud-sdk"));
-    }
-    // gcloud lies in the SDK's `bin`, often behind a link.
-    if let Some(sdk) = in_path("gcloud")
-        .and_then(|gcloud| gcloud.canonicalize().ok())
-        .and_then(|gcloud| Some(gcloud.parent()?.parent()?.to_owned()))
-    {
-        roots.push(sdk);
-    }
-    for root in roots {
-        let folder = root.join("platform/pubsub-emulator/lib");
-        let Ok(entries) = std::fs::read_dir(folder) else {
-            continue;
-        };
-        let jar = entries.flatten().map(|e| e.path()).find(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("cloud-pubsub-emulator") && name.ends_with(".jar")
-        });
-        if let (Some(jar), Some(_)) = (jar, in_path("java")) {
-            return Ok(jar);
-        }
-    }
-    Err(Missing(format!(
-        "Google's Pub/Sub emulator is not installed (Cloud SDK component pubsub-emulator and Java; or set {JAR})"
-    )))
 }
 
 fn find_fake_gcs() -> Result<PathBuf, Missing> {
