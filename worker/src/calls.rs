@@ -170,7 +170,7 @@ mod tests {
     use crate::kinds::{HostRules, ProfileHandler};
     use crate::outcome::Verdict;
     use crate::session::Carrier;
-    use crate::telemetry::prometheus::Recorder;
+    use crate::telemetry::prometheus::recorder;
 
     #[derive(Debug)]
     struct Unused;
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn calls_of_any_handler_are_counted_by_host_and_code() {
-        let recorder = Recorder::default();
+        let recorder = recorder();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         ::metrics::with_local_recorder(&recorder, || {
             runtime.block_on(async {
@@ -261,7 +261,7 @@ mod tests {
                 call(origin, gone).await;
             });
         });
-        let text = recorder.render();
+        let text = recorder.handle().render();
         for (host, code, times) in [
             ("tasks.googleapis.com", "200", 1),
             ("tasks.googleapis.com", "error", 1),
@@ -281,7 +281,7 @@ mod tests {
     async fn an_endpoint_that_says_nothing_is_given_up() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", silent.local_addr().unwrap());
-        let recorder = Recorder::default();
+        let recorder = recorder();
         let counting = ::metrics::set_default_local_recorder(&recorder);
         let bucket = Arc::new(MemoryBucket::default());
         let store = TokenStore::builder(bucket, Arc::new(Unused)).build().unwrap();
@@ -302,7 +302,7 @@ mod tests {
         assert!(why.ends_with("gave no answer within 15s"), "{why}");
         assert_eq!(start.elapsed().as_secs(), 15);
         drop(counting);
-        let text = recorder.render();
+        let text = recorder.handle().render();
         // No host has a label of its own before it has answered.
         let line = "fleet_api_requests_total{host=\"other\",code=\"error\"} 1\n";
         assert!(text.contains(line), "{text}");

@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use shared::adapters::SystemClock;
 
-    use crate::telemetry::prometheus::Recorder;
+    use crate::telemetry::prometheus::recorder;
 
     /// Answers by the object's name.
     #[derive(Debug)]
@@ -234,10 +234,10 @@ mod tests {
 
     /// What is counted while `work` runs.
     fn counted(work: impl Future<Output = ()>) -> String {
-        let recorder = Recorder::default();
+        let recorder = recorder();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         ::metrics::with_local_recorder(&recorder, || runtime.block_on(work));
-        recorder.render()
+        recorder.handle().render()
     }
 
     #[test]

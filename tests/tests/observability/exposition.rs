@@ -101,7 +101,11 @@ impl Exposition {
             assert_eq!(self.helps[base], metric.help, "{base}");
             let named: BTreeSet<&str> =
                 labels.keys().map(String::as_str).filter(|label| *label != "le").collect();
-            assert_eq!(named, metric.labels.iter().copied().collect(), "{base}");
+            assert_eq!(named, metric.labels.iter().map(|label| label.name).collect(), "{base}");
+            for known in metric.labels.iter().filter(|label| !label.values.is_empty()) {
+                let value = labels[known.name].as_str();
+                assert!(known.values.contains(&value), "{base}: {} is {value}", known.name);
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 use worker::health;
-use worker::metrics::{self, Render};
+use worker::metrics::{self, Process, Render};
 use worker::pubsub::Publisher;
 use worker::web::{Site, serve};
 
@@ -91,6 +91,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let scrape = Scrape::start()?;
+    metrics::begin(Process::Web, []);
     let provider: Arc<dyn Provider> = Arc::new(HttpProvider::new(
         &client,
         connected.http.clone(),

@@ -15,7 +15,7 @@ use tracing::info;
 use worker::health::{self, Probes};
 use worker::kinds::{HostRules, KindSettings, OutputRules, Outputs, builtin};
 use worker::log_user_ids;
-use worker::metrics::{self, Render};
+use worker::metrics::{self, Process, Render};
 use worker::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Topic};
 use worker::replica::{OUTSTANDING_PER_SLOT, Stop};
 use worker::sweep::Sweep;
@@ -173,7 +173,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         outputs,
         clock: Arc::clone(&clock),
     });
-    metrics::begin(kinds.keys().map(String::as_str));
+    metrics::begin(Process::Worker, kinds.keys().map(String::as_str));
     info!(
         replica = connected.store.holder(),
         health = %listener.local_addr().context("the health listener has no address")?,

@@ -351,7 +351,7 @@ impl<'a> Course<'a> {
                     return End::GivenBack;
                 }
                 Step::Abandon(ending) => {
-                    metrics::count(metrics::ENDINGS_ABANDONED);
+                    metrics::ending_abandoned();
                     error!(
                         job = self.job_id(),
                         status = ending.status.as_str(),

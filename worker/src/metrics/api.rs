@@ -1,20 +1,17 @@
-//! Requests to APIs by host and code: few series whatever jobs ask for, each looked up
-//! once.
+//! Requests to APIs by host and code: few series whatever jobs ask for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{counter, histogram};
 
-use super::{API, API_SECONDS};
+use super::{API, API_SECONDS, NO_ANSWER, OTHER};
 
 static HOSTS: Hosts = Hosts::new();
 
 /// The most hosts that have a label value of their own.
 pub const MAX_HOSTS: usize = 64;
-/// Stands for every other host.
-pub const OTHER: &str = "other";
 
 /// A publisher may name endless hosts below `googleapis.com`, and each new label
 /// value costs memory for as long as the replica lives.
@@ -26,9 +23,9 @@ impl Hosts {
         Self(Mutex::new(BTreeSet::new()))
     }
 
-    /// The label value of a host that answered with `status`, or did not. A host
-    /// gets its own with the first answer that is not 404: made-up names lead to
-    /// front ends that know nothing of them, and must not use up the places.
+    /// The label value of a host that answered with `status`, or did not answer. A host
+    /// gets its own with the first answer that is not 404: front ends answer 404 for
+    /// made-up names, which must not use up the label values.
     fn label(&self, host: &str, status: Option<u16>) -> String {
         // A panic leaves a valid set.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,53 +41,25 @@ impl Hosts {
     }
 }
 
-/// The series of one caller, of the recorder that was installed when it first asked for
-/// them. Another caller has the same series, and looks them up itself.
-#[derive(Default)]
-pub(crate) struct ApiSeries(Mutex<HashMap<String, OfHost>>);
+/// Counts requests to APIs.
+#[derive(Debug)]
+pub(crate) struct ApiSeries(&'static Hosts);
 
-/// What one host did.
-struct OfHost {
-    label: String,
-    by_status: Vec<(Option<u16>, Counter)>,
-    seconds: Histogram,
+/// All count under the same labels.
+impl Default for ApiSeries {
+    fn default() -> Self {
+        Self(&HOSTS)
+    }
 }
 
 impl ApiSeries {
-    /// An API answered, or did not. `host` was allowed by the operator's rules.
+    /// Counts a request that an API answered with `status`, or did not answer. `host` was
+    /// allowed by the operator's rules.
     pub(crate) fn note(&self, host: &str, status: Option<u16>, took: Duration) {
-        // A panic leaves a valid map.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = known.get_mut(host) {
-            return series.note(status, took);
-        }
-        // One that shares a label is not remembered by its name, and may get its own later.
-        let label = HOSTS.label(host, status);
-        known.entry(label).or_insert_with_key(|label| OfHost::new(label)).note(status, took);
-    }
-}
-
-impl OfHost {
-    fn new(label: &str) -> Self {
-        let seconds = histogram!(API_SECONDS, "host" => label.to_owned());
-        Self { label: label.to_owned(), by_status: Vec::new(), seconds }
-    }
-
-    fn note(&mut self, status: Option<u16>, took: Duration) {
-        self.seconds.record(took);
-        if let Some((_, counter)) = self.by_status.iter().find(|(known, _)| *known == status) {
-            return counter.increment(1);
-        }
-        let code = status.map_or_else(|| "error".to_owned(), |status| status.to_string());
-        let counter = counter!(API, "host" => self.label.clone(), "code" => code);
-        counter.increment(1);
-        self.by_status.push((status, counter));
-    }
-}
-
-impl std::fmt::Debug for ApiSeries {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ApiSeries").finish_non_exhaustive()
+        let host = self.0.label(host, status);
+        let code = status.map_or_else(|| NO_ANSWER.to_owned(), |status| status.to_string());
+        counter!(API, "host" => host.clone(), "code" => code).increment(1);
+        histogram!(API_SECONDS, "host" => host).record(took);
     }
 }
 

@@ -1,5 +1,4 @@
-//! What is counted for every job: the series, looked up once. Looking one up costs more
-//! than counting, and a job counts ten times.
+//! What a replica counts for its jobs.
 
 use std::time::Duration;
 
@@ -8,20 +7,22 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use crate::outcome::Status;
 
 use super::{
-    CREDENTIALS, Had, IN_FLIGHT, JOB_SECONDS, JOBS, LEASE_WAIT, QUEUE_WAIT, QUEUED_USERS,
-    SLOWED_USERS, UNKNOWN,
+    CREDENTIALS, HELD, Had, IN_FLIGHT, JOB_SECONDS, JOBS, LEASE_WAIT, OUTSTANDING, QUEUE_WAIT,
+    QUEUED_USERS, SLOWED_USERS, UNKNOWN, level,
 };
 
 const STATUSES: [Status; 4] = [Status::Done, Status::Retry, Status::Parked, Status::Rejected];
 
-/// The series of a replica, of the recorder that was installed when it began.
+/// The metrics of a replica, kept by the recorder that was installed when it began.
 pub(crate) struct Meters {
-    /// Of kinds that the replica does not do, and of messages that are no jobs.
+    /// Counts jobs of kinds that the replica does not do, and messages that are no jobs.
     pub(crate) unknown: Ended,
     in_flight: Gauge,
     queue_wait: Histogram,
     queued_users: Gauge,
     slowed_users: Gauge,
+    outstanding: Gauge,
+    held: Gauge,
     hit: Counter,
     wait: Counter,
     error: Counter,
@@ -35,14 +36,14 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Looks the series up.
+    /// The metrics of the jobs of `kind`.
     pub(crate) fn of(kind: &str) -> Self {
         let by_status = STATUSES
             .map(|status| counter!(JOBS, "kind" => kind.to_owned(), "outcome" => status.as_str()));
         Self { by_status, seconds: histogram!(JOB_SECONDS, "kind" => kind.to_owned()) }
     }
 
-    /// A delivery ended so, after so long.
+    /// Counts a delivery that took so long.
     pub(crate) fn note(&self, status: Status, took: Duration) {
         let at = STATUSES.iter().position(|known| *known == status);
         self.by_status[at.expect("all of them are listed")].increment(1);
@@ -59,6 +60,8 @@ impl Default for Meters {
             queue_wait: histogram!(QUEUE_WAIT),
             queued_users: gauge!(QUEUED_USERS),
             slowed_users: gauge!(SLOWED_USERS),
+            outstanding: gauge!(OUTSTANDING),
+            held: gauge!(HELD),
             hit: credentials(Had::Hit),
             wait: credentials(Had::Wait),
             error: credentials(Had::Error),
@@ -68,33 +71,31 @@ impl Default for Meters {
 }
 
 impl Meters {
-    /// How many users have jobs here, and how many were slowed down lately.
+    /// Tells how many users have jobs here, and how many an API slowed down lately.
     pub(crate) fn set_users(&self, queued: usize, slowed: usize) {
-        let level = |users: usize| f64::from(u32::try_from(users).unwrap_or(u32::MAX));
         self.queued_users.set(level(queued));
         self.slowed_users.set(level(slowed));
     }
 
-    /// How many messages are received and not settled, and how many of them are held.
-    #[expect(clippy::unused_self, reason = "like its neighbours")]
+    /// Tells how many messages are received and not settled, and how many of them are
+    /// held: they wait for something other than a slot.
     pub(crate) fn set_jobs(&self, outstanding: usize, held: usize) {
-        let level = |jobs: usize| f64::from(u32::try_from(jobs).unwrap_or(u32::MAX));
-        gauge!(super::OUTSTANDING).set(level(outstanding));
-        gauge!(super::HELD).set(level(held));
+        self.outstanding.set(level(outstanding));
+        self.held.set(level(held));
     }
 
-    /// A job's turn has come, so long after its receipt.
+    /// Counts a job whose turn came so long after its receipt.
     pub(crate) fn turn(&self, waited: Duration) {
         self.queue_wait.record(waited);
     }
 
-    /// A handler runs until this is dropped.
+    /// Counts a handler as running until what is returned is dropped.
     pub(crate) fn run(&self) -> Running<'_> {
         self.in_flight.increment(1.0);
         Running(&self.in_flight)
     }
 
-    /// A credential was asked for.
+    /// Counts a credential that a job asked for.
     pub(crate) fn credential(&self, had: Had, waited: Duration) {
         match had {
             Had::Hit => &self.hit,
@@ -114,7 +115,7 @@ impl std::fmt::Debug for Meters {
     }
 }
 
-/// A handler that runs; ends when dropped, however it ends.
+/// Counts a running handler until it is dropped, so that a panic or a cut counts as an end.
 pub(crate) struct Running<'a>(&'a Gauge);
 
 impl Drop for Running<'_> {

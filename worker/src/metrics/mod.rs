@@ -1,167 +1,43 @@
-//! What a replica counts: the names, and the places where they are counted.
+//! What a process counts: the names, and the functions that count.
 //!
 //! Names, labels and meanings are listed in [`ALL`], which `/metrics` describes
-//! itself with and which alerts and dashboards are checked against. A label has
-//! few values and never a user, a job or a secret.
+//! itself with and which alerts and dashboards are checked against. Labels have
+//! few values, and none is a user, a job or a secret.
 //!
 //! Nothing is kept unless the program installed a recorder (`fleet worker` and
 //! `fleet web` do); totals of the token store are read when somebody asks
 //! ([`read_store`]).
 
 mod api;
+mod list;
 mod meters;
 mod render;
 
 use std::time::Duration;
 
 use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Label as Pair, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
 };
 use shared::TokenStore;
 
-use crate::outcome::Status;
+pub use list::{ALL, Kind, Label, Metric, OTHER, Process};
+use list::{
+    AMBIGUOUS, API, API_SECONDS, BUILD, CACHED_USERS, COMMIT_CONFLICTS, CREDENTIALS,
+    ENDINGS_ABANDONED, ENDPOINT, ENDPOINT_SECONDS, HELD, IN_FLIGHT, JOB_SECONDS, JOBS, LEASE_WAIT,
+    LEASES, LOST_GRANTS, ORPHANS, OUTSTANDING, PUBSUB_REACHABLE, QUEUE_WAIT, QUEUED_USERS, READY,
+    REFRESHES, REJECTED_TOKENS, SLOWED_USERS, STORAGE, STORAGE_SECONDS, UNKNOWN, WEB_EVENTS,
+    WEB_OUTCOMES,
+};
+pub(crate) use list::{
+    DEDUPED, ENDINGS, NEED_CONSENT, PARKED_JOBS, PARKED_REFUSED, PAUSED, REQUEST_BUCKETS, RESUMED,
+    SLOWED,
+};
 
 pub(crate) use api::ApiSeries;
-pub use api::{MAX_HOSTS, OTHER};
+pub use api::MAX_HOSTS;
 pub(crate) use meters::{Ended, Meters};
 pub use render::Render;
-
-/// Stands for every kind that is not registered.
-const UNKNOWN: &str = "unknown";
-
-/// How a metric behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A total that only grows.
-    Counter,
-    /// A level.
-    Gauge,
-    /// A distribution; its unit is seconds.
-    Histogram,
-}
-
-/// One metric as it stands in `/metrics`.
-#[derive(Debug, Clone, Copy)]
-pub struct Metric {
-    /// Its name.
-    pub name: &'static str,
-    /// How it behaves.
-    pub kind: Kind,
-    /// What it tells.
-    pub help: &'static str,
-    /// Its labels.
-    pub labels: &'static [&'static str],
-}
-
-/// A whole delivery: from a call that is served from memory to one that waits
-/// out an outage or a `Retry-After`.
-const JOB_BUCKETS: [f64; 17] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-    180.0, 600.0,
-];
-/// One request, or a wait for one.
-const REQUEST_BUCKETS: [f64; 14] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-
-impl Metric {
-    /// Upper bounds of a histogram's buckets, in seconds.
-    pub fn buckets(&self) -> &'static [f64] {
-        buckets_of(self.name)
-    }
-}
-
-/// Upper bounds of the buckets of the histogram of this name, in seconds.
-pub(crate) fn buckets_of(name: &str) -> &'static [f64] {
-    if [JOB_SECONDS, QUEUE_WAIT, LEASE_WAIT].contains(&name) {
-        &JOB_BUCKETS
-    } else {
-        &REQUEST_BUCKETS
-    }
-}
-
-macro_rules! metrics_list {
-    ($($const:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
-        $(pub(crate) const $const: &str = $name;)*
-
-        /// Every metric of a replica.
-        pub const ALL: &[Metric] = &[
-            $(Metric { name: $const, kind: Kind::$kind, help: $help, labels: &[$($label),*] }),*
-        ];
-    };
-}
-
-metrics_list! {
-    JOBS = "fleet_jobs_total", Counter, ["kind", "outcome"],
-        "Deliveries by kind and by how they ended: done, retry, parked, rejected.";
-    JOB_SECONDS = "fleet_job_duration_seconds", Histogram, ["kind"],
-        "From receipt to the end of a delivery, waiting included.";
-    IN_FLIGHT = "fleet_jobs_in_flight", Gauge, [], "Handlers that run now.";
-    OUTSTANDING = "fleet_jobs_outstanding", Gauge, [],
-        "Messages that this replica holds, waiting ones included.";
-    QUEUED_USERS = "fleet_users_queued", Gauge, [], "Users of which this replica holds jobs.";
-    QUEUE_WAIT = "fleet_job_queue_wait_seconds", Histogram, [],
-        "From receipt to the job's turn: behind others of its user, and in line for a runner.";
-    HELD = "fleet_jobs_held", Gauge, [],
-        "Jobs held because the bucket or the token endpoint is down.";
-    PAUSED = "fleet_intake_paused", Gauge, [], "1 while no new jobs are taken because of an outage.";
-    PUBSUB_REACHABLE = "fleet_pubsub_reachable", Gauge, [],
-        "1 while Pub/Sub answers on a connection that was opened to ask, 0 while it does not.";
-    READY = "fleet_ready", Gauge, [], "1 while /readyz says ready.";
-    DEDUPED = "fleet_jobs_deduplicated_total", Counter, [],
-        "Deliveries of jobs that were done before and did not act again.";
-    SLOWED = "fleet_users_slowed_total", Counter, [],
-        "Times that a user's jobs were held back because an API limits their rate.";
-    SLOWED_USERS = "fleet_users_slowed", Gauge, [],
-        "Users whose rate an API limited lately.";
-    CREDENTIALS = "fleet_credentials_total", Counter, ["result"],
-        "Credentials asked for: hit (in memory), wait (a read or a refresh), error.";
-    CACHED_USERS = "fleet_cached_users", Gauge, [], "Users whose credential is in memory.";
-    REFRESHES = "fleet_refreshes_total", Counter, ["outcome"],
-        "Refreshes: obtained, adopted (another replica's), needs_consent, unavailable, misconfigured.";
-    AMBIGUOUS = "fleet_refresh_ambiguous_total", Counter, [],
-        "Requests to the token endpoint whose answer was lost.";
-    LOST_GRANTS = "fleet_lost_grants_total", Counter, [],
-        "Grants found dead after a takeover or a lost answer: their users must consent again.";
-    ORPHANS = "fleet_orphan_grants_total", Counter, [],
-        "Grants that could not be stored since their user was deleted meanwhile.";
-    COMMIT_CONFLICTS = "fleet_commit_conflicts_total", Counter, [],
-        "Commits that met another write.";
-    REJECTED_TOKENS = "fleet_rejected_tokens_total", Counter, [],
-        "Access tokens that an API rejected before they expired.";
-    LEASES = "fleet_leases_total", Counter, ["outcome"],
-        "Leases: acquired, taken_over (from a holder that did not commit in time).";
-    LEASE_WAIT = "fleet_lease_wait_seconds", Histogram, [],
-        "How long callers waited for a credential that was not in memory.";
-    ENDPOINT = "fleet_token_endpoint_requests_total", Counter, ["outcome"],
-        "Requests to the token endpoint: ok, invalid_grant, misconfigured, transient, ambiguous, \
-         abandoned (given up by this process).";
-    ENDPOINT_SECONDS = "fleet_token_endpoint_duration_seconds", Histogram, [],
-        "How long the token endpoint took.";
-    STORAGE = "fleet_storage_requests_total", Counter, ["operation", "code"],
-        "Requests to the bucket by operation (get, put, delete, list) and code (ok, not_found, \
-         precondition_failed, throttled, unavailable, refused, abandoned: given up by this process).";
-    STORAGE_SECONDS = "fleet_storage_request_duration_seconds", Histogram, ["operation"],
-        "How long the bucket took.";
-    API = "fleet_api_requests_total", Counter, ["host", "code"],
-        "Requests to APIs by host and HTTP status (or error). Hosts that never served, and those \
-         beyond the first 64, are `other`.";
-    API_SECONDS = "fleet_api_request_duration_seconds", Histogram, ["host"],
-        "How long APIs took to begin an answer.";
-    NEED_CONSENT = "fleet_users_needing_consent", Gauge, [],
-        "Users with parked jobs, as of the last sweep.";
-    PARKED_JOBS = "fleet_parked_jobs", Gauge, [], "Parked jobs, as of the last sweep.";
-    RESUMED = "fleet_jobs_resumed_total", Counter, [],
-        "Parked jobs that were published again.";
-    PARKED_REFUSED = "fleet_parked_refused_total", Counter, [],
-        "Times that an object under parked/ was no parked job of its user and was left alone.";
-    ENDINGS = "fleet_endings", Gauge, [],
-        "Ends of jobs that are stored in the bucket and still to be written, as of the last sweep.";
-    ENDINGS_ABANDONED = "fleet_endings_abandoned_total", Counter, [],
-        "Ends of jobs that neither a topic nor the bucket took before the replica ended.";
-    WEB_EVENTS = "fleet_web_events_total", Counter, ["event", "outcome"],
-        "What people did on the consent pages, and how it ended.";
-    BUILD = "fleet_build_info", Gauge, ["version"], "Always 1; the version is the label.";
-}
 
 /// Describes every metric to the recorder that was just installed.
 pub fn describe() {
@@ -172,27 +48,62 @@ pub fn describe() {
             Kind::Histogram => describe_histogram!(*name, Unit::Seconds, *help),
         }
     }
-    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
-/// Shows what a replica with these kinds counts as zero before it happens: a
-/// rate over a series that appears with its first event misses that event.
-pub fn begin<'a>(kinds: impl IntoIterator<Item = &'a str>) {
-    for kind in kinds.into_iter().chain([UNKNOWN]) {
-        for status in [Status::Done, Status::Retry, Status::Parked, Status::Rejected] {
-            counter!(JOBS, "kind" => kind.to_owned(), "outcome" => status.as_str()).absolute(0);
+/// Shows every metric of `process` as zero before anything happens, with each value
+/// that its labels can have: `increase()` over a series that appears with its first
+/// event misses that event. `kinds` are those that the process does.
+pub fn begin<'a>(process: Process, kinds: impl IntoIterator<Item = &'a str>) {
+    let kinds: Vec<&str> = kinds.into_iter().chain([UNKNOWN]).collect();
+    for metric in ALL.iter().filter(|metric| metric.shown_by.contains(&process)) {
+        for labels in series(metric, &kinds) {
+            match metric.kind {
+                Kind::Counter => counter!(metric.name, labels).absolute(0),
+                Kind::Gauge => gauge!(metric.name, labels).set(0.0),
+                Kind::Histogram => drop(histogram!(metric.name, labels)),
+            }
         }
     }
-    for had in [Had::Hit, Had::Wait, Had::Error] {
-        counter!(CREDENTIALS, "result" => had.as_str()).absolute(0);
-    }
-    for counter in [DEDUPED, SLOWED, RESUMED, PARKED_REFUSED, ENDINGS_ABANDONED] {
-        counter!(counter).absolute(0);
-    }
-    for gauge in [IN_FLIGHT, OUTSTANDING, QUEUED_USERS, HELD, PAUSED, SLOWED_USERS, ENDINGS] {
-        gauge!(gauge).set(0.0);
-    }
+    gauge!(BUILD, "version" => VERSION).set(1.0);
 }
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The labels of each series that a metric begins with.
+fn series(metric: &Metric, kinds: &[&str]) -> Vec<Vec<Pair>> {
+    if metric.name == WEB_EVENTS {
+        let pairs = WEB_OUTCOMES
+            .iter()
+            .flat_map(|(event, outcomes)| outcomes.iter().map(|outcome| (*event, *outcome)));
+        let labels =
+            |(event, outcome)| vec![Pair::new("event", event), Pair::new("outcome", outcome)];
+        return pairs.map(labels).collect();
+    }
+    let mut all = vec![Vec::new()];
+    for label in metric.labels {
+        let values = match label.name {
+            "kind" => kinds,
+            "host" => &[OTHER],
+            "code" if label.values.is_empty() => &[NO_ANSWER],
+            "version" => &[VERSION],
+            _ => label.values,
+        };
+        all = all
+            .iter()
+            .flat_map(|before: &Vec<Pair>| {
+                values.iter().map(|value| {
+                    let mut labels = before.clone();
+                    labels.push(Pair::new(label.name, (*value).to_owned()));
+                    labels
+                })
+            })
+            .collect();
+    }
+    all
+}
+
+/// The `code` of a request to an API that was not answered.
+const NO_ANSWER: &str = "error";
 
 /// Takes the store's totals over. Called whenever somebody asks for metrics.
 pub fn read_store(store: &TokenStore) {
@@ -218,9 +129,12 @@ pub fn read_store(store: &TokenStore) {
     ] {
         counter!(counter).absolute(total);
     }
-    // At most the cache's capacity, far below what an `f64` counts exactly.
-    #[expect(clippy::cast_precision_loss, reason = "a count of entries in memory")]
-    gauge!(CACHED_USERS).set(store.cached_users() as f64);
+    gauge!(CACHED_USERS).set(level(store.cached_users()));
+}
+
+/// A count as a gauge has it.
+fn level(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// Whether `/readyz` says ready. Called whenever somebody asks for metrics.
@@ -233,8 +147,17 @@ pub(crate) fn pubsub_reachable(reachable: bool) {
     gauge!(PUBSUB_REACHABLE).set(f64::from(u8::from(reachable)));
 }
 
-/// One more event on the consent pages. Both names are ours.
+/// An ending was written nowhere, and its message is given back.
+pub(crate) fn ending_abandoned() {
+    counter!(ENDINGS_ABANDONED).increment(1);
+}
+
+/// One more event on the consent pages: a pair of [`WEB_OUTCOMES`].
 pub(crate) fn web_event(event: &'static str, outcome: &'static str) {
+    debug_assert!(
+        WEB_OUTCOMES.iter().any(|(known, all)| *known == event && all.contains(&outcome)),
+        "{event}, {outcome} does not begin at 0"
+    );
     counter!(WEB_EVENTS, "event" => event, "outcome" => outcome).increment(1);
 }
 
@@ -250,24 +173,24 @@ pub(crate) fn storage_request(operation: &'static str, code: &'static str, took:
     histogram!(STORAGE_SECONDS, "operation" => operation).record(took);
 }
 
-/// A level that is `value` from now on.
+/// Sets a gauge without labels.
 pub(crate) fn set(gauge: &'static str, value: f64) {
     gauge!(gauge).set(value);
 }
 
-/// One more of an event without labels.
+/// Adds 1 to a counter without labels.
 pub(crate) fn count(counter: &'static str) {
     counter!(counter).increment(1);
 }
 
-/// How a credential was had.
+/// How a job got its credential.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Had {
     /// It was in memory.
     Hit,
     /// It was read or refreshed.
     Wait,
-    /// It was not had.
+    /// There is none.
     Error,
 }
 
@@ -280,3 +203,6 @@ impl Had {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

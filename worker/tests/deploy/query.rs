@@ -28,7 +28,7 @@ pub(crate) fn faults(query: &str) -> Vec<String> {
             faults.push(format!("no metric is named {name}"));
             continue;
         };
-        known.extend(metric.labels);
+        known.extend(metric.labels.iter().map(|label| label.name));
         if bucket {
             known.push("le");
         }
@@ -71,17 +71,18 @@ fn find(series: &str) -> Option<(Metric, bool)> {
     })
 }
 
-/// What is wrong with one `label="value"`. The help text of a metric lists the
-/// values that its labels have.
+/// What is wrong with one `label="value"`. Where the list does not have the values of a
+/// label, the help text of the metric does.
 fn wrong_matcher(metric: Metric, matcher: &str) -> Option<String> {
     let at = matcher.find(['=', '!'])?;
     let label = matcher[..at].trim();
-    if !metric.labels.contains(&label) {
+    let Some(known) = metric.labels.iter().find(|known| known.name == label) else {
         return (!target(label)).then(|| format!("{} has no label {label}", metric.name));
-    }
+    };
     let values = matcher[at..].trim_start_matches(['=', '!', '~', '"']).trim_end_matches('"');
     let told = |value: &&str| {
-        metric.help.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *value)
+        let mut words = metric.help.split(|c: char| !c.is_alphanumeric() && c != '_');
+        known.values.contains(value) || known.values.is_empty() && words.any(|w| w == *value)
     };
     let unknown: Vec<&str> = values.split('|').filter(|v| !told(v)).collect();
     (!unknown.is_empty()).then(|| format!("{}: {label} is never {unknown:?}", metric.name))

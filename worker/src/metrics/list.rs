@@ -1,0 +1,224 @@
+//! Every metric that a process may show.
+
+/// How a metric behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A total that only grows.
+    Counter,
+    /// A level.
+    Gauge,
+    /// A distribution; its unit is seconds.
+    Histogram,
+}
+
+/// The long-running commands, which show metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// `fleet worker`.
+    Worker,
+    /// `fleet web`.
+    Web,
+}
+
+const WORKER: &[Process] = &[Process::Worker];
+const WEB: &[Process] = &[Process::Web];
+const BOTH: &[Process] = &[Process::Worker, Process::Web];
+
+/// A label of a metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// The values that it can have, or none where they are known at run time only.
+    pub values: &'static [&'static str],
+}
+
+/// One metric as it stands in `/metrics`.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// The processes that show it.
+    pub shown_by: &'static [Process],
+    /// How it behaves.
+    pub kind: Kind,
+    /// What it tells.
+    pub help: &'static str,
+    /// Its labels.
+    pub labels: &'static [Label],
+}
+
+/// A whole delivery: from a call that is served from memory to one that waits
+/// out an outage or a `Retry-After`.
+const JOB_BUCKETS: [f64; 17] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    180.0, 600.0,
+];
+/// One request, or a wait for one.
+pub(crate) const REQUEST_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+impl Metric {
+    /// Upper bounds of a histogram's buckets, in seconds.
+    pub fn buckets(&self) -> &'static [f64] {
+        if [JOB_SECONDS, QUEUE_WAIT, LEASE_WAIT].contains(&self.name) {
+            &JOB_BUCKETS
+        } else {
+            &REQUEST_BUCKETS
+        }
+    }
+}
+
+/// What stands for every kind that is not registered, and for a message that is no job.
+pub(super) const UNKNOWN: &str = "unknown";
+/// What stands for hosts that have no label value of their own.
+pub const OTHER: &str = "other";
+
+/// The values of a label that only the running program knows: registered kinds, hosts,
+/// HTTP statuses.
+const OPEN: &[&str] = &[];
+const STATUSES: &[&str] = &["done", "retry", "parked", "rejected"];
+const OPERATIONS: &[&str] = &["get", "put", "delete", "list"];
+const STORAGE_CODES: &[&str] =
+    &["ok", "not_found", "precondition_failed", "throttled", "unavailable", "refused", "abandoned"];
+const ENDPOINT_OUTCOMES: &[&str] =
+    &["ok", "invalid_grant", "misconfigured", "transient", "ambiguous", "abandoned"];
+
+/// Each event of [`WEB_EVENTS`] with the outcomes that it can have.
+pub(super) const WEB_OUTCOMES: [(&str, &[&str]); 5] = [
+    ("start", &["started", "limited", "not_offered", "failed"]),
+    (
+        "callback",
+        &[
+            "signed_in",
+            "consent_again",
+            "denied",
+            "refused",
+            "malformed",
+            "not_yours",
+            "expired",
+            "replayed",
+            "wrong_redirect",
+            "code_refused",
+            "unavailable",
+            "misconfigured",
+            "id_token",
+            "profile",
+            "other_account",
+            "no_refresh_token",
+            "no_user",
+            "store",
+        ],
+    ),
+    ("test", &["ok", "failed"]),
+    ("job", &["ok", "failed"]),
+    ("disconnect", &["ok", "failed"]),
+];
+
+/// A constant for each name, for whoever writes the metric, and the list of all. The list
+/// repeats the name instead of using the constant, so that the compiler reports the
+/// constant of a metric that nothing writes.
+macro_rules! metrics_list {
+    ($($const:ident = $name:literal, $shown_by:ident, $kind:ident,
+        [$($label:literal: $values:expr),*], $help:literal;)*) => {
+        $(pub(crate) const $const: &str = $name;)*
+
+        /// Every metric of a process.
+        pub const ALL: &[Metric] = &[
+            $(Metric {
+                name: $name,
+                shown_by: $shown_by,
+                kind: Kind::$kind,
+                help: $help,
+                labels: &[$(Label { name: $label, values: $values }),*],
+            }),*
+        ];
+    };
+}
+
+metrics_list! {
+    JOBS = "fleet_jobs_total", WORKER, Counter, ["kind": OPEN, "outcome": STATUSES],
+        "Deliveries by kind and by how they ended: done, retry, parked, rejected.";
+    JOB_SECONDS = "fleet_job_duration_seconds", WORKER, Histogram, ["kind": OPEN],
+        "From receipt to the end of a delivery, waiting included.";
+    IN_FLIGHT = "fleet_jobs_in_flight", WORKER, Gauge, [], "Handlers that run now.";
+    OUTSTANDING = "fleet_jobs_outstanding", WORKER, Gauge, [],
+        "Messages that this replica has received and not settled, held ones included.";
+    QUEUED_USERS = "fleet_users_queued", WORKER, Gauge, [],
+        "Users of which this replica has jobs.";
+    QUEUE_WAIT = "fleet_job_queue_wait_seconds", WORKER, Histogram, [],
+        "From receipt to the job's turn: behind other jobs of its user, and for a slot.";
+    HELD = "fleet_jobs_held", WORKER, Gauge, [],
+        "Messages that wait for something other than a slot: the end of an outage or of a \
+         pause that an API asked for, or the writing of their end. More replicas do not help \
+         them.";
+    PAUSED = "fleet_intake_paused", WORKER, Gauge, [],
+        "1 while no new jobs are taken because of an outage.";
+    READY = "fleet_ready", BOTH, Gauge, [], "1 while /readyz says ready.";
+    PUBSUB_REACHABLE = "fleet_pubsub_reachable", WORKER, Gauge, [],
+        "1 while Pub/Sub answers on a connection that was opened to ask, 0 while it does not.";
+    DEDUPED = "fleet_jobs_deduplicated_total", WORKER, Counter, [],
+        "Deliveries of jobs that were done before and did not act again.";
+    ENDINGS = "fleet_endings", WORKER, Gauge, [],
+        "Ends of jobs that are stored in the bucket and still to be written, as of the last \
+         sweep.";
+    ENDINGS_ABANDONED = "fleet_endings_abandoned_total", WORKER, Counter, [],
+        "Endings that neither a topic nor the bucket took before the replica stopped: their \
+         messages were given back and their jobs may act twice.";
+    SLOWED = "fleet_users_slowed_total", WORKER, Counter, [],
+        "Times that a user's jobs were held back because an API limits their rate.";
+    SLOWED_USERS = "fleet_users_slowed", WORKER, Gauge, [],
+        "Users whose rate an API limited lately.";
+    CREDENTIALS = "fleet_credentials_total", WORKER, Counter,
+        ["result": &["hit", "wait", "error"]],
+        "Credentials asked for: hit (in memory), wait (a read or a refresh), error.";
+    CACHED_USERS = "fleet_cached_users", BOTH, Gauge, [],
+        "Users whose credential is in memory.";
+    REFRESHES = "fleet_refreshes_total", BOTH, Counter,
+        ["outcome": &["obtained", "adopted", "needs_consent", "unavailable", "misconfigured"]],
+        "Refreshes: obtained, adopted (another replica's), needs_consent, unavailable, misconfigured.";
+    AMBIGUOUS = "fleet_refresh_ambiguous_total", BOTH, Counter, [],
+        "Requests to the token endpoint whose answer was lost.";
+    LOST_GRANTS = "fleet_lost_grants_total", BOTH, Counter, [],
+        "Grants found dead after a takeover or a lost answer: their users must consent again.";
+    ORPHANS = "fleet_orphan_grants_total", BOTH, Counter, [],
+        "Grants that could not be stored since their user was deleted meanwhile.";
+    COMMIT_CONFLICTS = "fleet_commit_conflicts_total", BOTH, Counter, [],
+        "Commits that met another write.";
+    REJECTED_TOKENS = "fleet_rejected_tokens_total", BOTH, Counter, [],
+        "Access tokens that an API rejected before they expired.";
+    LEASES = "fleet_leases_total", BOTH, Counter, ["outcome": &["acquired", "taken_over"]],
+        "Leases: acquired, taken_over (from a holder that did not commit in time).";
+    LEASE_WAIT = "fleet_lease_wait_seconds", WORKER, Histogram, [],
+        "How long callers waited for a credential that was not in memory.";
+    ENDPOINT = "fleet_token_endpoint_requests_total", BOTH, Counter,
+        ["outcome": ENDPOINT_OUTCOMES],
+        "Requests to the token endpoint: ok, invalid_grant, misconfigured, transient, ambiguous, \
+         abandoned (given up by this process).";
+    ENDPOINT_SECONDS = "fleet_token_endpoint_duration_seconds", BOTH, Histogram, [],
+        "How long the token endpoint took.";
+    STORAGE = "fleet_storage_requests_total", BOTH, Counter,
+        ["operation": OPERATIONS, "code": STORAGE_CODES],
+        "Requests to the bucket by operation (get, put, delete, list) and code (ok, not_found, \
+         precondition_failed, throttled, unavailable, refused, abandoned: given up by this process).";
+    STORAGE_SECONDS = "fleet_storage_request_duration_seconds", BOTH, Histogram,
+        ["operation": OPERATIONS],
+        "How long the bucket took.";
+    API = "fleet_api_requests_total", WORKER, Counter, ["host": OPEN, "code": OPEN],
+        "Requests to APIs by host and HTTP status (or error). Hosts that never served, and those \
+         beyond the first 64, are `other`.";
+    API_SECONDS = "fleet_api_request_duration_seconds", WORKER, Histogram, ["host": OPEN],
+        "How long APIs took to begin an answer.";
+    NEED_CONSENT = "fleet_users_needing_consent", WORKER, Gauge, [],
+        "Users with parked jobs, as of the last sweep.";
+    PARKED_JOBS = "fleet_parked_jobs", WORKER, Gauge, [],
+        "Parked jobs, as of the last sweep.";
+    RESUMED = "fleet_jobs_resumed_total", BOTH, Counter, [],
+        "Parked jobs that were published again.";
+    PARKED_REFUSED = "fleet_parked_refused_total", BOTH, Counter, [],
+        "Times that an object under parked/ was no parked job of its user and was left alone.";
+    WEB_EVENTS = "fleet_web_events_total", WEB, Counter, ["event": OPEN, "outcome": OPEN],
+        "What people did on the consent pages, and how it ended.";
+    BUILD = "fleet_build_info", BOTH, Gauge, ["version": OPEN],
+        "Always 1; the version is the label.";
+}
