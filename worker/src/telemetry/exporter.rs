@@ -10,8 +10,6 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
-/// OpenTelemetry's default bound on one export.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// The most of a collector's answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -26,29 +24,16 @@ struct Inner {
 }
 
 impl Collector {
-    pub(super) fn new(runtime: Handle) -> Result<Self, String> {
-        super::traces::check_protocol()?;
+    /// `timeout` bounds one export.
+    pub(super) fn new(runtime: Handle, timeout: Duration) -> Result<Self, String> {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
-            .timeout(timeout()?)
+            .timeout(timeout)
             .user_agent(concat!("fleet/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| format!("TLS cannot be set up: {e}"))?;
         Ok(Self(Arc::new(Inner { http, runtime, failing: AtomicBool::new(false) })))
     }
-}
-
-/// The bound on one export, in milliseconds where it is given.
-fn timeout() -> Result<Duration, String> {
-    for name in ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"] {
-        if let Some(text) = std::env::var(name).ok().filter(|text| !text.is_empty()) {
-            let millis = text
-                .parse()
-                .map_err(|_| format!("{name}={text:?} is no number of milliseconds"))?;
-            return Ok(Duration::from_millis(millis));
-        }
-    }
-    Ok(TIMEOUT)
 }
 
 impl Inner {

@@ -18,6 +18,8 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 use super::exporter::Collector;
 
+/// OpenTelemetry's default bound on one export.
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the end of the process may wait for the last spans.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -35,7 +37,8 @@ impl Traces {
         if !is_wanted() {
             return Ok(None);
         }
-        let collector = Collector::new(runtime.clone())?;
+        check_protocol()?;
+        let collector = Collector::new(runtime.clone(), timeout()?)?;
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(collector)
@@ -72,7 +75,7 @@ fn is_wanted() -> bool {
 }
 
 /// Refuses protocols that this program does not speak.
-pub(super) fn check_protocol() -> Result<(), String> {
+fn check_protocol() -> Result<(), String> {
     for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
         match variable(name) {
             Some(protocol) if protocol != "http/protobuf" => {
@@ -85,6 +88,19 @@ pub(super) fn check_protocol() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The bound on one export, in milliseconds where it is given.
+fn timeout() -> Result<Duration, String> {
+    for name in ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"] {
+        if let Some(text) = variable(name) {
+            let millis = text
+                .parse()
+                .map_err(|_| format!("{name}={text:?} is no number of milliseconds"))?;
+            return Ok(Duration::from_millis(millis));
+        }
+    }
+    Ok(TIMEOUT)
 }
 
 /// Who we are, unless the environment says otherwise.
