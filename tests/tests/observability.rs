@@ -15,7 +15,7 @@ use emulators::faults::Fault;
 use emulators::google::Operation;
 use serde_json::{Value, json};
 use tests::stage::{Cloud, PATIENCE, Stage, Worker, full};
-use worker::metrics;
+use worker::metrics::{self, Process};
 use worker::pubsub::{Outgoing, Publisher};
 
 use collector::{Collector, Seen};
@@ -318,14 +318,13 @@ async fn the_metrics_have_what_they_promise_and_name_nobody() -> anyhow::Result<
             >= Some(5.0)
     );
 
-    // Set by others than a replica's jobs: the pages, and the sweep of parked jobs.
-    let elsewhere = ["fleet_web_events_total", "fleet_users_needing_consent", "fleet_parked_jobs"];
-    for metric in metrics::ALL {
-        if !elsewhere.contains(&metric.name) {
-            assert!(seen.has(metric), "{} has no value\n{text}", metric.name);
+    for exposition in [&before, &seen] {
+        for metric in metrics::ALL {
+            let is_own = metric.shown_by.contains(&Process::Worker);
+            assert_eq!(exposition.has(metric), is_own, "{}\n{text}", metric.name);
         }
+        exposition.check_against(metrics::ALL);
     }
-    seen.check_against(metrics::ALL);
 
     assert_eq!(worker.terminate().await?, 0);
     let words = unspeakable(&stage, &["quiet-", "evil.example"]);
@@ -335,6 +334,23 @@ async fn the_metrics_have_what_they_promise_and_name_nobody() -> anyhow::Result<
     assert!(log.contains("\"severity\":\"DEBUG\""), "the filter let nothing more through");
     let words = unspeakable(&stage, &["quiet-"]);
     assert_silent(&log, &words, "log");
+    for line in &worker.log {
+        assert!(line.is_object(), "it is no JSON: {line}");
+    }
+    // Whatever is logged during a delivery names the delivery.
+    let delivered = jobs.iter().map(|job| (&job["id"], &job["kind"]));
+    for (id, kind) in delivered {
+        let of_job = || worker.log.iter().filter(|line| line["job"] == *id);
+        let outcomes = of_job().filter(|line| !line["status"].is_null()).count();
+        assert_eq!(outcomes, 1, "one outcome of {id}\n{log}");
+        for line in of_job() {
+            assert_eq!(&line["kind"], kind, "{line}");
+            for name in ["message_id", "user"] {
+                assert!(line[name].is_string(), "no {name}: {line}");
+            }
+            assert!(line["result"].is_null(), "{line}");
+        }
+    }
     Ok(())
 }
 

@@ -15,7 +15,6 @@ pub mod effect;
 mod gate;
 mod handler;
 pub mod health;
-mod in_hand;
 pub mod job;
 pub mod kinds;
 mod logged_user;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shared::{UserDigest, UserId};
+use shared::UserId;
 
 /// One switch for the process: what is logged goes to one place.
 static SHOW_IDS: AtomicBool = AtomicBool::new(false);
@@ -16,12 +16,7 @@ pub fn log_user_ids(show: bool) {
 /// A user as logs may name them: a digest of the ID that stays the same
 /// everywhere, or the ID itself if the operator asked for it.
 pub fn log_user(user: &UserId) -> LoggedUser<'_> {
-    log_known_user(user, None)
-}
-
-/// The same, for who may know the digest already.
-pub(crate) fn log_known_user(user: &UserId, digest: Option<UserDigest>) -> LoggedUser<'_> {
-    LoggedUser::new(user, digest, SHOW_IDS.load(Ordering::Relaxed))
+    LoggedUser::new(user, SHOW_IDS.load(Ordering::Relaxed))
 }
 
 /// See [`log_user`]. Its text is whatever the publisher wrote: let the logger
@@ -37,12 +32,8 @@ enum Shown<'a> {
 }
 
 impl<'a> LoggedUser<'a> {
-    fn new(user: &'a UserId, digest: Option<UserDigest>, show: bool) -> Self {
-        Self(if show {
-            Shown::Id(user)
-        } else {
-            Shown::Digest(digest.unwrap_or_else(|| user.digest()).hex())
-        })
+    fn new(user: &'a UserId, show_id: bool) -> Self {
+        Self(if show_id { Shown::Id(user) } else { Shown::Digest(user.digest().hex()) })
     }
 
     /// The text.
@@ -76,9 +67,9 @@ mod tests {
     fn shows_the_id_only_when_asked_to() {
         let user = UserId::new("ann@example.com").unwrap();
         let digest = user.digest().to_string();
-        let hashed = LoggedUser::new(&user, None, false);
+        let hashed = LoggedUser::new(&user, false);
         assert_eq!((hashed.to_string(), format!("{hashed:?}")), (digest.clone(), digest.clone()));
-        assert_eq!(LoggedUser::new(&user, None, true).to_string(), "ann@example.com");
+        assert_eq!(LoggedUser::new(&user, true).to_string(), "ann@example.com");
         assert_eq!(log_user(&user).to_string(), digest, "by default");
     }
 }

@@ -1,13 +1,17 @@
-//! The spans of a delivery: receive → token → API → acknowledge, under the trace
-//! that the publisher began.
+//! The spans of a delivery, for its log lines and for its trace.
 //!
-//! Names and attributes follow OpenTelemetry's semantic conventions for messaging
-//! (Google Cloud Pub/Sub) and HTTP clients. What the conventions would have and
-//! what is personal here stays out: the ordering key (it is the user), URLs, and
-//! every parameter of a job.
+//! One span ([`LOGGED`]) has what every line logged during the delivery shows: the
+//! message's ID, the job, the user's digest, the kind, and the trace. It stays in the
+//! process.
 //!
-//! Only spans of this module leave the process ([`TARGET`]); those of libraries
-//! may hold object names, and so users.
+//! In it lie the spans that are exported ([`TARGET`]): receive → token → API →
+//! acknowledge, under the trace that the publisher began. Their names and attributes
+//! follow OpenTelemetry's semantic conventions for messaging (Google Cloud Pub/Sub) and
+//! HTTP clients. What the conventions would have and what is personal here stays out: the
+//! ordering key (it is the user), URLs, and every parameter of a job.
+//!
+//! Spans of libraries are neither shown nor exported: they may hold object names, and so
+//! users.
 
 use std::collections::HashMap;
 use std::str::FromStr as _;
@@ -18,14 +22,18 @@ use opentelemetry::trace::{
 use tracing::{Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::job::Received;
+use crate::job::{Job, Received};
+use crate::logged_user::log_user;
 use crate::metrics::Had;
 use crate::outcome::Status;
 
+/// The target of the span whose fields log lines show.
+pub(crate) const LOGGED: &str = "worker::logged";
 /// The target of every span that may be exported.
 pub const TARGET: &str = "worker::spans";
-/// The name of a delivery's span, which the others lie in.
-pub(crate) const DELIVERY: &str = "process";
+/// The field of [`LOGGED`] that has the trace's ID. Cloud Logging's name for it, and so
+/// are those of its companions in [`name_trace`].
+pub(crate) const TRACE_FIELD: &str = "logging.googleapis.com/trace";
 const SYSTEM: &str = "gcp_pubsub";
 
 /// The attributes of W3C Trace Context, which some publishers write under a prefix.
@@ -34,14 +42,55 @@ const STATE: &str = "tracestate";
 const PREFIXES: [&str; 2] = ["googclient_", ""];
 
 /// The whole delivery, from receipt to acknowledgement, under the publisher's
-/// trace (W3C Trace Context in the message's attributes).
-pub(crate) fn delivery(received: &Received, subscription: &str) -> Span {
-    // Printed where it is exported only.
-    let id = || subscription.rsplit('/').next().unwrap_or(subscription);
-    let span = info_span!(
+/// trace (W3C Trace Context in the message's attributes). `job` is absent where the
+/// message is none.
+pub(crate) fn delivery(received: &Received, job: Option<&Job>, subscription: &str) -> Span {
+    let logged = info_span!(
+        target: LOGGED,
+        "delivery",
+        message_id = received.message_id,
+        job = job.map(|job| job.id.as_str()),
+        user = job.map(|job| field::display(log_user(&job.user))),
+        kind = job.map(|job| job.kind.as_str()),
+        "logging.googleapis.com/trace" = field::Empty,
+        "logging.googleapis.com/trace_sampled" = field::Empty,
+        "logging.googleapis.com/spanId" = field::Empty,
+    );
+    let publisher = publisher(&received.attributes);
+    let exported = exported_delivery(&logged, received, subscription);
+    if exported.is_disabled() {
+        if let Some(publisher) = &publisher {
+            name_trace(&logged, publisher);
+        }
+        return logged;
+    }
+    if let Some(publisher) = publisher {
+        let context = opentelemetry::Context::new().with_remote_span_context(publisher);
+        // Fails where the span has begun already, which it has not.
+        drop(exported.set_parent(context));
+    }
+    let context = exported.context();
+    let context = context.span().span_context().clone();
+    if context.is_valid() {
+        name_trace(&logged, &context);
+        logged.record("logging.googleapis.com/spanId", field::display(context.span_id()));
+    }
+    exported
+}
+
+/// Records the trace in which a delivery lies.
+fn name_trace(logged: &Span, context: &SpanContext) {
+    logged.record(TRACE_FIELD, field::display(context.trace_id()));
+    logged.record("logging.googleapis.com/trace_sampled", context.is_sampled());
+}
+
+fn exported_delivery(logged: &Span, received: &Received, subscription: &str) -> Span {
+    let id = subscription.rsplit('/').next().unwrap_or(subscription);
+    info_span!(
         target: TARGET,
-        DELIVERY,
-        "otel.name" = format_args!("process {}", id()),
+        parent: logged,
+        "process",
+        "otel.name" = format_args!("process {id}"),
         "otel.kind" = "consumer",
         "otel.status_code" = field::Empty,
         "messaging.system" = SYSTEM,
@@ -53,17 +102,10 @@ pub(crate) fn delivery(received: &Received, subscription: &str) -> Span {
         "messaging.gcp_pubsub.message.delivery_attempt" = received.delivery_attempt,
         "fleet.job.kind" = field::Empty,
         "fleet.job.status" = field::Empty,
-    );
-    if !span.is_disabled()
-        && let Some(publisher) = publisher(&received.attributes)
-    {
-        // Fails where no traces are exported.
-        drop(span.set_parent(opentelemetry::Context::new().with_remote_span_context(publisher)));
-    }
-    span
+    )
 }
 
-/// The delivery ended. `kind` is one of the registered kinds, or none.
+/// Records how the delivery ended. `kind` is one of the registered kinds, or none.
 pub(crate) fn delivery_ended(span: &Span, kind: Option<&str>, status: Status) {
     if let Some(kind) = kind {
         span.record("fleet.job.kind", kind);
@@ -85,7 +127,7 @@ pub(crate) fn token() -> Span {
     )
 }
 
-/// How the credential was had.
+/// Records how the job got its credential.
 pub(crate) fn token_had(span: &Span, had: Had) {
     span.record("fleet.credential.result", had.as_str());
     if matches!(had, Had::Error) {
@@ -125,7 +167,7 @@ pub fn api(method: &str, host: &str) -> Span {
     )
 }
 
-/// The API answered with this HTTP status, or did not answer.
+/// Records that the API answered with this HTTP status, or did not answer.
 pub fn api_answered(span: &Span, status: Option<u16>) {
     match status {
         None => {

@@ -27,7 +27,6 @@ use tracing::{Instrument as _, error, warn};
 use crate::dedupe::{Dedupe, Recalled};
 use crate::effect::Knowledge;
 use crate::gate::{Gate, Trouble};
-use crate::in_hand::while_in_hand;
 use crate::job::{Job, Malformed};
 use crate::message::{InHand, Message};
 use crate::metrics::Meters;
@@ -205,23 +204,22 @@ impl Deliveries {
 
     /// Ends a message that is no job.
     async fn refuse(self: Arc<Self>, message: Message, why: &Malformed) {
-        let span = spans::delivery(&message.received, &self.subscription);
+        let span = spans::delivery(&message.received, None, &self.subscription);
         let mut course = Course::new(&self, &message, self.now());
         course.report.reason = Some(why.to_string());
         let rejected = Event::Ran(Ran::Rejected, Knowledge::NOTHING);
-        let driving = course.drive(rejected).instrument(span.clone());
-        let end = while_in_hand(Arc::clone(&message.received), driving).await;
+        let end = course.drive(rejected).instrument(span.clone()).await;
         self.settle(message, None, end).instrument(span).await;
     }
 
     /// Drives a delivery to its end.
     async fn deliver(self: &Arc<Self>, queued: Queued, turn: Option<&Turn>, first: Event) {
-        let span = spans::delivery(&queued.message.received, &self.subscription);
         let Queued { job, message, received_at, number } = queued;
+        let span = spans::delivery(&message.received, Some(&job), &self.subscription);
         let mut course =
             Course { number, turn, ..Course::new(self, &message, received_at) }.of(&job);
         let driving = AssertUnwindSafe(course.drive(first)).catch_unwind().instrument(span.clone());
-        match while_in_hand(Arc::clone(&message.received), driving).await {
+        match driving.await {
             Ok(end) => self.settle(message, Some(&job.user), end).instrument(span).await,
             // A fault of ours: dropping the message gives it back.
             Err(_panic) => {

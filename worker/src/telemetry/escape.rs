@@ -1,63 +1,109 @@
 //! Makes text of unknown origin safe to print: job IDs come from publishers, and
 //! a terminal obeys what it reads.
 
-use std::fmt::{self, Write};
+use std::fmt::{self, Write as _};
+use std::io;
+
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
 
 /// Whether a character could do more than appear: control characters (escape
 /// sequences, line breaks, in both their ranges), line separators, and the
-/// invisible ones that reorder or hide text (Unicode's bidirectional controls).
+/// invisible ones that reorder, hide or smuggle text.
 pub(super) fn is_active(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        || matches!(
+            c,
+            '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
-/// Writes a text with what is active as JSON would escape it: `\n`, `\u001b`.
-pub(super) fn write_escaped(out: &mut impl Write, text: &str) -> fmt::Result {
-    for c in text.chars() {
-        match c {
-            '\n' => out.write_str("\\n")?,
-            '\r' => out.write_str("\\r")?,
-            '\t' => out.write_str("\\t")?,
-            c if is_active(c) => {
-                // All of them lie below U+10000.
-                write!(out, "\\u{:04x}", u32::from(c))?;
+/// Shows a text with what is active as JSON would escape it: `\n`, `\u001b`.
+pub(super) struct Escaped<'a>(pub(super) &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '\n' => f.write_str("\\n")?,
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_str("\\t")?,
+                c if is_active(c) => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        write!(f, "\\u{unit:04x}")?;
+                    }
+                }
+                c => f.write_char(c)?,
             }
-            c => out.write_char(c)?,
+        }
+        Ok(())
+    }
+}
+
+/// A value as JSON on one line with nothing active in it.
+pub(super) fn json(value: &impl Serialize) -> String {
+    let mut json = Vec::new();
+    let written = value.serialize(&mut Serializer::with_formatter(&mut json, EscapedJson));
+    written.expect("texts, numbers and their maps can be written to memory");
+    String::from_utf8(json).expect("JSON is UTF-8")
+}
+
+/// Compact JSON that escapes what is active too: JSON itself asks for less.
+struct EscapedJson;
+
+impl Formatter for EscapedJson {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        if fragment.contains(is_active) {
+            write!(writer, "{}", Escaped(fragment))
+        } else {
+            writer.write_all(fragment.as_bytes())
         }
     }
-    Ok(())
-}
-
-/// A text of at most `limit` bytes, cut where a character begins.
-pub(super) fn clip(text: &str, limit: usize) -> &str {
-    &text[..text.floor_char_boundary(limit)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn escaped(text: &str) -> String {
-        let mut out = String::new();
-        write_escaped(&mut out, text).unwrap();
-        out
-    }
-
     #[test]
     fn nothing_active_is_left() {
+        let escaped = |text| Escaped(text).to_string();
         assert_eq!(escaped("a\nb\r\t\u{1b}[31mred\u{7}"), "a\\nb\\r\\t\\u001b[31mred\\u0007");
         assert_eq!(
             escaped("\u{9b}2J \u{2028} \u{202e}evil \u{7f}"),
             "\\u009b2J \\u2028 \\u202eevil \\u007f"
         );
         assert_eq!(escaped("Grüße, 😀 — ok"), "Grüße, 😀 — ok");
-        let all: String = (0..=0x0010_ffff).filter_map(char::from_u32).collect();
+        let all: String = ('\0'..=char::MAX).collect();
         assert!(!escaped(&all).contains(is_active));
     }
 
     #[test]
-    fn clips_between_characters() {
-        assert_eq!(clip("aé", 2), "a");
-        assert_eq!(clip("aé", 3), "aé");
+    fn json_reads_back_as_it_was_written() {
+        for c in '\0'..=char::MAX {
+            let text = format!("a{c}\"\\b");
+            let line = json(&[&text]);
+            assert!(!line.contains(is_active), "{line:?}");
+            assert_eq!(serde_json::from_str::<[String; 1]>(&line).unwrap(), [text]);
+        }
+    }
+
+    #[test]
+    fn characters_of_unicodes_bidi_control_are_active() {
+        for c in ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}']
+        {
+            assert!(is_active(c), "{c:?}");
+        }
     }
 }

@@ -3,15 +3,20 @@
 use std::io::IsTerminal as _;
 
 use opentelemetry_sdk::trace::SdkTracer;
-use tracing::{Dispatch, Level, error};
-use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::FilterExt as _;
+use tracing::{Dispatch, Level, Metadata, error};
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
-use super::filter::{exported, logged};
-use super::log_lines::{LogLines, Style};
-use super::log_writer::LogWriter;
+use super::log_line::{LogLine, Style};
+use super::log_thread::{self, LogThread};
 use super::traces::Traces;
+use crate::spans::{LOGGED, TARGET as EXPORTED};
+
+/// The crates whose every line is ours to answer for.
+const OURS: [&str; 4] = ["fleet", "worker", "shared", "emulators"];
 
 /// What a command says about its logs.
 #[derive(Debug)]
@@ -27,18 +32,12 @@ pub struct Plan<'a> {
 /// The logs of this process.
 #[derive(Debug)]
 #[must_use = "the last lines are written when it is dropped"]
-pub struct Logs(LogWriter);
-
-impl Drop for Logs {
-    fn drop(&mut self) {
-        self.0.flush();
-    }
-}
+pub struct Logs(#[expect(dead_code, reason = "it works by being dropped")] LogThread);
 
 /// Starts logging by `FLEET_LOG` (a filter) and `FLEET_LOG_FORMAT` (`gcp` or
-/// `text`), and passes the spans of deliveries on to `traces`. Lines that come in
-/// bursts leave in bursts, a millisecond later: what is returned has to be kept until
-/// the end of the process, and writes what is left. Warnings and errors leave at once.
+/// `text`), and passes the spans of deliveries on to `traces`. A thread writes the
+/// lines: what is returned has to be kept until the end of the process, and waits for
+/// what is left.
 ///
 /// # Errors
 /// A text that names the variable that is wrong.
@@ -59,18 +58,15 @@ pub fn start(plan: &Plan<'_>, traces: Option<&Traces>) -> Result<Logs, String> {
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         Style::Text { colour }
     };
-    let writer = LogWriter::new(std::io::stderr());
-    let logs = Logs(writer.clone());
-    let dispatch = dispatch(style, &filter, traces.map(Traces::tracer), move |line, level| {
-        writer.write(line, level <= Level::WARN);
-    });
-    let dispatch = dispatch.map_err(|error| {
-        if from_environment {
-            format!("FLEET_LOG={filter:?} is not a filter: {error}")
-        } else {
-            error
-        }
-    })?;
+    let (writer, thread) = log_thread::start(std::io::stderr());
+    let dispatch =
+        dispatch(style, &filter, traces.map(Traces::tracer), writer).map_err(|error| {
+            if from_environment {
+                format!("FLEET_LOG={filter:?} is not a filter: {error}")
+            } else {
+                error
+            }
+        })?;
     tracing::dispatcher::set_global_default(dispatch).map_err(|e| e.to_string())?;
     std::panic::set_hook(Box::new(|panic| {
         // The standard hook writes lines of its own, with whatever the text holds.
@@ -78,28 +74,34 @@ pub fn start(plan: &Plan<'_>, traces: Option<&Traces>) -> Result<Logs, String> {
         let what = panic.payload_as_str().unwrap_or("no text");
         error!(at, "a task panicked: {what}");
     }));
-    Ok(logs)
+    Ok(Logs(thread))
 }
 
-/// What passes lines by `filter` on to `out`, and spans on to `tracer`.
+/// Passes lines by `filter` on to `out`, and the spans of deliveries to `tracer`.
 ///
 /// # Errors
 /// A text that says what is wrong with the filter.
-pub(super) fn dispatch(
+fn dispatch(
     style: Style,
     filter: &str,
     tracer: Option<SdkTracer>,
-    out: impl Fn(&[u8], Level) + Send + Sync + 'static,
+    out: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
 ) -> Result<Dispatch, String> {
-    let (asked_for, may_be_logged) = logged(filter, tracer.is_some())?;
-    let lines = LogLines::new(style, tracer.is_some(), out);
+    // A line finds its delivery through the exported spans that it lies in, so where
+    // there are any, the lines' filter has to know them.
+    let spans: &[&str] = if tracer.is_some() { &[LOGGED, EXPORTED] } else { &[LOGGED] };
+    let may_be_logged = filter_fn(move |metadata| may_be_logged(metadata, spans));
+    let lines = tracing_subscriber::fmt::layer()
+        .fmt_fields(JsonFields::new())
+        .event_format(LogLine::new(style))
+        .log_internal_errors(false)
+        .with_writer(out)
+        .with_filter(asked_for(filter, spans)?.and(may_be_logged));
+    let lines = tracing_subscriber::registry().with(lines);
     let Some(tracer) = tracer else {
-        // Not an absent layer instead: with one, spans are made that nobody wants.
-        // And filters for all: one for a single layer keeps books for every line.
-        let lines = tracing_subscriber::registry().with(lines);
-        return Ok(lines.with(asked_for).with(may_be_logged).into());
+        // Not an absent layer instead: it would want every span.
+        return Ok(lines.into());
     };
-    let lines = lines.with_filter(asked_for.and(may_be_logged));
     // No attributes but those that the spans name.
     let exporting = tracing_opentelemetry::layer()
         .with_tracer(tracer)
@@ -108,6 +110,39 @@ pub(super) fn dispatch(
         .with_threads(false)
         .with_target(false)
         .with_tracked_inactivity(false)
-        .with_filter(exported());
-    Ok(tracing_subscriber::registry().with(exporting).with(lines).into())
+        .with_filter(filter_fn(is_exported));
+    Ok(lines.with(exporting).into())
 }
+
+/// What `FLEET_LOG` asks for. The spans of deliveries are there whatever that is, so that
+/// every line names its delivery.
+fn asked_for(directives: &str, spans: &[&str]) -> Result<EnvFilter, String> {
+    let mut filter = EnvFilter::try_new(directives).map_err(|e| e.to_string())?;
+    for span in spans {
+        let directive = format!("{span}=info").parse().map_err(|e| format!("{span}: {e}"))?;
+        filter = filter.add_directive(directive);
+    }
+    Ok(filter)
+}
+
+/// Of what `FLEET_LOG` asks for: everything that our crates say, and what others say
+/// from INFO up. Below that, HTTP libraries describe requests; what they leave out may
+/// change with any release, and no filter may turn an `Authorization` header on.
+fn may_be_logged(metadata: &Metadata<'_>, spans: &[&str]) -> bool {
+    let target = metadata.target();
+    if metadata.is_span() {
+        return spans.contains(&target);
+    }
+    let root = target.split("::").next().unwrap_or(target);
+    // Our own client tells the exporter's failures, and once.
+    OURS.contains(&root) || *metadata.level() <= Level::INFO && !root.starts_with("opentelemetry")
+}
+
+/// Exported are the spans of deliveries. Events stay here, whatever they say, and so do
+/// the spans of libraries, which name objects and so users.
+fn is_exported(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target() == EXPORTED
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,9 @@
 
 mod escape;
 mod exporter;
-mod filter;
-mod json_line;
-mod log_lines;
-mod log_writer;
+mod fields;
+mod log_line;
+mod log_thread;
 pub mod logging;
 pub mod prometheus;
 pub mod traces;
