@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::ports::Limits;
+
 /// A lease above this counts as this, whatever it says about itself.
 pub const MAX_LEASE_TTL: Duration = Duration::from_mins(10);
 
@@ -120,6 +122,12 @@ impl Policy {
             return bad("the breaker threshold is 0 users; it must be at least 1".into());
         }
         Ok(())
+    }
+
+    /// Bounds on one request to the token endpoint.
+    pub fn limits(&self) -> Limits {
+        let connect = Duration::from_secs(5).min(self.lease_ttl / 6);
+        Limits { connect, answer: self.attempt_timeout }
     }
 
     /// The least remaining life of a token that is handed out, for a token that

@@ -161,7 +161,7 @@ mod tests {
     use futures_util::future::BoxFuture;
     use serde_json::json;
     use shared::adapters::{MemoryBucket, SystemClock};
-    use shared::ports::{Answer, EndpointError, TokenEndpoint};
+    use shared::ports::{Answer, EndpointError, Limits, TokenEndpoint};
     use shared::{Credentials, Grant, Secret, TokenStore, UserId};
 
     use super::*;
@@ -179,7 +179,7 @@ mod tests {
         fn refresh<'a>(
             &'a self,
             _: &'a Secret,
-            _: Duration,
+            _: Limits,
         ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
             async { unreachable!("the token is fresh") }.boxed()
         }

@@ -11,8 +11,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::Secret;
 use shared::ports::{
-    Answer, Bucket, BucketError, Clock, EndpointError, Generation, Listing, Monotonic, Object,
-    TokenEndpoint,
+    Answer, Bucket, BucketError, Clock, EndpointError, Generation, Limits, Listing, Monotonic,
+    Object, TokenEndpoint,
 };
 
 use crate::metrics;
@@ -71,7 +71,7 @@ impl MeteredBucket {
             Err(BucketError::PreconditionFailed) => "precondition_failed",
             Err(BucketError::Throttled) => "throttled",
             Err(BucketError::Unavailable(_)) => "unavailable",
-            Err(BucketError::Refused(_)) => "refused",
+            Err(BucketError::Refused(_)) => "misconfigured",
         });
         answer
     }
@@ -135,17 +135,17 @@ impl TokenEndpoint for MeteredEndpoint {
     fn refresh<'a>(
         &'a self,
         refresh_token: &'a Secret,
-        timeout: Duration,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
         async move {
             let timing = Request::new(&*self.clock, metrics::endpoint_request);
-            let answer = self.endpoint.refresh(refresh_token, timeout).await;
+            let answer = self.endpoint.refresh(refresh_token, limits).await;
             timing.ended(match &answer {
                 Ok(_) => "ok",
                 Err(EndpointError::InvalidGrant(_)) => "invalid_grant",
-                Err(EndpointError::Misconfigured(_)) => "misconfigured",
-                Err(EndpointError::Transient(_)) => "transient",
-                Err(EndpointError::Ambiguous(_)) => "ambiguous",
+                Err(EndpointError::Refused { .. }) => "misconfigured",
+                Err(EndpointError::NotNow { .. } | EndpointError::NotReached(_)) => "transient",
+                Err(EndpointError::Ambiguous { .. }) => "ambiguous",
             });
             answer
         }
@@ -165,6 +165,7 @@ impl TokenEndpoint for MeteredEndpoint {
 mod tests {
     use super::*;
     use shared::adapters::SystemClock;
+    use shared::ports::Resend;
 
     use crate::telemetry::prometheus::recorder;
 
@@ -218,7 +219,7 @@ mod tests {
         fn refresh<'a>(
             &'a self,
             _: &'a Secret,
-            _: Duration,
+            _: Limits,
         ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
             async { Err(self.0.clone()) }.boxed()
         }
@@ -274,16 +275,18 @@ mod tests {
     fn every_request_to_the_token_endpoint_is_counted_by_its_end() {
         for (error, outcome) in [
             (EndpointError::InvalidGrant("x".into()), "invalid_grant"),
-            (EndpointError::Misconfigured("x".into()), "misconfigured"),
-            (EndpointError::Transient("x".into()), "transient"),
-            (EndpointError::Ambiguous("x".into()), "ambiguous"),
+            (EndpointError::Refused { code: "x".into(), why: "x".into() }, "misconfigured"),
+            (EndpointError::NotNow { code: None, why: "x".into(), retry_after: None }, "transient"),
+            (EndpointError::NotReached("x".into()), "transient"),
+            (EndpointError::Ambiguous { why: "x".into(), resend_after: Resend::Soon }, "ambiguous"),
         ] {
             let text = counted(async {
                 let clock = Arc::new(SystemClock::default());
                 let endpoint = MeteredEndpoint::new(Arc::new(Provider(error.clone())), clock);
+                let limits = shared::Policy::default().limits();
                 assert_eq!(endpoint.client_id(), "the client");
                 assert_eq!(endpoint.token_uri(), "https://provider.example/token");
-                let answer = endpoint.refresh(&Secret::new("fake"), Duration::from_secs(1)).await;
+                let answer = endpoint.refresh(&Secret::new("fake"), limits).await;
                 assert_eq!(answer, Err(error.clone()));
             });
             let line = format!("fleet_token_endpoint_requests_total{{outcome=\"{outcome}\"}} 1\n");

@@ -1,10 +1,8 @@
 //! A token endpoint for what must not need one.
 
-use std::time::Duration;
-
 use futures_util::future::BoxFuture;
 use shared::Secret;
-use shared::ports::{Answer, EndpointError, TokenEndpoint};
+use shared::ports::{Answer, EndpointError, Limits, TokenEndpoint};
 
 /// Panics when it is asked for a token.
 #[derive(Debug)]
@@ -14,7 +12,7 @@ impl TokenEndpoint for NoEndpoint {
     fn refresh<'a>(
         &'a self,
         _refresh_token: &'a Secret,
-        _timeout: Duration,
+        _limits: Limits,
     ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
         panic!("a token that is at hand needs no I/O")
     }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -21,7 +20,7 @@ use url::form_urlencoded;
 
 use super::token_http::{Exchange, exchange, said};
 use crate::oauth_client::OAuthClient;
-use crate::ports::{CodeAnswer, EndpointError, Provider, Revocation};
+use crate::ports::{CodeAnswer, EndpointError, Limits, Provider, Revocation};
 use crate::profile::{ProfileError, fetch_in_time};
 use crate::secret::Secret;
 
@@ -105,17 +104,17 @@ impl HttpProvider {
     async fn send_revocation(
         &self,
         token: &Secret,
-        timeout: Duration,
+        limits: Limits,
     ) -> Result<Revocation, EndpointError> {
         let body = self.revocation_form(token);
         let request = self
             .http
             .post(&self.revoke_url)
             .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .timeout(timeout)
+            .timeout(limits.answer)
             .body(body);
         let answer = request.send().await.map_err(|e| {
-            EndpointError::Transient(format!("{} {}", self.revoke_url, e.without_url()).into())
+            EndpointError::NotReached(format!("{} {}", self.revoke_url, e.without_url()).into())
         })?;
         let text =
             |status| Arc::from(format!("{} answered with HTTP status {status}", self.revoke_url));
@@ -123,8 +122,12 @@ impl HttpProvider {
             200..=299 => Ok(Revocation::Revoked),
             // Google's word for a token that is dead already.
             400 => Ok(Revocation::AlreadyInvalid),
-            status @ (401 | 403 | 404 | 405) => Err(EndpointError::Misconfigured(text(status))),
-            status => Err(EndpointError::Transient(text(status))),
+            status @ (401 | 403 | 404 | 405) => {
+                Err(EndpointError::Refused { code: "".into(), why: text(status) })
+            }
+            status => {
+                Err(EndpointError::NotNow { code: None, why: text(status), retry_after: None })
+            }
         }
     }
 }
@@ -135,15 +138,16 @@ impl Provider for HttpProvider {
         code: &'a Secret,
         verifier: &'a Secret,
         redirect_uri: &'a str,
-        timeout: Duration,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<CodeAnswer, EndpointError>> {
         async move {
             let wrong = |what: &str| {
-                EndpointError::Misconfigured(format!("{} {what}", self.client.token_uri()).into())
+                let why = format!("{} {what}", self.client.token_uri()).into();
+                EndpointError::Refused { code: "".into(), why }
             };
             let redirect = RedirectUrl::new(redirect_uri.to_owned())
                 .map_err(|_| wrong("cannot be asked: the redirect URI is not a URL"))?;
-            let http = |request| exchange(self.http.clone(), request, timeout);
+            let http = |request| exchange(self.http.clone(), request, limits.answer);
             let answer = self
                 .oauth
                 .exchange_code(AuthorizationCode::new(code.expose().to_owned()))
@@ -172,7 +176,7 @@ impl Provider for HttpProvider {
                 }
                 Err(RequestTokenError::Request(failure)) => {
                     let text = format!("{} {failure}", self.client.token_uri());
-                    return Err(EndpointError::Transient(text.into()));
+                    return Err(EndpointError::NotReached(text.into()));
                 }
                 // The parser's text may quote the answer.
                 Err(RequestTokenError::Parse(..) | RequestTokenError::Other(_)) => {
@@ -209,9 +213,9 @@ impl Provider for HttpProvider {
     fn revoke<'a>(
         &'a self,
         refresh_token: &'a Secret,
-        timeout: Duration,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Revocation, EndpointError>> {
-        self.send_revocation(refresh_token, timeout).boxed()
+        self.send_revocation(refresh_token, limits).boxed()
     }
 }
 

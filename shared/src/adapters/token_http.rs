@@ -14,15 +14,11 @@ use oauth2::{
 };
 
 use crate::oauth_client::OAuthClient;
-use crate::ports::{Answer, EndpointError, TokenEndpoint};
+use crate::ports::{Answer, EndpointError, Limits, Resend, TokenEndpoint};
 use crate::secret::Secret;
 
 /// An answer of a token endpoint is small; more than this is not one.
 const MAX_ANSWER_BYTES: usize = 256 * 1024;
-
-/// For a provider that does not say how long its tokens live (RFC 6749, section
-/// 5.1, only recommends it): short, since nothing else tells that one has expired.
-const UNSTATED_LIFETIME: Duration = Duration::from_secs(300);
 
 type Client =
     BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
@@ -139,12 +135,12 @@ impl TokenEndpoint for HttpTokenEndpoint {
     fn refresh<'a>(
         &'a self,
         refresh_token: &'a Secret,
-        timeout: Duration,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
         async move {
             let token = RefreshToken::new(refresh_token.expose().to_owned());
             let client = self.http.clone();
-            let http = move |request| exchange(client.clone(), request, timeout);
+            let http = move |request| exchange(client.clone(), request, limits.answer);
             let answer = self.client.exchange_refresh_token(&token).request_async(&http).await;
             match answer {
                 Ok(answer) => self.granted(&answer),
@@ -166,7 +162,7 @@ impl TokenEndpoint for HttpTokenEndpoint {
 impl HttpTokenEndpoint {
     fn granted(&self, answer: &BasicTokenResponse) -> Result<Answer, EndpointError> {
         if answer.access_token().secret().is_empty() {
-            return Err(self.misconfigured("granted an empty access token"));
+            return Err(self.refused_with("", "granted an empty access token"));
         }
         let mut scopes: Option<Vec<String>> =
             answer.scopes().map(|s| s.iter().map(|s| s.as_str().to_owned()).collect());
@@ -175,14 +171,12 @@ impl HttpTokenEndpoint {
             scopes.dedup();
         }
         Ok(Answer {
-            access_token: Secret::new(answer.access_token().secret().clone()),
+            access_token: Some(Secret::new(answer.access_token().secret().clone())),
             refresh_token: answer
                 .refresh_token()
                 .filter(|t| !t.secret().is_empty())
                 .map(|t| Secret::new(t.secret().clone())),
-            expires_in: Some(
-                answer.expires_in().filter(|life| !life.is_zero()).unwrap_or(UNSTATED_LIFETIME),
-            ),
+            expires_in: answer.expires_in().filter(|life| !life.is_zero()),
             scopes: scopes.filter(|s| !s.is_empty()),
         })
     }
@@ -205,30 +199,42 @@ impl HttpTokenEndpoint {
                                 | "slow_down"
                         ) =>
                     {
-                        EndpointError::Transient(said.into())
+                        EndpointError::NotNow {
+                            code: Some(code.as_str().into()),
+                            why: said.into(),
+                            retry_after: None,
+                        }
                     }
-                    _ => self.misconfigured(&format!("refused the client: {said}")),
+                    code => {
+                        self.refused_with(code.as_ref(), &format!("refused the client: {said}"))
+                    }
                 }
             }
             RequestTokenError::Request(failure) => {
                 let text = format!("{} {failure}", self.token_uri);
                 match failure {
-                    Exchange::NotSent(_) | Exchange::NotCarriedOut(_) => {
-                        EndpointError::Transient(text.into())
+                    Exchange::NotSent(_) => EndpointError::NotReached(text.into()),
+                    Exchange::NotCarriedOut(_) => {
+                        EndpointError::NotNow { code: None, why: text.into(), retry_after: None }
                     }
-                    Exchange::Lost(_) => EndpointError::Ambiguous(text.into()),
-                    Exchange::Nonsense(_) => EndpointError::Misconfigured(text.into()),
+                    Exchange::Lost(_) => {
+                        EndpointError::Ambiguous { why: text.into(), resend_after: Resend::Soon }
+                    }
+                    Exchange::Nonsense(_) => {
+                        EndpointError::Refused { code: "".into(), why: text.into() }
+                    }
                 }
             }
             // The parser's text may quote the answer.
             RequestTokenError::Parse(..) | RequestTokenError::Other(_) => {
-                self.misconfigured("gave an answer that is not RFC 6749 JSON")
+                self.refused_with("", "gave an answer that is not RFC 6749 JSON")
             }
         }
     }
 
-    fn misconfigured(&self, what: &str) -> EndpointError {
-        EndpointError::Misconfigured(Arc::from(format!("{} {what}", self.token_uri)))
+    fn refused_with(&self, code: &str, what: &str) -> EndpointError {
+        let why = Arc::from(format!("{} {what}", self.token_uri));
+        EndpointError::Refused { code: code.into(), why }
     }
 }
 

@@ -109,12 +109,14 @@ async fn finish(
     code: Secret,
 ) -> Result<Outcome, CallbackError> {
     let verifier = Secret::new(pending.verifier.clone());
-    let timeout = consent.store.policy().attempt_timeout;
-    let answer = consent.provider.exchange(&code, &verifier, &pending.redirect_uri, timeout).await;
+    let limits = consent.store.policy().limits();
+    let answer = consent.provider.exchange(&code, &verifier, &pending.redirect_uri, limits).await;
     let answer = answer.map_err(|error| match error {
         EndpointError::InvalidGrant(said) => CallbackError::CodeRefused(said),
-        EndpointError::Misconfigured(why) => CallbackError::Misconfigured(why),
-        EndpointError::Transient(_) | EndpointError::Ambiguous(_) => {
+        EndpointError::Refused { why, .. } => CallbackError::Misconfigured(why),
+        EndpointError::NotNow { .. }
+        | EndpointError::NotReached(_)
+        | EndpointError::Ambiguous { .. } => {
             CallbackError::Unavailable(format!("{}.", capital(&error)).into())
         }
     })?;

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::*;
 use crate::adapters::MemoryBucket;
 use crate::ports::{
-    Answer, CodeAnswer, EndpointError, Generation, Monotonic, Revocation, TokenEndpoint,
+    Answer, CodeAnswer, EndpointError, Generation, Limits, Monotonic, Revocation, TokenEndpoint,
 };
 use crate::profile::ProfileError;
 use crate::secret::Secret;
@@ -64,7 +64,7 @@ impl Provider for TestProvider {
         code: &'a Secret,
         verifier: &'a Secret,
         _redirect_uri: &'a str,
-        _timeout: Duration,
+        _limits: Limits,
     ) -> BoxFuture<'a, Result<CodeAnswer, EndpointError>> {
         let mut exchanges = self.exchanges.lock().unwrap();
         exchanges.push((code.expose().to_owned(), verifier.expose().to_owned()));
@@ -103,7 +103,7 @@ impl Provider for TestProvider {
     fn revoke<'a>(
         &'a self,
         refresh_token: &'a Secret,
-        _timeout: Duration,
+        _limits: Limits,
     ) -> BoxFuture<'a, Result<Revocation, EndpointError>> {
         self.revoked.lock().unwrap().push(refresh_token.expose().to_owned());
         async { Ok(Revocation::Revoked) }.boxed()
@@ -117,9 +117,9 @@ impl TokenEndpoint for NoEndpoint {
     fn refresh<'a>(
         &'a self,
         _refresh_token: &'a Secret,
-        _timeout: Duration,
+        _limits: Limits,
     ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
-        async { Err(EndpointError::Transient("not in this test".into())) }.boxed()
+        async { Err(EndpointError::NotReached("not in this test".into())) }.boxed()
     }
 
     fn client_id(&self) -> &'static str {

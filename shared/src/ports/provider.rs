@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
-use super::EndpointError;
+use super::{EndpointError, Limits};
 use crate::profile::ProfileError;
 use crate::secret::Secret;
 
@@ -37,14 +37,14 @@ pub enum Revocation {
 
 /// Exchanges codes and tells profiles.
 pub trait Provider: Send + Sync + fmt::Debug + 'static {
-    /// Exchanges an authorization code and waits at most `timeout` for the whole
-    /// answer. [`EndpointError::InvalidGrant`] when the code is not accepted.
+    /// Exchanges an authorization code and waits for the whole answer within
+    /// `limits`. [`EndpointError::InvalidGrant`] when the code is not accepted.
     fn exchange<'a>(
         &'a self,
         code: &'a Secret,
         verifier: &'a Secret,
         redirect_uri: &'a str,
-        timeout: Duration,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<CodeAnswer, EndpointError>>;
 
     /// The profile that an access token gives.
@@ -57,6 +57,6 @@ pub trait Provider: Send + Sync + fmt::Debug + 'static {
     fn revoke<'a>(
         &'a self,
         refresh_token: &'a Secret,
-        timeout: Duration,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Revocation, EndpointError>>;
 }

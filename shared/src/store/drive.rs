@@ -83,8 +83,8 @@ pub(super) async fn drive(
                     }
                 })
             }
-            Action::Refresh(refresh_token, timeout) => {
-                let answer = inner.endpoint.refresh(&refresh_token, timeout).await;
+            Action::Refresh(refresh_token, limits) => {
+                let answer = inner.endpoint.refresh(&refresh_token, limits).await;
                 note_answer(&inner, &mut landing, &answer);
                 Event::Refreshed(answer)
             }
@@ -252,10 +252,14 @@ fn note_answer<T>(inner: &Inner, landing: &mut Landing, answer: &Result<T, Endpo
             landing.admitted = None;
             inner.set_health(Health::Ready);
         }
-        Err(EndpointError::Misconfigured(why)) => {
+        Err(EndpointError::Refused { why, .. }) => {
             inner.set_health(Health::Misconfigured(Arc::clone(why)));
         }
-        Err(EndpointError::Transient(_) | EndpointError::Ambiguous(_)) => {}
+        Err(
+            EndpointError::NotNow { .. }
+            | EndpointError::NotReached(_)
+            | EndpointError::Ambiguous { .. },
+        ) => {}
     }
 }
 

@@ -49,15 +49,14 @@ impl TokenStore {
                     });
                 }
             }
-            let timeout = self.0.policy.attempt_timeout;
-            match provider.revoke(&record.refresh_token, timeout).await {
+            match provider.revoke(&record.refresh_token, self.0.policy.limits()).await {
                 Ok(Revocation::Revoked) => outcome = Revoked::Revoked,
                 Ok(Revocation::AlreadyInvalid) | Err(EndpointError::InvalidGrant(_)) => {
                     if outcome == Revoked::Unknown {
                         outcome = Revoked::WasInvalid;
                     }
                 }
-                Err(EndpointError::Misconfigured(why)) => return Err(Error::Misconfigured(why)),
+                Err(EndpointError::Refused { why, .. }) => return Err(Error::Misconfigured(why)),
                 Err(error) => return Err(Error::Unavailable(error.to_string().into())),
             }
             match self.0.bucket.delete(&object, stored.generation).await {

@@ -13,7 +13,7 @@ use shared::adapters::{
     CloudStorage, CloudStorageConfig, GOOGLE_REVOKE_URL, HttpTokenEndpoint, SystemClock,
     http_client,
 };
-use shared::ports::{Answer, Bucket, Clock, EndpointError, Randomness, TokenEndpoint};
+use shared::ports::{Answer, Bucket, Clock, EndpointError, Limits, Randomness, TokenEndpoint};
 use shared::profile::GOOGLE_USERINFO_URL;
 use shared::{Keyring, OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
 use tracing::warn;
@@ -272,9 +272,11 @@ impl TokenEndpoint for NoClient {
     fn refresh<'a>(
         &'a self,
         _refresh_token: &'a Secret,
-        _timeout: Duration,
+        _limits: Limits,
     ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
-        async { Err(EndpointError::Misconfigured("no OAuth client is configured".into())) }.boxed()
+        let why = "no OAuth client is configured".into();
+        let error = EndpointError::Refused { code: "invalid_client".into(), why };
+        async { Err(error) }.boxed()
     }
 
     fn client_id(&self) -> &'static str {

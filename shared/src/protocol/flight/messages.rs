@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::ports::{Answer, EndpointError, Generation, Monotonic, Randomness};
+use crate::ports::{Answer, EndpointError, Generation, Limits, Monotonic, Randomness};
 use crate::record::{BadRecord, GrantId, TokenRecord};
 use crate::secret::Secret;
 
@@ -29,9 +29,9 @@ pub enum Action {
     ReadLease,
     /// Write the lease object if it is at this generation.
     PutLease(Lease, Generation),
-    /// Send this refresh token to the endpoint, for at most this long. From
+    /// Send this refresh token to the endpoint, within these limits. From
     /// here to the end of the flight nothing may cancel it.
-    Refresh(Secret, Duration),
+    Refresh(Secret, Limits),
     /// Write the token object if it is at this generation.
     PutToken(Box<TokenRecord>, Generation),
     /// Let time pass.

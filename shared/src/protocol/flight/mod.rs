@@ -284,7 +284,7 @@ impl Flight {
             }
             State::Refreshing { base, .. } => {
                 self.notes.attempts += 1;
-                Action::Refresh(base.record.refresh_token.clone(), self.policy.attempt_timeout)
+                Action::Refresh(base.record.refresh_token.clone(), self.policy.limits())
             }
             State::Committing { mine, expected, .. } => Action::PutToken(mine.clone(), *expected),
             State::Revoking { dead, on, .. } => Action::PutToken(dead.clone(), *on),

@@ -43,6 +43,9 @@ impl Flight {
         around: &mut Around<'_>,
     ) -> Action {
         match answer {
+            Ok(answer) if answer.access_token.is_none() => {
+                self.fail(Error::Unavailable("the token endpoint granted no access token".into()))
+            }
             Ok(answer) => {
                 let mine = Box::new(self.successor(&base.record, &hold, answer, around));
                 around.memory.received = Some((mine.grant_id.clone(), around.now.monotonic));
@@ -54,12 +57,12 @@ impl Flight {
                 self.retries.reset();
                 self.enter(State::ReadingRejection { base, hold, reason })
             }
-            Err(EndpointError::Misconfigured(why)) => self.fail(Error::Misconfigured(why)),
-            Err(EndpointError::Transient(why)) => {
+            Err(EndpointError::Refused { why, .. }) => self.fail(Error::Misconfigured(why)),
+            Err(EndpointError::NotNow { why, .. } | EndpointError::NotReached(why)) => {
                 let pause = self.retries.next(around.draw.unit());
                 self.refresh(base, hold, Some((pause, why)), around)
             }
-            Err(EndpointError::Ambiguous(why)) => {
+            Err(EndpointError::Ambiguous { why, .. }) => {
                 hold.ambiguous = true;
                 self.notes.ambiguous += 1;
                 let pause = self.retries.next(around.draw.unit());
@@ -76,13 +79,14 @@ impl Flight {
         around: &Around<'_>,
     ) -> TokenRecord {
         let now = around.now.wall;
+        let life = answer.lifetime();
         TokenRecord {
             state: RecordState::Active,
             reason: None,
             refresh_token: answer.refresh_token.unwrap_or_else(|| replaced.refresh_token.clone()),
-            access_token: Some(answer.access_token),
-            expires_at: answer.expires_in.and_then(|life| now.checked_add(life).ok()),
-            expires_in: answer.expires_in,
+            access_token: answer.access_token,
+            expires_at: now.checked_add(life).ok(),
+            expires_in: Some(life),
             scopes: answer.scopes.unwrap_or_else(|| replaced.scopes.clone()),
             grant_id: replaced.grant_id.successor(&around.draw.id()),
             write_id: WriteId(around.draw.id()),

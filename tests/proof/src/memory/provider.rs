@@ -2,13 +2,13 @@
 //! failing on demand.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
-use shared::ports::{Answer, Clock as _, EndpointError, TokenEndpoint};
+use shared::ports::{Answer, Clock as _, EndpointError, Limits, Resend, TokenEndpoint};
 use shared::{Grant, Secret};
 use tokio::time::Instant;
 
@@ -149,7 +149,7 @@ impl Provider {
                 s.refresh_tokens.insert(presented.to_owned(), (family, true));
             }
             Ok(Answer {
-                access_token: Secret::new(format!("fake-access-{}", s.serial)),
+                access_token: Some(Secret::new(format!("fake-access-{}", s.serial))),
                 refresh_token: refresh_token.map(Secret::new),
                 expires_in: Some(lifetime),
                 scopes: None,
@@ -162,7 +162,7 @@ impl TokenEndpoint for Provider {
     fn refresh<'a>(
         &'a self,
         refresh_token: &'a Secret,
-        timeout: Duration,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
         async move {
             let (fault, latency) = self.with(|s| {
@@ -174,21 +174,25 @@ impl TokenEndpoint for Provider {
                 _ => latency,
             };
             if !latency.is_zero() {
-                let until = Instant::now() + latency.min(timeout);
+                let until = Instant::now() + latency.min(limits.answer);
                 tokio::time::sleep_until(until).await;
             }
-            let lost = || EndpointError::Ambiguous("the answer was lost for the test".into());
+            let lost = || EndpointError::Ambiguous {
+                why: "the answer was lost for the test".into(),
+                resend_after: Resend::Soon,
+            };
             match fault {
                 Some(AnswerFault::Transient) => {
-                    return Err(EndpointError::Transient("down for the test".into()));
+                    return Err(EndpointError::NotReached("down for the test".into()));
                 }
                 Some(AnswerFault::Misconfigured) => {
-                    return Err(EndpointError::Misconfigured("invalid_client".into()));
+                    let code: Arc<str> = "invalid_client".into();
+                    return Err(EndpointError::Refused { why: Arc::clone(&code), code });
                 }
                 _ => {}
             }
             let answer = self.carry_out(refresh_token.expose());
-            if fault == Some(AnswerFault::AnswerLost) || latency > timeout {
+            if fault == Some(AnswerFault::AnswerLost) || latency > limits.answer {
                 return Err(lost());
             }
             answer

@@ -69,7 +69,7 @@ impl World {
         let acquired = matches!(event, Event::LeasePut(Ok(_)));
         let rejected = matches!(event, Event::Refreshed(Err(EndpointError::InvalidGrant(_))));
         if let Event::Refreshed(Ok(answer)) = &event {
-            replica.deeds.received = Some(place(&answer.access_token));
+            replica.deeds.received = answer.access_token.as_ref().map(place);
         }
         let ids = Ids { drawer: i, next: Cell::new(replica.drawn) };
         let next = course.step(event, clocks, &mut replica.memory, &ids);

@@ -104,7 +104,7 @@ impl Watch {
             attempt: series.attempt.clone(),
             first_sent: series.first_sent,
             lost,
-            access: answer.map(|a| place(&a.access_token)),
+            access: answer.and_then(|a| a.access_token.as_ref()).map(place),
             in_time: false,
             guards: series.guards,
         });

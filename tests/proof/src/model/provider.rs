@@ -70,7 +70,7 @@ impl Provider {
         family.granted += 1;
         let granted = family.granted;
         Ok(Answer {
-            access_token: name("access", index, granted),
+            access_token: Some(name("access", index, granted)),
             refresh_token: setup.rotating.then(|| name("refresh", index, granted)),
             expires_in: Some(LIFE),
             scopes: None,

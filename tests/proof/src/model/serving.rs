@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use shared::Secret;
-use shared::ports::{EndpointError, Generation};
+use shared::ports::{EndpointError, Generation, Resend};
 use shared::protocol::{Event, PutFault};
 use shared::record::TokenRecord;
 
@@ -163,13 +163,18 @@ impl World {
         fate: Fate,
     ) -> Result<shared::ports::Answer, EndpointError> {
         if fate == Fate::Refused {
-            return Err(EndpointError::Transient("503".into()));
+            return Err(EndpointError::NotNow { code: None, why: "503".into(), retry_after: None });
         }
         let answer = self.provider.refresh(token, setup);
         let lost = fate == Fate::ReplyLost;
         if let Some(series) = self.replicas[i].deeds.series.clone() {
             self.watch.spent(&series, answer.as_ref().ok(), lost, self.now);
         }
-        if lost { Err(EndpointError::Ambiguous("no answer".into())) } else { answer }
+        let why = "no answer".into();
+        if lost {
+            Err(EndpointError::Ambiguous { why, resend_after: Resend::Soon })
+        } else {
+            answer
+        }
     }
 }

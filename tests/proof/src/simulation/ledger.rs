@@ -144,7 +144,8 @@ impl Ledger {
         if windows > 0 || answer_lost {
             *self.windows.entry(user.to_owned()).or_default() += 1;
         }
-        let access_token = answer.map(|a| a.access_token.expose().to_owned());
+        let access_token =
+            answer.and_then(|a| a.access_token.as_ref()).map(|t| t.expose().to_owned());
         self.spends.entry(key).or_default().push(Spend {
             series: series.clone(),
             process: process.index,
@@ -161,7 +162,8 @@ impl Ledger {
         answer: &Answer,
         now: u64,
     ) {
-        let access_token = answer.access_token.expose().to_owned();
+        let Some(access_token) = &answer.access_token else { return };
+        let access_token = access_token.expose().to_owned();
         self.obtained.insert(access_token.clone(), (process, now));
         let (user, guards) = (user.to_owned(), series.guards);
         self.received.push(Received { process, user, guards, access_token });

@@ -8,7 +8,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::Secret;
 use shared::ports::{
-    Answer, Bucket, BucketError, EndpointError, Generation, Listing, Object, TokenEndpoint,
+    Answer, Bucket, BucketError, EndpointError, Generation, Limits, Listing, Object, Resend,
+    TokenEndpoint,
 };
 use shared::protocol::SeenLease;
 use tokio::time::Instant;
@@ -148,7 +149,7 @@ impl TokenEndpoint for EndpointPort {
     fn refresh<'a>(
         &'a self,
         refresh_token: &'a Secret,
-        timeout: Duration,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
         async move {
             self.process.runs().await;
@@ -158,12 +159,18 @@ impl TokenEndpoint for EndpointPort {
             let series = self.world.with(|s| s.ledger.series(self.process.index, &user));
             let way = self.world.way(&self.process, &format!("endpoint {user}"), true);
             travel(way.there).await;
-            let lost = || EndpointError::Ambiguous("no answer in time".into());
+            let lost = || EndpointError::Ambiguous {
+                why: "no answer in time".into(),
+                resend_after: Resend::Soon,
+            };
+            let not_now = || EndpointError::NotNow {
+                code: None,
+                why: "HTTP status 503".into(),
+                retry_after: None,
+            };
             let outcome = match way.fate {
-                _ if self.world.with(|s| s.endpoint_down) => {
-                    Err(EndpointError::Transient("HTTP status 503".into()))
-                }
-                Fate::Refused => Err(EndpointError::Transient("HTTP status 503".into())),
+                _ if self.world.with(|s| s.endpoint_down) => Err(not_now()),
+                Fate::Refused => Err(not_now()),
                 Fate::Answered | Fate::ConflictWithItself => {
                     self.world.refresh(&self.process, token, &series, false)
                 }
@@ -177,7 +184,7 @@ impl TokenEndpoint for EndpointPort {
                         travel(stall).await;
                         drop(late.world.refresh(&late.process, &token, &series, true));
                     });
-                    travel(timeout).await;
+                    travel(limits.answer).await;
                     Err(lost())
                 }
             };

@@ -100,7 +100,7 @@ impl Provider {
             self.rejected.insert(presented.to_owned());
             return Err(EndpointError::InvalidGrant("invalid_grant".into()));
         };
-        let access_token = self.access_token();
+        let access_token = Some(self.access_token());
         let refresh_token = self.rotating.then(|| {
             let next = format!("fake-refresh-{}-{}", place.family, self.serial);
             self.places.insert(next.clone(), Place { depth: place.depth + 1, ..place.clone() });

@@ -266,7 +266,8 @@ impl World {
             outcome
         });
         let text = match &outcome {
-            Ok(answer) => answer.access_token.expose().to_owned(),
+            Ok(Answer { access_token: Some(token), .. }) => token.expose().to_owned(),
+            Ok(_) => "no access token".to_owned(),
             Err(error) => error.to_string(),
         };
         self.note(&format!("{} refresh {refresh_token}: {text}", process.name));

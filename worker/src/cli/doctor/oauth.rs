@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shared::adapters::HttpTokenEndpoint;
 
-use shared::ports::{EndpointError, TokenEndpoint as _};
+use shared::ports::{EndpointError, Limits, TokenEndpoint as _};
 use shared::{ClientKind, OAuthClient, Secret, is_loopback};
 use url::Url;
 
@@ -14,7 +14,7 @@ use super::super::connect::read_small;
 use super::finding::Checks;
 
 const NOT_A_TOKEN: &str = "fleet-doctor-this-is-no-token";
-const TIME_LIMIT: Duration = Duration::from_secs(10);
+const LIMITS: Limits = Limits { connect: Duration::from_secs(5), answer: Duration::from_secs(10) };
 const CONSOLE: &str = "https://console.cloud.google.com/apis/credentials";
 
 /// Also the token endpoint's address, to look at its clock.
@@ -101,11 +101,11 @@ async fn accepted(client: &OAuthClient, http: &reqwest::Client, checks: &mut Che
             return;
         }
     };
-    match endpoint.refresh(&Secret::new(NOT_A_TOKEN), TIME_LIMIT).await {
+    match endpoint.refresh(&Secret::new(NOT_A_TOKEN), LIMITS).await {
         Err(EndpointError::InvalidGrant(_)) => {
             checks.ok(CHECK, format!("{uri} knows the client, and refused a made-up grant"));
         }
-        Err(EndpointError::Misconfigured(why)) => checks.fail(
+        Err(EndpointError::Refused { why, .. }) => checks.fail(
             CHECK,
             why.to_string(),
             format!("download the JSON again, or reset the client's secret, at {CONSOLE}"),
