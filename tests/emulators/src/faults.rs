@@ -24,6 +24,7 @@
 //! | [`Fault::latency`] | is carried out when it arrives | the answer, so much later |
 //! | [`Fault::forgotten`] (Pub/Sub) | is answered and not carried out | success, and later the message again |
 //! | [`Fault::duplicated`] (Pub/Sub) | is carried out twice | one message ID, two ack IDs |
+//! | [`Fault::answer`] | is carried out or not, as the answer says | that answer, byte by byte, at the identity provider and the APIs; elsewhere its status |
 //!
 //! A reply is lost only if the request changed or read something: one that was refused
 //! anyhow (a failed precondition, say) is answered, and the fault waits for the next.
@@ -83,6 +84,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Cut;
+pub use crate::made_up::Answer;
 use crate::pubsub;
 
 /// What is to go wrong, with which requests. `O` is the server's kind of operation, `R`
@@ -96,8 +98,9 @@ pub struct Fault<O, R = StatusCode> {
     times: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Effect<R> {
+    Answer(Arc<Answer>),
     Latency(Duration),
     LostReply,
     Refusal(R),
@@ -123,6 +126,22 @@ impl fmt::Debug for Selector {
     }
 }
 
+/// What a request gets that is not carried out.
+#[derive(Debug)]
+pub(crate) enum Instead<R> {
+    Answer(Arc<Answer>),
+    Refusal(R),
+}
+
+impl Instead<StatusCode> {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Answer(answer) => answer.status,
+            Self::Refusal(status) => *status,
+        }
+    }
+}
+
 /// What a request is about: an object or Pub/Sub resource by its name, or a user by
 /// their `sub`.
 #[derive(Clone, Debug)]
@@ -139,6 +158,13 @@ impl Subject {
             Self::Exactly(wanted) => subject == Some(wanted),
             Self::Under(prefix) => subject.is_some_and(|name| name.starts_with(prefix.as_str())),
         }
+    }
+}
+
+impl<O> Fault<O> {
+    /// The request gets this answer.
+    pub fn answer(answer: Answer) -> Self {
+        Self::of(Effect::Answer(Arc::new(answer)))
     }
 }
 
@@ -303,14 +329,14 @@ impl<O: Copy + PartialEq, R: Copy> Faults<O, R> {
         !self.lock().is_empty()
     }
 
-    /// Lets a request in, or says with what it is refused. Stalls it if that is
-    /// its fault. Cancelled when its connection ends.
+    /// Lets a request in, or says what it gets instead. Stalls it if that is its fault.
+    /// Cancelled when its connection ends.
     pub(crate) async fn enter(
         &self,
         operation: O,
         subject: Option<&str>,
         cut: Cut,
-    ) -> Result<Passage<O, R>, R> {
+    ) -> Result<Passage<O, R>, Instead<R>> {
         self.enter_with(operation, subject, &[], cut).await
     }
 
@@ -321,7 +347,7 @@ impl<O: Copy + PartialEq, R: Copy> Faults<O, R> {
         subject: Option<&str>,
         messages: &[PubsubMessage],
         cut: Cut,
-    ) -> Result<Passage<O, R>, R> {
+    ) -> Result<Passage<O, R>, Instead<R>> {
         let mut passage =
             Passage { faults: self.clone(), arrived: Instant::now(), cut, pending: None };
         let Some((effect, injected)) = self.take(operation, subject, messages, false) else {
@@ -330,7 +356,12 @@ impl<O: Copy + PartialEq, R: Copy> Faults<O, R> {
         match effect {
             Effect::Refusal(status) => {
                 injected.struck();
-                Err(status)
+                Err(Instead::Refusal(status))
+            }
+            Effect::Answer(answer) if !answer.carried_out => {
+                injected.struck();
+                held_back(passage.arrived + answer.after, &injected).await;
+                Err(Instead::Answer(answer))
             }
             Effect::Stall => {
                 injected.struck();
@@ -374,7 +405,7 @@ impl<O: Copy + PartialEq, R: Copy> Faults<O, R> {
         if let Some(times) = &mut struck.fault.times {
             *times -= 1;
         }
-        Some((struck.fault.effect, struck.injected.clone()))
+        Some((struck.fault.effect.clone(), struck.injected.clone()))
     }
 
     /// Gives a time back that was not used after all.
@@ -392,24 +423,36 @@ impl<O: Copy + PartialEq, R: Copy> Faults<O, R> {
 }
 
 impl<O: Copy + PartialEq, R: Copy> Passage<O, R> {
-    /// Lets the answer out, unless it is lost; late if that is its fault. `done` says
-    /// whether the request was carried out.
-    pub(crate) async fn leave(self, done: bool) {
+    /// Lets the answer out, unless it is lost; late if that is its fault. Returns the answer
+    /// that takes its place, if there is one. `done` says whether the request was carried
+    /// out.
+    pub(crate) async fn leave(self, done: bool) -> Option<Arc<Answer>> {
         match &self.pending {
             None => {}
+            Some((Effect::Answer(answer), injected)) if done => {
+                injected.struck();
+                held_back(self.arrived + answer.after, injected).await;
+                return Some(Arc::clone(answer));
+            }
             Some((Effect::LostReply, injected)) if done => {
                 injected.struck();
                 self.cut::<()>().await;
             }
             Some((Effect::Latency(latency), injected)) => {
                 injected.struck();
-                tokio::select! {
-                    () = sleep_until(self.arrived + *latency) => {}
-                    () = injected.lifted.cancelled() => {}
-                }
+                held_back(self.arrived + *latency, injected).await;
             }
             Some((_, injected)) => self.faults.give_back(injected),
         }
+        None
+    }
+}
+
+/// Until then, or until the fault is lifted.
+async fn held_back(until: Instant, injected: &Injected) {
+    tokio::select! {
+        () = sleep_until(until) => {}
+        () = injected.lifted.cancelled() => {}
     }
 }
 

@@ -13,6 +13,7 @@ mod date;
 pub mod faults;
 pub mod google;
 pub mod installed;
+mod made_up;
 pub mod proxy;
 pub mod pubsub;
 pub mod storage;

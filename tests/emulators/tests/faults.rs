@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use emulators::faults::Fault;
+use emulators::faults::{Answer, Fault};
 use emulators::google::{self, ClientKind, Google, StatsQuery, User};
 use emulators::storage::{self, Operation, Storage};
 use google_cloud_auth::credentials::anonymous;
@@ -204,6 +204,56 @@ async fn a_refused_token_request_has_spent_nothing() -> Result<()> {
     assert!(identity.google.refresh_calls().is_empty(), "it did not get that far");
     assert!(identity.refresh(&ann.refresh_token).await?.status().is_success());
     assert_eq!(burst.count(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_made_up_answer_takes_the_place_of_the_real_one() -> Result<()> {
+    let identity = Identity::start().await?;
+    let ann = identity.user("ann");
+    let on = |answer| Fault::answer(answer).on(google::Operation::Token).about("ann").times(1);
+    let page = Answer::new(StatusCode::FORBIDDEN, "<html>Sorry</html>")
+        .header("content-type", "text/html")
+        .header("retry-after", "60");
+    identity.google.inject(on(page));
+    let refused = identity.refresh(&ann.refresh_token).await?;
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["retry-after"]),
+        (403, &"60".parse()?)
+    );
+    assert_eq!(refused.text().await?, "<html>Sorry</html>");
+    assert!(identity.google.refresh_calls().is_empty(), "it did not get that far");
+
+    let body =
+        "\u{feff}{\"access_token\":\"{access_token}\",\"refresh_token\":\"{refresh_token}\"}";
+    let odd = on(Answer::new(StatusCode::CREATED, body).carried_out());
+    identity.google.inject(odd);
+    let granted = identity.refresh(&ann.refresh_token).await?;
+    assert_eq!(granted.status(), StatusCode::CREATED);
+    let text = granted.text().await?;
+    let fields: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))?;
+    let access_token = fields["access_token"].as_str().context("an access token")?;
+    assert!(identity.userinfo(access_token).await?.status().is_success(), "a real one");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_made_up_answer_waits_for_a_request_that_is_carried_out() -> Result<()> {
+    let identity = Identity::start().await?;
+    let ann = identity.user("ann");
+    let late = Answer::new(StatusCode::GATEWAY_TIMEOUT, "").carried_out();
+    let late = Fault::answer(late.after(Duration::from_hours(1))).on(google::Operation::Token);
+    let late = identity.google.inject(late.times(1));
+    assert_eq!(identity.refresh("unknown").await?.status(), StatusCode::BAD_REQUEST);
+    let mut refresh = std::pin::pin!(identity.refresh(&ann.refresh_token));
+    tokio::select! {
+        _ = &mut refresh => anyhow::bail!("it was answered at once"),
+        () = late.hits(1) => {}
+    }
+    late.lift();
+    assert_eq!(refresh.await?.status(), StatusCode::GATEWAY_TIMEOUT);
+    let stats = identity.google.stats(&StatsQuery { sub: Some("ann".to_owned()) });
+    assert_eq!(stats.refreshed, 1, "the work was done");
     Ok(())
 }
 

@@ -7,11 +7,15 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::core::{Shared, bearer};
 use super::refusal::Refusal;
 use crate::connection::Cut;
+use crate::faults::{Answer, Instead};
+
+/// A larger answer is none of the token endpoint's.
+const LARGEST: usize = 1024 * 1024;
 
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +44,8 @@ pub(super) async fn at_endpoint(
         shared.step(|core, _| core.identity.holder(token).map(ToOwned::to_owned))
     });
     match shared.faults.enter(operation, sub.as_deref(), cut).await {
-        Err(status) => {
+        Err(Instead::Answer(answer)) => made_up(&answer, &Value::Null),
+        Err(Instead::Refusal(status)) => {
             let body = json!({
                 "error": if status == StatusCode::TOO_MANY_REQUESTS {
                     "rate_limit_exceeded"
@@ -53,8 +58,7 @@ pub(super) async fn at_endpoint(
         }
         Ok(passage) => {
             let response = work();
-            passage.leave(response.status().is_success()).await;
-            response
+            instead(passage.leave(response.status().is_success()).await, response).await
         }
     }
 }
@@ -76,7 +80,8 @@ pub(super) async fn at_apis(
         shared.step(|core, _| core.identity.holder(token).map(ToOwned::to_owned))
     });
     match shared.faults.enter(operation, sub.as_deref(), cut).await {
-        Err(status) => {
+        Err(Instead::Answer(answer)) => made_up(&answer, &Value::Null),
+        Err(Instead::Refusal(status)) => {
             let reason = if status == StatusCode::TOO_MANY_REQUESTS {
                 "rateLimitExceeded"
             } else {
@@ -86,8 +91,20 @@ pub(super) async fn at_apis(
         }
         Ok(passage) => {
             let response = next.run(request).await;
-            passage.leave(response.status().is_success()).await;
-            response
+            instead(passage.leave(response.status().is_success()).await, response).await
         }
     }
+}
+
+/// The real answer, or the made-up one that takes its place.
+async fn instead(answer: Option<Arc<Answer>>, real: Response) -> Response {
+    let Some(answer) = answer else {
+        return real;
+    };
+    let body = axum::body::to_bytes(real.into_body(), LARGEST).await.unwrap_or_default();
+    made_up(&answer, &serde_json::from_slice(&body).unwrap_or_default())
+}
+
+fn made_up(answer: &Answer, real: &Value) -> Response {
+    answer.response(real).map(axum::body::Body::from)
 }

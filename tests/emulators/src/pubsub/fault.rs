@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use super::engine::Engine;
 use super::error::Error;
 use crate::connection::Cut;
-use crate::faults::{self, Passage};
+use crate::faults::{self, Instead, Passage};
 
 /// A kind of request, or what happens to a message inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,12 @@ pub(super) async fn enter(
     cut: Cut,
 ) -> Result<Passage<Operation, Code>, Code> {
     tokio::select! {
-        entered = engine.faults.enter_with(operation, Some(subject), messages, cut) => entered,
+        entered = engine.faults.enter_with(operation, Some(subject), messages, cut) => {
+            entered.map_err(|instead| match instead {
+                Instead::Refusal(code) => code,
+                Instead::Answer(_) => unreachable!("no answers are made up for Pub/Sub"),
+            })
+        }
         () = engine.stop.cancelled() => Err(Code::Unavailable),
     }
 }

@@ -59,9 +59,9 @@ impl Store {
         work: impl FnOnce() -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let entered = self.faults.enter(operation, Some(subject), cut).await;
-        let passage = entered.map_err(Refusal::Injected)?;
+        let passage = entered.map_err(|instead| Refusal::Injected(instead.status()))?;
         let result = work();
-        passage.leave(result.is_ok()).await;
+        drop(passage.leave(result.is_ok()).await);
         result
     }
 
