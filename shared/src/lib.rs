@@ -131,6 +131,7 @@ pub mod profile;
 pub mod protocol;
 pub mod record;
 mod schedule;
+mod scrub;
 mod secret;
 mod store;
 mod user_id;
@@ -141,6 +142,7 @@ pub use oauth_client::{BadClient, ClientKind, OAuthClient, is_loopback, may_have
 pub use policy::Policy;
 pub use protocol::Grant;
 pub use schedule::Schedule;
+pub use scrub::scrub;
 pub use secret::Secret;
 pub use store::{
     Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Health, Imported, Login, Resealed, Revoked,
