@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::reason::Reason;
 use crate::record::BadRecord;
 
 /// Why a credential could not be had. Variants name the caller's remedy; no
@@ -60,17 +61,28 @@ pub enum Error {
     },
 }
 
-/// Why the user must consent.
+/// Why the user must consent, with what is known of it. [`ConsentReason::reason`] is the
+/// reason alone, of the closed list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ConsentReason {
     /// There is no record: never consented, or deleted.
     Unknown,
-    /// The provider rejected the refresh token.
+    /// The provider ended the grant.
     Revoked {
-        /// What the provider said.
-        reason: Option<String>,
+        /// Why.
+        reason: Reason,
         /// When it was noticed.
         at: Timestamp,
+    },
+    /// The provider refuses this user, whose grant may still live. It is asked again now
+    /// and then.
+    Blocked {
+        /// What the provider means.
+        reason: Reason,
+        /// Its code.
+        code: String,
+        /// Since when.
+        since: Timestamp,
     },
     /// The stored grant lacks scopes that the job needs.
     MissingScopes(Vec<String>),
@@ -78,15 +90,25 @@ pub enum ConsentReason {
 
 impl std::fmt::Display for ConsentReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let reason = self.reason();
+        write!(f, "{reason}: {}", reason.for_operator())?;
         match self {
-            Self::Unknown => f.write_str("no credential is stored"),
-            Self::Revoked { reason, at } => {
-                let reason = reason.as_deref().unwrap_or("no reason given");
-                write!(f, "the credential was revoked ({reason}; noticed {at:.0})")
-            }
-            Self::MissingScopes(scopes) => {
-                write!(f, "these scopes were not granted: {}", scopes.join(" "))
-            }
+            Self::Unknown => Ok(()),
+            Self::Revoked { at, .. } => write!(f, " (noticed {at:.0})"),
+            Self::Blocked { code, since, .. } => write!(f, " (code {code}, since {since:.0})"),
+            Self::MissingScopes(scopes) if scopes.is_empty() => Ok(()),
+            Self::MissingScopes(scopes) => write!(f, ": {}", scopes.join(" ")),
+        }
+    }
+}
+
+impl ConsentReason {
+    /// Which reason of the closed list it is.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Unknown => Reason::UnknownUser,
+            Self::Revoked { reason, .. } | Self::Blocked { reason, .. } => *reason,
+            Self::MissingScopes(_) => Reason::ScopesMissing,
         }
     }
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::error::ConsentReason;
 use crate::ports::Generation;
+use crate::reason::Reason;
 use crate::secret::Secret;
 use crate::user_id::UserId;
 
@@ -77,7 +79,8 @@ pub struct TokenRecord {
     pub sub: Option<String>,
     /// Whether it may be refreshed.
     pub state: State,
-    /// Why it was revoked, for people.
+    /// Why it was revoked: the name of a [`Reason`](crate::Reason), or what the provider
+    /// said, as earlier versions stored it.
     pub reason: Option<String>,
     /// The refresh token. Kept in a revoked record, where it tells which
     /// refresh token the provider rejected.
@@ -124,6 +127,12 @@ impl fmt::Debug for TokenRecord {
 }
 
 impl TokenRecord {
+    /// Why the user must consent, if they must.
+    pub fn trouble(&self) -> Option<ConsentReason> {
+        let reason = Reason::of_revoked_record(self.reason.as_deref());
+        (!self.is_active()).then_some(ConsentReason::Revoked { reason, at: self.updated_at })
+    }
+
     /// Whether the provider still honours it, as far as is known.
     pub fn is_active(&self) -> bool {
         self.state == State::Active

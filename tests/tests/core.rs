@@ -175,7 +175,7 @@ async fn every_outcome_ends_its_message_as_the_contract_says(stage: &Stage) -> a
     assert!(parked[0].starts_with("parked/ann/") && parked[0].ends_with("-scope.json"));
     assert!(parked[1].starts_with("parked/nobody/") && parked[1].ends_with("-unknown.json"));
     let stored: Value = serde_json::from_str(&stage.cloud.object(BUCKET, &parked[0]).await?)?;
-    assert_eq!(stored["reason"], "scopes");
+    assert_eq!(stored["reason"], "scopes_missing");
     let needed = "https://www.googleapis.com/auth/drive.readonly";
     assert_eq!(stored["missing_scopes"], json!([needed]));
     // What may come right is given back, and comes again.

@@ -347,7 +347,10 @@ async fn parked_jobs_are_listed_and_redriven_in_order() -> anyhow::Result<()> {
     park(&stage, &[job("q", "bob", "profile")]).await?;
     let found = list(&stage, &["--parked"]).await?;
     assert_eq!(found.len(), 6, "{:?}", found.keys());
-    assert_eq!(found["q"]["reason"], "the user has not consented yet");
+    assert_eq!(
+        found["q"]["reason"],
+        "unknown_user: no credential is stored; the user must consent"
+    );
     assert!(found["q"]["object"].as_str().unwrap().starts_with("parked/bob/"));
     let counts = redrive(&stage, &["--parked", "--user", "ann"]).await?;
     assert_eq!((&counts["redriven"], &counts["left"]), (&json!(5), &json!(0)), "{counts}");

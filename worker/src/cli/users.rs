@@ -37,7 +37,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// One user's record as JSON, secrets redacted
+    /// One user's record as JSON, secrets redacted, and why the user must consent
     #[command(after_help = "Example:\n  fleet users show 1097 --bucket my-tokens")]
     Show {
         #[command(flatten)]
@@ -139,6 +139,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                     shown[secret] = "[redacted]".into();
                 }
             }
+            if let Some(why) = record.trouble() {
+                shown["consent_needed"] = json!({
+                    "reason": why.reason().as_str(),
+                    "person": why.reason().for_person(),
+                    "operator": why.to_string(),
+                });
+            }
             output::json(&shown)
         }
         Command::Export { of, .. } => {
@@ -184,7 +191,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 .store
                 .revoke(&user, &provider)
                 .await
-                .with_context(|| format!("user {:?} is not revoked", user.as_str()))?;
+                .with_context(|| {
+                    format!(
+                        "user {user:?} is not revoked, and the record stays: try again, or let the person \
+                         remove the app in their account's settings at the provider and then run \
+                         `fleet users delete {user}`",
+                        user = user.as_str()
+                    )
+                })?;
             if json {
                 let result = match revoked {
                     Revoked::Revoked => "revoked",

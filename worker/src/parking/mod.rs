@@ -121,6 +121,8 @@ impl Seen {
         match why {
             ConsentReason::Unknown => self.write.is_none(),
             ConsentReason::Revoked { .. } => !self.active,
+            // The flight that said so has just read or written the record.
+            ConsentReason::Blocked { .. } => true,
             ConsentReason::MissingScopes(missing) => {
                 missing.is_empty() || missing.iter().any(|scope| !self.met.scopes.contains(scope))
             }

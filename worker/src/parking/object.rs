@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::record::TokenRecord;
-use shared::{ConsentReason, UserId, encode_segment};
+use shared::{ConsentReason, Reason, UserId, encode_segment};
 
 use crate::dead_letter::has_room;
 use crate::job::{JOB_ATTRIBUTE, Job, RUN_ATTRIBUTE, Received};
@@ -33,7 +33,7 @@ pub struct ParkedJob {
     /// Its run.
     #[serde(default)]
     pub run: u32,
-    /// `unknown`, `revoked` or `scopes`.
+    /// The name of a [`Reason`]; `unknown` and `scopes` in objects of earlier versions.
     pub reason: String,
     /// The scopes that an API asked for, as far as it named them.
     #[serde(default)]
@@ -110,10 +110,9 @@ impl ParkedJob {
         met: Met,
         now: Timestamp,
     ) -> Self {
-        let (reason, missing_scopes) = match why {
-            ConsentReason::Unknown => ("unknown", Vec::new()),
-            ConsentReason::Revoked { .. } => ("revoked", Vec::new()),
-            ConsentReason::MissingScopes(missing) => ("scopes", missing.clone()),
+        let missing_scopes = match why {
+            ConsentReason::MissingScopes(missing) => missing.clone(),
+            _ => Vec::new(),
         };
         Self {
             version: VERSION,
@@ -121,7 +120,7 @@ impl ParkedJob {
             job: job.id.clone(),
             kind: job.kind.clone(),
             run: job.run,
-            reason: reason.to_owned(),
+            reason: why.reason().to_string(),
             missing_scopes,
             scopes: met.scopes,
             grant_id: met.grant_id,
@@ -167,22 +166,31 @@ impl ParkedJob {
     /// Whether `record` is what the job waited for: the user is active, and the grant is
     /// another one than when it was parked; for scopes, these are.
     pub fn is_due(&self, record: &TokenRecord) -> bool {
-        let has_changed = match (self.reason.as_str(), &self.grant_id) {
-            ("scopes", _) => self.scopes != record.scopes,
+        let has_changed = match (self.why(), &self.grant_id) {
+            (Some(Reason::ScopesMissing), _) => self.scopes != record.scopes,
             (_, Some(grant)) => *grant != record.grant_id.0,
             (_, None) => true,
         };
         record.is_active() && has_changed
     }
 
+    /// Why it waits; `None` for a reason that a later version wrote.
+    pub fn why(&self) -> Option<Reason> {
+        match self.reason.as_str() {
+            "unknown" => Some(Reason::UnknownUser),
+            "scopes" => Some(Reason::ScopesMissing),
+            name => Reason::named(name),
+        }
+    }
+
     /// What it waits for, for people.
     pub fn waits_for(&self) -> String {
-        match self.reason.as_str() {
-            "unknown" => "the user has not consented yet".to_owned(),
-            "revoked" => "the user's consent was revoked".to_owned(),
-            "scopes" if self.missing_scopes.is_empty() => "a scope is missing".to_owned(),
-            "scopes" => format!("missing scope {}", self.missing_scopes.join(", ")),
-            other => other.to_owned(),
+        match self.why() {
+            Some(reason @ Reason::ScopesMissing) if !self.missing_scopes.is_empty() => {
+                format!("{reason}: {}", self.missing_scopes.join(", "))
+            }
+            Some(reason) => format!("{reason}: {}", reason.for_operator()),
+            None => self.reason.clone(),
         }
     }
 
@@ -310,7 +318,17 @@ mod tests {
         let parked = parked(&received, &why, met);
         let again = ParkedJob::decode(NAME, &parked.encode()).unwrap();
         assert_eq!(again, parked);
-        assert_eq!(again.waits_for(), "missing scope s");
+        assert_eq!(again.waits_for(), "scopes_missing: s");
+        assert_eq!(again.reason, "scopes_missing");
+        for (written, why) in [
+            ("scopes", Some(Reason::ScopesMissing)),
+            ("unknown", Some(Reason::UnknownUser)),
+            ("session_expired", Some(Reason::SessionExpired)),
+            ("of a later version", None),
+        ] {
+            let parked = ParkedJob { reason: written.to_owned(), ..again.clone() };
+            assert_eq!(parked.why(), why, "{written}");
+        }
         let message = again.into_message().unwrap();
         assert_eq!(message.data, received.data);
         assert_eq!(message.attributes["mine"], "kept");

@@ -1,7 +1,7 @@
 //! What the buttons of the account page do.
 
 use serde_json::json;
-use shared::profile::get_profile;
+use shared::profile::{ProfileError, get_profile};
 use shared::{Error, Revoked, UserId};
 
 use super::Site;
@@ -25,6 +25,9 @@ pub(super) async fn test(site: &Site, user: &UserId) -> Notice {
                 .find_map(|field| profile.get(field)?.as_str())
                 .unwrap_or("no name");
             good(format!("It works: the provider says that this is {who}."))
+        }
+        Err(ProfileError::Credentials(Error::NeedsConsent(why))) => {
+            bad(format!("It does not work. {}", why.reason().for_person()))
         }
         Err(error) => bad(format!("It does not work: {error}.")),
     }
@@ -60,6 +63,8 @@ pub(super) async fn disconnect(site: &Site, user: &UserId) -> Result<Notice, Not
         Err(error @ Error::WrongClient { .. }) => {
             Err(bad(format!("Not disconnected: {error}. Tell the operator.")))
         }
-        Err(error) => Err(bad(format!("Not disconnected yet: {error}. Try again."))),
+        Err(error) => Err(bad(format!(
+            "Not disconnected yet, and nothing was deleted: {error}. Try again, or remove this app in your account's settings at the provider."
+        ))),
     }
 }

@@ -190,12 +190,13 @@ fn credential(record: Option<&TokenRecord>, now: Timestamp) -> Html {
         Some(_) => "Expired; it is renewed when it is used next".to_owned(),
         None => "Not renewed yet".to_owned(),
     };
-    let reconnect = if connected {
-        ""
-    } else {
-        "<p>Your provider ended this access. Jobs that act for you wait until you connect again.</p>\
-         <p class=\"actions\"><a class=\"button main\" href=\"/oauth/start?next=/account\">Connect again</a></p>"
-    };
+    let reconnect = record.trouble().map_or_else(String::new, |why| {
+        format!(
+            "<p>{}</p><p>Jobs that act for you wait until then.</p>\
+             <p class=\"actions\"><a class=\"button main\" href=\"/oauth/start?next=/account\">Connect again</a></p>",
+            text(why.reason().for_person())
+        )
+    });
     Html(format!(
         "<section class=\"card\" aria-labelledby=\"state\"><h2 id=\"state\">Credential</h2>\n\
          <dl><dt>State</dt><dd>{state}</dd><dt>Fresh until</dt><dd>{fresh}</dd>\

@@ -16,6 +16,7 @@ use std::time::Duration;
 use crate::error::{ConsentReason, Error};
 use crate::policy::Policy;
 use crate::ports::{Generation, Monotonic, Now};
+use crate::reason::Reason;
 use crate::record::{GrantId, TokenRecord, WriteId};
 use crate::schedule::Schedule;
 use crate::user_id::UserId;
@@ -445,5 +446,6 @@ impl Flight {
 }
 
 fn revoked(record: &TokenRecord) -> ConsentReason {
-    ConsentReason::Revoked { reason: record.reason.clone(), at: record.updated_at }
+    let reason = Reason::of_revoked_record(record.reason.as_deref());
+    ConsentReason::Revoked { reason, at: record.updated_at }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::ConsentReason;
 use crate::ports::Generation;
+use crate::reason::Reason;
 use crate::record::{State as RecordState, TokenRecord, WriteId};
 
 use super::super::conflict::{RejectionStep, on_invalid_grant};
@@ -47,7 +48,7 @@ impl Flight {
                 }
                 let dead = TokenRecord {
                     state: RecordState::Revoked,
-                    reason: Some(reason.to_string()),
+                    reason: Some(Reason::of_ended_grant(&reason).to_string()),
                     access_token: None,
                     expires_at: None,
                     write_id: WriteId(around.draw.id()),
