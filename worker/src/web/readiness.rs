@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use shared::Health;
 use shared::ports::{Bucket, BucketError, Clock, Monotonic};
 use tokio::sync::Mutex;
 
@@ -19,19 +18,13 @@ const PROBE: &str = "fleet-startup-check";
 pub(super) struct Readiness(Mutex<Option<(Monotonic, Result<(), String>)>>);
 
 impl Readiness {
-    /// `Ok`, or what is missing. However often it is asked, there is one look at
+    /// `Ok`, or what is missing: the bucket alone. That the token endpoint refuses the
+    /// client is no reason to take the pages away, and a visitor could bring it about.
+    /// However often it is asked, there is one look at
     /// the bucket at a time, and none while the last one is fresh. Ends within
     /// [`PATIENCE`] or so. A caller that may go away has it run in a task: a look
     /// that is broken off is not remembered.
-    pub(super) async fn check(
-        &self,
-        health: &Health,
-        bucket: &dyn Bucket,
-        clock: &dyn Clock,
-    ) -> Result<(), String> {
-        if let Health::Misconfigured(why) = health {
-            return Err(why.to_string());
-        }
+    pub(super) async fn check(&self, bucket: &dyn Bucket, clock: &dyn Clock) -> Result<(), String> {
         let mut seen = self.0.lock().await;
         if let Some((at, result)) = &*seen
             && clock.monotonic().since(*at) < FRESH_FOR
@@ -139,7 +132,7 @@ mod tests {
     async fn many_probes_are_one_request() {
         let (bucket, clock, readiness) = (Probed::default(), Virtual::new(), Readiness::default());
         for round in 1..=3 {
-            let probes = (0..500).map(|_| readiness.check(&Health::Ready, &bucket, &clock));
+            let probes = (0..500).map(|_| readiness.check(&bucket, &clock));
             assert!(join_all(probes).await.into_iter().all(|result| result.is_ok()));
             assert_eq!(bucket.reads.load(Ordering::Relaxed), round);
             tokio::time::advance(FRESH_FOR).await;
@@ -150,18 +143,15 @@ mod tests {
     async fn says_what_is_missing() {
         let (clock, readiness) = (Virtual::new(), Readiness::default());
         let refusing = Probed { refuses: true, ..Probed::default() };
-        let why = readiness.check(&Health::EndpointDown, &refusing, &clock).await.unwrap_err();
+        let why = readiness.check(&refusing, &clock).await.unwrap_err();
         assert_eq!(why, "denied");
-        let wrong = Health::Misconfigured("the client is unknown".into());
-        let why = readiness.check(&wrong, &refusing, &clock).await.unwrap_err();
-        assert_eq!(why, "the client is unknown");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_bucket_that_hangs_is_given_up() {
         let (clock, readiness) = (Virtual::new(), Readiness::default());
         let hanging = Probed { hangs: true, ..Probed::default() };
-        let why = readiness.check(&Health::Ready, &hanging, &clock).await.unwrap_err();
+        let why = readiness.check(&hanging, &clock).await.unwrap_err();
         assert!(why.contains("not answered within 2 s"), "{why}");
         assert_eq!(clock.monotonic().0, PATIENCE);
     }

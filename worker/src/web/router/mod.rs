@@ -288,10 +288,7 @@ async fn ready(State(app): Shared) -> Response {
     // A prober that goes away must not make the next one look again.
     let looking = tokio::spawn({
         let app = Arc::clone(&app);
-        async move {
-            let (site, health) = (&app.site, app.site.store.health().borrow().clone());
-            app.readiness.check(&health, &*site.bucket, &*site.clock).await
-        }
+        async move { app.readiness.check(&*app.site.bucket, &*app.site.clock).await }
     });
     let result = match looking.await {
         _ if app.stop.is_cancelled() => Err("stopping".to_owned()),
