@@ -120,7 +120,9 @@
 //! that [`adapters`] implement.
 
 pub mod adapters;
+mod client_question;
 pub mod consent;
+mod endpoint_answer;
 mod error;
 pub mod google_credentials;
 pub mod keyring;
@@ -137,6 +139,8 @@ mod secret;
 mod store;
 mod user_id;
 
+pub use client_question::{ClientQuestion, ask_about_client};
+pub use endpoint_answer::retry_after;
 pub use error::{ConsentReason, Error};
 pub use keyring::Keyring;
 pub use oauth_client::{BadClient, ClientKind, OAuthClient, is_loopback, may_have_secrets};

@@ -6,7 +6,10 @@ use reqwest::IntoUrl;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::adapters::SystemClock;
+use crate::endpoint_answer::retry_after;
 use crate::error::Error;
+use crate::ports::Clock as _;
 use crate::secret::Secret;
 use crate::store::{Credentials, TokenStore};
 use crate::user_id::UserId;
@@ -16,6 +19,8 @@ pub const GOOGLE_USERINFO_URL: &str = "https://openidconnect.googleapis.com/v1/u
 
 /// A profile is small; more than this is not one.
 const MAX_PROFILE_BYTES: usize = 256 * 1024;
+/// A longer wait that it asks for is as good as this one.
+const LONGEST_WAIT: Duration = Duration::from_hours(24);
 /// How long the endpoint has to answer, in full.
 pub const LIMIT: Duration = Duration::from_secs(15);
 
@@ -106,11 +111,8 @@ async fn fetch<T: DeserializeOwned>(
         http.get(url).bearer_auth(access_token.expose()).send().await.map_err(no_answer)?;
     let status = response.status().as_u16();
     if status != 200 {
-        let retry_after = response
-            .headers()
-            .get(http::header::RETRY_AFTER)
-            .and_then(|v| v.to_str().ok()?.trim().parse().ok())
-            .map(Duration::from_secs);
+        let now = SystemClock::default().wall();
+        let retry_after = retry_after(response.headers(), LONGEST_WAIT, now);
         return Err(ProfileError::Status { status, retry_after });
     }
     // What it announces is believed as far as it may be true.

@@ -2,6 +2,7 @@
 
 mod bucket_inspection;
 mod cloud_storage;
+mod http_exchange;
 mod memory;
 mod provider_http;
 mod system;
@@ -9,7 +10,8 @@ mod token_http;
 
 pub use bucket_inspection::{BucketSettings, LifecycleRule};
 pub use cloud_storage::{CloudStorage, CloudStorageConfig};
+pub use http_exchange::http_client;
 pub use memory::MemoryBucket;
 pub use provider_http::{GOOGLE_REVOKE_URL, HttpProvider};
 pub use system::SystemClock;
-pub use token_http::{HttpTokenEndpoint, http_client};
+pub use token_http::HttpTokenEndpoint;

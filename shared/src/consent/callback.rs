@@ -1,14 +1,18 @@
 //! The second half: check what came back, and store what it is worth.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use url::{Url, form_urlencoded};
 
 use super::id_token::{self, Expected};
 use super::outcome::{CallbackError, Outcome, SignedIn};
 use super::pending::{NAME_LENGTH, Pending, digest};
-use super::{Consent, LOGIN_LIFETIME, marker, missing_scopes, start, subject};
-use crate::ports::{CodeAnswer, EndpointError};
+use super::{
+    Consent, LOGIN_LIFETIME, Started, marker, missing_scopes, narrower_by, start, subject,
+};
+use crate::error::Error;
+use crate::ports::{Answer, CodeAnswer, EndpointError};
 use crate::protocol::Grant;
+use crate::reason::Reason;
 use crate::secret::Secret;
 use crate::store::Login;
 use crate::user_id::UserId;
@@ -37,7 +41,7 @@ impl std::fmt::Debug for Callback<'_> {
 
 /// An answer of the authorization endpoint (RFC 6749, 4.1.2; RFC 9207).
 #[derive(Default)]
-struct Answer {
+struct Returned {
     code: Option<String>,
     state: Option<String>,
     error: Option<String>,
@@ -85,6 +89,11 @@ pub async fn oauth_callback(
         return Err(CallbackError::Expired);
     }
     if let Some(error) = &answer.error {
+        if error == "invalid_scope" && pending.scopes != pending.wanted {
+            // Something that was allowed once is not there any more.
+            let alone = Pending { narrows: true, ..pending.clone() };
+            return Ok(Outcome::ConsentAgain(again(consent, &alone, pending.wanted, None)?));
+        }
         return Err(refused(error));
     }
     let code = answer.code.ok_or(CallbackError::Malformed("it has no code"))?;
@@ -110,25 +119,21 @@ async fn finish(
 ) -> Result<Outcome, CallbackError> {
     let verifier = Secret::new(pending.verifier.clone());
     let limits = consent.store.policy().limits();
-    let answer = consent.provider.exchange(&code, &verifier, &pending.redirect_uri, limits).await;
-    let answer = answer.map_err(|error| match error {
-        EndpointError::InvalidGrant(said) => CallbackError::CodeRefused(said),
-        EndpointError::Refused { why, .. } => CallbackError::Misconfigured(why),
-        EndpointError::NotNow { .. }
-        | EndpointError::NotReached(_)
-        | EndpointError::Ambiguous { .. } => {
-            CallbackError::Unavailable(format!("{}.", capital(&error)).into())
-        }
-    })?;
+    let sent_at = consent.clock.wall();
+    let exchanged = consent.provider.exchange(&code, &verifier, &pending.redirect_uri, limits);
+    let CodeAnswer { answer, id_token } = exchanged.await.map_err(not_exchanged)?;
     let received_at = consent.clock.wall();
+    let access_token = answer.access_token.clone().ok_or_else(|| {
+        CallbackError::Unavailable("The provider gave no access token that can be used.".into())
+    })?;
     let granted = answer.scopes.clone().unwrap_or_else(|| pending.scopes.clone());
-    let claimed = match &answer.id_token {
+    let claimed = match &id_token {
         Some(token) => {
             let expected = Expected {
                 client: &consent.client,
                 issuer: consent.issuer.as_deref(),
                 nonce: &pending.nonce,
-                now: received_at.as_second(),
+                now: received_at.as_duration().as_secs_f64(),
             };
             Some(id_token::check(token.expose(), &expected).map_err(CallbackError::IdToken)?)
         }
@@ -138,8 +143,7 @@ async fn finish(
         // A provider that does not speak OpenID Connect.
         None => None,
     };
-    let profile =
-        consent.provider.profile(&answer.access_token).await.map_err(CallbackError::Profile)?;
+    let profile = consent.provider.profile(&access_token).await.map_err(CallbackError::Profile)?;
     let sub = subject(&profile);
     if claimed.is_some() && claimed != sub {
         return Err(CallbackError::IdToken("and the profile name different accounts"));
@@ -148,22 +152,86 @@ async fn finish(
     if pending.user.as_ref().is_some_and(|wanted| wanted != user.as_str()) {
         return Err(CallbackError::OtherAccount);
     }
-    let missing = missing_scopes(&pending.scopes, &granted);
-    let stored = match store(consent, &user, answer, &granted, sub.clone()).await? {
+    let before = match consent.store.read_record(&user).await {
+        Ok(record) => Some(record),
+        Err(Error::NeedsConsent(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(before) = &before
+        && before.sub.is_some()
+        && before.sub != sub
+        && !pending.other_account
+    {
+        return Err(CallbackError::StoredForAnother);
+    }
+    let missing = missing_scopes(&pending.wanted, &granted);
+    let grant = grant(answer, &granted, sub.clone(), sent_at);
+    let stored = match store(consent, &user, grant, &granted).await? {
         Some(stored) => stored,
         None if pending.repeated => return Err(CallbackError::NoRefreshToken),
         None => {
-            let started = start::again(consent, pending, sub).map_err(|error| match error {
-                start::StartError::BadClient(_) => {
-                    CallbackError::Misconfigured(error.to_string().into())
-                }
-                start::StartError::Store(error) => error.into(),
-            })?;
+            let started = again(consent, pending, pending.scopes.clone(), sub)?;
             return Ok(Outcome::ConsentAgain(started));
         }
     };
+    let held = before.map(|before| consent.still_listed(&before.scopes)).unwrap_or_default();
+    let lost = narrower_by(&granted, &held);
     let next = pending.next.clone();
-    Ok(Outcome::SignedIn(Box::new(SignedIn { user, profile, stored, missing, next })))
+    let done = Box::new(SignedIn { user, profile, stored, missing, next });
+    // What a person declines who was asked for it is theirs to decline.
+    let asked = missing_scopes(&lost, &pending.scopes).is_empty();
+    if stored && !lost.is_empty() && !asked && !pending.narrows && !pending.repeated {
+        let union = pending.scopes.iter().cloned().chain(lost).collect();
+        return Ok(Outcome::MoreConsent(done, again(consent, pending, union, sub)?));
+    }
+    Ok(Outcome::SignedIn(done))
+}
+
+/// The same login once more, with the consent page.
+fn again(
+    consent: &Consent,
+    before: &Pending,
+    scopes: Vec<String>,
+    hint: Option<String>,
+) -> Result<Started, CallbackError> {
+    start::again(consent, before, scopes, hint).map_err(|error| match error {
+        start::StartError::BadClient(_) => CallbackError::Misconfigured(error.to_string().into()),
+        start::StartError::Store(error) => error.into(),
+    })
+}
+
+/// Why no code was exchanged. That tells nothing about the client's health: the code is
+/// the visitor's.
+fn not_exchanged(error: EndpointError) -> CallbackError {
+    match error {
+        EndpointError::InvalidGrant(said) => CallbackError::CodeRefused(said),
+        EndpointError::Refused { code, why } => match Reason::of_refusal(&code, &why) {
+            Reason::Blocked if matches!(&*code, "invalid_client" | "unauthorized_client") => {
+                CallbackError::Misconfigured(why)
+            }
+            Reason::Blocked => CallbackError::CodeRefused(code),
+            reason => CallbackError::NotAllowed(reason),
+        },
+        EndpointError::NotNow { .. }
+        | EndpointError::NotReached(_)
+        | EndpointError::Ambiguous { .. } => {
+            CallbackError::Unavailable(format!("{}.", capital(&error)).into())
+        }
+    }
+}
+
+/// The grant of an answer to a request that was sent at `sent_at`, from when its lifetime
+/// counts.
+fn grant(answer: Answer, scopes: &[String], sub: Option<String>, sent_at: Timestamp) -> Grant {
+    let life = answer.lifetime();
+    Grant {
+        expires_at: sent_at.checked_add(life).ok(),
+        expires_in: Some(life),
+        refresh_token: answer.refresh_token,
+        access_token: answer.access_token,
+        scopes: scopes.to_vec(),
+        sub,
+    }
 }
 
 /// Whether a grant was stored; `None` when the provider must be asked for a
@@ -171,23 +239,9 @@ async fn finish(
 async fn store(
     consent: &Consent,
     user: &UserId,
-    answer: CodeAnswer,
+    grant: Grant,
     granted: &[String],
-    sub: Option<String>,
 ) -> Result<Option<bool>, CallbackError> {
-    let now = consent.clock.wall();
-    let expires_at = answer
-        .expires_in
-        .and_then(|life| SignedDuration::try_from(life).ok())
-        .and_then(|life| now.checked_add(life).ok());
-    let grant = Grant {
-        refresh_token: answer.refresh_token,
-        access_token: Some(answer.access_token),
-        expires_at,
-        expires_in: answer.expires_in,
-        scopes: granted.to_vec(),
-        sub,
-    };
     match consent.store.set_credentials(user, grant).await? {
         Login::Stored => Ok(Some(true)),
         Login::SignedIn => {
@@ -200,7 +254,7 @@ async fn store(
     }
 }
 
-fn read(callback: Callback<'_>) -> Result<(Answer, Option<Url>), CallbackError> {
+fn read(callback: Callback<'_>) -> Result<(Returned, Option<Url>), CallbackError> {
     let malformed = |what| Err(CallbackError::Malformed(what));
     let (query, address) = match callback {
         Callback::Code(code) => {
@@ -211,7 +265,7 @@ fn read(callback: Callback<'_>) -> Result<(Answer, Option<Url>), CallbackError> 
             {
                 return malformed("it is not a code");
             }
-            return Ok((Answer { code: Some(code.to_owned()), ..Answer::default() }, None));
+            return Ok((Returned { code: Some(code.to_owned()), ..Returned::default() }, None));
         }
         Callback::Query(query) => (query.to_owned(), None),
         Callback::Url(url) => match Url::parse(url.trim()) {
@@ -222,7 +276,7 @@ fn read(callback: Callback<'_>) -> Result<(Answer, Option<Url>), CallbackError> 
     if query.len() > LONGEST {
         return malformed("it is too long");
     }
-    let mut answer = Answer::default();
+    let mut answer = Returned::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let field = match &*name {
             "code" => &mut answer.code,

@@ -2,13 +2,15 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
 use url::Url;
 
+use crate::endpoint_answer::fields::{Fields, Value};
 use crate::oauth_client::OAuthClient;
 
 /// Clocks may differ by this many seconds.
-const SKEW: i64 = 300;
+const SKEW: f64 = 300.0;
+
+const CLAIMS: &[&str] = &["iss", "aud", "azp", "exp", "iat", "nbf", "nonce", "sub"];
 
 /// What an ID token must say.
 pub(super) struct Expected<'a> {
@@ -16,21 +18,22 @@ pub(super) struct Expected<'a> {
     pub(super) issuer: Option<&'a str>,
     pub(super) nonce: &'a str,
     /// Unix seconds.
-    pub(super) now: i64,
+    pub(super) now: f64,
 }
 
 /// Checks the claims; the account, or which claim is wrong.
 pub(super) fn check(token: &str, expected: &Expected<'_>) -> Result<String, &'static str> {
     let claims = claims(token).ok_or("is not a JSON web token")?;
-    let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    let number = |name: &str| claims.get(name).and_then(Value::as_i64);
+    let text = |name: &str| claims.text(name);
+    let time = |name: &str| claims.get(name).and_then(numeric_date);
+    let now = expected.now;
     if !text("iss").is_some_and(|iss| is_issuer(iss, expected.client, expected.issuer)) {
         return Err("names another issuer (iss)");
     }
     let id = expected.client.client_id();
     let (ours, several) = match claims.get("aud") {
-        Some(Value::String(aud)) => (aud == id, false),
-        Some(Value::Array(all)) => (all.iter().any(|aud| aud == id), all.len() > 1),
+        Some(Value::Text(aud)) => (aud == id, false),
+        Some(Value::Texts(all)) => (all.iter().any(|aud| aud == id), all.len() > 1),
         _ => (false, false),
     };
     if !ours {
@@ -41,28 +44,43 @@ pub(super) fn check(token: &str, expected: &Expected<'_>) -> Result<String, &'st
         None if several => return Err("has several audiences and no authorized party (azp)"),
         _ => {}
     }
-    if number("exp").is_none_or(|exp| exp.saturating_add(SKEW) < expected.now) {
+    if time("exp").is_none_or(|exp| exp + SKEW < now) {
         return Err("has expired (exp); check the clock");
     }
-    if number("iat").is_none_or(|iat| iat.saturating_sub(SKEW) > expected.now) {
+    if time("iat").is_none_or(|iat| iat - SKEW > now) {
         return Err("was issued in the future (iat); check the clock");
+    }
+    if claims.get("nbf").is_some() && time("nbf").is_none_or(|nbf| nbf - SKEW > now) {
+        return Err("is not valid yet (nbf); check the clock");
     }
     if text("nonce") != Some(expected.nonce) {
         return Err("belongs to another login (nonce)");
     }
-    match text("sub") {
-        Some(sub) if !sub.is_empty() => Ok(sub.to_owned()),
+    match claims.get("sub") {
+        Some(Value::Text(sub)) if !sub.is_empty() => Ok(sub.to_owned()),
+        Some(Value::Number(sub)) if is_integer(sub) => Ok(sub.to_owned()),
         _ => Err("names no account (sub)"),
     }
 }
 
-fn claims(token: &str) -> Option<Map<String, Value>> {
+fn claims(token: &str) -> Option<Fields> {
     let mut parts = token.split('.');
     let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
     if parts.next().is_some() {
         return None;
     }
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?).ok()
+    let content = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+    content.trim_ascii_start().starts_with(b"{").then(|| Fields::read(&content, CLAIMS))
+}
+
+/// Seconds since 1970, fractions and exponents allowed (RFC 7519, section 2).
+fn numeric_date(value: &Value) -> Option<f64> {
+    let Value::Number(number) = value else { return None };
+    number.parse().ok().filter(|seconds: &f64| seconds.is_finite())
+}
+
+fn is_integer(number: &str) -> bool {
+    number.trim_start_matches('-').bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Whether `iss` may speak for the client's provider.

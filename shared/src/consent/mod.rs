@@ -98,13 +98,17 @@ impl AppUsers for OneUser {
     }
 }
 
-/// The account's name in a profile: `sub` (OpenID Connect), else `id`.
+/// The account's name in a profile: `sub` (OpenID Connect), else `id`. A number is one
+/// only if it is an integer: of any other the digits may have changed on the way, and
+/// two accounts could become one.
 pub fn subject(profile: &Map<String, Value>) -> Option<String> {
-    ["sub", "id"].into_iter().find_map(|field| match profile.get(field) {
-        Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
-        Some(Value::Number(number)) => Some(number.to_string()),
+    let stated = ["sub", "id"].into_iter().filter_map(|field| profile.get(field));
+    let named = stated.filter(|value| !value.is_null() && value.as_str() != Some(""));
+    match named.into_iter().next()? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
         _ => None,
-    })
+    }
 }
 
 /// Everything that a consent needs. A clone costs some reference counts.
@@ -118,6 +122,7 @@ pub struct Consent {
     redirect_uri: Url,
     users: Arc<dyn AppUsers>,
     issuer: Option<String>,
+    listed: Option<Vec<String>>,
     clock: Arc<dyn Clock>,
     random: Arc<Randomness>,
 }
@@ -143,6 +148,7 @@ impl Consent {
             redirect_uri,
             users: Arc::new(BySubject),
             issuer: None,
+            listed: None,
             clock: Arc::new(SystemClock::default()),
             random: Arc::new(Randomness::from_system()),
         }
@@ -161,6 +167,26 @@ impl Consent {
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.issuer = Some(issuer.into());
         self
+    }
+
+    /// The scopes that may be asked for beyond [`SIGN_IN_SCOPES`]. A login that asks again
+    /// for what the person allowed before leaves out what is not listed any more. Default:
+    /// everything is.
+    #[must_use]
+    pub fn listed(mut self, scopes: Vec<String>) -> Self {
+        self.listed = Some(scopes);
+        self
+    }
+
+    /// Those of a record's scopes that may be asked for again.
+    fn still_listed(&self, scopes: &[String]) -> Vec<String> {
+        let Some(listed) = &self.listed else {
+            return scopes.to_vec();
+        };
+        let mut listed = listed.clone();
+        listed.extend(SIGN_IN_SCOPES.map(str::to_owned));
+        let unlisted = missing_scopes(scopes, &listed);
+        scopes.iter().filter(|scope| !unlisted.contains(scope)).cloned().collect()
     }
 
     /// Replaces the system's clock.
@@ -197,13 +223,22 @@ impl fmt::Debug for Consent {
     }
 }
 
-/// Google reports `email` and `profile` by longer names.
-fn long_name(scope: &str) -> &str {
-    match scope {
-        "email" => "https://www.googleapis.com/auth/userinfo.email",
-        "profile" => "https://www.googleapis.com/auth/userinfo.profile",
-        other => other,
+/// A scope by what it means: Google reports `email` and `profile` by longer names, and some
+/// providers change the case.
+fn long_name(scope: &str) -> String {
+    match scope.to_ascii_lowercase().as_str() {
+        "email" => "https://www.googleapis.com/auth/userinfo.email".to_owned(),
+        "profile" => "https://www.googleapis.com/auth/userinfo.profile".to_owned(),
+        other => other.to_owned(),
     }
+}
+
+/// What a grant with the scopes `now` allows less than one with the scopes `before`. That
+/// a provider does not report `openid` or `offline_access` does not narrow a grant.
+fn narrower_by(now: &[String], before: &[String]) -> Vec<String> {
+    let mut lost = missing_scopes(before, now);
+    lost.retain(|scope| !matches!(long_name(scope).as_str(), "openid" | "offline_access"));
+    lost
 }
 
 /// Those of `wanted` that are not in `held`, whatever names they go by.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::Started;
 use crate::error::Error;
 use crate::profile::ProfileError;
+use crate::reason::Reason;
 use crate::user_id::UserId;
 
 /// A person came back and is who they say.
@@ -30,8 +31,13 @@ pub enum Outcome {
     /// The person is signed in.
     SignedIn(Box<SignedIn>),
     /// The provider gave no refresh token and none is stored, or the stored one
-    /// has fewer scopes: send the browser to the consent page once more.
+    /// has fewer scopes, or the provider did not know a scope of the stored one: send the
+    /// browser to the provider once more.
     ConsentAgain(Started),
+    /// The person is signed in, and what was stored allows less than what it replaced:
+    /// send the browser to the consent page once more. Whatever comes of that, they stay
+    /// signed in.
+    MoreConsent(Box<SignedIn>, Started),
 }
 
 /// Why a callback signed nobody in. In every case but [`CallbackError::Store`],
@@ -66,6 +72,9 @@ pub enum CallbackError {
     /// The token endpoint rejects the code: spent, expired, or not for us.
     #[error("The provider did not accept the sign-in ({0}). Nothing was changed; start again.")]
     CodeRefused(Arc<str>),
+    /// The provider refuses the account.
+    #[error("{} Nothing was changed.", .0.for_person())]
+    NotAllowed(Reason),
     /// The token endpoint or the bucket does not answer.
     #[error("{0} Nothing was changed; start again in a while.")]
     Unavailable(Arc<str>),
@@ -83,6 +92,11 @@ pub enum CallbackError {
         "You chose another account than the one you are signed in with. Nothing was changed; sign out first, or choose the same account."
     )]
     OtherAccount,
+    /// Another account's grant is stored under this user's ID.
+    #[error(
+        "Another account is connected here. Nothing was changed; choose the account that was connected before, or disconnect it first."
+    )]
+    StoredForAnother,
     /// Not even the consent page brought a refresh token.
     #[error(
         "The provider gave no lasting access, even after consent. Remove this app in your account's settings at the provider, then start again."
@@ -108,11 +122,13 @@ impl CallbackError {
             Self::Replayed => "replayed",
             Self::WrongRedirect => "wrong_redirect",
             Self::CodeRefused(_) => "code_refused",
+            Self::NotAllowed(_) => "not_allowed",
             Self::Unavailable(_) => "unavailable",
             Self::Misconfigured(_) => "misconfigured",
             Self::IdToken(_) => "id_token",
             Self::Profile(_) => "profile",
             Self::OtherAccount => "other_account",
+            Self::StoredForAnother => "stored_for_another",
             Self::NoRefreshToken => "no_refresh_token",
             Self::NoUser(_) => "no_user",
             Self::Store(_) => "store",

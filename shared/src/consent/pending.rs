@@ -14,7 +14,11 @@ pub(super) struct Pending {
     pub(super) state: String,
     pub(super) verifier: String,
     pub(super) nonce: String,
+    /// What the provider is asked for.
     pub(super) scopes: Vec<String>,
+    /// What is wanted now: all of `scopes`, unless those also hold what was allowed before.
+    #[serde(default)]
+    pub(super) wanted: Vec<String>,
     pub(super) next: String,
     /// Whose access is to grow: nobody else's login will do.
     pub(super) user: Option<String>,
@@ -22,6 +26,13 @@ pub(super) struct Pending {
     pub(super) started_at: Timestamp,
     /// This is the second round, with `prompt=consent`.
     pub(super) repeated: bool,
+    /// Asks for what was allowed before, or has been told not to: a grant that allows less
+    /// than the one before is what the person wants.
+    #[serde(default)]
+    pub(super) narrows: bool,
+    /// The record may be replaced by another account's.
+    #[serde(default)]
+    pub(super) other_account: bool,
 }
 
 impl Pending {

@@ -23,6 +23,12 @@ pub struct Start {
     /// The person whose access is to grow, if they are known already: only the
     /// same account will do.
     pub user: Option<UserId>,
+    /// Whom the browser remembers. Anybody may sign in, and probably it is them.
+    pub remembered: Option<UserId>,
+    /// The person wants to allow less than before: nothing is asked for beyond `scopes`.
+    pub fewer: bool,
+    /// The account stored under this ID may be replaced by another one.
+    pub other_account: bool,
 }
 
 /// A login that was begun.
@@ -60,6 +66,10 @@ pub enum StartError {
 /// silently. Whoever is not known yet is asked without, and again with it if
 /// the answer brings no refresh token.
 ///
+/// Some providers end the older grant at a login, so a login that asks for less than the
+/// record holds would narrow it. Of a person who is known beforehand the union is asked,
+/// as far as it is still listed ([`Consent::listed`]), unless [`Start::fewer`] is set.
+///
 /// Cancelling it is harmless; nothing is written.
 ///
 /// # Errors
@@ -71,18 +81,27 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
             scopes.push(scope);
         }
     }
+    let wanted = scopes.clone();
+    let binding = start.user.is_some();
     let mut prompt = false;
     let mut hint = None;
-    if let Some(user) = &start.user {
+    if let Some(user) = start.user.as_ref().or(start.remembered.as_ref()) {
         match consent.store.read_record(user).await {
             Ok(record) => {
-                prompt = !record.is_active()
+                let due = !record.is_active()
                     || record.client_id != consent.client.client_id()
                     || !missing_scopes(&scopes, &record.scopes).is_empty();
+                prompt = binding && due;
+                if !start.fewer {
+                    let held = consent.still_listed(&record.scopes);
+                    scopes.extend(missing_scopes(&held, &wanted));
+                }
                 hint = record.sub;
             }
-            Err(Error::NeedsConsent(_)) => prompt = true,
-            Err(error) => return Err(error.into()),
+            Err(Error::NeedsConsent(_)) => prompt = binding,
+            Err(error) if binding => return Err(error.into()),
+            // Whom the browser remembers need not be who comes.
+            Err(_) => {}
         }
     }
     let draw = || consent.random.id();
@@ -92,19 +111,24 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
         verifier: format!("{}{}", draw(), draw()),
         nonce: draw(),
         scopes,
+        wanted,
         next: local_path(&start.next),
         user: start.user.map(|user| user.as_str().to_owned()),
         redirect_uri: consent.redirect_uri.to_string(),
         started_at: consent.clock.wall(),
         repeated: false,
+        narrows: start.fewer,
+        other_account: start.other_account,
     };
     begin(consent, &pending, prompt, hint)
 }
 
-/// The second round of a login that brought no refresh token.
+/// The second round of a login, for `scopes`: it brought no refresh token, or less than
+/// was allowed before, or the provider does not know what was allowed before.
 pub(super) fn again(
     consent: &Consent,
     before: &Pending,
+    scopes: Vec<String>,
     hint: Option<String>,
 ) -> Result<Started, StartError> {
     let draw = || consent.random.id();
@@ -113,6 +137,7 @@ pub(super) fn again(
         verifier: format!("{}{}", draw(), draw()),
         nonce: draw(),
         started_at: consent.clock.wall(),
+        scopes,
         repeated: true,
         ..before.clone()
     };

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::*;
 use crate::adapters::MemoryBucket;
+use crate::error::Error;
 use crate::ports::{
     Answer, CodeAnswer, EndpointError, Generation, Limits, Monotonic, Revocation, TokenEndpoint,
 };
@@ -56,6 +57,17 @@ struct TestProvider {
     nonce: Mutex<String>,
     now: Mutex<i64>,
     revoked: Mutex<Vec<String>>,
+    /// The lifetime is not stated.
+    unstated: Mutex<bool>,
+    /// Every request is answered with this.
+    refusal: Mutex<Option<EndpointError>>,
+    sub: Mutex<Option<&'static str>>,
+}
+
+impl TestProvider {
+    fn subject(&self) -> &'static str {
+        self.sub.lock().unwrap().unwrap_or("s1")
+    }
 }
 
 impl Provider for TestProvider {
@@ -66,37 +78,40 @@ impl Provider for TestProvider {
         _redirect_uri: &'a str,
         _limits: Limits,
     ) -> BoxFuture<'a, Result<CodeAnswer, EndpointError>> {
+        if let Some(error) = self.refusal.lock().unwrap().clone() {
+            return async { Err(error) }.boxed();
+        }
         let mut exchanges = self.exchanges.lock().unwrap();
         exchanges.push((code.expose().to_owned(), verifier.expose().to_owned()));
         let serial = exchanges.len();
         let now = *self.now.lock().unwrap();
         let mut claims = json!({
-            "iss": "https://provider.test", "aud": "cid", "sub": "s1", "iat": now,
+            "iss": "https://provider.test", "aud": "cid", "sub": self.subject(), "iat": now,
             "exp": now + 3600, "nonce": *self.nonce.lock().unwrap(),
         });
         for (name, value) in &*self.claims.lock().unwrap() {
             claims[*name] = value.clone();
         }
         let body = URL_SAFE_NO_PAD.encode(claims.to_string());
-        let answer = CodeAnswer {
-            access_token: Secret::new(format!("fake-access-{serial}")),
+        let answer = Answer {
+            access_token: Some(Secret::new(format!("fake-access-{serial}"))),
             refresh_token: self
                 .refresh_token
                 .lock()
                 .unwrap()
                 .then(|| Secret::new(format!("fake-refresh-{serial}"))),
-            id_token: Some(Secret::new(format!("e30.{body}.sig"))),
-            expires_in: Some(Duration::from_secs(3600)),
+            expires_in: (!*self.unstated.lock().unwrap()).then(|| Duration::from_secs(3600)),
             scopes: self.scopes.lock().unwrap().clone(),
         };
-        async { Ok(answer) }.boxed()
+        let id_token = Some(Secret::new(format!("e30.{body}.sig")));
+        async { Ok(CodeAnswer { answer, id_token }) }.boxed()
     }
 
     fn profile<'a>(
         &'a self,
         _access_token: &'a Secret,
     ) -> BoxFuture<'a, Result<Map<String, Value>, ProfileError>> {
-        let profile = json!({"sub": "s1", "name": "Name"});
+        let profile = json!({"sub": self.subject(), "name": "Name"});
         async move { Ok(profile.as_object().unwrap().clone()) }.boxed()
     }
 
@@ -105,6 +120,9 @@ impl Provider for TestProvider {
         refresh_token: &'a Secret,
         _limits: Limits,
     ) -> BoxFuture<'a, Result<Revocation, EndpointError>> {
+        if let Some(error) = self.refusal.lock().unwrap().clone() {
+            return async { Err(error) }.boxed();
+        }
         self.revoked.lock().unwrap().push(refresh_token.expose().to_owned());
         async { Ok(Revocation::Revoked) }.boxed()
     }
@@ -205,7 +223,7 @@ impl World {
 fn signed_in(outcome: Result<Outcome, CallbackError>) -> SignedIn {
     match outcome.unwrap() {
         Outcome::SignedIn(signed_in) => *signed_in,
-        Outcome::ConsentAgain(_) => panic!("asks for consent again"),
+        Outcome::ConsentAgain(_) | Outcome::MoreConsent(..) => panic!("asks for consent again"),
     }
 }
 
@@ -302,7 +320,14 @@ async fn wrong_id_tokens_store_nothing() {
         ("exp", json!(1), "exp"),
         ("iat", json!(4_000_000_000_u64), "iat"),
         ("nonce", json!("other"), "nonce"),
+        ("exp", json!("4000000000"), "exp"),
+        ("exp", json!(-1.5), "exp"),
+        ("iat", json!(4.0e9), "iat"),
+        ("nbf", json!(4_000_000_000_u64), "nbf"),
+        ("nbf", json!("soon"), "nbf"),
         ("sub", json!(""), "sub"),
+        ("sub", json!(1.5), "sub"),
+        ("sub", json!(1e30), "sub"),
         ("sub", json!("s2"), "different accounts"),
     ] {
         let world = World::new();
@@ -311,6 +336,175 @@ async fn wrong_id_tokens_store_nothing() {
         assert!(error.to_string().contains(says), "{claim}: {error}");
         assert!(world.objects("tokens/").await.is_empty());
     }
+}
+
+#[tokio::test]
+async fn times_in_id_tokens_are_numeric_dates() {
+    for (claim, value) in [
+        ("exp", json!(1_767_229_200.75)),
+        ("exp", json!(4.0e9)),
+        ("iat", json!(1_767_225_600.25)),
+        ("nbf", json!(1_767_225_600.5)),
+        ("auth_time", json!("never")),
+    ] {
+        let world = World::new();
+        world.provider.claims.lock().unwrap().insert(claim, value.clone());
+        assert!(signed_in(world.sign_in(Start::default()).await).stored, "{claim} {value}");
+    }
+}
+
+#[test]
+fn an_account_is_a_text_or_an_integer() {
+    let named = |profile: Value| subject(profile.as_object().unwrap());
+    for (profile, name) in [
+        (json!({"sub": "s"}), Some("s")),
+        (json!({"sub": "s", "id": "i"}), Some("s")),
+        (json!({"sub": "", "id": "i"}), Some("i")),
+        (json!({"sub": null, "id": 7}), Some("7")),
+        (json!({"id": u64::MAX}), Some("18446744073709551615")),
+        (json!({"id": 1.5}), None),
+        (json!({"id": 1e30}), None),
+        (json!({"sub": 1e30, "id": "i"}), None),
+        (json!({"sub": true}), None),
+        (json!({}), None),
+    ] {
+        assert_eq!(named(profile.clone()).as_deref(), name, "{profile}");
+    }
+}
+
+#[tokio::test]
+async fn a_lifetime_that_is_not_stated_is_five_minutes_from_when_it_was_asked() {
+    let world = World::new();
+    *world.provider.unstated.lock().unwrap() = true;
+    signed_in(world.sign_in(Start::default()).await);
+    let record = world.replicas[0].store.read_record(&user()).await.unwrap();
+    assert_eq!(record.expires_in, Some(Duration::from_secs(300)));
+    assert_eq!(record.expires_at.unwrap().to_string(), "2026-01-01T00:05:00Z");
+    assert!(record.access_token.is_some());
+}
+
+#[tokio::test]
+async fn what_the_provider_refuses_at_a_login_is_said_in_a_persons_words() {
+    let refused = |code: &str, why: &str| EndpointError::Refused {
+        code: code.into(),
+        why: format!("https://provider.test/token answered ({why})").into(),
+    };
+    for (error, name, says) in [
+        (EndpointError::InvalidGrant("invalid_grant: spent".into()), "code_refused", "spent"),
+        (refused("redirect_uri_mismatch", ""), "code_refused", "redirect_uri_mismatch"),
+        (refused("invalid_client", "Unauthorized"), "misconfigured", "operator"),
+        (refused("admin_policy_enforced", ""), "not_allowed", "Your organization"),
+        (refused("access_denied", "Account restricted"), "not_allowed", "your account"),
+        (EndpointError::NotReached("refused".into()), "unavailable", "in a while"),
+    ] {
+        let world = World::new();
+        *world.provider.refusal.lock().unwrap() = Some(error);
+        let error = world.sign_in(Start::default()).await.unwrap_err();
+        assert_eq!(error.name(), name);
+        assert!(error.to_string().contains(says), "{error}");
+        assert!(world.objects("tokens/").await.is_empty());
+    }
+}
+
+fn scopes(names: &[&str]) -> Option<Vec<String>> {
+    Some(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+async fn stored_scopes(world: &World) -> Vec<String> {
+    world.replicas[0].store.read_record(&user()).await.unwrap().scopes
+}
+
+#[tokio::test]
+async fn of_a_known_person_everything_is_asked_that_they_allowed_before() {
+    let mut world = World::new();
+    for replica in &mut world.replicas {
+        *replica = replica.clone().listed(vec!["drive".into(), "tasks".into()]);
+    }
+    *world.provider.scopes.lock().unwrap() = scopes(&["openid", "Drive", "retired"]);
+    signed_in(world.sign_in(Start::default()).await);
+    let more = || Start { scopes: vec!["tasks".into()], ..Start::default() };
+    let (_, asked) = world.start(Start { user: Some(user()), ..more() }).await;
+    assert_eq!(asked["scope"], "openid email profile tasks Drive", "and nothing retired");
+    let (_, asked) = world.start(Start { remembered: Some(user()), ..more() }).await;
+    assert_eq!(asked["scope"], "openid email profile tasks Drive");
+    assert!(!asked.contains_key("prompt"), "somebody else may sign in");
+    let (_, asked) = world.start(Start { user: Some(user()), fewer: true, ..more() }).await;
+    assert_eq!(asked["scope"], "openid email profile tasks");
+    let (_, asked) = world.start(more()).await;
+    assert_eq!(asked["scope"], "openid email profile tasks", "nobody is known");
+}
+
+#[tokio::test]
+async fn a_scope_that_is_gone_is_left_out_the_second_time() {
+    let world = World::new();
+    *world.provider.scopes.lock().unwrap() = scopes(&["openid", "email", "profile", "gone"]);
+    signed_in(world.sign_in(Start::default()).await);
+    let (started, asked) = world.start(Start { user: Some(user()), ..Start::default() }).await;
+    assert_eq!(asked["scope"], "openid email profile gone");
+    let query = format!("error=invalid_scope&state={}", asked["state"]);
+    let Outcome::ConsentAgain(alone) = world.answer(0, &started, &query).await.unwrap() else {
+        panic!("it is not repeated");
+    };
+    let asked = world.asked(&alone);
+    assert_eq!(asked["scope"], "openid email profile");
+    *world.provider.scopes.lock().unwrap() = scopes(&["openid", "email", "profile"]);
+    let query = format!("error=invalid_scope&state={}", asked["state"]);
+    assert_eq!(world.answer(0, &alone, &query).await.unwrap_err().name(), "refused");
+    let query = format!("code=c&state={}", asked["state"]);
+    assert!(signed_in(world.answer(0, &alone, &query).await).stored, "and asked no third time");
+}
+
+#[tokio::test]
+async fn a_login_that_narrows_is_stored_and_repeated_once_with_the_union() {
+    let world = World::new();
+    *world.provider.scopes.lock().unwrap() = scopes(&["openid", "email", "profile", "drive"]);
+    signed_in(world.sign_in(Start::default()).await);
+    *world.provider.scopes.lock().unwrap() = scopes(&["email", "profile"]);
+    let outcome = world.sign_in(Start::default()).await.unwrap();
+    let Outcome::MoreConsent(done, again) = outcome else { panic!("the wider grant is lost") };
+    assert!(done.stored);
+    assert_eq!(stored_scopes(&world).await, ["email", "profile"], "always stored");
+    let asked = world.asked(&again);
+    assert_eq!(asked["scope"], "openid email profile drive");
+    assert_eq!((&*asked["prompt"], &*asked["login_hint"]), ("consent", "s1"));
+    // What the person declines then is theirs to decline.
+    let query = format!("code=c&state={}", asked["state"]);
+    assert!(signed_in(world.answer(1, &again, &query).await).stored);
+    assert_eq!(stored_scopes(&world).await, ["email", "profile"]);
+}
+
+#[tokio::test]
+async fn less_by_name_alone_does_not_narrow() {
+    let world = World::new();
+    *world.provider.scopes.lock().unwrap() =
+        scopes(&["openid", "offline_access", "email", "Mail.Read"]);
+    signed_in(world.sign_in(Start::default()).await);
+    *world.provider.scopes.lock().unwrap() =
+        scopes(&["https://www.googleapis.com/auth/userinfo.email", "mail.read"]);
+    assert!(signed_in(world.sign_in(Start::default()).await).stored);
+    // Told so, a person may allow less.
+    *world.provider.scopes.lock().unwrap() = scopes(&["email"]);
+    let fewer = Start { user: Some(user()), fewer: true, ..Start::default() };
+    assert!(signed_in(world.sign_in(fewer).await).stored);
+    assert_eq!(stored_scopes(&world).await, ["email"]);
+}
+
+#[tokio::test]
+async fn another_account_replaces_a_record_only_when_told_to() {
+    let mut world = World::new();
+    for replica in &mut world.replicas {
+        *replica = replica.clone().users(Arc::new(OneUser(user())));
+    }
+    signed_in(world.sign_in(Start::default()).await);
+    *world.provider.sub.lock().unwrap() = Some("s2");
+    let error = world.sign_in(Start::default()).await.unwrap_err();
+    assert_eq!(error.name(), "stored_for_another");
+    let record = world.replicas[0].store.read_record(&user()).await.unwrap();
+    assert_eq!(record.sub.as_deref(), Some("s1"));
+    let told = Start { other_account: true, ..Start::default() };
+    assert!(signed_in(world.sign_in(told).await).stored);
+    let record = world.replicas[0].store.read_record(&user()).await.unwrap();
+    assert_eq!(record.sub.as_deref(), Some("s2"));
 }
 
 #[tokio::test]
@@ -386,6 +580,24 @@ async fn revoking_tells_the_provider_and_then_deletes() {
     assert!(world.objects("tokens/").await.is_empty());
     let again = store.revoke(&user(), &*world.provider).await.unwrap();
     assert_eq!(again, crate::Revoked::Unknown);
+}
+
+#[tokio::test]
+async fn a_revocation_that_is_not_confirmed_keeps_the_record() {
+    let world = World::new();
+    signed_in(world.sign_in(Start::default()).await);
+    let store = &world.replicas[0].store;
+    for (error, misconfigured) in [
+        (EndpointError::Refused { code: "unsupported_token_type".into(), why: "x".into() }, false),
+        (EndpointError::Refused { code: "invalid_client".into(), why: "x".into() }, true),
+        (EndpointError::NotNow { code: None, why: "x".into(), retry_after: None }, false),
+        (EndpointError::NotReached("x".into()), false),
+    ] {
+        *world.provider.refusal.lock().unwrap() = Some(error);
+        let error = store.revoke(&user(), &*world.provider).await.unwrap_err();
+        assert_eq!(matches!(error, Error::Misconfigured(_)), misconfigured, "{error}");
+        assert_eq!(world.objects("tokens/").await.len(), 1);
+    }
 }
 
 #[tokio::test]

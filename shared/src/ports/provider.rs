@@ -1,12 +1,11 @@
 //! The identity provider, as a login sees it.
 
 use std::fmt;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
-use super::{EndpointError, Limits};
+use super::{Answer, EndpointError, Limits};
 use crate::profile::ProfileError;
 use crate::secret::Secret;
 
@@ -14,16 +13,11 @@ use crate::secret::Secret;
 /// 4.1.4; OpenID Connect Core 1.0, section 3.1.3.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodeAnswer {
-    /// The access token.
-    pub access_token: Secret,
-    /// The refresh token; providers give none to somebody they know.
-    pub refresh_token: Option<Secret>,
+    /// The tokens; providers give no refresh token to somebody they know. Scopes are
+    /// absent when they are as asked.
+    pub answer: Answer,
     /// The ID token, not yet checked.
     pub id_token: Option<Secret>,
-    /// Lifetime of the access token, counted from the answer.
-    pub expires_in: Option<Duration>,
-    /// Granted scopes, sorted; `None` when they are as asked.
-    pub scopes: Option<Vec<String>>,
 }
 
 /// Whether a revocation found anything to revoke.

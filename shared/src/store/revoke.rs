@@ -56,8 +56,14 @@ impl TokenStore {
                         outcome = Revoked::WasInvalid;
                     }
                 }
-                Err(EndpointError::Refused { why, .. }) => return Err(Error::Misconfigured(why)),
-                Err(error) => return Err(Error::Unavailable(error.to_string().into())),
+                Err(EndpointError::Refused { code, why }) if &*code == "invalid_client" => {
+                    return Err(Error::Misconfigured(why));
+                }
+                // The grant may live, and without the record nobody could end it here.
+                Err(error) => {
+                    let why = format!("the provider did not confirm that the grant ended: {error}");
+                    return Err(Error::Unavailable(why.into()));
+                }
             }
             match self.0.bucket.delete(&object, stored.generation).await {
                 // The lease goes last, as in every deletion.

@@ -71,6 +71,9 @@ pub(crate) struct StoreArgs {
     /// Path of the keyring that seals the stored secrets (`fleet keyring new`)
     #[arg(long, env = "FLEET_KEYRING", value_name = "FILE", value_parser = path_or_nothing())]
     keyring: Option<PathBuf>,
+    /// Believe a provider whose access tokens live for more than 24 h
+    #[arg(long, env = "FLEET_LONG_TOKENS", value_parser = clap::builder::FalseyValueParser::new())]
+    long_tokens: bool,
     #[command(flatten)]
     policy: PolicyArgs,
 }
@@ -242,7 +245,10 @@ impl StoreArgs {
         let agent = format!("fleet/{} (replica {instance}; gzip)", env!("CARGO_PKG_VERSION"));
         let http = http_client(&agent).context("TLS cannot be set up")?;
         let endpoint: Arc<dyn TokenEndpoint> = match client {
-            Some(client) => Arc::new(HttpTokenEndpoint::new(client, http.clone())?),
+            Some(client) => {
+                let endpoint = HttpTokenEndpoint::new(client, http.clone())?;
+                Arc::new(endpoint.long_tokens(self.long_tokens))
+            }
             None => Arc::new(NoClient),
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());

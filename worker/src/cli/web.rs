@@ -98,6 +98,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         userinfo_url.as_str(),
         revoke_url,
     )?);
+    let offered: Vec<String> =
+        pages.offer_scope.iter().filter(|scope| !scope.is_empty()).cloned().collect();
     let consent = Consent::new(
         client,
         Arc::clone(&provider),
@@ -105,7 +107,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         Arc::clone(&connected.bucket),
         key,
         public_url.join("/oauth/callback")?,
-    );
+    )
+    .listed(offered.clone());
     let site = Site {
         consent,
         store: connected.store.clone(),
@@ -115,7 +118,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         userinfo_url,
         jobs,
         auth_url,
-        offered: pages.offer_scope.iter().filter(|scope| !scope.is_empty()).cloned().collect(),
+        offered,
         behind_proxy: pages.behind_proxy,
         metrics: {
             let store = connected.store.clone();

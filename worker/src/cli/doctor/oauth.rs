@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use shared::adapters::HttpTokenEndpoint;
 
-use shared::ports::{EndpointError, Limits, TokenEndpoint as _};
-use shared::{ClientKind, OAuthClient, Secret, is_loopback};
+use shared::ports::Limits;
+use shared::{ClientKind, ClientQuestion, OAuthClient, ask_about_client, is_loopback};
 use url::Url;
 
 use super::super::connect::read_small;
 use super::finding::Checks;
 
-const NOT_A_TOKEN: &str = "fleet-doctor-this-is-no-token";
 const LIMITS: Limits = Limits { connect: Duration::from_secs(5), answer: Duration::from_secs(10) };
 const CONSOLE: &str = "https://console.cloud.google.com/apis/credentials";
 
@@ -101,21 +100,21 @@ async fn accepted(client: &OAuthClient, http: &reqwest::Client, checks: &mut Che
             return;
         }
     };
-    match endpoint.refresh(&Secret::new(NOT_A_TOKEN), LIMITS).await {
-        Err(EndpointError::InvalidGrant(_)) => {
+    match ask_about_client(&endpoint, LIMITS).await {
+        ClientQuestion::Accepted => {
             checks.ok(CHECK, format!("{uri} knows the client, and refused a made-up grant"));
         }
-        Err(EndpointError::Refused { why, .. }) => checks.fail(
+        ClientQuestion::Code { why, .. } => checks.fail(
             CHECK,
             why.to_string(),
             format!("download the JSON again, or reset the client's secret, at {CONSOLE}"),
         ),
-        Err(error) => checks.fail(
+        ClientQuestion::Undecided(error) => checks.fail(
             CHECK,
             format!("no answer that counts: {error}"),
             format!("see that {uri} can be reached from here: egress rules, proxy, DNS"),
         ),
-        Ok(_) => checks.warn(
+        ClientQuestion::Granted => checks.warn(
             CHECK,
             format!("{uri} granted a token for a made-up refresh token"),
             "this is no identity provider; check token_uri in the client's file",

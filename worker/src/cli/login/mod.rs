@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use shared::adapters::{HttpProvider, HttpTokenEndpoint, MemoryBucket, http_client};
 use shared::consent::{
-    Callback, Consent, OneUser, Outcome, SessionKey, Start, Started, missing_scopes,
+    Callback, CallbackError, Consent, OneUser, Outcome, SessionKey, Start, Started, missing_scopes,
     oauth_callback, oauth_start,
 };
 use shared::profile::get_profile;
@@ -61,6 +61,12 @@ pub(crate) struct Args {
     /// Print the address and take the pasted answer, for a computer without a browser
     #[arg(long)]
     no_browser: bool,
+    /// Allow less than before: ask for nothing beyond --scope
+    #[arg(long)]
+    fewer: bool,
+    /// Replace what another account has stored under this USER
+    #[arg(long)]
+    other_account: bool,
     /// The profile alone, as JSON
     #[arg(long)]
     json: bool,
@@ -160,13 +166,19 @@ impl Login<'_> {
         )
         .users(Arc::new(OneUser(self.user.clone())));
         let start = Start { scopes: self.args.scope.clone(), ..Start::default() };
-        let start = Start { user: Some(self.user.clone()), ..start };
+        let start = Start {
+            user: Some(self.user.clone()),
+            fewer: self.args.fewer,
+            other_account: self.args.other_account,
+            ..start
+        };
         let mut started = oauth_start(&consent, start).await?;
+        let mut signed_in = false;
         loop {
             let outcome = match &back {
                 Return::Pasted(address) => {
                     ask(&started, address);
-                    paste(&consent, &started).await?
+                    paste(&consent, &started).await
                 }
                 Return::Loopback { listener, .. } => {
                     output::note(format!(
@@ -174,8 +186,13 @@ impl Login<'_> {
                         started.url
                     ));
                     browser::open(&started.url);
-                    browser::wait(listener, &consent, &started).await?
+                    browser::wait(listener, &consent, &started).await
                 }
+            };
+            let outcome = match outcome {
+                // What was allowed the first time is stored.
+                Err(error) if signed_in && declined(&error) => return Ok(()),
+                other => other?,
             };
             match outcome {
                 Outcome::SignedIn(done) => {
@@ -185,9 +202,21 @@ impl Login<'_> {
                     return Ok(());
                 }
                 Outcome::ConsentAgain(again) => started = again,
+                Outcome::MoreConsent(_, again) => {
+                    output::note(
+                        "The credential is stored, but allows less than the one before. \
+                         You are asked once more; decline to leave it so.",
+                    );
+                    signed_in = true;
+                    started = again;
+                }
             }
         }
     }
+}
+
+fn declined(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(CallbackError::Denied))
 }
 
 fn ask(started: &Started, address: &Url) {

@@ -8,11 +8,13 @@ use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use shared::UserId;
-use shared::consent::{Callback, Outcome, Start, missing_scopes, oauth_callback, oauth_start};
+use shared::consent::{
+    Callback, Outcome, SignedIn, Start, missing_scopes, oauth_callback, oauth_start,
+};
 use tracing::{info, warn};
 use url::form_urlencoded;
 
-use super::{App, SESSION, Shared, see_other};
+use super::{App, SESSION, Shared, see_other, with_cookies};
 use crate::metrics::web_event;
 use crate::resuming::{Resumed, resume_user};
 use crate::web::pages;
@@ -39,6 +41,7 @@ pub(super) async fn start(
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         match &*name {
             "next" => request.next = value.into_owned(),
+            "fewer" => request.fewer = value == "1",
             "scopes" => {
                 request.scopes.extend(value.split([' ', ',']).map(str::to_owned));
             }
@@ -55,8 +58,11 @@ pub(super) async fn start(
     }
     // Only growing access is tied to who is signed in; a plain sign-in may be
     // somebody else's.
-    if !request.scopes.is_empty() {
-        request.user = app.session(&headers).map(|(_, user)| user);
+    let session = app.session(&headers).map(|(_, user)| user);
+    if request.scopes.is_empty() {
+        request.remembered = session;
+    } else {
+        request.user = session;
     }
     match oauth_start(&app.site.consent, request).await {
         Ok(started) => {
@@ -105,15 +111,7 @@ pub(super) async fn callback(
     match outcome {
         Ok(Outcome::SignedIn(done)) => {
             web_event("callback", "signed_in");
-            info!(user = %done.user.digest(), stored = done.stored, "signed in");
-            if done.stored {
-                resume(&app, done.user.clone());
-            }
-            let key = app.site.consent.key();
-            let csrf = app.random.id();
-            let session = Session::new(&done.user, &done.profile, csrf, app.site.clock.wall());
-            let life = SESSION_LIFETIME.as_secs();
-            let mut cookies = vec![app.cookies.set(SESSION, &session.seal(key), life)];
+            let mut cookies = vec![signed_in(&app, &done)];
             cookies.extend(pending.and(forget(name)));
             let notice = if !done.missing.is_empty() {
                 Some(Notice {
@@ -135,6 +133,12 @@ pub(super) async fn callback(
             cookies.extend(notice.map(|notice| app.told(&notice)));
             quiet(see_other(&done.next, cookies))
         }
+        Ok(Outcome::MoreConsent(done, started)) => {
+            web_event("callback", "more_consent");
+            let mut cookies = vec![signed_in(&app, &done)];
+            cookies.extend(pending.and(forget(name)));
+            quiet(with_cookies(app.off_to_provider(&started), cookies))
+        }
         Ok(Outcome::ConsentAgain(started)) => {
             web_event("callback", "consent_again");
             quiet(app.off_to_provider(&started))
@@ -152,6 +156,17 @@ pub(super) async fn callback(
             quiet(app.message(status, title, &error.to_string(), &headers))
         }
     }
+}
+
+/// Lets the jobs of a person who signed in go on, and returns their session's cookie.
+fn signed_in(app: &Arc<App>, done: &SignedIn) -> String {
+    info!(user = %done.user.digest(), stored = done.stored, "signed in");
+    if done.stored {
+        resume(app, done.user.clone());
+    }
+    let csrf = app.random.id();
+    let session = Session::new(&done.user, &done.profile, csrf, app.site.clock.wall());
+    app.cookies.set(SESSION, &session.seal(app.site.consent.key()), SESSION_LIFETIME.as_secs())
 }
 
 /// The jobs that waited for this person go on. The person does not wait for
