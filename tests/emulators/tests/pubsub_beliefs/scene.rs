@@ -66,7 +66,7 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<Channel> {
 }
 
 /// How a scene's subscription is set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) ordered: bool,
     /// Permitted delivery attempts; a dead-letter policy is set with them.
@@ -208,7 +208,7 @@ pub(crate) struct Stream {
 #[derive(Debug)]
 enum Responses {
     Opening(AbortOnDropHandle<Result<Streaming<proto::StreamingPullResponse>, Status>>),
-    Open(Streaming<proto::StreamingPullResponse>),
+    Open(Box<Streaming<proto::StreamingPullResponse>>),
 }
 
 impl Responses {
@@ -219,7 +219,7 @@ impl Responses {
                 Self::Open(responses) => return responses.message().await,
                 Self::Opening(call) => {
                     let opened = call.await.map_err(|panic| Status::unknown(panic.to_string()))?;
-                    *self = Self::Open(opened?);
+                    *self = Self::Open(Box::new(opened?));
                 }
             }
         }
