@@ -37,6 +37,7 @@ Examples:
 A USER that ends in .json or contains / is a local file, BUCKET:PATH.json an object,
 anything else a user ID in the token store. If it exists it is used, and refreshed
 when needed; nothing is asked again.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Args {
     /// Path of the OAuth client JSON, as Google's console downloads it
     #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "CLIENT", value_parser = path_or_nothing())]
