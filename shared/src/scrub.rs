@@ -252,7 +252,9 @@ mod tests {
         let form: String = form_urlencoded::byte_serialize(TOKEN.as_bytes()).collect();
         let json = serde_json::to_string(TOKEN).unwrap();
         let json = json.trim_matches('"').to_owned();
-        let escaped: String = TOKEN.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+        let units: Vec<String> =
+            TOKEN.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+        let escaped = units.concat();
         for quoted in [
             TOKEN.to_owned(),
             form.clone(),

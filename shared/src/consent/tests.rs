@@ -406,8 +406,12 @@ async fn what_the_provider_refuses_at_a_login_is_said_in_a_persons_words() {
     }
 }
 
-fn scopes(names: &[&str]) -> Option<Vec<String>> {
-    Some(names.iter().map(|name| (*name).to_owned()).collect())
+impl World {
+    /// What the provider reports from now on.
+    fn report(&self, names: &[&str]) {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        *self.provider.scopes.lock().unwrap() = Some(names);
+    }
 }
 
 async fn stored_scopes(world: &World) -> Vec<String> {
@@ -420,7 +424,7 @@ async fn of_a_known_person_everything_is_asked_that_they_allowed_before() {
     for replica in &mut world.replicas {
         *replica = replica.clone().listed(vec!["drive".into(), "tasks".into()]);
     }
-    *world.provider.scopes.lock().unwrap() = scopes(&["openid", "Drive", "retired"]);
+    world.report(&["openid", "Drive", "retired"]);
     signed_in(world.sign_in(Start::default()).await);
     let more = || Start { scopes: vec!["tasks".into()], ..Start::default() };
     let (_, asked) = world.start(Start { user: Some(user()), ..more() }).await;
@@ -437,7 +441,7 @@ async fn of_a_known_person_everything_is_asked_that_they_allowed_before() {
 #[tokio::test]
 async fn a_scope_that_is_gone_is_left_out_the_second_time() {
     let world = World::new();
-    *world.provider.scopes.lock().unwrap() = scopes(&["openid", "email", "profile", "gone"]);
+    world.report(&["openid", "email", "profile", "gone"]);
     signed_in(world.sign_in(Start::default()).await);
     let (started, asked) = world.start(Start { user: Some(user()), ..Start::default() }).await;
     assert_eq!(asked["scope"], "openid email profile gone");
@@ -447,7 +451,7 @@ async fn a_scope_that_is_gone_is_left_out_the_second_time() {
     };
     let asked = world.asked(&alone);
     assert_eq!(asked["scope"], "openid email profile");
-    *world.provider.scopes.lock().unwrap() = scopes(&["openid", "email", "profile"]);
+    world.report(&["openid", "email", "profile"]);
     let query = format!("error=invalid_scope&state={}", asked["state"]);
     assert_eq!(world.answer(0, &alone, &query).await.unwrap_err().name(), "refused");
     let query = format!("code=c&state={}", asked["state"]);
@@ -457,9 +461,9 @@ async fn a_scope_that_is_gone_is_left_out_the_second_time() {
 #[tokio::test]
 async fn a_login_that_narrows_is_stored_and_repeated_once_with_the_union() {
     let world = World::new();
-    *world.provider.scopes.lock().unwrap() = scopes(&["openid", "email", "profile", "drive"]);
+    world.report(&["openid", "email", "profile", "drive"]);
     signed_in(world.sign_in(Start::default()).await);
-    *world.provider.scopes.lock().unwrap() = scopes(&["email", "profile"]);
+    world.report(&["email", "profile"]);
     let outcome = world.sign_in(Start::default()).await.unwrap();
     let Outcome::MoreConsent(done, again) = outcome else { panic!("the wider grant is lost") };
     assert!(done.stored);
@@ -476,14 +480,12 @@ async fn a_login_that_narrows_is_stored_and_repeated_once_with_the_union() {
 #[tokio::test]
 async fn less_by_name_alone_does_not_narrow() {
     let world = World::new();
-    *world.provider.scopes.lock().unwrap() =
-        scopes(&["openid", "offline_access", "email", "Mail.Read"]);
+    world.report(&["openid", "offline_access", "email", "Mail.Read"]);
     signed_in(world.sign_in(Start::default()).await);
-    *world.provider.scopes.lock().unwrap() =
-        scopes(&["https://www.googleapis.com/auth/userinfo.email", "mail.read"]);
+    world.report(&["https://www.googleapis.com/auth/userinfo.email", "mail.read"]);
     assert!(signed_in(world.sign_in(Start::default()).await).stored);
     // Told so, a person may allow less.
-    *world.provider.scopes.lock().unwrap() = scopes(&["email"]);
+    world.report(&["email"]);
     let fewer = Start { user: Some(user()), fewer: true, ..Start::default() };
     assert!(signed_in(world.sign_in(fewer).await).stored);
     assert_eq!(stored_scopes(&world).await, ["email"]);

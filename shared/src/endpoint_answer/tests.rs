@@ -26,8 +26,8 @@ fn granted(body: &str) -> Answer {
     }
 }
 
-fn token(token: &Option<Secret>) -> Option<&str> {
-    token.as_ref().map(Secret::expose)
+fn token(token: Option<&Secret>) -> Option<&str> {
+    token.map(Secret::expose)
 }
 
 /// The kind of an error, for tables.
@@ -81,7 +81,7 @@ fn any_success_with_a_token_is_a_grant() {
         "{\"access_token\":\"fake-a\",\"error\":\"invalid_grant\"}".to_owned(),
         "{\"access_token\":\"fake-a\",\"expires_in\":".to_owned(),
     ] {
-        assert_eq!(token(&granted(&body).access_token), Some("fake-a"), "{body}");
+        assert_eq!(token(granted(&body).access_token.as_ref()), Some("fake-a"), "{body}");
     }
     let latin = b"{\"access_token\":\"fake-a\",\"greeting\":\"Gr\xfc\xdfe\"}";
     assert_eq!(kind(&said_bytes(200, latin)), "granted");
@@ -92,20 +92,23 @@ fn an_access_token_is_visible_ascii_or_none() {
     for bad in ["a b", "a\\r\\nb", "a\\u0000", "\\u00e9", "a\\u007f", "\\ud800"] {
         let body = format!(r#"{{"access_token":"{bad}","refresh_token":"fake-r"}}"#);
         let answer = granted(&body);
-        assert_eq!(token(&answer.access_token), None, "{bad}");
-        assert_eq!(token(&answer.refresh_token), Some("fake-r"), "{bad}");
+        assert_eq!(token(answer.access_token.as_ref()), None, "{bad}");
+        assert_eq!(token(answer.refresh_token.as_ref()), Some("fake-r"), "{bad}");
     }
     // Alone it is a grant that cannot be used: the user is blocked, and nothing is lost.
     let alone = said(200, r#"{"access_token":"a\r\nb"}"#).unwrap();
     assert!(alone.answer.access_token.is_none() && alone.left_out.is_some());
     let odd = granted(r#"{"access_token":"!~fake/+=.-_"}"#);
-    assert_eq!(token(&odd.access_token), Some("!~fake/+=.-_"));
+    assert_eq!(token(odd.access_token.as_ref()), Some("!~fake/+=.-_"));
 }
 
 #[test]
 fn a_refresh_token_alone_is_a_grant() {
     let answer = granted(r#"{"refresh_token":"fake-r","id_token":"x.y.z"}"#);
-    assert_eq!((token(&answer.access_token), token(&answer.refresh_token)), (None, Some("fake-r")));
+    assert_eq!(
+        (token(answer.access_token.as_ref()), token(answer.refresh_token.as_ref())),
+        (None, Some("fake-r"))
+    );
     for none in [r#""""#, "null", "false", "7", "{}", r#""  ""#] {
         let body = format!(r#"{{"access_token":"fake-a","refresh_token":{none}}}"#);
         assert_eq!(granted(&body).refresh_token, None, "{none}");
@@ -118,7 +121,7 @@ fn a_refresh_token_alone_is_a_grant() {
 fn tokens_above_64_kib_count_as_absent() {
     let (fits, long) = ("t".repeat(64 * 1024), "t".repeat(64 * 1024 + 1));
     let answer = granted(&format!(r#"{{"access_token":"{fits}","refresh_token":"{long}"}}"#));
-    assert_eq!(token(&answer.access_token), Some(&*fits));
+    assert_eq!(token(answer.access_token.as_ref()), Some(&*fits));
     assert_eq!(answer.refresh_token, None);
     assert_eq!(kind(&said(200, &format!(r#"{{"access_token":"{long}"}}"#))), "ambiguous");
 }
@@ -181,11 +184,11 @@ fn what_is_no_bearer_token_is_left_out() {
         );
         let granted = said(200, &body).unwrap();
         assert!(granted.answer.access_token.is_none() && granted.left_out.is_some(), "{kind}");
-        assert_eq!(token(&granted.answer.refresh_token), Some("fake-r"));
+        assert_eq!(token(granted.answer.refresh_token.as_ref()), Some("fake-r"));
     }
     for kind in [r#""Bearer""#, r#""bearer""#, r#""JWT""#, r#""""#, "null", "7"] {
         let body = format!(r#"{{"access_token":"fake-a","token_type":{kind}}}"#);
-        assert_eq!(token(&granted(&body).access_token), Some("fake-a"), "{kind}");
+        assert_eq!(token(granted(&body).access_token.as_ref()), Some("fake-a"), "{kind}");
     }
 }
 
