@@ -388,22 +388,26 @@ async fn a_sweep_gives_up_when_nobodys_jobs_go_on() {
     assert_eq!(fleet.bucket.list("parked/", None).await.unwrap().objects.len(), 9);
 }
 
-/// Its deletion fails after it was published: it runs twice, and is not lost.
+/// Its deletion fails after it was published: it runs twice, and is not lost. The claim
+/// could not be deleted either, and is taken over.
 #[tokio::test(start_paused = true)]
 async fn what_is_not_deleted_goes_on_again() {
     let fleet = Fleet::new(false);
     park(&fleet, "ann", "one", 1).await;
     fleet.user("ann").await;
     let topic = Arc::new(Topic::default());
-    let sweep = sweep(&fleet, "a", &topic);
+    let (sweep, mut claims) = (sweep(&fleet, "a", &topic), Claims::default());
     let stop = CancellationToken::new();
     fleet.bucket.refuse_deletes(true);
-    let swept = sweep.sweep(&mut Claims::default(), &stop).await.unwrap();
+    let swept = sweep.sweep(&mut claims, &stop).await.unwrap();
     assert_eq!(swept, Swept { resumed: 1, jobs: 0, users: 0 });
     fleet.bucket.refuse_deletes(false);
-    assert_eq!(sweep.sweep(&mut Claims::default(), &stop).await.unwrap().resumed, 1);
-    assert_eq!(sweep.sweep(&mut Claims::default(), &stop).await.unwrap().resumed, 0);
+    assert_eq!(sweep.sweep(&mut claims, &stop).await.unwrap().resumed, 0);
+    tests::memory::pass(Duration::from_secs(600)).await;
+    assert_eq!(sweep.sweep(&mut claims, &stop).await.unwrap().resumed, 1);
+    assert_eq!(sweep.sweep(&mut claims, &stop).await.unwrap().resumed, 0);
     assert_eq!(topic.jobs(), ["one", "one"]);
+    assert_eq!(left(&fleet).await, Vec::<String>::new());
 }
 
 /// A job that waits for a scope goes on when the scopes change, and not before.

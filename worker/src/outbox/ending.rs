@@ -337,3 +337,65 @@ impl fmt::Debug for Writable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ending(user: Option<&str>) -> StoredEnding {
+        let outgoing = |data: &str| Outgoing {
+            data: data.to_owned().into(),
+            attributes: [("a".to_owned(), "b".to_owned())].into(),
+            ordering_key: "k".into(),
+        };
+        StoredEnding {
+            user: user.map(|user| UserId::new(user).unwrap()),
+            job: "j".into(),
+            kind: "api".into(),
+            run: 2,
+            message_id: "../7".into(),
+            status: Status::Rejected,
+            effect: Effect::Unknown,
+            repeatable: false,
+            reason: Some("no answer".into()),
+            refused: false,
+            rest: vec![
+                Writable::DeadLetter { topic: "dead".into(), message: outgoing("\u{0}not JSON") },
+                Writable::Outcome { topic: "outcomes".into(), message: outgoing("{}") },
+            ],
+            stored_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn an_end_is_read_as_it_was_stored() {
+        for user in [None, Some("a/b"), Some("_")] {
+            let stored = ending(user);
+            let name = stored.object_name();
+            let (read, claimed) = StoredEnding::decode_claimed(&name, &stored.encode()).unwrap();
+            assert_eq!((read.encode(), claimed), (stored.encode(), false));
+            assert_eq!(read.topics().collect::<Vec<_>>(), ["dead", "outcomes"]);
+            let claim = ClaimedBy { holder: "h".into(), turn: "1".into() };
+            let content = stored.encode_claimed(Some(claim));
+            assert!(StoredEnding::decode_claimed(&name, &content).unwrap().1);
+        }
+        let of_nobody = ending(None).object_name();
+        assert!(of_nobody.starts_with("endings/_/") && of_nobody.ends_with("-%2E%2E%2F7.json"));
+        assert_ne!(ending(Some("_")).object_name(), of_nobody, "a user of that name");
+    }
+
+    #[test]
+    fn says_what_is_wrong_without_quoting() {
+        let name = ending(None).object_name();
+        for (content, says) in [
+            ("", "no stored end"),
+            (r#"{"version":2}"#, "version 2"),
+            (r#"{"version":1,"user":"fake-person"}"#, "no stored end"),
+        ] {
+            let error = StoredEnding::decode(&name, content.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains("fake-"), "{error}");
+        }
+        let elsewhere = StoredEnding::decode("endings/ann/x.json", &ending(None).encode());
+        assert_eq!(elsewhere.unwrap_err(), BadEnding::OtherUser);
+    }
+}

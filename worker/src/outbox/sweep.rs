@@ -87,6 +87,19 @@ enum Kept {
     Unreadable,
 }
 
+/// When an end was stored, its object, and the topics that it is to be written to.
+type Waiting = (Timestamp, String, BTreeSet<String>);
+
+impl Memory {
+    /// The ends that this worker may write.
+    fn own(&self) -> impl Iterator<Item = Waiting> {
+        self.read.iter().filter_map(|(name, (_, kept))| match kept {
+            Kept::Own { stored_at, topics } => Some((*stored_at, name.clone(), topics.clone())),
+            _ => None,
+        })
+    }
+}
+
 impl OutboxSweep {
     /// Sweeps until `stop`. It ends after the ends that it is writing.
     pub async fn run(self, stop: CancellationToken) {
@@ -119,8 +132,9 @@ impl OutboxSweep {
         }
     }
 
-    /// One sweep: of the ends of each topic the oldest first, and the others once that is
-    /// written.
+    /// One sweep, by the ends' age: one alone until its topics have taken it, and then those
+    /// of the same topics at once. After one that could not be written no other of its topics
+    /// is tried.
     ///
     /// # Errors
     /// When they cannot be listed.
@@ -130,46 +144,40 @@ impl OutboxSweep {
         stop: &CancellationToken,
     ) -> Result<Swept, BucketError> {
         let listed = self.list().await?;
-        let all = listed.len();
         self.read_new(memory, &listed).await;
-        let mut groups: BTreeMap<BTreeSet<String>, Vec<(Timestamp, String)>> = BTreeMap::new();
-        for (name, (_, kept)) in &memory.read {
-            if let Kept::Own { stored_at, topics } = kept {
-                groups.entry(topics.clone()).or_default().push((*stored_at, name.clone()));
-            }
-        }
-        let waited_for_own = !groups.is_empty();
+        let mut waiting: Vec<_> = memory.own().collect();
+        waiting.sort_unstable();
+        let waited_for_own = !waiting.is_empty();
+        let (mut taking, mut stuck) = (BTreeSet::new(), BTreeSet::new());
         let mut cleared = 0;
-        for mut names in groups.into_values() {
-            names.sort();
-            let mut names = names.into_iter().map(|(_, name)| name);
-            let mut goes_on = false;
-            // What another process claims says nothing about the topic.
-            while let Some(name) = names.next()
-                && !stop.is_cancelled()
-            {
-                match self.clear(memory, vec![name]).await {
-                    (1, _) => {
-                        cleared += 1;
-                        goes_on = true;
-                        break;
-                    }
-                    (_, true) => break,
-                    _ => {}
+        let mut waiting = waiting.into_iter().peekable();
+        while let Some((_, name, topics)) = waiting.next()
+            && !stop.is_cancelled()
+        {
+            if !topics.is_disjoint(&stuck) {
+                continue;
+            }
+            let (mut names, mut all) = (vec![name], topics);
+            if all.is_subset(&taking) {
+                let goes_too = |(_, _, topics): &Waiting| topics.is_subset(&taking);
+                while names.len() < AT_ONCE
+                    && let Some((_, name, topics)) = waiting.next_if(goes_too)
+                {
+                    names.push(name);
+                    all.extend(topics);
                 }
             }
-            let rest: Vec<_> = names.collect();
-            for names in rest.chunks(AT_ONCE) {
-                if !goes_on || stop.is_cancelled() {
-                    break;
-                }
-                let (written, unwritten) = self.clear(memory, names.to_vec()).await;
-                cleared += written;
-                goes_on = !unwritten;
+            let (written, unwritten) = self.clear(memory, names).await;
+            cleared += written;
+            if unwritten {
+                taking.retain(|topic| !all.contains(topic));
+                stuck.extend(all);
+            } else if written > 0 {
+                taking.extend(all);
             }
         }
         let refused = memory.read.values().filter(|(_, kept)| *kept == Kept::Refused).count();
-        let left = all - cleared;
+        let left = listed.len() - cleared;
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         metrics::set(metrics::ENDINGS, left as f64);
         if (self.trouble)() && !waited_for_own {
