@@ -303,6 +303,35 @@ async fn ends_that_could_not_be_written_are_shown() -> anyhow::Result<()> {
     let counts = redrive(stage, &["--effect", "any"]).await?;
     assert_eq!(counts["redriven"], 0, "{counts}");
     assert_eq!(stage.cloud.objects(BUCKET, "endings/").await?, [name]);
+    let drop = ["dead", "drop", "--ending", "--id", "j", "--json", "--yes"];
+    let output = stage.fleet(&drop).await?;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert_eq!(serde_json::from_str::<Value>(&output.stdout)?["dropped"], 1);
+    assert!(stage.cloud.objects(BUCKET, "endings/").await?.is_empty());
+    Ok(())
+}
+
+/// What is dropped is gone, and nothing else is.
+#[tokio::test]
+async fn jobs_are_dropped_for_good() -> anyhow::Result<()> {
+    let stage = &embedded_stage().await?;
+    park(stage, &[job("p0", "ann", "profile"), job("p1", "ann", "profile")]).await?;
+    let dead = Publisher::open(&stage.connection(), &full("topics", "jobs-dead")).await?;
+    for id in ["d0", "d1"] {
+        dead.publish(bury(&job(id, "ann", "profile").to_string(), "once")).await?;
+    }
+    let output = stage.fleet(&["dead", "drop"]).await?;
+    assert_eq!(output.code, 2, "nobody can be asked: {}", output.stderr);
+    for id in ["p0", "d1"] {
+        let drop = ["dead", "drop", "--id", id, "--yes", "--json", "--wait", WAIT];
+        let output = stage.fleet(&drop).await?;
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        assert_eq!(serde_json::from_str::<Value>(&output.stdout)?["dropped"], 1);
+    }
+    let left = list(stage, &[]).await?;
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["d0", "p1"]);
+    let parked = stage.cloud.objects(BUCKET, "parked/").await?;
+    assert!(parked.len() == 1 && !parked[0].ends_with("/claim"), "{parked:?}");
     Ok(())
 }
 

@@ -101,7 +101,7 @@ impl Work<'_> {
                 let settle = deliveries.into_iter().map(|Delivery { settle, .. }| settle);
                 return Ok(Some((message, Removal::Ack(settle.collect()))));
             }
-            Handle::Ending => return Ok(None),
+            Handle::Ending(..) => return Ok(None),
             Handle::Parked(generation) => generation,
         };
         let bucket = self.sources.bucket.as_ref().context("no bucket")?;

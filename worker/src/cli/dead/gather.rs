@@ -38,8 +38,9 @@ pub(super) enum Handle {
     Parked(Generation),
     /// All letters of the job.
     Dead(Vec<Delivery>),
-    /// The workers write it.
-    Ending,
+    /// The object's generation when it was read, and whether a topic refuses what is in it:
+    /// if not, the workers write it.
+    Ending(Generation, bool),
 }
 
 /// How far is looked.
@@ -173,8 +174,8 @@ async fn endings(
             let objects = join_all(names.iter().map(|(name, _)| bucket.get(name))).await;
             for ((name, _), object) in names.iter().zip(objects) {
                 let Some(object) = object? else { continue };
-                let letter = match StoredEnding::decode(name, &object.content) {
-                    Ok(ending) => Letter::ending(&ending, name),
+                let (letter, refused) = match StoredEnding::decode(name, &object.content) {
+                    Ok(ending) => (Letter::ending(&ending, name), ending.refused),
                     Err(why) => {
                         found.notes.push(format!("{name} is left out: {why}"));
                         continue;
@@ -187,7 +188,8 @@ async fn endings(
                     found.notes.push(format!("there are more than {limit} (--limit)"));
                     return Ok(());
                 }
-                found.items.push(Item { letter, handle: Handle::Ending });
+                let handle = Handle::Ending(object.generation, refused);
+                found.items.push(Item { letter, handle });
             }
         }
         page = listing.next_page;

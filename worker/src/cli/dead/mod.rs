@@ -3,6 +3,7 @@
 
 mod batch;
 mod claims;
+mod discard;
 mod gather;
 mod group;
 mod letter;
@@ -80,6 +81,28 @@ parked job whose user has still not consented is parked again.
         #[arg(long)]
         json: bool,
     },
+    /// Remove them for good
+    #[command(after_help = format!("\
+Examples:
+  fleet dead drop --dead --id job-17
+  fleet dead drop --parked --user 109876543210987654321 --yes
+
+Ends of jobs that wait for a topic are left: workers write them. Those that a topic refuses
+are removed.
+
+{ABOUT_DEAD}"))]
+    Drop {
+        #[command(flatten)]
+        which: WhichArgs,
+        #[command(flatten)]
+        how: discard::HowArgs,
+        /// At most so many [default: all]
+        #[arg(long)]
+        limit: Option<usize>,
+        /// The counts as JSON; with --dry-run one JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Which jobs are meant.
@@ -105,6 +128,9 @@ struct WhichArgs {
     /// Only ends of jobs that wait to be written
     #[arg(long, group = "only")]
     ending: bool,
+    /// Only the job with this ID
+    #[arg(long, value_name = "JOB")]
+    id: Option<String>,
     /// Only this user's
     #[arg(long, value_name = "USER_ID", value_parser = user_id)]
     user: Option<UserId>,
@@ -167,7 +193,8 @@ impl WhichArgs {
         let user = |user: &UserId| letter.user.as_deref() == Some(user.as_str());
         let kind = |kind: &String| letter.kind.as_ref() == Some(kind);
         let reason = |part: &String| letter.reason.to_lowercase().contains(&part.to_lowercase());
-        self.user.as_ref().is_none_or(user)
+        self.id.as_ref().is_none_or(|id| letter.job == *id)
+            && self.user.as_ref().is_none_or(user)
             && self.kind.as_ref().is_none_or(kind)
             && self.reason.as_ref().is_none_or(reason)
     }
@@ -199,6 +226,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             // Ends of jobs are written by workers.
             let sources = Sources { endings: false, ..which.sources(&place).await? };
             redrive::run(&place, &which, &how, &sources, limit, json).await
+        }
+        Command::Drop { which, how, limit, json } => {
+            let sources = which.sources(&place).await?;
+            discard::run(&place, &which, &how, &sources, limit, json).await
         }
     }
 }

@@ -100,12 +100,7 @@ pub(super) async fn run(
     json: bool,
 ) -> anyhow::Result<()> {
     let topic = which.project.topic("--topic", &how.topic)?;
-    if !how.dry_run && !how.yes && !std::io::stdin().is_terminal() {
-        return Err(Usage(
-            "nobody can be asked: add --yes, or look first with --dry-run".to_owned(),
-        )
-        .into());
-    }
+    somebody_can_be_asked(how.dry_run || how.yes)?;
     place.reach_pubsub().await?;
     let limit = limit.unwrap_or(usize::MAX);
     let mut found = gather(place, which, sources, limit, Extent::All).await?;
@@ -143,7 +138,10 @@ pub(super) async fn run(
         output::note(format!("{total} would be published to {topic}; nothing was changed"));
         found.items = meant;
         shown
-    } else if total > 0 && !confirmed(how, total, &topic).await? {
+    } else if total > 0
+        && !confirmed(how.yes, &format!("Publish {total} job(s) to {topic} and remove them here?"))
+            .await?
+    {
         found.items = meant;
         Err(anyhow::anyhow!("nothing was changed"))
     } else {
@@ -201,7 +199,7 @@ impl HowArgs {
 
 /// One user's jobs follow each other in their order, so that a claim is held for a short
 /// time; users come by their first job.
-fn in_users_order(items: &mut [Item]) {
+pub(super) fn in_users_order(items: &mut [Item]) {
     let mut first: HashMap<Option<String>, Timestamp> = HashMap::new();
     for item in &*items {
         let published = item.letter.published;
@@ -212,6 +210,14 @@ fn in_users_order(items: &mut [Item]) {
         let key = |item: &Item| (first[&item.letter.user], item.letter.user.clone());
         (key(a), a.letter.published).cmp(&(key(b), b.letter.published))
     });
+}
+
+/// Refuses to begin what has to be confirmed where nobody can do so.
+pub(super) fn somebody_can_be_asked(not_needed: bool) -> Result<(), Usage> {
+    if not_needed || std::io::stdin().is_terminal() {
+        return Ok(());
+    }
+    Err(Usage("nobody can be asked: add --yes, or look first with --dry-run".to_owned()))
 }
 
 fn tell(counts: &Counts, total: usize, topic: &str, json: bool) -> anyhow::Result<()> {
@@ -235,11 +241,12 @@ fn tell(counts: &Counts, total: usize, topic: &str, json: bool) -> anyhow::Resul
     output::line(text)
 }
 
-async fn confirmed(how: &HowArgs, total: usize, topic: &str) -> anyhow::Result<bool> {
-    if how.yes {
+/// Whether a person, or `--yes`, says so.
+pub(super) async fn confirmed(yes: bool, question: &str) -> anyhow::Result<bool> {
+    if yes {
         return Ok(true);
     }
-    output::note(format!("Publish {total} job(s) to {topic} and remove them here? [y/N]"));
+    output::note(format!("{question} [y/N]"));
     let mut answer = String::new();
     BufReader::new(tokio::io::stdin()).read_line(&mut answer).await?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

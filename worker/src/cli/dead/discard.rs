@@ -1,0 +1,114 @@
+//! Removes jobs for good.
+
+use anyhow::Context as _;
+use serde_json::json;
+use shared::adapters::SystemClock;
+use worker::pubsub::Delivery;
+use worker::resuming::forget;
+
+use super::super::connect::Place;
+use super::super::output;
+use super::claims::Claims;
+use super::gather::{Extent, Handle, Item, gather};
+use super::letter::Letter;
+use super::redrive::{confirmed, in_users_order, somebody_can_be_asked};
+use super::{Sources, WhichArgs, now, table};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct HowArgs {
+    /// Show what would be removed, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) async fn run(
+    place: &Place,
+    which: &WhichArgs,
+    how: &HowArgs,
+    sources: &Sources,
+    limit: Option<usize>,
+    json: bool,
+) -> anyhow::Result<()> {
+    somebody_can_be_asked(how.dry_run || how.yes)?;
+    let limit = limit.unwrap_or(usize::MAX);
+    let mut found = gather(place, which, sources, limit, Extent::All).await?;
+    let all = std::mem::take(&mut found.items);
+    let waits = |item: &Item| matches!(item.handle, Handle::Ending(_, false));
+    let (waiting, mut meant): (Vec<Item>, Vec<Item>) = all.into_iter().partition(waits);
+    found.notes.iter().for_each(output::note);
+    if !waiting.is_empty() {
+        let left = waiting.len();
+        output::note(format!("{left} end(s) of jobs are left: workers write them"));
+    }
+    in_users_order(&mut meant);
+    let total = meant.len();
+    let result = if how.dry_run {
+        let letters: Vec<&Letter> = meant.iter().map(|item| &item.letter).collect();
+        let shown = table::show(&letters, now(), json);
+        output::note(format!("{total} would be removed; nothing was changed"));
+        found.items = meant;
+        shown
+    } else if total > 0 && !confirmed(how.yes, &format!("Remove {total} job(s) for good?")).await? {
+        found.items = meant;
+        Err(anyhow::anyhow!("nothing was changed"))
+    } else {
+        let dropped = remove_all(sources, meant).await;
+        if json {
+            output::json(&json!({ "dropped": dropped, "failed": total - dropped }))?;
+        } else {
+            output::line(format!("{dropped} job(s) removed"))?;
+        }
+        if dropped == total {
+            Ok(())
+        } else {
+            Err(anyhow::anyhow!("{} job(s) are where they were", total - dropped))
+        }
+    };
+    found.give_back().await;
+    result
+}
+
+/// Removes one after the other; how many.
+async fn remove_all(sources: &Sources, items: Vec<Item>) -> usize {
+    let mut claims = Claims::default();
+    let mut dropped = 0;
+    let mut items = items.into_iter().peekable();
+    while let Some(Item { letter, handle }) = items.next() {
+        match remove(sources, &letter, handle, &mut claims).await {
+            Ok(()) => dropped += 1,
+            Err(error) => {
+                output::note(format!("{:?} stays where it is: {error:#}", letter.job));
+            }
+        }
+        let next = items.peek().and_then(|item| item.letter.user.as_deref());
+        claims.release_but(sources, next).await;
+    }
+    dropped
+}
+
+async fn remove(
+    sources: &Sources,
+    letter: &Letter,
+    handle: Handle,
+    claims: &mut Claims,
+) -> anyhow::Result<()> {
+    let bucket = || sources.bucket.as_ref().context("no bucket");
+    match handle {
+        Handle::Dead(deliveries) => {
+            for Delivery { settle, .. } in deliveries {
+                anyhow::ensure!(settle.ack().await, "its acknowledgement was not confirmed");
+            }
+        }
+        Handle::Parked(generation) => {
+            claims.take(bucket()?, &letter.name).await?;
+            forget(bucket()?, &SystemClock::default(), &letter.name, generation).await?;
+        }
+        Handle::Ending(generation, _) => {
+            forget(bucket()?, &SystemClock::default(), &letter.name, generation).await?;
+        }
+    }
+    Ok(())
+}
