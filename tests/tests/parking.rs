@@ -16,8 +16,9 @@ use shared::ports::{Bucket, BucketError, Clock as _, Generation, Listing, Object
 use shared::{ConsentReason, Grant, TokenStore, UserId};
 use tests::memory::{Fleet, VirtualClock};
 use tokio_util::sync::CancellationToken;
+use worker::claim::Sighting;
 use worker::job::{Job, Received};
-use worker::parking::{Parked, Parking, prefix_of};
+use worker::parking::{Claim, Claimed, Parked, Parking, Renewed, prefix_of};
 use worker::pubsub::{Outgoing, PublishError, Topic as JobTopic};
 use worker::resuming::resume_user;
 use worker::sweep::{Claims, Sweep, Swept};
@@ -629,4 +630,30 @@ async fn a_job_that_may_be_parked_does_not_run_too() {
     assert!(parked().await.is_err());
     fleet.user("ann").await;
     assert_eq!(parked().await.unwrap(), Parked::Stored { moved: true });
+}
+
+/// A claimant that stands still stops publishing long before another takes its claim over,
+/// finds that out, and does not release the other's.
+#[tokio::test(start_paused = true)]
+async fn a_claim_counts_from_its_last_write() {
+    let fleet = Fleet::new(false);
+    let minutes = |count: u64| tests::memory::pass(Duration::from_secs(60 * count));
+    let take = async |holder: &str, seen: Option<Sighting>| {
+        Claim::take(&*fleet.bucket, &clock(), &ann(), holder, seen).await.unwrap()
+    };
+    let Claimed::Mine(mut first) = take("a", None).await else { panic!("nobody has it") };
+    let Claimed::Held(seen) = take("b", None).await else { panic!("a has it") };
+    minutes(4).await;
+    assert!(first.holds(clock().monotonic()));
+    assert_eq!(first.renew(&*fleet.bucket, &clock(), "a").await.unwrap(), Renewed::Mine);
+    minutes(6).await;
+    assert!(!first.holds(clock().monotonic()), "five minutes after it was written");
+    let Claimed::Held(seen) = take("b", seen).await else { panic!("it was written again") };
+    minutes(10).await;
+    let Claimed::Mine(second) = take("b", seen).await else { panic!("it stood still") };
+    assert_eq!(first.renew(&*fleet.bucket, &clock(), "a").await.unwrap(), Renewed::Lost);
+    first.release(&*fleet.bucket, &clock()).await;
+    assert_eq!(left(&fleet).await, [format!("{}claim", prefix_of(&ann()))], "b has it");
+    second.release(&*fleet.bucket, &clock()).await;
+    assert_eq!(left(&fleet).await, Vec::<String>::new());
 }

@@ -83,6 +83,10 @@ fn successors(world: &World, n: usize, mutant: Mutant) -> Vec<(Event, World)> {
         world.object = Some(Stored { generation, claimed, written });
         (Event::Saved(Generation(generation), now), world)
     };
+    let noted = match (mutant, world.object) {
+        (Mutant::ForgetsToRewrite, Some(object)) => object.written,
+        _ => process.written,
+    };
     // A write may also fail, with and without having been applied.
     let faulty = |(event, after): (Event, World)| {
         let mut all = Vec::new();
@@ -136,14 +140,8 @@ fn successors(world: &World, n: usize, mutant: Mutant) -> Vec<(Event, World)> {
             all
         }
         Step::Wait(_) => vec![(Event::Waited, world.clone())],
-        Step::Rewrite(expected) => {
-            let written = match mutant {
-                Mutant::ForgetsToRewrite => process.written - 1,
-                _ => process.written,
-            };
-            faulty(put(world, expected, true, written))
-        }
-        Step::Release { expected, .. } => faulty(put(world, expected, false, process.written)),
+        Step::Rewrite(expected) => faulty(put(world, expected, true, noted)),
+        Step::Release { expected, .. } => faulty(put(world, expected, false, noted)),
         Step::Delete(expected) => {
             let mut after = world.clone();
             let found = world.object.map(|o| Generation(o.generation));
