@@ -11,7 +11,7 @@ use crate::endpoint_answer::retry_after;
 use crate::error::Error;
 use crate::ports::Clock as _;
 use crate::secret::Secret;
-use crate::store::{Credentials, TokenStore};
+use crate::store::TokenStore;
 use crate::user_id::UserId;
 
 /// Google's OpenID Connect userinfo endpoint.
@@ -43,13 +43,6 @@ pub enum ProfileError {
     NoAnswer(String),
 }
 
-impl ProfileError {
-    /// There was no answer within [`LIMIT`].
-    pub fn in_no_time() -> Self {
-        Self::NoAnswer(format!("gave no answer within {LIMIT:?}"))
-    }
-}
-
 /// Fetches the profile (OpenID Connect Core 1.0, section 5.3) of `user` from
 /// `userinfo_url`, which the operator configured, with a fresh credential. If
 /// the endpoint rejects the credential it is renewed once.
@@ -74,22 +67,8 @@ pub async fn get_profile(
     }
 }
 
-/// Fetches the profile with one credential, which is not renewed: as a map, or what a
-/// caller wants of the JSON. A URL that was parsed before costs less than a text.
-/// It waits for as long as the caller does; [`LIMIT`] is enough. Cancelling it is harmless.
-///
-/// # Errors
-/// [`ProfileError`]; a rejected credential is its `Status` 401.
-pub async fn fetch_profile<T: DeserializeOwned>(
-    http: &reqwest::Client,
-    url: impl IntoUrl,
-    credentials: &Credentials,
-) -> Result<T, ProfileError> {
-    fetch(http, url, credentials.access_token()).await
-}
-
-/// The same with a bare access token, as a login has one before it is stored, and no longer
-/// than [`LIMIT`].
+/// Fetches the profile with a bare access token, as a login has one before it is stored, and
+/// no longer than [`LIMIT`].
 pub(crate) async fn fetch_in_time<T: DeserializeOwned>(
     http: &reqwest::Client,
     url: impl IntoUrl,
@@ -97,7 +76,9 @@ pub(crate) async fn fetch_in_time<T: DeserializeOwned>(
 ) -> Result<T, ProfileError> {
     let fetching = fetch(http, url, access_token);
     let ended = tokio::time::timeout(LIMIT, fetching).await;
-    ended.unwrap_or_else(|_late| Err(ProfileError::in_no_time()))
+    ended.unwrap_or_else(|_late| {
+        Err(ProfileError::NoAnswer(format!("gave no answer within {LIMIT:?}")))
+    })
 }
 
 async fn fetch<T: DeserializeOwned>(

@@ -1,8 +1,10 @@
-//! Calls of APIs on behalf of a user: each is counted, by host and code, and has a span
-//! in the trace of its delivery, whichever handler makes it.
+//! Calls of APIs on behalf of a user. There is one way to make one, whichever handler does:
+//! it is counted by host and code, has a span in the trace of its delivery, and stands in
+//! the ledger of its run.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response};
@@ -11,11 +13,11 @@ use shared::ports::Clock;
 use tracing::Instrument as _;
 
 use crate::effect::{CallLedger, Effect};
-use crate::kinds::asks_to_wait;
 use crate::metrics::ApiSeries;
+use crate::retry_after::asks_to_wait;
 use crate::spans;
 
-/// Whoever calls APIs, as far as it is observed.
+/// Counts calls and times them.
 #[derive(Debug)]
 pub(crate) struct Observer {
     clock: Arc<dyn Clock>,
@@ -27,22 +29,82 @@ impl Observer {
         Self { clock, series: ApiSeries::default() }
     }
 
-    /// Carries out `call`, which asks `host`. `status` is what the host answered, `None`
-    /// without an answer. Dropping this drops `call`, uncounted.
-    pub(crate) async fn observe<T>(
+    /// Carries out `call`, which asks `host`. Dropping this drops `call`, uncounted.
+    async fn observe(
         &self,
         method: &Method,
         host: &str,
-        call: impl Future<Output = T>,
-        status: impl FnOnce(&T) -> Option<u16>,
-    ) -> T {
+        call: impl Future<Output = Result<Response, CallError>>,
+    ) -> Result<Response, CallError> {
         let span = spans::api(method.as_str(), host);
         let sent = self.clock.monotonic();
         let answer = call.instrument(span.clone()).await;
-        let status = status(&answer);
+        let status = answer.as_ref().ok().map(|response| response.status().as_u16());
         spans::api_answered(&span, status);
         self.series.note(host, status, self.clock.monotonic().since(sent));
         answer
+    }
+}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Correct the request. Nothing was sent.
+    #[error("the request cannot be made: HTTP does not allow it")]
+    NotARequest(#[source] reqwest::Error),
+    /// Try again. Nothing was sent.
+    #[error("the API cannot be reached")]
+    Unreachable(#[source] reqwest::Error),
+    /// The connection broke. The call may have been carried out.
+    #[error("the connection to the API failed")]
+    Lost {
+        /// Whether making the call again does no harm.
+        repeatable: bool,
+        /// What broke.
+        source: reqwest::Error,
+    },
+    /// Nothing came in time. The call may have been carried out.
+    #[error("the API did not answer within {limit:?}")]
+    TimedOut {
+        /// Whether making the call again does no harm.
+        repeatable: bool,
+        /// The time that the answer had to begin.
+        limit: Duration,
+    },
+}
+
+impl CallError {
+    fn effect(&self) -> Effect {
+        match self {
+            Self::NotARequest(_) | Self::Unreachable(_) => Effect::None,
+            Self::Lost { .. } | Self::TimedOut { .. } => Effect::Unknown,
+        }
+    }
+}
+
+/// What is remembered of a call with its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SentCall {
+    /// It asks for nothing to be done (GET, HEAD).
+    pub(crate) safe: bool,
+    /// Making it again does no harm.
+    pub(crate) repeatable: bool,
+}
+
+impl SentCall {
+    /// The call that `response` answers, if it was an [`ApiRequest`].
+    pub(crate) fn of(response: &Response) -> Option<Self> {
+        response.extensions().get().copied()
+    }
+
+    /// What is known of its effect when this status came.
+    fn effect(self, response: &Response) -> Effect {
+        match response.status().as_u16() {
+            // Nothing but the way to the answer: told as unknown, every GET that was
+            // redirected would be.
+            300..=302 if self.safe => Effect::None,
+            status => Effect::of_status(status, asks_to_wait(response.headers())),
+        }
     }
 }
 
@@ -57,6 +119,7 @@ pub struct ApiRequest<'a> {
     observer: &'a Observer,
     ledger: &'a Arc<CallLedger>,
     repeatable: bool,
+    limit: Option<Duration>,
 }
 
 impl<'a> ApiRequest<'a> {
@@ -68,13 +131,19 @@ impl<'a> ApiRequest<'a> {
         ledger: &'a Arc<CallLedger>,
     ) -> Self {
         let repeatable = method.is_idempotent();
-        Self { builder, method, host: host.to_owned(), observer, ledger, repeatable }
+        Self { builder, method, host: host.to_owned(), observer, ledger, repeatable, limit: None }
     }
 
     /// Says that making this call again does no harm, as it does none with GET, HEAD, PUT
     /// and DELETE. A job whose call may have had an effect runs again only then.
     pub fn idempotent(mut self) -> Self {
         self.repeatable = true;
+        self
+    }
+
+    /// How long the API may take until its answer begins; without it, for ever.
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
         self
     }
 
@@ -111,32 +180,45 @@ impl<'a> ApiRequest<'a> {
 
     /// Sends it. The time until the answer begins is counted; its body comes later.
     ///
-    /// Cancelling it abandons the call, which may have been carried out.
+    /// Cancelling it abandons the call, which may have been carried out: the run's ledger
+    /// then says that its effect is unknown.
     ///
     /// # Errors
-    /// When no answer begins: the call may have been carried out, unless the error says
-    /// that the host was not reached (`is_connect`) or the request is none (`is_builder`).
-    pub async fn send(self) -> Result<Response, reqwest::Error> {
-        let Self { builder, method, host, observer, ledger, repeatable } = self;
-        let status = |answer: &Result<Response, reqwest::Error>| {
-            answer.as_ref().ok().map(|response| response.status().as_u16())
+    /// When no answer begins; [`CallError`] says whether anything was sent, and
+    /// [`Verdict::of_call_error`](crate::Verdict::of_call_error) what it means for the job.
+    pub async fn send(self) -> Result<Response, CallError> {
+        let Self { builder, method, host, observer, ledger, repeatable, limit } = self;
+        let sent = SentCall { safe: method.is_safe(), repeatable };
+        let sending = async {
+            let failed = |error: reqwest::Error| {
+                // Its path and query may hold personal data.
+                let error = error.without_url();
+                if error.is_builder() {
+                    CallError::NotARequest(error)
+                } else if error.is_connect() {
+                    CallError::Unreachable(error)
+                } else {
+                    CallError::Lost { repeatable, source: error }
+                }
+            };
+            let Some(limit) = limit else { return builder.send().await.map_err(failed) };
+            match tokio::time::timeout(limit, builder.send()).await {
+                Ok(answer) => answer.map_err(failed),
+                Err(_late) => Err(CallError::TimedOut { repeatable, limit }),
+            }
         };
         let call = ledger.begin(repeatable);
-        let answer = observer.observe(&method, &host, builder.send(), status).await;
-        call.ended(effect(&answer));
-        answer
-    }
-}
-
-/// What is known of a call of which this came.
-fn effect(answer: &Result<Response, reqwest::Error>) -> Effect {
-    match answer {
-        Ok(response) => {
-            Effect::of_status(response.status().as_u16(), asks_to_wait(response.headers()))
+        match observer.observe(&method, &host, sending).await {
+            Ok(mut response) => {
+                call.ended(sent.effect(&response));
+                response.extensions_mut().insert(sent);
+                Ok(response)
+            }
+            Err(error) => {
+                call.ended(error.effect());
+                Err(error)
+            }
         }
-        // Nothing of it was sent.
-        Err(error) if error.is_builder() || error.is_connect() => Effect::None,
-        Err(_) => Effect::Unknown,
     }
 }
 
@@ -152,75 +234,26 @@ impl fmt::Debug for ApiRequest<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use axum::Router;
     use axum::http::StatusCode;
-    use axum::routing::{get, post};
-    use futures_util::FutureExt as _;
-    use futures_util::future::BoxFuture;
+    use axum::routing::post;
     use serde_json::json;
-    use shared::adapters::{MemoryBucket, SystemClock};
-    use shared::ports::{Answer, EndpointError, Limits, TokenEndpoint};
-    use shared::{Credentials, Grant, Secret, TokenStore, UserId};
+    use tokio::net::TcpListener;
 
     use super::*;
-    use crate::handler::Handler as _;
-    use crate::job::Job;
-    use crate::kinds::{HostRules, ProfileHandler};
+    use crate::conclusion::Conclusion;
+    use crate::effect::Knowledge;
     use crate::outcome::Verdict;
-    use crate::session::Carrier;
+    use crate::session::stand::{carrier, raw};
     use crate::telemetry::prometheus::recorder;
 
-    #[derive(Debug)]
-    struct Unused;
+    const TASKS: &str = "https://tasks.googleapis.com/tasks";
+    const SPENT: Knowledge = Knowledge { effect: Effect::Unknown, repeatable: false };
 
-    impl TokenEndpoint for Unused {
-        fn refresh<'a>(
-            &'a self,
-            _: &'a Secret,
-            _: Limits,
-        ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
-            async { unreachable!("the token is fresh") }.boxed()
-        }
-
-        fn client_id(&self) -> &'static str {
-            "client"
-        }
-
-        fn token_uri(&self) -> &'static str {
-            "https://token.test/"
-        }
-    }
-
-    async fn credentials(store: &TokenStore) -> Credentials {
-        let user = UserId::new("ann").unwrap();
-        let hour = Duration::from_secs(3600);
-        let grant = Grant {
-            refresh_token: Some("fake-refresh".into()),
-            access_token: Some("fake-access".into()),
-            expires_at: SystemClock::default().wall().checked_add(hour).ok(),
-            expires_in: Some(hour),
-            ..Grant::default()
-        };
-        store.set_credentials(&user, grant).await.unwrap();
-        store.get_credentials(&user).await.unwrap()
-    }
-
-    async fn call(origin: String, gone: String) {
-        let bucket = Arc::new(MemoryBucket::default());
-        let store = TokenStore::builder(bucket, Arc::new(Unused)).build().unwrap();
-        let credentials = credentials(&store).await;
-        let mut carrier = Carrier {
-            store,
-            http: reqwest::Client::new(),
-            hosts: HostRules::default(),
-            api_root: Some(origin.parse().unwrap()),
-            observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),
-        };
+    async fn call(origin: &str, gone: &str) {
+        let (mut carrier, credentials) = carrier(origin).await;
         let session = carrier.session(credentials.clone());
-        let url = "https://tasks.googleapis.com/tasks";
-        let request = session.request(Method::POST, url).unwrap().json(&json!({"title": "x"}));
+        let request = session.request(Method::POST, TASKS).unwrap().json(&json!({"title": "x"}));
         let shown = format!("{request:?}");
         assert!(!shown.contains("fake-") && !shown.contains("/tasks"), "{shown}");
         assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
@@ -228,17 +261,17 @@ mod tests {
         let missing = missing.query(&[("a", "b")]).send().await.unwrap();
         assert_eq!(missing.status(), StatusCode::NOT_FOUND);
         assert!(session.request(Method::GET, "https://evil.example/").is_err());
-        let job = Job::decode(br#"{"user": "ann", "kind": "profile"}"#, "j").unwrap();
-        let profile = ProfileHandler::new(reqwest::Client::new(), &format!("{origin}/userinfo"));
-        let done = |result| Verdict::Done { http_status: Some(200), result, warning: None };
-        assert_eq!(profile.handle(&job, &session).await, done(json!({"sub": "ann"})));
-        let no_object = ProfileHandler::new(reqwest::Client::new(), &format!("{origin}/list"));
-        let verdict = no_object.handle(&job, &session).await;
-        assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
+        let known = Knowledge { effect: Effect::Done, repeatable: false };
+        assert_eq!(session.ledger().calls().knowledge(), known);
+        assert_eq!(session.ledger().calls().begun, 2, "what was forbidden is no call");
         drop(session);
         carrier.api_root = Some(gone.parse().unwrap());
         let session = carrier.session(credentials);
-        assert!(session.request(Method::GET, url).unwrap().send().await.is_err());
+        let error = session.request(Method::POST, TASKS).unwrap().send().await.unwrap_err();
+        assert!(matches!(error, CallError::Unreachable(_)), "{error:?}");
+        assert!(std::error::Error::source(&error).is_some());
+        assert!(!format!("{error:?}").contains("/tasks"), "{error:?}");
+        assert_eq!(session.ledger().calls().knowledge(), Knowledge::NOTHING, "nothing was sent");
     }
 
     #[test]
@@ -247,18 +280,14 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         ::metrics::with_local_recorder(&recorder, || {
             runtime.block_on(async {
-                let routes = Router::new()
-                    .route("/tasks", post(|| async { "{}" }))
-                    .route("/list", get(|| async { "[]" }))
-                    .route("/userinfo", get(|| async { r#"{"sub": "ann"}"# }));
-                let listen = async || tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let routes = Router::new().route("/tasks", post(|| async { "{}" }));
+                let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let (open, closed) = (listen().await, listen().await);
-                let origin =
-                    |l: &tokio::net::TcpListener| format!("http://{}", l.local_addr().unwrap());
+                let origin = |l: &TcpListener| format!("http://{}", l.local_addr().unwrap());
                 let (origin, gone) = (origin(&open), origin(&closed));
                 drop(closed);
                 tokio::spawn(async move { axum::serve(open, routes).await });
-                call(origin, gone).await;
+                call(&origin, &gone).await;
             });
         });
         let text = recorder.handle().render();
@@ -267,8 +296,6 @@ mod tests {
             ("tasks.googleapis.com", "error", 1),
             // What is made up takes no label value of its own.
             ("other", "404", 1),
-            ("127.0.0.1", "200", 1),
-            ("127.0.0.1", "error", 1),
         ] {
             let series = format!("fleet_api_requests_total{{host=\"{host}\",code=\"{code}\"}}");
             let line = format!("{series} {times}\n");
@@ -276,35 +303,58 @@ mod tests {
         }
     }
 
+    /// A call is under way until its answer begins, and a future that is dropped meanwhile
+    /// leaves behind that its effect is unknown.
+    #[tokio::test]
+    async fn a_call_that_is_cut_is_known_to_have_been_under_way() {
+        let (origin, mut requests) = raw([]).await;
+        let (carrier, credentials) = carrier(&origin).await;
+        for (method, idempotent, spent) in [
+            (Method::GET, false, false),
+            (Method::PUT, false, false),
+            (Method::POST, true, false),
+            (Method::POST, false, true),
+            (Method::PATCH, false, true),
+        ] {
+            let session = carrier.session(credentials.clone());
+            let ledger = session.ledger();
+            let request = session.request(method.clone(), TASKS).unwrap();
+            let request = if idempotent { request.idempotent() } else { request };
+            let mut sending = Box::pin(request.send());
+            assert_eq!(ledger.calls().begun, 0, "{method}: nothing is sent before it is polled");
+            tokio::select! {
+                biased;
+                answer = &mut sending => panic!("{answer:?}"),
+                _ = requests.recv() => {}
+            }
+            assert_eq!(ledger.is_unrepeatable_call_under_way(), spent, "{method}");
+            drop(sending);
+            // The future is gone, and the session with it.
+            drop(session);
+            assert!(!ledger.is_unrepeatable_call_under_way());
+            let known = Knowledge { effect: Effect::Unknown, repeatable: !spent };
+            assert_eq!(ledger.calls().knowledge(), known, "{method}");
+            let Conclusion { verdict, knowledge } = Conclusion::of_cut("cut", &ledger.calls());
+            assert_eq!(matches!(verdict, Verdict::Reject { .. }), spent, "{verdict:?}");
+            assert_eq!(knowledge, known);
+        }
+    }
+
     /// Time passes as soon as everything waits.
     #[tokio::test(start_paused = true)]
-    async fn an_endpoint_that_says_nothing_is_given_up() {
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", silent.local_addr().unwrap());
-        let recorder = recorder();
-        let counting = ::metrics::set_default_local_recorder(&recorder);
-        let bucket = Arc::new(MemoryBucket::default());
-        let store = TokenStore::builder(bucket, Arc::new(Unused)).build().unwrap();
-        let credentials = credentials(&store).await;
-        let carrier = Carrier {
-            store,
-            http: reqwest::Client::new(),
-            hosts: HostRules::default(),
-            api_root: None,
-            observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),
-        };
+    async fn an_api_that_says_nothing_is_given_up_within_the_limit() {
+        let (origin, _requests) = raw([]).await;
+        let (carrier, credentials) = carrier(&origin).await;
         let session = carrier.session(credentials);
-        let job = Job::decode(br#"{"user": "ann", "kind": "profile"}"#, "j").unwrap();
-        let profile = ProfileHandler::new(carrier.http.clone(), &url);
         let start = tokio::time::Instant::now();
-        let verdict = profile.handle(&job, &session).await;
-        let Verdict::Retry { why, .. } = verdict else { panic!("{verdict:?}") };
-        assert!(why.ends_with("gave no answer within 15s"), "{why}");
-        assert_eq!(start.elapsed().as_secs(), 15);
-        drop(counting);
-        let text = recorder.handle().render();
-        // No host has a label of its own before it has answered.
-        let line = "fleet_api_requests_total{host=\"other\",code=\"error\"} 1\n";
-        assert!(text.contains(line), "{text}");
+        let limit = Duration::from_secs(60);
+        let request = session.request(Method::POST, TASKS).unwrap().within(limit);
+        let error = request.send().await.unwrap_err();
+        assert_eq!(start.elapsed().as_secs(), 60);
+        assert!(matches!(error, CallError::TimedOut { repeatable: false, .. }), "{error:?}");
+        assert_eq!(session.ledger().calls().knowledge(), SPENT);
+        let verdict = Verdict::of_call_error(&error);
+        let Verdict::Reject { reason, .. } = verdict else { panic!("{verdict:?}") };
+        assert!(reason.starts_with("the API did not answer within 60s; whether"), "{reason}");
     }
 }

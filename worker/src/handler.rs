@@ -14,21 +14,21 @@ use crate::session::Session;
 /// ```
 /// use futures_util::FutureExt as _;
 /// use futures_util::future::BoxFuture;
-/// use worker::{Job, Session, Verdict};
+/// use worker::{Effect, Job, Session, Verdict};
 ///
 /// fn append<'a>(job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
 ///     async move {
 ///         let Some(sheet) = job.params.get("sheet").and_then(|value| value.as_str()) else {
-///             return Verdict::reject("`sheet` is missing");
+///             return Verdict::reject("`sheet` is missing").effect(Effect::None);
 ///         };
 ///         let url = format!("https://sheets.googleapis.com/v4/spreadsheets/{sheet}/values/A1:append");
 ///         let request = match session.request(reqwest::Method::POST, &url) {
 ///             Ok(request) => request.query(&[("valueInputOption", "RAW")]),
-///             Err(forbidden) => return Verdict::reject(forbidden.to_string()),
+///             Err(why) => return Verdict::reject(why.to_string()).effect(Effect::None),
 ///         };
 ///         match request.json(&job.params["row"]).send().await {
 ///             Ok(response) => Verdict::of_response(response).await,
-///             Err(_) => Verdict::reject("whether the row was appended is not known"),
+///             Err(error) => Verdict::of_call_error(&error),
 ///         }
 ///     }
 ///     .boxed()
@@ -42,8 +42,12 @@ pub trait Handler: Send + Sync + 'static {
     /// The session's credentials are fresh. When an API answers 401 to them the
     /// handler says [`Verdict::Unauthorized`] and is called once more with renewed
     /// ones; with [`Verdict::Retry`] and [`Verdict::RateLimited`] it is called again
-    /// later. A panic fails this delivery only. At shutdown the future may be
-    /// dropped when the drain time is over.
+    /// later. None of these runs the job again once a call of this run that must not be
+    /// repeated has, or may have had, its effect: the job is then rejected, with that
+    /// effect. So it is after a panic. The session knows the calls of
+    /// [`Session::request`]; a handler that acts by other means says by
+    /// [`Session::begin_call`], or by [`Verdict::effect`] and [`Verdict::repeatable`], what
+    /// they did. At shutdown the future may be dropped when the drain time is over.
     fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict>;
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::effect::Effect;
+use crate::retry_after::{asks_to_wait, retry_after};
 
 /// What a handler says about one run of a job.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,37 +120,72 @@ impl Verdict {
 
     /// What an error of an official Google Cloud client means. Where whether the
     /// call had an effect is not known, the job is tried again only if it is
-    /// `repeatable`.
+    /// `repeatable`. The effect is stated, since the session does not know of the call.
     ///
     /// The client's credentials are the store's, so an `UNAUTHENTICATED` is
     /// [`Verdict::Unauthorized`].
     pub fn of_google_error(error: &google_cloud_gax::error::Error, repeatable: bool) -> Self {
         let http_status = error.http_status_code();
         let code = error.status().map(|status| status.code);
+        let waits = error.http_headers().is_some_and(asks_to_wait);
+        let unsent = error.is_connect()
+            || error.is_authentication()
+            || error.is_binding()
+            || error.is_serialization();
+        let effect = if unsent { Effect::None } else { google_effect(http_status, code, waits) };
         let refused = |what: String| Self::Reject {
             reason: what,
             detail: error.status().map(|status| status.message.clone()),
             http_status,
         };
-        let again = |why: &str| Self::Retry { why: why.to_owned(), http_status, after: None };
-        match (http_status, code) {
+        let again = |why: &str| match effect {
+            Effect::Unknown if !repeatable => {
+                refused(format!("{why}; whether it did the call is not known"))
+            }
+            _ => Self::Retry {
+                why: why.to_owned(),
+                http_status,
+                after: error.http_headers().and_then(retry_after),
+            },
+        };
+        let verdict = match (http_status, code) {
             (Some(401), _) | (_, Some(Code::Unauthenticated)) => Self::Unauthorized,
             (Some(429), _) | (_, Some(Code::ResourceExhausted)) => {
-                Self::RateLimited { http_status, after: None }
+                Self::RateLimited { http_status, after: error.http_headers().and_then(retry_after) }
             }
             (Some(408 | 425 | 500..=599), _) | (_, Some(Code::Unavailable | Code::Aborted)) => {
                 again("the API failed")
             }
             (None, None | Some(Code::DeadlineExceeded | Code::Unknown | Code::Internal)) => {
-                if repeatable {
-                    again("the API did not answer")
-                } else {
-                    refused("whether the API did it is not known".to_owned())
-                }
+                again("the API did not answer")
             }
             (Some(status), None) => refused(format!("the API refused: HTTP status {status}")),
             (_, Some(code)) => refused(format!("the API refused: {code}")),
-        }
+        };
+        verdict.effect(effect).repeatable(repeatable)
+    }
+}
+
+/// What is known of the effect of an official client's call that failed. A code that came
+/// without an HTTP status came over gRPC, or is the client's own word for no answer.
+fn google_effect(http_status: Option<u16>, code: Option<Code>, asks_to_wait: bool) -> Effect {
+    if let Some(status) = http_status {
+        return Effect::of_status(status, asks_to_wait);
+    }
+    match code {
+        Some(
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Aborted,
+        ) => Effect::None,
+        _ => Effect::Unknown,
     }
 }
 

@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::calls::{ApiRequest, Observer};
 use crate::effect::{CallLedger, CallUnderWay};
-use crate::kinds::{Forbidden, HostRules, stand_in};
+use crate::hosts::{Forbidden, HostRules, stand_in};
 
 /// What the sessions of a worker share.
 #[derive(Debug, Clone)]
@@ -57,11 +57,21 @@ impl Session<'_> {
     /// [`Forbidden`] says why the token may not go there.
     pub fn request(&self, method: Method, url: &str) -> Result<ApiRequest<'_>, Forbidden> {
         let url = self.carrier.hosts.check(url)?;
-        let target = self.resolve(&url);
+        Ok(self.request_trusted(method, &url))
+    }
+
+    /// The same to a URL that was checked, or that the operator configured.
+    pub(crate) fn request_trusted(&self, method: Method, url: &Url) -> ApiRequest<'_> {
+        let Carrier { http, observer, .. } = self.carrier;
         let token = self.credentials.access_token().expose();
-        let request = self.carrier.http.request(method.clone(), target).bearer_auth(token);
+        let request = http.request(method.clone(), self.resolve(url)).bearer_auth(token);
         let host = url.host_str().unwrap_or_default();
-        Ok(ApiRequest::new(request, method, host, self.observer(), &self.ledger))
+        ApiRequest::new(request, method, host, observer, &self.ledger)
+    }
+
+    /// Where the user's token may go.
+    pub(crate) fn hosts(&self) -> &HostRules {
+        &self.carrier.hosts
     }
 
     /// Notes a call that is made otherwise than by [`Session::request`], by an official
@@ -75,10 +85,6 @@ impl Session<'_> {
     /// What is known of the calls of this run. It outlives the session.
     pub fn ledger(&self) -> Arc<CallLedger> {
         Arc::clone(&self.ledger)
-    }
-
-    pub(crate) fn observer(&self) -> &Observer {
-        &self.carrier.observer
     }
 
     /// Where requests for an allowed URL really go: with emulators their stand-in
@@ -98,5 +104,112 @@ impl Session<'_> {
 impl fmt::Debug for Session<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("user", self.user()).finish_non_exhaustive()
+    }
+}
+
+/// A user with a fresh token, and a server that answers as it is told, for tests of what
+/// handlers do with a session.
+#[cfg(test)]
+pub(crate) mod stand {
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
+    use shared::adapters::{MemoryBucket, SystemClock, http_client};
+    use shared::ports::{Answer, Clock as _, EndpointError, Limits, TokenEndpoint};
+    use shared::{Grant, Secret};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Unused;
+
+    impl TokenEndpoint for Unused {
+        fn refresh<'a>(
+            &'a self,
+            _: &'a Secret,
+            _: Limits,
+        ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
+            async { unreachable!("the token is fresh") }.boxed()
+        }
+
+        fn client_id(&self) -> &'static str {
+            "client"
+        }
+
+        fn token_uri(&self) -> &'static str {
+            "https://token.test/"
+        }
+    }
+
+    /// What sessions share, with Google's APIs at `api_root`, and the user's credentials.
+    pub(crate) async fn carrier(api_root: &str) -> (Carrier, Credentials) {
+        let bucket = Arc::new(MemoryBucket::default());
+        let store = TokenStore::builder(bucket, Arc::new(Unused)).build().unwrap();
+        let user = UserId::new("ann").unwrap();
+        let hour = Duration::from_secs(3600);
+        let grant = Grant {
+            refresh_token: Some("fake-refresh".into()),
+            access_token: Some("fake-access".into()),
+            expires_at: SystemClock::default().wall().checked_add(hour).ok(),
+            expires_in: Some(hour),
+            ..Grant::default()
+        };
+        store.set_credentials(&user, grant).await.unwrap();
+        let credentials = store.get_credentials(&user).await.unwrap();
+        let carrier = Carrier {
+            store,
+            http: http_client("test").unwrap(),
+            hosts: HostRules::default(),
+            api_root: Some(api_root.parse().unwrap()),
+            observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),
+        };
+        (carrier, credentials)
+    }
+
+    /// The origin of a server that answers each connection's one request with the next of
+    /// these bytes and closes it, and a message for each request that it has read whole.
+    /// After the last answer it says nothing, and closes nothing.
+    pub(crate) async fn raw(
+        answers: impl IntoIterator<Item = Vec<u8>>,
+    ) -> (String, mpsc::UnboundedReceiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let (requests, read) = mpsc::unbounded_channel();
+        let mut answers: Vec<Vec<u8>> = answers.into_iter().collect();
+        answers.reverse();
+        tokio::spawn(async move {
+            let mut silent = Vec::new();
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let request = read_request(&mut connection).await;
+                let answer = answers.pop();
+                if let Some(answer) = &answer {
+                    connection.write_all(answer).await.unwrap();
+                    connection.shutdown().await.unwrap();
+                }
+                drop(requests.send(request));
+                if answer.is_none() {
+                    silent.push(connection);
+                }
+            }
+        });
+        (origin, read)
+    }
+
+    async fn read_request(connection: &mut TcpStream) -> String {
+        let mut request = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+                    return text;
+                }
+            }
+            assert!(connection.read_buf(&mut request).await.unwrap() > 0, "{text}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use shared::{TokenStore, UserId};
 use tests::stage::BUCKET;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Notify;
-use worker::kinds::{HostRules, KindSettings, Kinds, builtin};
+use worker::kinds::{KindSettings, Kinds, builtin};
 use worker::metered::{MeteredBucket, MeteredEndpoint};
 use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES};
 use worker::replica::Stop;
@@ -130,7 +130,6 @@ pub(super) async fn warm(store: &TokenStore, users: std::ops::Range<usize>) -> a
 pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
     let ReplicaRole { place, jobs, outstanding, concurrency, users } = role;
     let _logs = logging::start(&LOGS, None).map_err(anyhow::Error::msg)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let _scrape = Scrape::start()?;
     let http = http_client(USER_AGENT)?;
     let (store, bucket) = store(&place, &http, 100_000).await?;
@@ -143,20 +142,14 @@ pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
         result: OnceLock::new(),
         over: Notify::new(),
     });
-    let mut kinds: Kinds = builtin(KindSettings {
-        http: http.clone(),
-        userinfo_url: place.userinfo.clone(),
-        hosts: HostRules::default(),
-        api_root: None,
-        outputs: None,
-        clock: Arc::clone(&clock),
-    })
-    .into_iter()
-    .map(|(kind, inner)| {
-        let counted = Counted { inner: Some(inner), count: Arc::clone(&count) };
-        (kind, Arc::new(counted) as Arc<dyn Handler>)
-    })
-    .collect();
+    let mut kinds: Kinds =
+        builtin(KindSettings { userinfo_url: place.userinfo.clone(), outputs: None })
+            .into_iter()
+            .map(|(kind, inner)| {
+                let counted = Counted { inner: Some(inner), count: Arc::clone(&count) };
+                (kind, Arc::new(counted) as Arc<dyn Handler>)
+            })
+            .collect();
     let nothing = Counted { inner: None, count: Arc::clone(&count) };
     kinds.insert("nothing".to_owned(), Arc::new(nothing));
     metrics::begin(metrics::Process::Worker, kinds.keys().map(String::as_str));

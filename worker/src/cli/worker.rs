@@ -165,14 +165,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let scrape = Scrape::start()?;
     let api_root = place.emulators.as_ref().and_then(|e| e.api_root.clone());
-    let kinds = builtin(KindSettings {
-        http: connected.http.clone(),
-        userinfo_url,
-        hosts: hosts.clone(),
-        api_root: api_root.clone(),
-        outputs,
-        clock: Arc::clone(&clock),
-    });
+    let kinds = builtin(KindSettings { userinfo_url, outputs });
     metrics::begin(Process::Worker, kinds.keys().map(String::as_str));
     info!(
         replica = connected.store.holder(),

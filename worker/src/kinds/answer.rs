@@ -3,10 +3,12 @@
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
+use crate::calls::SentCall;
+use crate::effect::Effect;
 use crate::outcome::Verdict;
+use crate::retry_after::{asks_to_wait, retry_after};
 
 use super::challenge;
-use super::retry_after::retry_after;
 
 /// The longest text of an API that goes into an outcome, in characters.
 const LONGEST_DETAIL: usize = 500;
@@ -14,10 +16,37 @@ const LONGEST_DETAIL: usize = 500;
 const RATE_LIMITS: [&str; 3] =
     ["rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED"];
 
-/// The verdict on a status other than 2xx; `body` is what was read of the answer.
-pub(super) fn judge(status: u16, headers: &HeaderMap, body: &[u8]) -> Verdict {
+/// Why a call is not made again.
+pub(super) const NOT_REPEATED: &str = "whether it was carried out is not known, and a call that is not said to be idempotent is not repeated";
+
+/// The verdict on a status other than 2xx; `body` is what was read of the answer to `call`.
+/// Without one, only the status tells whether to try again.
+pub(super) fn judge(
+    status: u16,
+    headers: &HeaderMap,
+    body: &[u8],
+    call: Option<SentCall>,
+) -> Verdict {
     let said = Said::of(body);
+    let spent = call.is_some_and(|call| !call.repeatable)
+        && Effect::of_status(status, asks_to_wait(headers)) == Effect::Unknown;
+    let http_status = Some(status);
     match status {
+        408 | 500..=599 if spent => Verdict::Reject {
+            reason: format!("the API failed (HTTP status {status}); {NOT_REPEATED}"),
+            detail: said.message,
+            http_status,
+        },
+        // It comes only to who asked for it by a conditional header: there is nothing new.
+        304 => Verdict::Done { http_status, result: Value::Null, warning: None },
+        303 if call.is_none_or(|call| !call.safe) => Verdict::Done {
+            http_status,
+            result: Value::Null,
+            warning: Some(
+                "the API carried out the call and answered with a redirect (HTTP status 303), which is not followed"
+                    .to_owned(),
+            ),
+        },
         401 => Verdict::Unauthorized,
         403 if said.is(&RATE_LIMITS) => limited(status, headers),
         403 if lacks_scope(headers, &said) => {
@@ -29,7 +58,7 @@ pub(super) fn judge(status: u16, headers: &HeaderMap, body: &[u8]) -> Verdict {
         300..=399 => Verdict::Reject {
             reason: format!("the API redirects (HTTP status {status}), which is not followed"),
             detail: None,
-            http_status: Some(status),
+            http_status,
         },
         _ => Verdict::Reject {
             reason: match said.code() {
@@ -37,7 +66,7 @@ pub(super) fn judge(status: u16, headers: &HeaderMap, body: &[u8]) -> Verdict {
                 None => format!("the API refused: HTTP status {status}"),
             },
             detail: said.message,
-            http_status: Some(status),
+            http_status,
         },
     }
 }
@@ -132,7 +161,7 @@ mod tests {
         for (name, value) in headers {
             map.insert(*name, HeaderValue::from_str(value).unwrap());
         }
-        judge(status, &map, body.to_string().as_bytes())
+        judge(status, &map, body.to_string().as_bytes(), None)
     }
 
     fn reason(reason: &str) -> Value {

@@ -1,40 +1,382 @@
 //! Reading an API's answer into a verdict.
+//!
+//! | came | GET, HEAD, PUT, DELETE, and what is said to be idempotent | other calls |
+//! |---|---|---|
+//! | nothing, and nothing was sent | `retry` | `retry` |
+//! | nothing, and it was sent | `retry` | `rejected`, effect `unknown` |
+//! | 2xx, and its content | `done` | `done` |
+//! | 2xx, and it was cut off | `retry` | `done` with a warning |
+//! | 2xx that is too large, or has another encoding or charset | `rejected` | `done` with a warning |
+//! | 303 | `done` with a warning; GET and HEAD: `rejected` | `done` with a warning |
+//! | 401, 403 for want of a scope, 429 and 403 for the rate | renewed, `parked`, paused | the same: nothing was done |
+//! | 425, 503 with `Retry-After` | `retry` | `retry` |
+//! | 408, other 5xx | `retry` | `rejected`, effect `unknown` |
+//! | other 3xx and 4xx | `rejected` | `rejected` |
+
+use std::time::Duration;
 
 use reqwest::Response;
 use serde_json::Value;
 
+use crate::calls::{CallError, SentCall};
+use crate::effect::Effect;
 use crate::outcome::Verdict;
+use crate::retry_after::asks_to_wait;
 
-use super::answer::judge;
-use super::api::MAX_INLINE_BYTES;
+use super::answer::{NOT_REPEATED, judge};
+use super::body::{Body, Broken, Ended};
+
+/// The largest answer that goes into an outcome, in bytes after decoding; for
+/// pages, of what they were merged into.
+pub(super) const MAX_INLINE_BYTES: usize = 64 * 1024;
+/// Between two pieces of an answer's body.
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 
 impl Verdict {
     /// What an API's whole answer means, as for kind `api`: a 2xx with JSON or text
     /// of up to 64 KiB is [`Verdict::Done`] with it; what else it means is decided
     /// by status, Google's `reason` and `Retry-After`.
-    pub async fn of_response(mut response: Response) -> Self {
+    ///
+    /// A call that the API carried out is done, with a warning where its answer cannot be
+    /// used; only one that may be repeated is tried again or rejected for that. Of the answer
+    /// to a request that was not made by [`Session::request`](crate::Session::request), the
+    /// effect is stated by its status alone.
+    ///
+    /// Cancelling it loses the answer.
+    pub async fn of_response(response: Response) -> Self {
         let status = response.status();
-        let http_status = Some(status.as_u16());
-        let mut body = Vec::new();
-        // A failure is judged by what was read of it.
-        while let Ok(Some(chunk)) = response.chunk().await {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_INLINE_BYTES {
-                break;
+        let known = SentCall::of(&response);
+        let effect = Effect::of_status(status.as_u16(), asks_to_wait(response.headers()));
+        let verdict = if status.is_success() {
+            inline(response).await
+        } else {
+            let headers = response.headers().clone();
+            // A refusal is judged by what can be read of it.
+            let body = match Body::new(response, IDLE) {
+                Ok(body) => body.read(MAX_INLINE_BYTES).await.0,
+                Err(_) => Vec::new(),
+            };
+            judge(status.as_u16(), &headers, &body, known)
+        };
+        match known {
+            Some(_) => verdict,
+            None => verdict.effect(effect),
+        }
+    }
+
+    /// What it means for the job that a call has no answer: it is tried again if nothing was
+    /// sent, or if the call may be repeated.
+    pub fn of_call_error(error: &CallError) -> Self {
+        match error {
+            CallError::NotARequest(_) => Self::reject(error.to_string()),
+            CallError::Lost { repeatable: false, .. }
+            | CallError::TimedOut { repeatable: false, .. } => {
+                Self::reject(format!("{error}; {NOT_REPEATED}"))
+            }
+            CallError::Unreachable(_) | CallError::Lost { .. } | CallError::TimedOut { .. } => {
+                Self::retry(error.to_string())
             }
         }
-        if !status.is_success() {
-            return judge(status.as_u16(), response.headers(), &body);
+    }
+}
+
+/// Why the answer to a call that the API carried out cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("{0}")]
+    Broken(Broken),
+    #[error(
+        "the answer is larger than {MAX_INLINE_BYTES} bytes, the most that fits into an outcome; use `output`"
+    )]
+    TooLarge,
+    #[error("a page is larger than {0} bytes; ask for smaller ones")]
+    LargePage(usize),
+    #[error("the answer is larger than {0} bytes, the most that is stored; nothing was stored")]
+    LargeObject(u64),
+    #[error("the answer is neither JSON nor text in UTF-8; use `output`")]
+    NotText,
+    #[error("the whole answer did not come within {0:?}")]
+    Late(Duration),
+}
+
+impl Unusable {
+    /// Whether another answer to the same call may be better.
+    fn may_pass(self) -> bool {
+        matches!(self, Self::Broken(Broken::Cut | Broken::Idle))
+    }
+
+    /// The verdict on the call: it is done, and only one that may be repeated is tried again
+    /// or rejected.
+    pub(super) fn verdict(self, repeatable: bool, http_status: Option<u16>) -> Verdict {
+        if !repeatable {
+            let warning = format!("the API carried out the call, but {self}");
+            return Verdict::Done { http_status, result: Value::Null, warning: Some(warning) };
         }
-        let result = if body.len() > MAX_INLINE_BYTES {
-            // It is done, and too large to be told about.
-            Value::Null
-        } else {
-            serde_json::from_slice(&body).unwrap_or_else(|_| match String::from_utf8(body) {
-                Ok(text) if !text.is_empty() => Value::String(text),
-                _ => Value::Null,
-            })
+        if self.may_pass() {
+            return Verdict::Retry { why: self.to_string(), http_status, after: None };
+        }
+        Verdict::Reject { reason: self.to_string(), detail: None, http_status }
+    }
+}
+
+/// The verdict of a handler that acts by [`Session::request`](crate::Session::request) alone,
+/// so that what its calls did is all that it did.
+pub(super) fn by_session_alone(verdict: Verdict) -> Verdict {
+    match verdict {
+        done @ Verdict::Done { .. } => done,
+        other => other.effect(Effect::None),
+    }
+}
+
+/// A 2xx as an outcome's result. A call of which nothing is known may not be repeated.
+pub(super) async fn inline(response: Response) -> Verdict {
+    let repeatable = SentCall::of(&response).is_some_and(|call| call.repeatable);
+    let http_status = Some(response.status().as_u16());
+    let done = |result| Verdict::Done { http_status, result, warning: None };
+    match content(response, MAX_INLINE_BYTES, Unusable::TooLarge).await {
+        Ok(body) if body.is_empty() => done(Value::Null),
+        Ok(body) => match serde_json::from_slice(&body) {
+            Ok(json) => done(json),
+            Err(_) => match String::from_utf8(body) {
+                Ok(text) => done(Value::String(text)),
+                Err(_) => Unusable::NotText.verdict(repeatable, http_status),
+            },
+        },
+        Err(unusable) => unusable.verdict(repeatable, http_status),
+    }
+}
+
+/// The whole content of a successful answer, up to `limit`.
+pub(super) async fn content(
+    response: Response,
+    limit: usize,
+    too_large: Unusable,
+) -> Result<Vec<u8>, Unusable> {
+    match Body::new(response, IDLE).map_err(Unusable::Broken)?.read(limit).await {
+        (content, Ended::Whole) => Ok(content),
+        (_, Ended::TooLarge) => Err(too_large),
+        (_, Ended::Broken(broken)) => Err(Unusable::Broken(broken)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_compression::tokio::bufread::GzipEncoder;
+    use reqwest::Method;
+    use serde_json::json;
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::conclusion::Conclusion;
+    use crate::session::stand::{carrier, raw};
+
+    /// How a call is made.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Made {
+        Get,
+        Put,
+        Post,
+        /// A POST that is said to be idempotent.
+        PostAgain,
+    }
+    use Made::{Get, Post, PostAgain, Put};
+
+    /// Makes one call, which is answered with these bytes and the end of the connection, and
+    /// reads it as a handler of one's own does.
+    async fn run(made: Made, answer: &[u8]) -> Conclusion {
+        let (origin, mut requests) = raw([answer.to_vec()]).await;
+        let (carrier, credentials) = carrier(&origin).await;
+        let session = carrier.session(credentials);
+        let method = match made {
+            Get => Method::GET,
+            Put => Method::PUT,
+            Post | PostAgain => Method::POST,
         };
-        Self::Done { http_status, result, warning: None }
+        let request = session.request(method, "https://tasks.googleapis.com/").unwrap();
+        let request = if made == PostAgain { request.idempotent() } else { request };
+        let verdict = match request.send().await {
+            Ok(response) => Verdict::of_response(response).await,
+            Err(error) => Verdict::of_call_error(&error),
+        };
+        requests.recv().await.unwrap();
+        assert!(requests.try_recv().is_err(), "{made:?}: it was sent once");
+        Conclusion::of(verdict, &session.ledger().calls())
+    }
+
+    fn told(conclusion: &Conclusion) -> (&'static str, &'static str, bool) {
+        let verdict = match &conclusion.verdict {
+            Verdict::Done { warning: None, .. } => "done",
+            Verdict::Done { warning: Some(_), result, .. } => {
+                assert_eq!(result, &Value::Null);
+                "warned"
+            }
+            Verdict::Unauthorized => "unauthorized",
+            Verdict::RateLimited { .. } => "limited",
+            Verdict::Retry { .. } => "retry",
+            Verdict::MissingScopes { .. } => "missing",
+            Verdict::Reject { .. } => "rejected",
+            Verdict::Stated { .. } => "stated",
+        };
+        let known = conclusion.knowledge;
+        (verdict, known.effect.as_str(), known.is_spent())
+    }
+
+    fn status(status: &str, headers: &str) -> Vec<u8> {
+        format!("HTTP/1.1 {status} Said\r\n{headers}content-length: 2\r\n\r\n{{}}").into_bytes()
+    }
+
+    fn ok(headers: &str, body: &[u8]) -> Vec<u8> {
+        let head = format!("HTTP/1.1 200 OK\r\n{headers}content-length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), body].concat()
+    }
+
+    /// Whatever the API says or does not say, a POST that may have had its effect is neither
+    /// tried again nor forgotten, and one that had it is done.
+    #[tokio::test]
+    async fn what_came_of_a_call() {
+        let large = ok("", "x".repeat(70_000).as_bytes());
+        let latin = ok("content-type: text/plain; charset=ISO-8859-1\r\n", b"caf\xe9");
+        let brotli = ok("content-encoding: br\r\n", b"\x0b\x02\x80{}\x03");
+        let mut gzip = Vec::new();
+        GzipEncoder::new(&b"{\"a\": 1}"[..]).read_to_end(&mut gzip).await.unwrap();
+        let half_gzip = ok("content-encoding: gzip\r\n", &gzip[..gzip.len() / 2]);
+        let cut = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"a\":".to_vec();
+        let cut_chunk =
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n".to_vec();
+        let cut_head = b"HTTP/1.1 200 OK\r\ncontent-len".to_vec();
+        let scope = "www-authenticate: Bearer error=\"insufficient_scope\", scope=\"s\"\r\n";
+        let body = json!({"error": {"errors": [{"reason": "insufficientPermissions"}]}});
+        let body = body.to_string();
+        let length = body.len();
+        let scope = format!("HTTP/1.1 403 No\r\n{scope}content-length: {length}\r\n\r\n{body}");
+        for (answer, once, again) in [
+            // Nothing, or half of what comes before the content.
+            (vec![], ("rejected", "unknown", true), ("retry", "unknown", false)),
+            (cut_head, ("rejected", "unknown", true), ("retry", "unknown", false)),
+            // Carried out, and the answer cannot be used.
+            (cut, ("warned", "done", true), ("retry", "done", false)),
+            (cut_chunk, ("warned", "done", true), ("retry", "done", false)),
+            (half_gzip, ("warned", "done", true), ("retry", "done", false)),
+            (large, ("warned", "done", true), ("rejected", "done", false)),
+            (latin, ("warned", "done", true), ("rejected", "done", false)),
+            (brotli, ("warned", "done", true), ("rejected", "done", false)),
+            (
+                status("303", "location: /x\r\n"),
+                ("warned", "done", true),
+                ("warned", "done", false),
+            ),
+            // Carried out.
+            (ok("", b"{}"), ("done", "done", true), ("done", "done", false)),
+            (
+                ok("content-encoding: gzip\r\n", &gzip),
+                ("done", "done", true),
+                ("done", "done", false),
+            ),
+            (status("201", ""), ("done", "done", true), ("done", "done", false)),
+            (b"HTTP/1.1 204 No\r\n\r\n".to_vec(), ("done", "done", true), ("done", "done", false)),
+            // Not known.
+            (status("500", ""), ("rejected", "unknown", true), ("retry", "unknown", false)),
+            (status("503", ""), ("rejected", "unknown", true), ("retry", "unknown", false)),
+            (
+                status("503", "retry-after: soon\r\n"),
+                ("rejected", "unknown", true),
+                ("retry", "unknown", false),
+            ),
+            (status("408", ""), ("rejected", "unknown", true), ("retry", "unknown", false)),
+            (status("499", ""), ("rejected", "unknown", true), ("rejected", "unknown", false)),
+            (
+                status("302", "location: /x\r\n"),
+                ("rejected", "unknown", true),
+                ("rejected", "unknown", false),
+            ),
+            // Nothing was done.
+            (
+                status("503", "retry-after: 7\r\n"),
+                ("retry", "none", false),
+                ("retry", "none", false),
+            ),
+            (status("425", ""), ("retry", "none", false), ("retry", "none", false)),
+            (status("429", ""), ("limited", "none", false), ("limited", "none", false)),
+            (status("401", ""), ("unauthorized", "none", false), ("unauthorized", "none", false)),
+            (scope.into_bytes(), ("missing", "none", false), ("missing", "none", false)),
+            (status("404", ""), ("rejected", "none", false), ("rejected", "none", false)),
+            (status("304", ""), ("done", "none", false), ("done", "none", false)),
+            (
+                status("307", "location: /x\r\n"),
+                ("rejected", "none", false),
+                ("rejected", "none", false),
+            ),
+        ] {
+            let shown = String::from_utf8_lossy(&answer[..answer.len().min(80)]).into_owned();
+            assert_eq!(told(&run(Post, &answer).await), once, "{shown}");
+            for made in [Put, PostAgain] {
+                assert_eq!(told(&run(made, &answer).await), again, "{made:?}: {shown}");
+            }
+            let got = run(Get, &answer).await;
+            match &answer[..12.min(answer.len())] {
+                // The way to the answer, and not the answer.
+                b"HTTP/1.1 302" => assert_eq!(told(&got), ("rejected", "none", false)),
+                b"HTTP/1.1 303" => assert_eq!(told(&got), ("rejected", "done", false)),
+                _ => assert_eq!(told(&got), again, "{shown}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_warning_says_what_is_wrong_with_the_answer() {
+        let conclusion = run(Post, &ok("content-encoding: br\r\n", b"x")).await;
+        let Verdict::Done { warning: Some(warning), http_status, .. } = conclusion.verdict else {
+            panic!("{conclusion:?}");
+        };
+        assert_eq!(http_status, Some(200));
+        assert!(warning.contains("carried out the call, but"), "{warning}");
+        assert!(warning.contains("other than gzip"), "{warning}");
+    }
+
+    /// The answer to a request that the session did not make: its effect is stated.
+    #[tokio::test]
+    async fn an_answer_of_another_client() {
+        let answer = |status: u16| {
+            Response::from(http::Response::builder().status(status).body("{}").unwrap())
+        };
+        let none = crate::effect::Calls::default();
+        for (status, said) in [
+            (200, ("done", "done", true)),
+            (404, ("rejected", "none", false)),
+            (500, ("retry", "unknown", false)),
+            (429, ("limited", "none", false)),
+            (302, ("rejected", "unknown", true)),
+        ] {
+            let verdict = Verdict::of_response(answer(status)).await;
+            assert_eq!(told(&Conclusion::of(verdict, &none)), said, "{status}");
+        }
+    }
+
+    /// What the user grants later must not do the first call again.
+    #[tokio::test]
+    async fn a_run_is_spent_by_another_of_its_calls() {
+        let refused =
+            json!({"error": {"details": [{"reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}]}});
+        let refused = refused.to_string();
+        let length = refused.len();
+        let refused = format!("HTTP/1.1 403 No\r\ncontent-length: {length}\r\n\r\n{refused}");
+        let unauthorized = "HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n".to_owned();
+        let limited = "HTTP/1.1 429 No\r\ncontent-length: 0\r\n\r\n".to_owned();
+        for (second, says) in
+            [(refused, "more scopes"), (unauthorized, "401"), (limited, "limits the user's rate")]
+        {
+            let (origin, _requests) = raw([ok("", b"{}"), second.into_bytes()]).await;
+            let (carrier, credentials) = carrier(&origin).await;
+            let session = carrier.session(credentials);
+            let url = "https://tasks.googleapis.com/";
+            let first = session.request(Method::POST, url).unwrap().send().await.unwrap();
+            assert_eq!(first.status(), 200);
+            let second = session.request(Method::GET, url).unwrap().send().await.unwrap();
+            let verdict = Verdict::of_response(second).await;
+            let conclusion = Conclusion::of(verdict, &session.ledger().calls());
+            assert_eq!(told(&conclusion), ("rejected", "done", true), "{says}");
+            let Verdict::Reject { reason, .. } = conclusion.verdict else { unreachable!() };
+            assert!(reason.contains(says) && reason.contains("had its effect"), "{reason}");
+        }
     }
 }

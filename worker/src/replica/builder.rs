@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::TokenStore;
+use shared::adapters::http_client;
 use shared::ports::{Bucket, Clock, Randomness};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
@@ -13,7 +14,8 @@ use crate::calls::Observer;
 use crate::dedupe::Dedupe;
 use crate::handler::Handler;
 use crate::health::Pulse;
-use crate::kinds::{HostRules, Kinds};
+use crate::hosts::HostRules;
+use crate::kinds::Kinds;
 use crate::pubsub::{OUTSTANDING_BYTES, Source, Topic};
 use crate::session::Carrier;
 
@@ -24,6 +26,8 @@ const MAX_KIND: usize = 128;
 /// Messages held per job that may run: enough to keep every slot busy, few enough that
 /// scaling out finds work.
 pub const OUTSTANDING_PER_SLOT: usize = 4;
+/// Of the client that is built without another. Google compresses for those that name gzip.
+const USER_AGENT: &str = concat!("fleet/", env!("CARGO_PKG_VERSION"), " (gzip)");
 
 /// A replica that is ready to run: jobs come from a [`Source`], are done by the
 /// [`Handler`] of their kind as their user, and end in an outcome.
@@ -116,7 +120,7 @@ pub struct Builder {
     source: Option<Box<dyn Source>>,
     subscription: String,
     handlers: Vec<(String, Arc<dyn Handler>)>,
-    http: reqwest::Client,
+    http: Option<reqwest::Client>,
     hosts: HostRules,
     api_root: Option<Url>,
     jobs: Option<Arc<dyn Topic>>,
@@ -204,10 +208,12 @@ impl Builder {
         self
     }
 
-    /// Carries the requests of [`crate::Session::request`]. It should follow no
-    /// redirects and have time limits.
+    /// Carries the requests of [`crate::Session::request`], those of the built-in kinds too.
+    /// It must follow no redirects, since where the token goes and whether a call is repeated
+    /// is decided for each; it should limit the time to connect. By default
+    /// [`shared::adapters::http_client`].
     pub fn http(mut self, http: reqwest::Client) -> Self {
-        self.http = http;
+        self.http = Some(http);
         self
     }
 
@@ -311,6 +317,9 @@ impl Builder {
     ///
     /// # Errors
     /// [`BuildError`] names the part that is missing or wrong.
+    ///
+    /// # Panics
+    /// When no HTTP client can be built, as `reqwest::Client::new` does.
     pub fn build(self) -> Result<Worker, BuildError> {
         let clock =
             self.clock.unwrap_or_else(|| Arc::new(shared::adapters::SystemClock::default()));
@@ -336,7 +345,9 @@ impl Builder {
         Ok(Worker {
             carrier: Carrier {
                 store: self.store.ok_or(BuildError::Missing("a token store"))?,
-                http: self.http,
+                http: self.http.unwrap_or_else(|| {
+                    http_client(USER_AGENT).expect("the TLS backend is compiled in")
+                }),
                 hosts: self.hosts,
                 api_root: self.api_root,
                 observer: Arc::new(Observer::new(Arc::clone(&clock))),

@@ -9,7 +9,7 @@ use url::Url;
 use super::limits::JOB_HEADERS;
 use super::output::{OutputRules, Target};
 use super::paging::Paging;
-use crate::kinds::hosts::HostRules;
+use crate::hosts::HostRules;
 
 /// Set by the worker, by HTTP itself or by proxies; a job cannot. The worker
 /// decodes what it asks for, so it also says what it accepts.

@@ -5,9 +5,6 @@
 
 use std::time::Duration;
 
-/// The largest answer that goes into an outcome, in bytes after decoding; for
-/// pages, of what they were merged into.
-pub(in crate::kinds) const MAX_INLINE_BYTES: usize = 64 * 1024;
 /// The largest single page of a paginated answer, in bytes after decoding. A page
 /// is held whole, since its token may stand at its end.
 pub(super) const MAX_PAGE_BYTES: usize = 10 * 1024 * 1024;
@@ -16,8 +13,6 @@ pub(super) const MAX_PAGE_BYTES: usize = 10 * 1024 * 1024;
 pub(super) const MAX_OUTPUT_BYTES: u64 = 16 * 1024 * 1024 * 1024;
 /// From the request to the headers of its answer, for each request.
 pub(super) const HEADERS: Duration = Duration::from_secs(60);
-/// Between two pieces of an answer's body.
-pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// A whole job whose answer goes into its outcome, redirects and pages included.
 pub(super) const INLINE: Duration = Duration::from_secs(5 * 60);
 /// A whole job that writes an object.

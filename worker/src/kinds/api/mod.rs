@@ -4,19 +4,12 @@
 //! Storage; with `paginate` it is put together from all pages. The handler makes
 //! each request once: a [`Verdict::Retry`] says that making the whole call again does
 //! no harm, and is never given for a call that may have taken effect and is not
-//! known to be idempotent.
+//! known to be idempotent. What an answer means stands in [`crate::kinds::response`].
 //!
-//! # When the answer is lost
-//!
-//! | what is known | GET, HEAD, PUT, DELETE, or `"idempotent": true` | other calls |
-//! |---|---|---|
-//! | nothing was sent | `retry` | `retry` |
-//! | it was sent, no status came | `retry` | `rejected`: the outcome is unknown |
-//! | 2xx, and the body was cut off | `retry` | `done` without a result: the call took effect |
-//! | 2xx, and the object cannot be written | `retry` | `rejected`: the call took effect, its answer is lost |
-//! | 408, 425, 429, 5xx | `retry` | `retry`: a status is an answer |
+//! A call that must not be repeated and was carried out is done, whatever its answer looks
+//! like. Only an object of `output` that Cloud Storage did not take is a failure, since the
+//! job asked for it: such a job is `rejected`, with the effect `done`.
 
-mod body;
 mod call;
 mod feed;
 mod limits;
@@ -25,39 +18,38 @@ mod paging;
 mod request;
 mod upload;
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Response, StatusCode};
-use serde_json::{Value, json};
-use shared::Credentials;
-use shared::ports::Clock;
-use tracing::warn;
-use url::Url;
+use serde_json::json;
 
+use crate::effect::Effect;
 use crate::handler::Handler;
 use crate::job::Job;
 use crate::outcome::Verdict;
 use crate::session::Session;
 
-use super::hosts::HostRules;
-use body::{Body, Broken};
+use super::answer::NOT_REPEATED;
+use super::body::{Body, Broken};
+use super::response::{IDLE, Unusable, by_session_alone, content, inline};
 use call::Call;
 use feed::{Feed, Stopped, feed};
-use limits::{IDLE, INLINE, MAX_OUTPUT_BYTES, MAX_PAGE_BYTES, OUTPUT};
+use limits::{INLINE, MAX_OUTPUT_BYTES, MAX_PAGE_BYTES, OUTPUT};
 use output::Target;
 use paging::{BadPage, Merged, Pages, Paging};
-use request::{Requests, broken_answer, content, lost};
+use request::send;
 use upload::{Found, NotStored, Stored};
 
-pub(super) use limits::MAX_INLINE_BYTES;
 pub use output::OutputRules;
 pub use upload::OutputStore;
 
 /// Elements of pages, one in each line.
 const JSON_LINES: &str = "application/jsonl";
+/// Said of a call that must not be repeated.
+const CARRIED_OUT: &str = "the API carried out the call";
 const UNKNOWN_CONTENT: &str = "application/octet-stream";
 
 /// Where the answers of jobs with `output` go.
@@ -72,106 +64,38 @@ pub struct Outputs {
 /// Calls Google's APIs, and the hosts that the operator allowed, as the user.
 #[derive(Debug)]
 pub struct ApiHandler {
-    requests: Requests,
     outputs: Option<Outputs>,
 }
 
 impl ApiHandler {
-    /// A handler that sends tokens to what `hosts` allows. `http` must follow no
-    /// redirects and decode nothing. With `api_root` the requests for Google's APIs
-    /// go there instead, after the check. Without `outputs` every `output` is
-    /// refused.
-    pub fn new(
-        http: reqwest::Client,
-        hosts: HostRules,
-        api_root: Option<Url>,
-        outputs: Option<Outputs>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        Self { requests: Requests::new(http, hosts, api_root, clock), outputs }
+    /// A handler that writes to `outputs`; without them every `output` is refused.
+    pub fn new(outputs: Option<Outputs>) -> Self {
+        Self { outputs }
     }
 
-    fn read(&self, job: &Job) -> Result<Call, String> {
+    fn read(&self, job: &Job, session: &Session<'_>) -> Result<Call, String> {
         let none = OutputRules::default();
         let rules = self.outputs.as_ref().map_or(&none, |outputs| &outputs.rules);
-        Call::read(&job.params, &self.requests.hosts, rules)
+        Call::read(&job.params, session.hosts(), rules)
     }
 
-    async fn run(&self, job: &Job, call: &Call, credentials: &Credentials) -> Verdict {
+    async fn run(&self, job: &Job, call: &Call, session: &Session<'_>) -> Verdict {
         let (limit, running) = match (&call.output, &call.paging) {
-            (Some(target), _) => (OUTPUT, self.store(job, call, target, credentials).boxed()),
-            (None, Some(paging)) => (INLINE, self.merge(call, paging, credentials).boxed()),
-            (None, None) => (INLINE, self.inline(call, credentials).boxed()),
+            (Some(target), _) => (OUTPUT, self.store(job, call, target, session).boxed()),
+            (None, Some(paging)) => (INLINE, merge(call, paging, session).boxed()),
+            (None, None) => {
+                let single = async {
+                    let response = send(session, call, &call.url, "`url`").await?;
+                    Ok(inline(response).await)
+                };
+                (INLINE, single.boxed())
+            }
         };
         let ended = tokio::time::timeout(limit, running).await;
         match ended {
             Ok(Ok(verdict) | Err(verdict)) => verdict,
-            Err(_) => reject(format!("the call took longer than {limit:?}"), None),
+            Err(_late) => late(limit, call, session),
         }
-    }
-
-    /// The answer as the outcome's result.
-    async fn inline(&self, call: &Call, credentials: &Credentials) -> Result<Verdict, Verdict> {
-        let response = self.requests.send(call, &call.url, credentials).await?;
-        let http_status = Some(response.status().as_u16());
-        let too_large = format!(
-            "the answer is larger than {MAX_INLINE_BYTES} bytes, the most that fits into an outcome; use `output`"
-        );
-        let Some(body) = content(response, call, MAX_INLINE_BYTES, &too_large).await? else {
-            warn!(
-                "the API's answer was cut off; the call took effect, and the job is done without a result"
-            );
-            return Ok(Verdict::Done { http_status, result: Value::Null, warning: None });
-        };
-        let result = if body.is_empty() {
-            Value::Null
-        } else if let Ok(json) = serde_json::from_slice(&body) {
-            json
-        } else if let Ok(text) = String::from_utf8(body) {
-            Value::String(text)
-        } else {
-            return Err(reject(
-                "the answer is neither JSON nor text; use `output`".to_owned(),
-                http_status,
-            ));
-        };
-        Ok(Verdict::Done { http_status, result, warning: None })
-    }
-
-    /// All pages as the outcome's result.
-    async fn merge(
-        &self,
-        call: &Call,
-        paging: &Paging,
-        credentials: &Credentials,
-    ) -> Result<Verdict, Verdict> {
-        let (mut pages, mut merged) = (Pages::new(paging), Merged::default());
-        let mut response = self.requests.send(call, &call.url, credentials).await?;
-        let status = response.status();
-        loop {
-            let body = page(response, call).await?;
-            let (page, next) = pages.take(&body).map_err(|bad| bad_page(&bad, status))?;
-            merged.add(&page, paging).map_err(|bad| bad_page(&bad, status))?;
-            match next {
-                Some(token) => response = self.next_page(call, paging, &token, credentials).await?,
-                None => break,
-            }
-        }
-        let result = merged.finish().map_err(|bad| bad_page(&bad, status))?;
-        Ok(Verdict::Done { http_status: Some(status.as_u16()), result, warning: None })
-    }
-
-    async fn next_page(
-        &self,
-        call: &Call,
-        paging: &Paging,
-        token: &str,
-        credentials: &Credentials,
-    ) -> Result<Response, Verdict> {
-        let url = paging.url(&call.url, token);
-        let url = self.requests.hosts.check(url.as_str());
-        let url = url.map_err(|why| reject(format!("the next page's URL: {why}"), None))?;
-        self.requests.send(call, &url, credentials).await
     }
 
     /// The answer, or the elements of all pages, as an object.
@@ -180,7 +104,7 @@ impl ApiHandler {
         job: &Job,
         call: &Call,
         target: &Target,
-        credentials: &Credentials,
+        session: &Session<'_>,
     ) -> Result<Verdict, Verdict> {
         let Some(Outputs { store, .. }) = &self.outputs else {
             return Err(reject("no bucket is allowed for `output`".to_owned(), None));
@@ -198,9 +122,10 @@ impl ApiHandler {
                 }
             }
         }
-        let response = self.requests.send(call, &call.url, credentials).await?;
-        let status = response.status();
-        let http_status = Some(status.as_u16());
+        let response = send(session, call, &call.url, "`url`").await?;
+        let status = response.status().as_u16();
+        let http_status = Some(status);
+        let unusable = |why: Unusable| why.verdict(call.repeatable, http_status);
         let content_type = match (&call.paging, response.headers().get(CONTENT_TYPE)) {
             (Some(_), _) => JSON_LINES.to_owned(),
             (None, Some(value)) => value.to_str().unwrap_or(UNKNOWN_CONTENT).to_owned(),
@@ -209,11 +134,11 @@ impl ApiHandler {
         let (source, read) = if let Some(paging) = &call.paging {
             let (feed, source) = feed(None);
             let closed = feed.closed();
-            let reading = self.feed_pages(response, call, paging, credentials, feed);
+            let reading = feed_pages(response, call, paging, session, feed);
             (source, until_closed(closed, reading).boxed())
         } else {
             let body = Body::new(response, IDLE).and_then(Body::must_be_whole);
-            let body = body.map_err(|broken| broken_answer(broken, call, http_status))?;
+            let body = body.map_err(|broken| unusable(Unusable::Broken(broken)))?;
             let (feed, source) = feed(body.length);
             let closed = feed.closed();
             (source, until_closed(closed, feed_body(body, feed)).boxed())
@@ -221,44 +146,67 @@ impl ApiHandler {
         let writing = store.write(target, job, &content_type, source);
         let (read, written) = tokio::join!(read, writing);
         match (read, written) {
-            (Err(Unread::Broken(broken)), _) => Err(broken_answer(broken, call, http_status)),
-            (Err(Unread::TooLarge), _) => Err(reject(
-                format!("the answer is larger than {MAX_OUTPUT_BYTES} bytes; nothing was stored"),
-                http_status,
-            )),
+            (Err(Unread::Broken(broken)), _) => Err(unusable(Unusable::Broken(broken))),
+            (Err(Unread::TooLarge), _) => Err(unusable(Unusable::LargeObject(MAX_OUTPUT_BYTES))),
             (Err(Unread::Page(verdict)), _) => Err(verdict),
             (_, Err(NotStored::Exists)) => Err(exists(call, target, http_status)),
-            (_, Err(NotStored::Failed(why))) => Err(lost(call, &why, http_status)),
+            (_, Err(NotStored::Failed(why))) => Err(not_stored(call, &why, status)),
             (Err(Unread::Closed), Ok(_)) => {
-                Err(lost(call, "the object was closed before its end", http_status))
+                Err(not_stored(call, "the object was closed before its end", status))
             }
             (Ok(pages), Ok(stored)) => Ok(done(target, http_status, stored, pages)),
         }
     }
+}
 
-    /// Feeds the elements of all pages; how many pages there were.
-    async fn feed_pages(
-        &self,
-        mut response: Response,
-        call: &Call,
-        paging: &Paging,
-        credentials: &Credentials,
-        mut feed: Feed,
-    ) -> Result<Option<u32>, Unread> {
-        let mut pages = Pages::new(paging);
-        let status = response.status();
-        loop {
-            let body = page(response, call).await?;
-            let (page, next) = pages.take(&body).map_err(|bad| bad_page(&bad, status))?;
-            feed.push(&page.lines(paging).map_err(|bad| bad_page(&bad, status))?).await?;
-            match next {
-                Some(token) => response = self.next_page(call, paging, &token, credentials).await?,
-                None => break,
-            }
+/// All pages as the outcome's result.
+async fn merge(call: &Call, paging: &Paging, session: &Session<'_>) -> Result<Verdict, Verdict> {
+    let (mut pages, mut merged) = (Pages::new(paging), Merged::default());
+    let mut response = send(session, call, &call.url, "`url`").await?;
+    let status = response.status().as_u16();
+    loop {
+        let body = page(response, call).await?;
+        let (page, next) = pages.take(&body).map_err(|bad| bad_page(&bad, status))?;
+        merged.add(&page, paging).map_err(|bad| bad_page(&bad, status))?;
+        match next {
+            Some(token) => response = next_page(call, paging, &token, session).await?,
+            None => break,
         }
-        feed.end().await?;
-        Ok(Some(pages.count))
     }
+    let result = merged.finish().map_err(|bad| bad_page(&bad, status))?;
+    Ok(Verdict::Done { http_status: Some(status), result, warning: None })
+}
+
+async fn next_page(
+    call: &Call,
+    paging: &Paging,
+    token: &str,
+    session: &Session<'_>,
+) -> Result<Response, Verdict> {
+    send(session, call, &paging.url(&call.url, token), "the next page's URL").await
+}
+
+/// Feeds the elements of all pages; how many pages there were.
+async fn feed_pages(
+    mut response: Response,
+    call: &Call,
+    paging: &Paging,
+    session: &Session<'_>,
+    mut feed: Feed,
+) -> Result<Option<u32>, Unread> {
+    let mut pages = Pages::new(paging);
+    let status = response.status().as_u16();
+    loop {
+        let body = page(response, call).await?;
+        let (page, next) = pages.take(&body).map_err(|bad| bad_page(&bad, status))?;
+        feed.push(&page.lines(paging).map_err(|bad| bad_page(&bad, status))?).await?;
+        match next {
+            Some(token) => response = next_page(call, paging, &token, session).await?,
+            None => break,
+        }
+    }
+    feed.end().await?;
+    Ok(Some(pages.count))
 }
 
 /// Why an answer was not read to its end.
@@ -308,17 +256,44 @@ async fn until_closed<T>(
 
 /// One page, which is held whole.
 async fn page(response: Response, call: &Call) -> Result<Vec<u8>, Verdict> {
-    let too_large = format!("a page is larger than {MAX_PAGE_BYTES} bytes; ask for smaller ones");
-    // GET is repeatable, so that a page which is cut off is a `retry`.
-    Ok(content(response, call, MAX_PAGE_BYTES, &too_large).await?.unwrap_or_default())
+    let http_status = Some(response.status().as_u16());
+    let page = content(response, MAX_PAGE_BYTES, Unusable::LargePage(MAX_PAGE_BYTES)).await;
+    page.map_err(|unusable| unusable.verdict(call.repeatable, http_status))
 }
 
-fn bad_page(bad: &BadPage, status: StatusCode) -> Verdict {
+fn bad_page(bad: &BadPage, status: u16) -> Verdict {
     let detail = match bad {
         BadPage::Several(names) => Some(names.join(", ")),
         _ => None,
     };
-    Verdict::Reject { reason: bad.to_string(), detail, http_status: Some(status.as_u16()) }
+    Verdict::Reject { reason: bad.to_string(), detail, http_status: Some(status) }
+}
+
+/// The verdict on an answer that Cloud Storage did not take.
+fn not_stored(call: &Call, what: &str, status: u16) -> Verdict {
+    let http_status = Some(status);
+    if call.repeatable {
+        return Verdict::Retry { why: what.to_owned(), http_status, after: None };
+    }
+    let reason = format!("{what}; {CARRIED_OUT}, and its answer was not stored");
+    reject(reason, http_status)
+}
+
+/// The verdict on a job that took longer than `limit`. What its calls did is known from the
+/// session, since their future was dropped.
+fn late(limit: Duration, call: &Call, session: &Session<'_>) -> Verdict {
+    let known = session.ledger().calls().knowledge();
+    let late = format!("the call took longer than {limit:?}");
+    match known.effect {
+        Effect::Done if known.is_spent() && call.output.is_none() => {
+            Unusable::Late(limit).verdict(call.repeatable, None)
+        }
+        Effect::Done if known.is_spent() => {
+            reject(format!("{late}; {CARRIED_OUT}, and its answer was not stored"), None)
+        }
+        Effect::Unknown if known.is_spent() => reject(format!("{late}; {NOT_REPEATED}"), None),
+        Effect::None | Effect::Done | Effect::Unknown => reject(late, None),
+    }
 }
 
 fn done(target: &Target, http_status: Option<u16>, stored: Stored, pages: Option<u32>) -> Verdict {
@@ -336,7 +311,7 @@ fn done(target: &Target, http_status: Option<u16>, stored: Stored, pages: Option
 fn exists(call: &Call, target: &Target, http_status: Option<u16>) -> Verdict {
     let made = match http_status {
         Some(status) if !call.repeatable => {
-            format!("; the call took effect (HTTP status {status}), and its answer was not stored")
+            format!("; {CARRIED_OUT} (HTTP status {status}), and its answer was not stored")
         }
         _ => String::new(),
     };
@@ -356,10 +331,11 @@ fn reject(reason: String, http_status: Option<u16>) -> Verdict {
 impl Handler for ApiHandler {
     fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
         async move {
-            match self.read(job) {
-                Ok(call) => self.run(job, &call, session.credentials()).await,
+            let verdict = match self.read(job, session) {
+                Ok(call) => self.run(job, &call, session).await,
                 Err(reason) => reject(reason, None),
-            }
+            };
+            by_session_alone(verdict)
         }
         .boxed()
     }

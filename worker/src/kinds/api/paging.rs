@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::limits::{MAX_INLINE_BYTES, MAX_PAGES, PAGES};
+use super::limits::{MAX_PAGES, PAGES};
+use crate::kinds::response::MAX_INLINE_BYTES;
 
 /// How a job wants its pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
