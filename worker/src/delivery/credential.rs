@@ -19,7 +19,8 @@ use crate::metrics::Had;
 use crate::settlement::{Event, Ran};
 use crate::spans;
 
-use super::{Course, Report};
+use super::course::Course;
+use super::report::Report;
 
 /// Pauses between two looks while a job is held.
 const HOLD_MIN: Duration = Duration::from_secs(1);

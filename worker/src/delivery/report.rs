@@ -15,7 +15,7 @@ use crate::pubsub::Outgoing;
 use crate::settlement::{Cut, Ending};
 use crate::spans;
 
-use super::Course;
+use super::course::Course;
 
 /// The longest attribute value that Pub/Sub accepts, in bytes.
 const MAX_ATTRIBUTE: usize = 1024;

@@ -15,8 +15,9 @@ use crate::metrics;
 use crate::outcome::Verdict;
 use crate::settlement::{Event, Ran};
 
+use super::course::Course;
 use super::report::Report;
-use super::{Course, Deliveries, Kind};
+use super::{Deliveries, Kind};
 
 impl<'a> Course<'a> {
     /// Runs the handler once it has all that it needs; once more with a renewed token if

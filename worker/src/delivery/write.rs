@@ -12,8 +12,9 @@ use crate::pubsub::{Outgoing, PublishError, Topic};
 use crate::resuming::resume_user;
 use crate::settlement::{Cut, Ending, Event, Part, Parts};
 
+use super::Deliveries;
+use super::course::{Course, Stuck};
 use super::report::Report;
-use super::{Course, Deliveries, Stuck};
 
 impl Course<'_> {
     /// Writes one part; gives it up when the replica's time is over.

@@ -1,0 +1,317 @@
+//! One delivery on its way: what its settlement asks for is done, step by step.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use shared::ports::Monotonic;
+use shared::{ConsentReason, UserId};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::dedupe::Recalled;
+use crate::effect::Knowledge;
+use crate::gate::Trouble;
+use crate::job::Job;
+use crate::message::Message;
+use crate::metrics;
+use crate::outcome::Status;
+use crate::scheduler::{Held, Scheduler};
+use crate::settlement::{
+    Around, Ending, Event, Facts, Ran, Settlement, Step, give_back_pause, ordered_budget,
+};
+
+use super::report::Report;
+use super::{Deliveries, Ends, Kind};
+
+/// A pause of at least this counts as holding the message: shorter ones end before another
+/// replica could do better.
+const HELD_FROM: Duration = Duration::from_secs(10);
+
+/// A job that has its user's turn, or lets others have it.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    pub(super) paused: AtomicBool,
+}
+
+/// One delivery on its way.
+pub(super) struct Course<'a> {
+    pub(super) shared: &'a Arc<Deliveries>,
+    pub(super) message: &'a Message,
+    pub(super) received_at: Monotonic,
+    /// [`Queued::number`].
+    pub(super) number: u64,
+    /// `None` when the message is no job.
+    pub(super) job: Option<&'a Job>,
+    pub(super) kind: Option<&'a Kind>,
+    /// `None` when the job was never started.
+    pub(super) turn: Option<&'a Turn>,
+    pub(super) settlement: Settlement,
+    pub(super) report: Report,
+    /// What the user must consent to, if that is why the job cannot run.
+    pub(super) consent: Option<ConsentReason>,
+    /// How often the handler ran.
+    pub(super) attempt: u32,
+    /// The API rejected a token, and this delivery has renewed it.
+    pub(super) renewed: bool,
+    pub(super) last: Ran,
+    /// The end could not be written so far.
+    pub(super) stuck: Option<Stuck>,
+    /// How long the credential took, if one was had.
+    pub(super) token: Option<Duration>,
+}
+
+/// How a delivery ended, but for the acknowledgement.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End {
+    /// Everything is written.
+    Written(Ending),
+    /// The message goes back.
+    GivenBack,
+}
+
+impl End {
+    pub(super) fn status(self) -> Status {
+        match self {
+            Self::Written(ending) => ending.status,
+            Self::GivenBack => Status::Retry,
+        }
+    }
+}
+
+impl<'a> Course<'a> {
+    /// The course of a message that is no job, or not yet known to be one.
+    pub(super) fn new(
+        shared: &'a Arc<Deliveries>,
+        message: &'a Message,
+        received_at: Monotonic,
+    ) -> Self {
+        let received = &message.received;
+        let now = shared.clock.wall();
+        let published = received.publish_time.unwrap_or(now);
+        let age = Duration::try_from(now.duration_since(published)).unwrap_or_default();
+        let key_fails = shared.failing_keys().contains(&received.ordering_key);
+        let attempt = received.delivery_attempt.and_then(|attempt| u32::try_from(attempt).ok());
+        let last_attempt = attempt.zip(shared.retries.max_attempts);
+        let settlement = Settlement::new(Facts {
+            ordered: !received.ordering_key.is_empty(),
+            remembers: shared.dedupe.is_on(),
+            publishes_outcomes: shared.topics.outcomes.is_some(),
+            last_attempt: last_attempt.is_some_and(|(attempt, max)| attempt >= max),
+            age,
+            received_at,
+            retry_budget: shared.retries.budget,
+            ordered_budget: ordered_budget(shared.retries.ordered, age, key_fails),
+        });
+        Self {
+            shared,
+            message,
+            received_at,
+            number: 0,
+            job: None,
+            kind: None,
+            turn: None,
+            settlement,
+            report: Report::default(),
+            consent: None,
+            attempt: 0,
+            renewed: false,
+            last: Ran::Failed { after: None },
+            stuck: None,
+            token: None,
+        }
+    }
+
+    /// The course of this job.
+    pub(super) fn of(self, job: &'a Job) -> Self {
+        Self { job: Some(job), kind: self.shared.kinds.get(&job.kind), ..self }
+    }
+
+    /// Does what the settlement says until the delivery has ended.
+    pub(super) async fn drive(&mut self, first: Event) -> End {
+        let mut event = first;
+        loop {
+            match event {
+                Event::Start => {
+                    self.shared.meters.turn(self.shared.now().since(self.received_at));
+                }
+                Event::Ran(ran, _) => self.last = ran,
+                _ => {}
+            }
+            event = match self.settlement.step(event, self.around()) {
+                Step::Recall => self.recall().await,
+                Step::Run => self.run().await,
+                Step::Wait { pause, .. } => self.wait(pause).await,
+                Step::Write(part, ending, cut) => self.write(part, ending, cut).await,
+                Step::Rest(pause) => self.rest(pause).await,
+                Step::Store { ending, rest, refused } => self.store(ending, rest, refused).await,
+                Step::Acknowledge(ending) => {
+                    self.note_key(ending);
+                    self.log(ending.status, Some(ending.known));
+                    return End::Written(ending);
+                }
+                Step::GiveBack(pause) => {
+                    self.before_giving_back(pause).await;
+                    self.log(Status::Retry, None);
+                    return End::GivenBack;
+                }
+                Step::Abandon(ending) => {
+                    metrics::ending_abandoned();
+                    error!(
+                        job = self.job_id(),
+                        status = ending.status.as_str(),
+                        effect = ending.known.effect.as_str(),
+                        "the job ended and neither a topic nor the bucket keeps that: its message \
+                         goes back, and the job may run again"
+                    );
+                    return End::GivenBack;
+                }
+            };
+        }
+    }
+
+    /// The job's ID; what is no job is named by its message.
+    pub(super) fn job_id(&self) -> &'a str {
+        self.job.map_or(&self.message.received.message_id, |job| &job.id)
+    }
+
+    fn around(&self) -> Around {
+        let Ends { stopping, over, .. } = &self.shared.ends;
+        Around {
+            now: self.shared.now(),
+            unit: self.shared.random.unit(),
+            stopping: stopping.is_cancelled(),
+            over: over.is_cancelled(),
+        }
+    }
+
+    /// Looks whether the job's end is remembered.
+    async fn recall(&mut self) -> Event {
+        let Some(job) = self.job else { return Event::NotRemembered };
+        match self.shared.dedupe.recall(job).await {
+            Ok(None) => Event::NotRemembered,
+            Ok(Some(Recalled::Same(told))) => {
+                metrics::count(metrics::DEDUPED);
+                let ending = Ending { status: told.status, known: told.known() };
+                self.report = Report::of_told(told);
+                Event::Remembered(ending)
+            }
+            Ok(Some(Recalled::OtherParameters)) => {
+                let reason = "this ID was used with other parameters".to_owned();
+                self.report.reason = Some(reason);
+                Event::Ran(Ran::Rejected, Knowledge::NOTHING)
+            }
+            Err(why) => {
+                self.shared.gate.close(Trouble::Bucket, &why);
+                Event::Unwritten
+            }
+        }
+    }
+
+    /// Lets time pass before another run. Others of the user may run meanwhile.
+    async fn wait(&mut self, pause: Duration) -> Event {
+        let (Some(turn), Some(job)) = (self.turn, self.job) else { return self.hold(pause).await };
+        turn.paused.store(true, Ordering::Relaxed);
+        if let Some(next) = self.shared.scheduler.pause(&job.user) {
+            self.shared.start(next);
+        }
+        let event = self.hold(pause).await;
+        self.shared.scheduler.come_back(&job.user).await;
+        turn.paused.store(false, Ordering::Relaxed);
+        event
+    }
+
+    /// Lets time pass; a longer pause counts as holding the message.
+    pub(super) async fn hold(&self, pause: Duration) -> Event {
+        let go_back = CancellationToken::new();
+        let _held = if pause >= HELD_FROM { self.held(&go_back) } else { None };
+        tokio::select! {
+            biased;
+            () = self.shared.ends.stopping.cancelled() => Event::GoBack,
+            () = go_back.cancelled() => Event::GoBack,
+            () = self.shared.clock.sleep(pause) => Event::Waited,
+        }
+    }
+
+    /// Counts the job as held until the guard is dropped; `go_back` is cancelled when too
+    /// many are.
+    fn held(&self, go_back: &CancellationToken) -> Option<HeldJob<'a>> {
+        let Self { shared, number, message, .. } = *self;
+        let user = &self.job?.user;
+        let held = Held { number, bytes: message.received.data.len(), go_back: go_back.clone() };
+        let everybodys = !shared.gate.is_open();
+        shared.give_back(shared.scheduler.hold(user, held, everybodys, shared.now()));
+        Some(HeldJob { scheduler: &shared.scheduler, user, number })
+    }
+
+    /// Waits before an end is written again.
+    async fn rest(&self, pause: Duration) -> Event {
+        let Ends { stopping, over, .. } = &self.shared.ends;
+        tokio::select! {
+            biased;
+            () = over.cancelled() => Event::TimeIsOver,
+            () = stopping.cancelled(), if !self.settlement.is_ending() => Event::GoBack,
+            () = self.shared.clock.sleep(pause) => Event::Waited,
+        }
+    }
+
+    /// A message that would come again at once is held for a while first.
+    async fn before_giving_back(&self, pause: Duration) {
+        let age = self.shared.now().since(self.received_at);
+        let unpaced = pause.is_zero() && self.shared.scheduler.is_unpaced();
+        let pause = if unpaced { give_back_pause(age) } else { pause };
+        if !pause.is_zero() {
+            self.hold(pause).await;
+        }
+    }
+
+    /// Remembers whether jobs of this key fail for as long as they are tried.
+    fn note_key(&self, ending: Ending) {
+        let key = &self.message.received.ordering_key;
+        if key.is_empty() {
+            return;
+        }
+        let mut failing = self.shared.failing_keys();
+        if ending.status == Status::Done {
+            failing.remove(key);
+        } else if self.failed_too_long(ending) {
+            failing.insert(key.clone());
+        }
+    }
+
+    /// The job was rejected because it went on failing.
+    pub(super) fn failed_too_long(&self, ending: Ending) -> bool {
+        ending.status == Status::Rejected
+            && matches!(self.last, Ran::Failed { .. })
+            && !ending.known.is_spent()
+    }
+}
+
+/// Counts an end that could not be written until this is dropped.
+pub(super) struct Stuck(Arc<AtomicUsize>);
+
+impl Stuck {
+    pub(super) fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A job that counts as held until this is dropped.
+struct HeldJob<'a> {
+    scheduler: &'a Scheduler,
+    user: &'a UserId,
+    number: u64,
+}
+
+impl Drop for HeldJob<'_> {
+    fn drop(&mut self) {
+        self.scheduler.release(self.user, self.number);
+    }
+}
