@@ -20,7 +20,9 @@ use serde_json::json;
 use shared::adapters::{CloudStorage, CloudStorageConfig, HttpTokenEndpoint, http_client};
 use shared::ports::Bucket;
 use shared::{OAuthClient, TokenStore};
-use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, resource};
+use worker::pubsub::{
+    Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Topic, resource,
+};
 use worker::replica::Stop;
 use worker::{Job, Session, Verdict, Worker};
 
@@ -83,11 +85,19 @@ async fn main() -> anyhow::Result<()> {
         max_outstanding_bytes: OUTSTANDING_BYTES,
         ack_extension: Duration::from_secs(60),
     };
+    let topic = async |id: &str| -> anyhow::Result<Arc<dyn Topic>> {
+        let name = resource(Some(&project), "topics", id).map_err(anyhow::Error::msg)?;
+        let publisher = Publisher::open(&Connection::default(), &name).await?;
+        let topic: Arc<dyn Topic> = Arc::new(publisher);
+        Ok(topic)
+    };
     let worker = Worker::builder()
         .store(store)
         .bucket(bucket)
         .source(Intake::open(&Connection::default(), settings).await?)
         .subscription(subscription)
+        .jobs(topic("jobs").await?)
+        .dead_letters(topic("jobs-dead").await?)
         .handler("storage.read", read)
         .concurrency(16)
         .build()?;
