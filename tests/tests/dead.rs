@@ -357,7 +357,7 @@ async fn two_imports_at_once_resume_each_job_once() -> anyhow::Result<()> {
 }
 
 async fn park(stage: &Stage, jobs: &[Value]) -> anyhow::Result<()> {
-    let mut worker = stage.worker(&["--sweep", "24h"]).await?;
+    let mut worker = stage.worker(&[]).await?;
     stage.publish(jobs, &[]).await?;
     for _ in jobs {
         worker.wait_for(|line| line["status"] == "parked").await?;
@@ -404,7 +404,8 @@ async fn workers_resume_parked_jobs_of_users_that_are_active_again() -> anyhow::
     let mut outcomes = stage.inbox("outcomes").await?;
     let told = outcomes.outcomes(4).await?;
     assert!(told.values().all(|outcome| outcome["status"] == "parked"), "{told:?}");
-    let mut worker = stage.worker(&["--sweep", "1m"]).await?;
+    // The first sweep comes within a twentieth of the interval.
+    let mut worker = stage.worker(&["--sweep", "60s"]).await?;
     let told = outcomes.outcomes(3).await?;
     assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
     assert_eq!(told.keys().collect::<Vec<_>>(), ["p0", "p1", "p2"]);

@@ -238,7 +238,7 @@ impl Job {
     /// [`Malformed`].
     pub fn of(received: &Received) -> Result<Self, Malformed> {
         let attributes = &received.attributes;
-        let mut job = Self::decode(&received.data, fallback_id(received)?)?;
+        let mut job = Self::decode(&received.data, Self::fallback_id(received)?)?;
         if let Some(run) = attributes.get(RUN_ATTRIBUTE) {
             let wrong = |_| Malformed(format!("attribute `{RUN_ATTRIBUTE}` must be a number"));
             job.run = run.parse().map_err(wrong)?;
@@ -257,20 +257,23 @@ impl Job {
         }
         Ok(job)
     }
-}
 
-/// The ID of a job whose data has none.
-fn fallback_id(received: &Received) -> Result<&str, Malformed> {
-    let attributes = &received.attributes;
-    let is_old_letter = OLD_JOB_ATTRIBUTES.iter().all(|name| attributes.contains_key(*name));
-    let old = if is_old_letter { attributes.get("job") } else { None };
-    match attributes.get(JOB_ATTRIBUTE).or(old) {
-        None => Ok(&received.message_id),
-        Some(id) if (1..=MAX_JOB_ID_BYTES).contains(&id.len()) => Ok(id),
-        Some(id) => Err(Malformed(format!(
-            "attribute `{JOB_ATTRIBUTE}` has {} bytes; 1 to {MAX_JOB_ID_BYTES} are allowed",
-            id.len()
-        ))),
+    /// The ID of a message's job if its data has none.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn fallback_id(received: &Received) -> Result<&str, Malformed> {
+        let attributes = &received.attributes;
+        let is_old_letter = OLD_JOB_ATTRIBUTES.iter().all(|name| attributes.contains_key(*name));
+        let old = if is_old_letter { attributes.get("job") } else { None };
+        match attributes.get(JOB_ATTRIBUTE).or(old) {
+            None => Ok(&received.message_id),
+            Some(id) if (1..=MAX_JOB_ID_BYTES).contains(&id.len()) => Ok(id),
+            Some(id) => Err(Malformed(format!(
+                "attribute `{JOB_ATTRIBUTE}` has {} bytes; 1 to {MAX_JOB_ID_BYTES} are allowed",
+                id.len()
+            ))),
+        }
     }
 }
 

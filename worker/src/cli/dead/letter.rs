@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use worker::dead_letter::{
     BY_PUBSUB, MESSAGE_ID, REASON, has_room, is_by_pubsub, recorded, stripped,
 };
-use worker::job::{JOB_ATTRIBUTE, Job, Received};
+use worker::job::{Job, Received};
 use worker::outbox::StoredEnding;
 use worker::parking::{NoRoom, ParkedJob, with_identity};
 use worker::pubsub::Outgoing;
@@ -133,7 +133,7 @@ impl Letter {
             message_id: source.unwrap_or(&received.message_id).clone(),
             ..received.clone()
         };
-        let fallback = attributes.get(JOB_ATTRIBUTE).unwrap_or(&of.message_id);
+        let fallback = Job::fallback_id(&of).unwrap_or(&of.message_id);
         let (job, malformed) = match Job::of(&of) {
             Ok(job) => (Some(job), None),
             Err(why) => (Job::decode(&of.data, fallback).ok(), Some(why.0)),
@@ -142,7 +142,7 @@ impl Letter {
             place: Whereabouts::Dead,
             since,
             published: first.unwrap_or(since),
-            job: job.as_ref().map_or_else(|| fallback.clone(), |job| job.id.clone()),
+            job: job.as_ref().map_or_else(|| fallback.to_owned(), |job| job.id.clone()),
             user: job.as_ref().map(|job| job.user.as_str().to_owned()),
             run: job.as_ref().map_or(0, |job| job.run),
             kind: job.map(|job| job.kind),
