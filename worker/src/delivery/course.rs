@@ -188,7 +188,11 @@ impl<'a> Course<'a> {
     /// Looks whether the job's end is remembered.
     async fn recall(&mut self) -> Event {
         let Some(job) = self.job else { return Event::NotRemembered };
-        match self.shared.dedupe.recall(job).await {
+        let recalled = self.shared.dedupe.recall(job).await;
+        if recalled.is_ok() {
+            self.shared.gate.open(&Trouble::Bucket);
+        }
+        match recalled {
             Ok(None) => Event::NotRemembered,
             Ok(Some(Recalled::Same(told))) => {
                 metrics::count(metrics::DEDUPED);
