@@ -16,6 +16,7 @@ mod limits;
 mod output;
 mod paging;
 mod request;
+mod storage_failure;
 mod upload;
 
 use std::time::Duration;
@@ -41,7 +42,8 @@ use limits::{INLINE, MAX_OUTPUT_BYTES, MAX_PAGE_BYTES, OUTPUT};
 use output::Target;
 use paging::{BadPage, Merged, Pages, Paging};
 use request::send;
-use upload::{Found, NotStored, Stored};
+use storage_failure::NotStored;
+use upload::{Found, Stored};
 
 pub use output::OutputRules;
 pub use upload::OutputStore;

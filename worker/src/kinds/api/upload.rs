@@ -6,14 +6,11 @@
 //! job wrote it: a job that comes again finds its own object and is done.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 
 use google_cloud_auth::credentials::anonymous;
-use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
 use google_cloud_storage::client::{Storage, StorageControl};
-use google_cloud_storage::error::WriteError;
 use google_cloud_storage::retry_policy::RetryableErrors;
 use shared::ports::Clock;
 use tracing::error;
@@ -22,8 +19,9 @@ use url::form_urlencoded;
 use crate::job::Job;
 
 use super::feed::{Progress, Source};
-use super::limits::{STORAGE_CALL, STORAGE_STALL};
+use super::limits::STORAGE_STALL;
 use super::output::Target;
+use super::storage_failure::{Failure, NotStored, bounded, spoilt, status};
 
 /// What one request of a resumable upload carries, and what a running job holds in
 /// memory. Smaller objects go in one request.
@@ -55,15 +53,6 @@ pub(super) enum Found {
     /// An earlier run of this job wrote it.
     Ours(Stored),
     Other,
-}
-
-/// Why an object was not written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum NotStored {
-    /// There is one.
-    Exists,
-    /// Cloud Storage refused or did not answer; for logs.
-    Failed(String),
 }
 
 impl OutputStore {
@@ -222,79 +211,6 @@ fn mark(job: &Job) -> [(&'static str, String); 2] {
 
 fn resource(target: &Target) -> String {
     format!("projects/_/buckets/{}", target.bucket)
-}
-
-enum Failure {
-    TimedOut,
-    Service(google_cloud_storage::Error),
-}
-
-async fn bounded<T>(
-    call: impl Future<Output = google_cloud_storage::Result<T>>,
-) -> Result<T, Failure> {
-    match tokio::time::timeout(STORAGE_CALL, call).await {
-        Ok(result) => result.map_err(Failure::Service),
-        Err(_) => Err(Failure::TimedOut),
-    }
-}
-
-/// The status over HTTP, and what stands for it over gRPC.
-fn status(error: &google_cloud_storage::Error) -> Option<u16> {
-    error.http_status_code().or_else(|| match error.status()?.code {
-        Code::NotFound => Some(404),
-        Code::PermissionDenied => Some(403),
-        Code::Unauthenticated => Some(401),
-        Code::FailedPrecondition => Some(412),
-        Code::ResourceExhausted => Some(429),
-        _ => None,
-    })
-}
-
-/// The generation of an object whose checksum is not that of its content.
-fn spoilt(error: &google_cloud_storage::Error) -> Option<i64> {
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        if let Some(WriteError::ChecksumMismatch { object, .. }) = inner.downcast_ref() {
-            return Some(object.generation);
-        }
-        cause = inner.source();
-    }
-    None
-}
-
-/// The cause of a failure that has no status.
-fn innermost(error: &google_cloud_storage::Error) -> &dyn std::error::Error {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause
-}
-
-impl Failure {
-    /// The status, never a body, which might quote content.
-    fn told(&self, target: &Target) -> NotStored {
-        let bucket = &target.bucket;
-        NotStored::Failed(match self {
-            Self::TimedOut => format!("no answer within {STORAGE_CALL:?} from bucket {bucket}"),
-            Self::Service(e) => match status(e) {
-                Some(404) => format!(
-                    "bucket {bucket} does not exist; create it, or correct --allow-bucket and `output`"
-                ),
-                Some(403) => format!(
-                    "bucket {bucket}: permission denied; grant this process roles/storage.objectUser on it (roles/storage.objectCreator is enough where nothing is overwritten)"
-                ),
-                Some(401) => format!(
-                    "bucket {bucket}: the credentials of this process are not accepted; check Application Default Credentials"
-                ),
-                Some(status) => format!("bucket {bucket}: HTTP status {status}"),
-                None if e.is_authentication() => format!(
-                    "no credentials for bucket {bucket}; set up Application Default Credentials, or the emulator variables"
-                ),
-                None => format!("bucket {bucket} cannot be reached: {}", innermost(e)),
-            },
-        })
-    }
 }
 
 impl fmt::Debug for OutputStore {
