@@ -368,7 +368,7 @@ async fn a_cut_answer_leaves_no_object() -> anyhow::Result<()> {
         stage.user(id, Duration::ZERO).await?;
         let mut export = export(id, &bytes_url(query), id);
         export["user"] = id.into();
-        stage.publish(&[export], &[]).await?;
+        stage.publish(&[export], &["--unordered"]).await?;
         let line = worker.wait_for(|line| line["job"] == id).await?;
         assert_eq!(line["status"], "retry", "{line}");
         assert!(line["message"].as_str().unwrap().contains("cut off"), "{line}");
@@ -391,7 +391,7 @@ async fn a_bucket_that_is_not_there_loses_no_job() -> anyhow::Result<()> {
     let mut inbox = stage.inbox("outcomes").await?;
     let mut worker = stage.worker(&AT_ONCE).await?;
     let export = with(get("j", &bytes_url("size=5")), "output", "gs://stage-later/x".into());
-    stage.publish(&[export], &[]).await?;
+    stage.publish(&[export], &["--unordered"]).await?;
     let said = worker.wait_for_message("bucket stage-later does not exist; create it").await?;
     assert!(said.starts_with("job retry"), "{said}");
     stage.cloud.create_bucket("stage-later").await?;

@@ -178,10 +178,10 @@ async fn every_outcome_ends_its_message_as_the_contract_says(stage: &Stage) -> a
     assert_eq!(stored["reason"], "scopes_missing");
     let needed = "https://www.googleapis.com/auth/drive.readonly";
     assert_eq!(stored["missing_scopes"], json!([needed]));
-    // What may come right is given back, and comes again.
+    // What may come right, at a time that the API names, is held until then.
     stage.google.limit_user("ann", 0, Duration::from_secs(1));
     stage.publish(&[task("later", "ann")], &[]).await?;
-    worker.wait_for(|line| line["job"] == "later" && line["status"] == "retry").await?;
+    worker.wait_for_message("attempt 1 failed, the next comes in").await?;
     stage.google.limit_user("ann", u64::MAX, Duration::from_secs(1));
     let told = outcomes.outcomes(1).await?;
     assert_eq!(told["later"]["status"], "done");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use shared::ports::Monotonic;
 use shared::{ConsentReason, UserId};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, info};
 
 use crate::dedupe::Recalled;
 use crate::effect::Knowledge;
@@ -214,6 +214,13 @@ impl<'a> Course<'a> {
 
     /// Lets time pass before another run. Others of the user may run meanwhile.
     async fn wait(&mut self, pause: Duration) -> Event {
+        let reason = self.report.reason.as_deref().unwrap_or("no reason");
+        info!(
+            job = self.job_id(),
+            http_status = self.report.http_status,
+            "attempt {} failed, the next comes in {pause:.1?}: {reason}",
+            self.attempt
+        );
         let (Some(turn), Some(job)) = (self.turn, self.job) else { return self.hold(pause).await };
         turn.paused.store(true, Ordering::Relaxed);
         if let Some(next) = self.shared.scheduler.pause(&job.user) {
