@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use metrics::with_local_recorder;
 use shared::Secret;
 use shared::adapters::MemoryBucket;
-use shared::ports::{Answer, EndpointError, TokenEndpoint};
+use shared::ports::{Answer, EndpointError, Limits, TokenEndpoint};
 
 use super::*;
 use crate::outcome::Status;
@@ -169,7 +169,7 @@ impl TokenEndpoint for Unused {
     fn refresh<'a>(
         &'a self,
         _: &'a Secret,
-        _: Duration,
+        _: Limits,
     ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
         async { unreachable!("nobody asks for a token") }.boxed()
     }
