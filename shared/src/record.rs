@@ -79,7 +79,7 @@ pub struct TokenRecord {
     pub sub: Option<String>,
     /// Whether it may be refreshed.
     pub state: State,
-    /// Why it was revoked: the name of a [`Reason`](crate::Reason), or what the provider
+    /// Why it was revoked: the name of a [`Reason`], or what the provider
     /// said, as earlier versions stored it.
     pub reason: Option<String>,
     /// The refresh token. Kept in a revoked record, where it tells which

@@ -1,6 +1,6 @@
 //! The spans of a delivery, for its log lines and for its trace.
 //!
-//! One span ([`LOGGED`]) has what every line logged during the delivery shows: the
+//! One span (of the target `worker::logged`) has what every line logged during the delivery shows: the
 //! message's ID, the job, the user's digest, the kind, and the trace. It stays in the
 //! process.
 //!

@@ -36,7 +36,7 @@
 //!
 //! # Pub/Sub
 //!
-//! [`PubSub::inject`] takes [`pubsub::Fault`](crate::pubsub::Fault), which refuses with gRPC codes. A fault is
+//! [`PubSub::inject`] takes [`pubsub::Fault`], which refuses with gRPC codes. A fault is
 //! narrowed by [`Operation`], by the full name of the topic or subscription
 //! ([`about`](Fault::about)) and by the message ([`with_attribute`](Fault::with_attribute),
 //! [`matching`](Fault::matching)); one message that fits makes its whole request fit.
@@ -61,10 +61,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Not requests, and therefore methods of [`PubSub`]: [`create_topic`](PubSub::create_topic),
-//! [`delete_topic`](PubSub::delete_topic), [`set_retry_policy`](PubSub::set_retry_policy),
-//! [`set_dead_letter_policy`](PubSub::set_dead_letter_policy),
-//! [`end_streams`](PubSub::end_streams), [`expire_leases`](PubSub::expire_leases).
+//! Not requests, and therefore methods of [`PubSub`]: `create_topic`, `delete_topic`,
+//! `set_retry_policy`, `set_dead_letter_policy`, `end_streams`, `expire_leases`.
 //!
 //! An address that accepts and closes, or that swallows everything silently, is a
 //! [`Proxy`](crate::proxy::Proxy) before any server.
