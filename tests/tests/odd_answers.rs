@@ -4,17 +4,20 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use emulators::faults::{Answer, Fault};
 use emulators::google::{ClientKind, Config, Google, Operation, StatsQuery, User};
 use http::StatusCode;
 use serde_json::json;
 use shared::adapters::{HttpTokenEndpoint, MemoryBucket, http_client};
+use shared::ports::{Limits, TokenEndpoint as _};
 use shared::{Error, Grant, OAuthClient, Secret, TokenStore, UserId};
 use tests::stage::{BUCKET, Cloud, Stage};
 
 struct Scene {
     google: Google,
+    endpoint: Arc<HttpTokenEndpoint>,
     store: TokenStore,
     user: UserId,
     /// The user's refresh token and the client's secret, as they were given.
@@ -26,14 +29,21 @@ impl Scene {
         let google = Google::start(Config { rotate: true, ..Config::default() }).await?;
         let file = google.client_json(ClientKind::Installed, &[]);
         let client = OAuthClient::from_json(file.to_string().as_bytes())?;
-        let endpoint = HttpTokenEndpoint::new(&client, http_client("odd-answers")?)?;
+        let endpoint = Arc::new(HttpTokenEndpoint::new(&client, http_client("odd-answers")?)?);
         let bucket = Arc::new(MemoryBucket::default());
-        let store = TokenStore::builder(bucket, Arc::new(endpoint)).build()?;
+        let store =
+            TokenStore::builder(bucket, Arc::<HttpTokenEndpoint>::clone(&endpoint)).build()?;
         let user = UserId::new("ann")?;
         let granted =
             google.add_user(User { sub: "ann".to_owned(), ..User::default() }, ["openid"]);
         let secret = client.client_secret().unwrap().expose().to_owned();
-        let scene = Self { google, store, user, secrets: [granted.refresh_token.clone(), secret] };
+        let scene = Self {
+            google,
+            endpoint,
+            store,
+            user,
+            secrets: [granted.refresh_token.clone(), secret],
+        };
         let grant = Grant {
             refresh_token: Some(Secret::new(granted.refresh_token)),
             scopes: granted.scopes,
@@ -69,14 +79,16 @@ async fn odd_grants_are_stored_and_used() -> anyhow::Result<()> {
         let answer = Answer::new(StatusCode::from_u16(status)?, body.clone()).carried_out();
         scene.inject(answer.header("content-type", "text/html"));
         let held = scene.store.get_credentials(&scene.user).await;
-        let held = held.map_err(|error| anyhow::anyhow!("{body}: {error}"))?;
+        held.map_err(|error| anyhow::anyhow!("{body}: {error}"))?;
         let record = scene.store.read_record(&scene.user).await?;
         assert_ne!(record.refresh_token.expose(), scene.secrets[0], "{body}");
         assert!(record.scopes.iter().all(|scope| !scope.is_empty()), "{body}");
         let life = record.expires_in.unwrap_or_default().as_secs();
         assert!((1..=86_400).contains(&life), "{body}: {life}");
         // What was stored is what the provider will take next.
-        scene.store.renew(&held).await.map_err(|error| anyhow::anyhow!("{body}: {error}"))?;
+        let limits = Limits { connect: Duration::from_secs(5), answer: Duration::from_secs(60) };
+        let next = scene.endpoint.refresh(&record.refresh_token, limits).await;
+        next.map_err(|error| anyhow::anyhow!("{body}: {error}"))?;
         let stats = scene.google.stats(&StatsQuery { sub: Some("ann".to_owned()) });
         assert_eq!((stats.refreshed, stats.reused), (2, 0), "{body}");
     }

@@ -105,6 +105,7 @@ impl Stage {
             ("STORAGE_EMULATOR_HOST", self.cloud.storage.clone()),
             ("FLEET_API_ROOT", self.google.origin()),
             ("FLEET_USERINFO_URL", self.google.userinfo_url()),
+            ("FLEET_REVOKE_URL", self.google.revoke_url()),
             ("FLEET_BUCKET", BUCKET.to_owned()),
             ("FLEET_TOPIC", "jobs".to_owned()),
             ("FLEET_SUBSCRIPTION", "jobs-workers".to_owned()),
