@@ -71,7 +71,7 @@ impl MeteredBucket {
             Err(BucketError::PreconditionFailed) => "precondition_failed",
             Err(BucketError::Throttled) => "throttled",
             Err(BucketError::Unavailable(_)) => "unavailable",
-            Err(BucketError::Refused(_)) => "misconfigured",
+            Err(BucketError::Refused(_)) => "refused",
         });
         answer
     }
