@@ -138,8 +138,21 @@ fn names_and_tunables() {
     let with = |more: &[&'static str]| [&job[..], more].concat();
     refused(&with(&["--topic", "jobs"]), &[], &["GOOGLE_CLOUD_PROJECT"]);
     refused(&with(&["--topic", "a/b", "--project", "p"]), &[], &["projects/PROJECT/topics/ID"]);
-    let worker =
-        ["worker", "--subscription", "s", "--bucket", "b", "--project", "p", "--client", "x"];
+    let worker = [
+        "worker",
+        "--topic",
+        "t",
+        "--dead-topic",
+        "d",
+        "--subscription",
+        "s",
+        "--bucket",
+        "b",
+        "--project",
+        "p",
+        "--client",
+        "x",
+    ];
     let with = |more: &[&'static str]| [&worker[..], more].concat();
     refused(&with(&["--ack-extension", "5s"]), &[], &["5s", "10s to 600s"]);
     refused(&with(&["--concurrency", "0"]), &[], &["at least 1"]);

@@ -229,7 +229,7 @@ impl Troubled {
         if outage && users.len() >= MANY_USERS {
             gate.close(Trouble::Credentials, why);
         } else if first {
-            error!(user = %log_user(user), "jobs are held: {why}");
+            error!(user = %log_user(user), "job held: {why}");
         }
         if users.values().sum::<usize>() >= self.most {
             gate.close(Trouble::Held, why);
