@@ -23,6 +23,15 @@ pub enum Error {
     /// take no new work meanwhile.
     #[error("the credential is not available: {0}")]
     Unavailable(Arc<str>),
+    /// The token endpoint does not serve this user now, and said for how long: try this
+    /// user again then. It says nothing about any other user.
+    #[error("the credential is not available for {retry_after:.0?}: {why}")]
+    Later {
+        /// What the endpoint said.
+        why: Arc<str>,
+        /// How long it asked to wait, from now.
+        retry_after: Duration,
+    },
     /// The stored object cannot be read and is left as it is, by logins and
     /// imports too: an operator must restore or delete it, or configure the
     /// keyring that opens it.
@@ -116,7 +125,7 @@ impl ConsentReason {
 impl Error {
     /// Trying again later can help without anybody's action.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Unavailable(_))
+        matches!(self, Self::Busy(_) | Self::Unavailable(_) | Self::Later { .. })
     }
 
     pub(crate) fn waited(limit: Duration) -> Self {

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use crate::ports::Limits;
+use crate::ports::{Limits, Resend};
 
 /// A lease above this counts as this, whatever it says about itself.
 pub const MAX_LEASE_TTL: Duration = Duration::from_mins(10);
+
+/// The shortest lease: its holder renews it every half ttl, and Cloud Storage takes about
+/// one write per second of one name.
+pub const MIN_LEASE_TTL: Duration = Duration::from_secs(3);
 
 /// How large the random part of the refresh-ahead is, relative to it: each
 /// replica draws its point within ± this share.
@@ -15,14 +19,10 @@ pub const REFRESH_AHEAD_JITTER: f64 = 0.2;
 /// [`Policy::default`], change fields, and let [`Policy::check`] judge it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
-    /// How long a holder may take from the moment it first asks for the lease
-    /// until its new record is stored. Default 30 s.
+    /// How long other replicas wait for a holder that they hear nothing from. A holder
+    /// that is alive renews its lease, so an answer may take longer. At least
+    /// [`MIN_LEASE_TTL`], at most [`MAX_LEASE_TTL`]. Default 30 s.
     pub lease_ttl: Duration,
-    /// Bound on one request to the token endpoint. Default 10 s.
-    pub attempt_timeout: Duration,
-    /// What must be left of the ttl beyond an attempt's timeout for the attempt
-    /// to start: time to commit. Default 2 s.
-    pub margin: Duration,
     /// How long before its expiry a token is renewed in the background, ±
     /// [`REFRESH_AHEAD_JITTER`]; at most a quarter of the token's lifetime.
     /// Default 5 min.
@@ -54,8 +54,6 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             lease_ttl: Duration::from_secs(30),
-            attempt_timeout: Duration::from_secs(10),
-            margin: Duration::from_secs(2),
             refresh_ahead: Duration::from_mins(5),
             min_ttl: Duration::from_mins(1),
             wait_limit: Duration::from_secs(45),
@@ -82,9 +80,6 @@ impl Policy {
     pub fn check(&self) -> Result<(), BadPolicy> {
         let bad = |text: String| Err(BadPolicy(text));
         for (name, value) in [
-            ("lease ttl", self.lease_ttl),
-            ("attempt timeout", self.attempt_timeout),
-            ("margin", self.margin),
             ("wait limit", self.wait_limit),
             ("poll interval", self.poll_min),
             ("look interval", self.look_min),
@@ -100,10 +95,11 @@ impl Policy {
                 self.lease_ttl
             ));
         }
-        if self.attempt_timeout + self.margin >= self.lease_ttl {
+        if self.lease_ttl < MIN_LEASE_TTL {
             return bad(format!(
-                "the lease ttl ({:?}) must be longer than the attempt timeout ({:?}) plus the margin ({:?})",
-                self.lease_ttl, self.attempt_timeout, self.margin
+                "the lease ttl ({:?}) is below the fixed minimum ({MIN_LEASE_TTL:?}): a holder \
+                 renews its lease every half ttl, and a bucket takes one write per second of it",
+                self.lease_ttl
             ));
         }
         for (low_name, low, high_name, high) in [
@@ -124,10 +120,67 @@ impl Policy {
         Ok(())
     }
 
-    /// Bounds on one request to the token endpoint.
+    /// Bound on connecting to the token endpoint: 5 s, at most a sixth of the ttl.
+    pub fn connect_limit(&self) -> Duration {
+        Duration::from_secs(5).min(self.lease_ttl / 6)
+    }
+
+    /// What must be left of the ttl for a commit when an attempt starts: 5 s, at most a
+    /// sixth of the ttl.
+    pub fn commit_reserve(&self) -> Duration {
+        self.connect_limit()
+    }
+
+    /// How long an answer of the token endpoint is awaited once the request was sent: four
+    /// ttls. A late answer can be saved, only a lost one cannot.
+    pub fn answer_limit(&self) -> Duration {
+        4 * self.lease_ttl
+    }
+
+    /// How long after a write of its lease was first sent its holder renews it.
+    pub fn renewal_interval(&self) -> Duration {
+        self.lease_ttl / 2
+    }
+
+    /// Bound on one try to renew a lease: 2 s, at most a sixth of the ttl.
+    pub fn renewal_limit(&self) -> Duration {
+        self.commit_limit().min(self.lease_ttl / 6)
+    }
+
+    /// Bound on one try to commit, after which the record is read: 2 s.
+    pub fn commit_limit(&self) -> Duration {
+        Duration::from_secs(2)
+    }
+
+    /// How long after a gateway gave up the origin may still be at work, and how long a
+    /// rejection that follows a lost answer is doubted: 10 s, at most a third of the ttl.
+    pub fn doubt(&self) -> Duration {
+        Duration::from_secs(10).min(self.lease_ttl / 3)
+    }
+
+    /// How long after an answer was lost the request may be sent again.
+    pub fn resend_pause(&self, resend: Resend) -> Duration {
+        match resend {
+            Resend::Soon => Duration::from_secs(2),
+            Resend::Late => self.doubt(),
+        }
+    }
+
+    /// How long the longest flight can last that has sent a request: its answer, and a
+    /// commit. A process that is told to end waits this long for its flights.
+    pub fn longest_flight(&self) -> Duration {
+        self.answer_limit() + self.lease_ttl
+    }
+
+    /// The limits of one refresh.
     pub fn limits(&self) -> Limits {
-        let connect = Duration::from_secs(5).min(self.lease_ttl / 6);
-        Limits { connect, answer: self.attempt_timeout }
+        Limits { connect: self.connect_limit(), answer: self.answer_limit() }
+    }
+
+    /// The limits of a login's code exchange, of a revocation, and of a question to the
+    /// endpoint: their answers are awaited for one ttl.
+    pub fn exchange_limits(&self) -> Limits {
+        Limits { answer: self.lease_ttl, ..self.limits() }
     }
 
     /// The least remaining life of a token that is handed out, for a token that
@@ -170,9 +223,9 @@ mod tests {
 
     #[test]
     fn refusals_name_both_values() {
-        let policy = Policy { attempt_timeout: Duration::from_secs(29), ..Policy::default() };
+        let policy = Policy { lease_ttl: Duration::from_millis(2999), ..Policy::default() };
         let text = policy.check().unwrap_err().to_string();
-        assert!(text.contains("30s") && text.contains("29s"), "{text}");
+        assert!(text.contains("2.999s") && text.contains("3s"), "{text}");
         let policy = Policy { wait_limit: Duration::from_millis(10), ..Policy::default() };
         let text = policy.check().unwrap_err().to_string();
         assert!(text.contains("10ms") && text.contains("150ms"), "{text}");
@@ -180,6 +233,21 @@ mod tests {
         assert!(policy.check().unwrap_err().to_string().contains("wait limit is 0 s"));
         let policy = Policy { lease_ttl: Duration::from_secs(601), ..Policy::default() };
         assert!(policy.check().unwrap_err().to_string().contains("600s"));
+    }
+
+    #[test]
+    fn an_attempt_and_a_commit_fit_into_every_ttl_that_is_taken() {
+        for (ttl, limit) in [(3000, 500), (5000, 833), (6000, 1000), (30_000, 5000), (60_000, 5000)]
+        {
+            let policy = Policy { lease_ttl: Duration::from_millis(ttl), ..Policy::default() };
+            assert_eq!(policy.check(), Ok(()));
+            assert_eq!(policy.connect_limit().as_millis(), limit);
+            let attempt = policy.connect_limit() + policy.commit_reserve();
+            // Also after a pause in doubt, and a renewal that is tried twice.
+            assert!(policy.doubt() + attempt < policy.lease_ttl, "{ttl}");
+            let twice = policy.renewal_interval() + 2 * policy.renewal_limit();
+            assert!(twice + policy.commit_reserve() <= policy.lease_ttl, "{ttl}");
+        }
     }
 
     #[test]

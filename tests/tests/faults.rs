@@ -15,7 +15,7 @@ use tests::stage::{Cloud, PATIENCE, Stage, Worker, full};
 
 /// Leases that lapse soon, and a wait long enough that a caller learns how its flight
 /// ended. One that gives up before is told "busy", and its job goes back.
-const HASTY: [&str; 6] = ["--lease-ttl", "6s", "--attempt-timeout", "2s", "--wait-limit", "10s"];
+const HASTY: [&str; 4] = ["--lease-ttl", "6s", "--wait-limit", "10s"];
 
 async fn stage() -> anyhow::Result<Stage> {
     Stage::set(Cloud::embedded().await?).await

@@ -52,6 +52,12 @@ fn setups() -> Vec<Setup> {
         },
         Setup {
             replicas: 2,
+            people: 2,
+            ends: true,
+            ..rotating("2 replicas, grant ended and token rejected, 1 fault, family revoked")
+        },
+        Setup {
+            replicas: 2,
             people: 1,
             hinted: false,
             ..rotating("2 replicas, 1 intervention, 1 fault, first lease")
@@ -106,6 +112,11 @@ fn every_missing_safeguard_breaks_an_invariant() {
         (Mutant::ResealWithoutPrecondition, I3, Setup { people: 2, ..none.clone() }),
         (Mutant::ResealWithoutPrecondition, I4, Setup { people: 2, ..none.clone() }),
         (Mutant::ResealAfterItsTtl, I1, Setup { people: 1, ..one.clone() }),
+        (Mutant::RefreshAfterItsTtl, I1, two.clone()),
+        (Mutant::NoRenewal, I1, one.clone()),
+        (Mutant::OwnTakeoverWhileUnanswered, I1, one.clone()),
+        (Mutant::SentAlthoughTheRenewalWasLost, I1, Setup { hinted: false, ..one.clone() }),
+        (Mutant::DoneAlthoughRevoked, I5, Setup { people: 2, ends: true, calls: 2, ..one.clone() }),
         (Mutant::LoginWithoutPrecondition, I3, Setup { people: 1, ..one.clone() }),
         (Mutant::LoginForgetsItsWrites, I3, Setup { people: 1, ..one.clone() }),
         (Mutant::LoginWithoutRefreshTokenStored, I2, person.clone()),

@@ -28,14 +28,20 @@ fn call(store: &TokenStore, user: &UserId) -> JoinHandle<Result<Credentials, Err
     tokio::spawn(async move { store.get_credentials(&user).await })
 }
 
-/// A holder whose commit stays on its way for 40 s, and a replica that takes
-/// its lease over meanwhile and spends the same refresh token.
+/// A holder that does not reach the bucket for 40 s when it has its answer, and a replica
+/// that takes its lease over meanwhile and spends the same refresh token.
 async fn late_commit(fleet: &Fleet, user: &UserId) -> (TokenStore, TokenStore) {
-    fleet.bucket.fail_write("tokens/", WriteFault::Slow(seconds(40)));
-    let (winner, loser) = (fleet.replica("winner"), fleet.replica("loser"));
+    fleet.provider.set_latency(seconds(1));
+    let (winner, link) = fleet.linked_replica("winner");
+    let loser = fleet.replica("loser");
     let slow = call(&winner, user);
-    pass(seconds(1)).await;
-    let late = loser.get_credentials(user).await;
+    pass(Duration::from_millis(500)).await;
+    link.cut(true);
+    pass(Duration::from_millis(500)).await;
+    let late = call(&loser, user);
+    pass(seconds(40)).await;
+    link.cut(false);
+    let late = late.await.unwrap();
     slow.await.unwrap().unwrap();
     assert!(late.is_ok(), "the loser adopts what the winner stored: {late:?}");
     assert_eq!(loser.counts().takeovers, 1);
@@ -58,13 +64,14 @@ async fn the_loser_destroys_the_winners_grant() {
 async fn a_successful_rotation_discarded_because_the_lease_was_lost() {
     let fleet = Fleet::new(true);
     let user = fleet.expired_user("u").await;
-    // The winner's writes fail until long after its lease has been taken over
-    // and the loser has, rightly, marked what is stored as revoked.
-    for _ in 0..40 {
-        fleet.bucket.fail_write("tokens/", WriteFault::NotApplied);
-    }
-    let winner = fleet.replica("winner");
-    let served = winner.get_credentials(&user).await.unwrap();
+    // The winner does not reach the bucket until long after its lease has been taken
+    // over and the loser has, rightly, marked what is stored as revoked.
+    fleet.provider.set_latency(seconds(1));
+    let (winner, link) = fleet.linked_replica("winner");
+    let served = call(&winner, &user);
+    pass(Duration::from_millis(500)).await;
+    link.cut(true);
+    let served = served.await.unwrap().unwrap();
     assert_eq!(fleet.token_generation(&user).await, Generation(1), "not stored yet");
     let loser = fleet.replica("loser");
     let refused = loop {
@@ -75,6 +82,7 @@ async fn a_successful_rotation_discarded_because_the_lease_was_lost() {
     };
     assert!(matches!(refused, Err(Error::NeedsConsent(_))), "{refused:?}");
     assert!(!loser.read_record(&user).await.unwrap().is_active());
+    link.cut(false);
     assert!(winner.shutdown(seconds(600)).await);
     let record = loser.read_record(&user).await.unwrap();
     assert!(record.is_active());
@@ -88,13 +96,13 @@ async fn a_successful_rotation_discarded_because_the_lease_was_lost() {
 #[tokio::test(start_paused = true)]
 async fn ttl_shorter_than_the_work() {
     // As a policy it is refused.
-    let policy = Policy { lease_ttl: seconds(11), ..Policy::default() };
+    let policy = Policy { lease_ttl: seconds(2), ..Policy::default() };
     let text = policy.check().unwrap_err().to_string();
-    assert!(text.contains("11s") && text.contains("10s") && text.contains("2s"), "{text}");
+    assert!(text.contains("2s") && text.contains("3s"), "{text}");
     // As an accident (taking the lease took most of it) nothing is sent.
     let fleet = Fleet::new(true);
     let user = fleet.expired_user("u").await;
-    fleet.bucket.fail_write("leases/", WriteFault::Slow(seconds(19)));
+    fleet.bucket.fail_write("leases/", WriteFault::Slow(seconds(21)));
     let store = fleet.replica("a");
     let error = store.get_credentials(&user).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error}");
@@ -571,4 +579,99 @@ async fn an_own_takeover_that_arrived_late_is_waited_out_as_a_strangers() {
     let counts = store.counts();
     assert_eq!((counts.leases, counts.takeovers), (1, 1));
     assert_eq!((fleet.provider.calls(), fleet.provider.reuse()), (1, 0));
+}
+
+/// Twenty users and four replicas; the answer to each refresh comes `late`.
+async fn answers_come(late: Duration) {
+    let fleet = Fleet::new(true);
+    let mut users = Vec::new();
+    for i in 0..20 {
+        users.push(fleet.user(&format!("u{i}")).await);
+    }
+    pass(HOUR + seconds(1)).await;
+    fleet.provider.set_latency(late);
+    let replicas: Vec<_> = (0..4).map(|i| fleet.replica(&format!("r{i}"))).collect();
+    let calls: Vec<_> = replicas.iter().flat_map(|r| users.iter().map(|u| call(r, u))).collect();
+    pass(late + seconds(5)).await;
+    for outcome in calls {
+        match outcome.await.unwrap() {
+            Ok(_) => {}
+            // A caller leaves at its own limit, and the refresh goes on.
+            Err(Error::Busy(_)) => assert!(late > replicas[0].policy().wait_limit),
+            Err(other) => panic!("{late:?}: {other}"),
+        }
+    }
+    for user in &users {
+        assert!(replicas[0].read_record(user).await.unwrap().is_active(), "{late:?}");
+        replicas[3].get_credentials(user).await.unwrap();
+    }
+    assert_eq!((fleet.provider.calls(), fleet.provider.reuse()), (20, 0), "{late:?}");
+    let takeovers: u64 = replicas.iter().map(|r| r.counts().takeovers).sum();
+    assert_eq!(takeovers, 0, "{late:?}: the holders are alive and say so");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_thrown_away_and_its_token_sent_again() {
+    for late in [12, 27, 40, 100, 119] {
+        answers_come(seconds(late)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_ends_while_its_answer_is_late() {
+    let fleet = Fleet::new(true);
+    let user = fleet.expired_user("u").await;
+    fleet.provider.set_latency(seconds(100));
+    let (store, other) = (fleet.replica("a"), fleet.replica("b"));
+    let caller = call(&store, &user);
+    pass(seconds(1)).await;
+    let limit = store.policy().longest_flight();
+    let ending = tokio::spawn({
+        let store = store.clone();
+        async move { store.shutdown(limit).await }
+    });
+    pass(seconds(50)).await;
+    assert!(matches!(other.get_credentials(&user).await, Err(Error::Busy(_))));
+    assert!(ending.await.unwrap(), "it goes on renewing, and waits");
+    drop(caller.await);
+    other.get_credentials(&user).await.unwrap();
+    assert_eq!((fleet.provider.calls(), fleet.provider.reuse()), (1, 0));
+    assert_eq!(store.read_record(&user).await.unwrap().holder, "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_ends_sends_nothing_new() {
+    let fleet = Fleet::new(true);
+    let user = fleet.expired_user("u").await;
+    fleet.bucket.set_latency(seconds(2));
+    // Before it has asked for the lease it is given up at once, and after that it sends
+    // no refresh.
+    for after in [1, 5] {
+        let store = fleet.replica("a");
+        let caller = call(&store, &user);
+        pass(seconds(after)).await;
+        assert!(store.shutdown(seconds(10)).await);
+        assert!(matches!(caller.await.unwrap(), Err(Error::Busy(_))), "{after}");
+        assert_eq!(fleet.provider.calls(), 0, "{after}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_lost_for_good_is_asked_for_twice_and_no_more() {
+    for rotating in [false, true] {
+        let fleet = Fleet::new(rotating);
+        let user = fleet.expired_user("u").await;
+        for _ in 0..9 {
+            fleet.provider.fail(AnswerFault::AnswerLost);
+        }
+        let store = fleet.replica("a");
+        let started = Instant::now();
+        let error = store.get_credentials(&user).await.unwrap_err();
+        if !rotating {
+            assert!(matches!(error, Error::Unavailable(_)), "{error}");
+            assert_eq!(fleet.provider.calls(), 2, "sent again once");
+            assert!(started.elapsed() >= seconds(2), "{:?}", started.elapsed());
+        }
+        assert_eq!(store.counts().ambiguous_requests, 2);
+    }
 }

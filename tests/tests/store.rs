@@ -410,18 +410,25 @@ async fn a_deleted_user_is_not_resurrected_by_a_refresh() {
 async fn a_holder_that_wakes_after_a_takeover_does_not_lose_its_grant() {
     let fleet = Fleet::new(true);
     let user = expired_user(&fleet, "u").await;
-    // The first holder's commit stays on its way until its lease has lapsed.
-    fleet.bucket.fail_write("tokens/", WriteFault::Slow(seconds(40)));
-    let first = fleet.replica("first");
+    // The first holder does not reach the bucket until its lease has lapsed.
+    fleet.provider.set_latency(seconds(1));
+    let (first, link) = fleet.linked_replica("first");
     let second = fleet.replica("second");
     let slow = tokio::spawn({
         let (store, user) = (first.clone(), user.clone());
         async move { store.get_credentials(&user).await }
     });
-    pass(seconds(1)).await;
+    pass(Duration::from_millis(500)).await;
+    link.cut(true);
     // The second takes over and presents the spent refresh token; the provider
     // revokes the family, but the record must follow the holder's commit.
-    let late = second.get_credentials(&user).await;
+    let late = tokio::spawn({
+        let (store, user) = (second.clone(), user.clone());
+        async move { store.get_credentials(&user).await }
+    });
+    pass(seconds(40)).await;
+    link.cut(false);
+    let late = late.await.unwrap();
     slow.await.unwrap().unwrap();
     assert!(late.is_ok(), "adopted what the first holder committed: {late:?}");
     let record = second.read_record(&user).await.unwrap();
@@ -511,12 +518,24 @@ async fn a_call_that_joins_a_slow_commit_is_not_given_what_expired_meanwhile() {
     let fleet = Fleet::new(true);
     let user = expired_user(&fleet, "u").await;
     fleet.provider.set_lifetime(seconds(60));
-    fleet.bucket.fail_write("tokens/", WriteFault::Slow(seconds(70)));
-    let store = fleet.replica("a");
-    // The one for whom it was obtained does not wait that long.
-    assert!(matches!(store.get_credentials(&user).await, Err(Error::Busy(_))));
-    pass(seconds(20)).await;
-    let late = store.get_credentials(&user).await.unwrap();
+    fleet.provider.set_latency(seconds(1));
+    let (store, link) = fleet.linked_replica("a");
+    let first = tokio::spawn({
+        let (store, user) = (store.clone(), user.clone());
+        async move { store.get_credentials(&user).await }
+    });
+    pass(Duration::from_millis(500)).await;
+    link.cut(true);
+    // The one for whom it was obtained is served before it is stored.
+    first.await.unwrap().unwrap();
+    pass(seconds(70)).await;
+    let late = tokio::spawn({
+        let (store, user) = (store.clone(), user.clone());
+        async move { store.get_credentials(&user).await }
+    });
+    pass(seconds(1)).await;
+    link.cut(false);
+    let late = late.await.unwrap().unwrap();
     let now = shared::ports::Clock::wall(&VirtualClock::new(SignedDuration::ZERO));
     assert!(late.expires_at().unwrap() > now, "expired at {:?}", late.expires_at());
     assert_eq!((fleet.provider.calls(), fleet.provider.reuse()), (2, 0));

@@ -130,7 +130,7 @@ async fn a_token_endpoint_that_is_down() -> anyhow::Result<()> {
     let import = ["users", "import", &file, "--user", "ann", "--client", &client];
     let output = stage.fleet(&import).await?;
     assert_eq!(output.code, 0, "{}", output.stderr);
-    let flags = ["--client", &client, "--lease-ttl", "3s", "--attempt-timeout", "1s"];
+    let flags = ["--client", &client, "--lease-ttl", "3s"];
     let mut worker = stage.worker(&flags).await?;
     stage.publish(&[job("kept")], &[]).await?;
     let said = worker.wait_for_message("job held").await?;

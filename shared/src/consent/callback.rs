@@ -118,7 +118,7 @@ async fn finish(
     code: Secret,
 ) -> Result<Outcome, CallbackError> {
     let verifier = Secret::new(pending.verifier.clone());
-    let limits = consent.store.policy().limits();
+    let limits = consent.store.policy().exchange_limits();
     let sent_at = consent.clock.wall();
     let exchanged = consent.provider.exchange(&code, &verifier, &pending.redirect_uri, limits);
     let CodeAnswer { answer, id_token } = exchanged.await.map_err(not_exchanged)?;

@@ -22,6 +22,7 @@ pub struct Breaker {
     failing: BTreeSet<UserId>,
     open_until: Option<Monotonic>,
     probing: bool,
+    last_success: Option<Monotonic>,
 }
 
 impl Breaker {
@@ -44,8 +45,13 @@ impl Breaker {
     }
 
     /// The endpoint answered, whatever it said.
-    pub fn succeeded(&mut self) {
-        *self = Self::default();
+    pub fn succeeded(&mut self, now: Monotonic) {
+        *self = Self { last_success: Some(now), ..Self::default() };
+    }
+
+    /// Whether the endpoint answered anybody not longer ago than `time`.
+    pub fn succeeded_within(&self, time: Duration, now: Monotonic) -> bool {
+        self.last_success.is_some_and(|at| now.since(at) <= time)
     }
 
     /// A series of attempts for `user` ended without an answer.
@@ -110,7 +116,7 @@ mod tests {
         breaker.failed(Probe, &users[0], 3, ttl, at(31));
         assert!(breaker.admit(at(60)).is_err());
         assert_eq!(breaker.admit(at(61)), Ok(Probe));
-        breaker.succeeded();
+        breaker.succeeded(at(61));
         assert_eq!(breaker.admit(at(61)), Ok(Free));
         assert_eq!(breaker.admit(at(61)), Ok(Free));
     }

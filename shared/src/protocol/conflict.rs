@@ -9,7 +9,7 @@ use super::freshness::Rejected;
 /// A commit that met a moved record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CommitStep {
-    /// The stored record is my write, or a later one that kept my grant.
+    /// The stored record is my write, or a later one that kept my grant, and active.
     Done,
     /// My answer succeeds the stored record: write it on top of what was read.
     Merge,
@@ -39,12 +39,14 @@ impl Commit<'_> {
             return CommitStep::GiveUp;
         };
         if stored.write_id == self.mine.write_id || stored.grant_id == self.mine.grant_id {
-            return CommitStep::Done;
+            // Revoked: the reply to my write was lost, and the grant ended meanwhile.
+            return if stored.is_active() { CommitStep::Done } else { CommitStep::Adopt };
         }
         let spent = &self.replaced.refresh_token;
         if stored.refresh_token == *spent {
             let rotated = self.mine.refresh_token != *spent;
-            let untouched = stored.is_active() && stored.grant_id == self.replaced.grant_id;
+            let untouched =
+                stored.state == self.replaced.state && stored.grant_id == self.replaced.grant_id;
             if rotated || untouched {
                 return CommitStep::Merge;
             }
@@ -140,6 +142,29 @@ mod tests {
     fn own_writes_are_recognised() {
         assert_eq!(step(true, |s| s.write_id = WriteId("my write".into())), CommitStep::Done);
         assert_eq!(step(true, |s| s.grant_id = GrantId("mine".into())), CommitStep::Done);
+    }
+
+    #[test]
+    fn an_own_write_that_was_revoked_meanwhile_is_not_done() {
+        for rotating in [true, false] {
+            let ended = step(rotating, |s| {
+                s.refresh_token = if rotating { "my successor" } else { "fake-refresh" }.into();
+                s.grant_id = GrantId("mine".into());
+                s.state = State::Revoked;
+            });
+            assert_eq!(ended, CommitStep::Adopt);
+        }
+    }
+
+    #[test]
+    fn a_revoked_record_that_is_presented_again_counts_as_untouched() {
+        let replaced = TokenRecord { state: State::Revoked, ..record("u") };
+        let mut mine = record("u");
+        mine.grant_id = GrantId("mine".into());
+        mine.write_id = WriteId("my write".into());
+        let stored = TokenRecord { write_id: WriteId("re-sealed".into()), ..replaced.clone() };
+        let commit = Commit { replaced: &replaced, mine: &mine };
+        assert_eq!(commit.on_conflict(Some(&stored)), CommitStep::Merge);
     }
 
     #[test]

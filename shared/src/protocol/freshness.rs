@@ -16,8 +16,8 @@ pub struct Held {
     /// The version at which it is stored; `None` while the commit of a grant
     /// that this replica obtained is still pending.
     pub generation: Option<Generation>,
-    /// When this replica received the grant from the provider, if it did.
-    pub received_at: Option<Monotonic>,
+    /// When this replica sent the request that the grant answers, if it did.
+    pub obtained_at: Option<Monotonic>,
     /// The refresh-ahead that this replica drew for it.
     pub ahead: Duration,
 }
@@ -89,8 +89,8 @@ impl Held {
             return Freshness::Unusable;
         }
         let mut left = Duration::MAX;
-        if let (Some(received_at), Some(life)) = (self.received_at, record.expires_in) {
-            let age = monotonic().since(received_at);
+        if let (Some(obtained_at), Some(life)) = (self.obtained_at, record.expires_in) {
+            let age = monotonic().since(obtained_at);
             if age < life / 2 {
                 return Freshness::Fresh;
             }
@@ -117,17 +117,17 @@ impl Held {
         let life = record.expires_in;
         let reserve = self.ahead.max(policy.min_ttl_for(life));
         let by_wall = record.expires_at?.checked_sub(reserve).unwrap_or(Timestamp::MIN);
-        let own = self.received_at.zip(life).map(|(received_at, life)| {
-            (received_at.plus(life / 2), received_at.plus(life.saturating_sub(reserve)))
+        let own = self.obtained_at.zip(life).map(|(obtained_at, life)| {
+            (obtained_at.plus(life / 2), obtained_at.plus(life.saturating_sub(reserve)))
         });
         Some(FreshSpan { own, by_wall })
     }
 
-    /// How old the grant is: by the monotonic clock when this replica received
+    /// How old the grant is: by the monotonic clock when this replica obtained
     /// it, else by the wall clock. `None` when that cannot be told.
     pub fn age(&self, now: Now) -> Option<Duration> {
-        if let Some(received_at) = self.received_at {
-            return Some(now.monotonic.since(received_at));
+        if let Some(obtained_at) = self.obtained_at {
+            return Some(now.monotonic.since(obtained_at));
         }
         let issued_at = self.record.expires_at?.checked_sub(self.record.expires_in?).ok()?;
         Duration::try_from(now.wall.duration_since(issued_at)).ok()
@@ -142,7 +142,7 @@ impl Held {
 /// See [`Held::fresh_span`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FreshSpan {
-    /// For a grant that this replica received: until when it is fresh whatever the
+    /// For a grant that this replica obtained: until when it is fresh whatever the
     /// wall clock says, and until when it can be.
     own: Option<(Monotonic, Monotonic)>,
     by_wall: Timestamp,
@@ -174,7 +174,7 @@ mod tests {
     use crate::protocol::testing::{now_at, record};
     use proptest::prelude::*;
 
-    fn held(expires_after: i64, life: u64, received_at: Option<u64>) -> Held {
+    fn held(expires_after: i64, life: u64, obtained_at: Option<u64>) -> Held {
         let mut record = record("u");
         record.expires_in = Some(Duration::from_secs(life));
         record.expires_at = Some(now_at(expires_after).wall);
@@ -182,7 +182,7 @@ mod tests {
         Held {
             record,
             generation: Some(Generation(1)),
-            received_at: received_at.map(|s| now_at(i64::try_from(s).unwrap()).monotonic),
+            obtained_at: obtained_at.map(|s| now_at(i64::try_from(s).unwrap()).monotonic),
             ahead,
         }
     }
@@ -221,11 +221,11 @@ mod tests {
         fn the_span_says_fresh_only_when_the_judgement_does(
             expires_after in -100_i64..5000,
             life in 0_u64..5000,
-            received_at in proptest::option::of(0_u64..100),
+            obtained_at in proptest::option::of(0_u64..100),
             unit in 0.0..1.0,
             at in 0_i64..6000,
         ) {
-            let mut token = held(expires_after, life, received_at);
+            let mut token = held(expires_after, life, obtained_at);
             token.ahead = Policy::default().refresh_ahead_for(token.record.expires_in, unit);
             let span = token.fresh_span(&Policy::default()).unwrap();
             let now = now_at(at);

@@ -1,5 +1,6 @@
 //! The lease object: who may write, and which version of the token it guards.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -96,19 +97,21 @@ pub struct Observation {
     pub since: Monotonic,
     /// The ttl that this lease names.
     pub ttl: Duration,
+    /// Who holds it, for people.
+    pub holder: Option<Arc<str>>,
 }
 
 impl Observation {
-    /// Notes that a reply received at `now` showed `generation`. An observation
-    /// of the same generation keeps its start; another one begins anew.
-    pub fn note(
-        observed: &mut Option<Self>,
-        generation: Generation,
-        ttl: Duration,
-        now: Monotonic,
-    ) {
-        if observed.as_ref().is_none_or(|o| o.generation != generation) {
-            *observed = Some(Self { generation, since: now, ttl });
+    /// Notes that a reply received at `now` showed `lease`. An observation of the same
+    /// generation keeps its start; another one begins anew.
+    pub fn note(observed: &mut Option<Self>, lease: &SeenLease, now: Monotonic) {
+        if observed.as_ref().is_none_or(|o| o.generation != lease.generation) {
+            *observed = Some(Self {
+                generation: lease.generation,
+                since: now,
+                ttl: lease.ttl(),
+                holder: lease.body.as_ref().map(|body| body.holder.as_str().into()),
+            });
         }
     }
 
@@ -154,14 +157,16 @@ mod tests {
     #[test]
     fn an_observation_starts_once_per_generation() {
         let at = |s| Monotonic(Duration::from_secs(s));
-        let ttl = Duration::from_secs(30);
+        let first = lease(1, 30_000);
         let mut seen = None;
-        Observation::note(&mut seen, Generation(1), ttl, at(0));
-        Observation::note(&mut seen, Generation(1), ttl, at(20));
+        Observation::note(&mut seen, &first, at(0));
+        Observation::note(&mut seen, &first, at(20));
         assert_eq!(seen.as_ref().unwrap().remaining(at(29)), Duration::from_secs(1));
         assert_eq!(seen.as_ref().unwrap().remaining(at(30)), Duration::ZERO);
-        Observation::note(&mut seen, Generation(2), ttl, at(31));
-        assert_eq!(seen.unwrap().remaining(at(31)), ttl);
+        // Renewed: the same holder, another generation.
+        let renewed = SeenLease { generation: Generation(6), ..first };
+        Observation::note(&mut seen, &renewed, at(31));
+        assert_eq!(seen.unwrap().remaining(at(31)), Duration::from_secs(30));
     }
 
     #[test]

@@ -4,13 +4,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::error::Error;
 use crate::ports::{BucketError, EndpointError, Generation, Object};
 use crate::protocol::{
-    Action, Admission, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease, Stored,
+    Action, Admission, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease, Stored, Upkeep,
 };
 use crate::record::TokenRecord;
 use crate::user_id::UserId;
@@ -29,6 +31,40 @@ struct Landing {
     landed: bool,
 }
 
+impl Landing {
+    /// Asks the breaker. A probe stays the probe through all its writes.
+    fn admit(&mut self) -> Result<(), Error> {
+        if self.admitted == Some(Admission::Probe) {
+            return Ok(());
+        }
+        match self.inner.breaker().admit(self.inner.now()) {
+            Ok(admission) => {
+                self.admitted = Some(admission);
+                Ok(())
+            }
+            Err(pause) => Err(Error::Unavailable(
+                format!("refreshes fail for many users; this replica pauses them for {pause:.0?}")
+                    .into(),
+            )),
+        }
+    }
+
+    /// The endpoint did not serve this user.
+    fn failed(&mut self) {
+        let Some(admission) = self.admitted.take() else {
+            return;
+        };
+        let (inner, policy) = (&self.inner, &self.inner.policy);
+        let now = inner.now();
+        let mut breaker = inner.breaker();
+        let user = &self.entry.user;
+        breaker.failed(admission, user, policy.breaker_threshold, policy.lease_ttl, now);
+        if breaker.is_open(now) {
+            inner.set_health(Health::EndpointDown);
+        }
+    }
+}
+
 impl Drop for Landing {
     fn drop(&mut self) {
         if !self.landed {
@@ -40,6 +76,9 @@ impl Drop for Landing {
         }
     }
 }
+
+/// A request that keeps a lease, while the flight waits for something else.
+type Keeping = Option<BoxFuture<'static, Event>>;
 
 /// Drives `flight` to its end. Cancelling it (dropping the task) would lose an
 /// answer of the provider; only the end of the runtime does that.
@@ -55,64 +94,172 @@ pub(super) async fn drive(
         admitted: None,
         landed: false,
     };
-    let token_object = entry.user.token_object();
-    let lease_object = entry.user.lease_object();
+    let mut keeping: Keeping = None;
     let mut event = Event::Start;
     let finish = loop {
+        if inner.stopping.is_cancelled() {
+            flight.stop();
+        }
         let action = {
             let now = inner.clock.now();
             let mut state = entry.lock();
             flight.step(event, now, &mut state.memory, &*inner.random)
         };
-        event = match action {
-            Action::ReadToken => {
-                Event::TokenRead(read_token(&inner, &entry.user, &token_object).await)
+        match &action {
+            Action::PutLease(..) => {
+                if let Err(why) = landing.admit() {
+                    event = Event::LeasePut(Err(PutFault::Paused(why)));
+                    continue;
+                }
             }
-            Action::ReadLease => Event::LeaseRead(read_lease(&inner, &lease_object).await),
-            Action::PutLease(lease, expected) => {
-                let admitted = inner.breaker().admit(inner.now());
-                Event::LeasePut(match admitted {
-                    Err(pause) => Err(PutFault::Paused(pause)),
-                    Ok(admission) => {
-                        // A flight that takes another lease stays the probe that it is.
-                        if landing.admitted != Some(Admission::Probe) {
-                            landing.admitted = Some(admission);
-                        }
-                        let put = inner.bucket.put(&lease_object, lease.encode(), expected);
-                        put.await.map_err(put_fault)
-                    }
-                })
-            }
-            Action::Refresh(refresh_token, limits) => {
-                let answer = inner.endpoint.refresh(&refresh_token, limits).await;
-                note_answer(&inner, &mut landing, &answer);
-                Event::Refreshed(answer)
-            }
-            Action::PutToken(record, expected) => {
-                Event::TokenPut(put_token(&inner, &token_object, &record, expected).await)
-            }
-            Action::Sleep(pause) => {
+            Action::Sleep(_) => {
                 if let Some(record) = flight.pending_commit() {
                     serve_pending(&inner, &entry, record, &phase);
                 }
-                if flight.is_waiting() {
-                    tokio::select! {
-                        biased;
-                        () = inner.stopping.cancelled() => {
-                            let why = "this process is stopping";
-                            break Finish::Failed(Error::Busy(why.into()));
-                        }
-                        () = inner.clock.sleep(pause) => {}
-                    }
-                } else {
-                    inner.clock.sleep(pause).await;
-                }
-                Event::Slept
             }
+            _ => {}
+        }
+        let refreshing = matches!(action, Action::Refresh(..));
+        let work = match action {
             Action::Finish(finish) => break finish,
+            action @ Action::PutToken(..) => commit(&inner, &entry.user, action).boxed(),
+            action => carry_out(&inner, &entry.user, action).boxed(),
         };
+        let waited = wait_for(work, refreshing, &mut flight, &mut landing, &mut keeping).await;
+        match waited {
+            Some(came) => event = came,
+            None => break Finish::Failed(Error::Busy("this process is stopping".into())),
+        }
+        if let Event::Refreshed(answer) = &event {
+            note_answer(&inner, &mut landing, answer);
+        }
     };
     land(&inner, &entry, &flight, finish, &mut landing, &phase);
+}
+
+/// Waits for what the flight asked for, and keeps its lease meanwhile. `None` when the
+/// process ends and the flight has nothing to lose.
+async fn wait_for(
+    mut work: BoxFuture<'_, Event>,
+    refreshing: bool,
+    flight: &mut Flight,
+    landing: &mut Landing,
+    keeping: &mut Keeping,
+) -> Option<Event> {
+    let inner = Arc::clone(&landing.inner);
+    let entry = Arc::clone(&landing.entry);
+    // An answer that is late is none for the breaker, though it is awaited.
+    let mut late: OptionFuture<_> =
+        refreshing.then(|| inner.clock.sleep(inner.policy.lease_ttl)).into();
+    let mut is_late = !refreshing;
+    loop {
+        if !flight.upkeep_is_awaited() {
+            *keeping = None;
+        }
+        let mut wake: OptionFuture<_> = None.into();
+        let mut wakes = false;
+        if keeping.is_none() {
+            let now = inner.now();
+            match flight.upkeep(now) {
+                Some(Upkeep::Wait(at)) => {
+                    wake = Some(inner.clock.sleep(at.since(now))).into();
+                    wakes = true;
+                }
+                Some(Upkeep::Put(lease, expected)) => {
+                    debug!(user = %entry.user.digest(), %expected, "the lease is renewed");
+                    let action = Action::PutLease(lease, expected);
+                    *keeping = Some(keep(Arc::clone(&inner), Arc::clone(&entry), action));
+                }
+                Some(Upkeep::Read) => {
+                    let (inner, entry) = (Arc::clone(&inner), Arc::clone(&entry));
+                    *keeping = Some(keep(inner, entry, Action::ReadLease));
+                }
+                None => {}
+            }
+        }
+        let is_kept = keeping.is_some();
+        let mut kept: OptionFuture<_> = keeping.as_mut().into();
+        tokio::select! {
+            biased;
+            // What has arrived counts, also where a suspended process finds its timers run
+            // out at the same moment.
+            came = &mut work => return Some(came),
+            came = &mut kept, if is_kept => {
+                *keeping = None;
+                if let Some(came) = came {
+                    flight.on_upkeep(came, inner.now(), &mut entry.lock().memory);
+                }
+            }
+            _ = &mut wake, if wakes => {}
+            _ = &mut late, if !is_late => {
+                is_late = true;
+                if !inner.breaker().succeeded_within(inner.policy.answer_limit(), inner.now()) {
+                    landing.failed();
+                }
+            }
+            () = inner.stopping.cancelled(), if flight.may_be_given_up() => return None,
+        }
+    }
+}
+
+/// One try to renew a lease, or to see whose it is.
+fn keep(inner: Arc<Inner>, entry: Arc<Entry>, action: Action) -> BoxFuture<'static, Event> {
+    async move {
+        let limit = inner.policy.renewal_limit();
+        let reads = action == Action::ReadLease;
+        tokio::select! {
+            biased;
+            event = carry_out(&inner, &entry.user, action) => event,
+            () = inner.clock.sleep(limit) => {
+                let why: Arc<str> = "no answer in time".into();
+                if reads {
+                    Event::LeaseRead(Err(ReadFault::Unavailable(why)))
+                } else {
+                    Event::LeasePut(Err(PutFault::Unknown(why)))
+                }
+            }
+        }
+    }
+    .boxed()
+}
+
+/// One try to write a record that the provider has answered for. A write that is slow is
+/// given up soon, and the record read: it may have been applied.
+async fn commit(inner: &Inner, user: &UserId, action: Action) -> Event {
+    let limit = inner.policy.commit_limit();
+    tokio::select! {
+        biased;
+        event = carry_out(inner, user, action) => event,
+        () = inner.clock.sleep(limit) => {
+            let why = format!("{} was not written within {limit:?}", user.token_object());
+            Event::TokenPut(Err(PutFault::Unknown(why.into())))
+        }
+    }
+}
+
+/// Does what a course of the protocol asks for.
+pub(super) async fn carry_out(inner: &Inner, user: &UserId, action: Action) -> Event {
+    match action {
+        Action::ReadToken => Event::TokenRead(read_token(inner, user, &user.token_object()).await),
+        Action::ReadLease => Event::LeaseRead(read_lease(inner, &user.lease_object()).await),
+        Action::PutLease(lease, expected) => {
+            let name = user.lease_object();
+            let put = inner.bucket.put(&name, lease.encode(), expected);
+            Event::LeasePut(put.await.map_err(put_fault))
+        }
+        Action::Refresh(refresh_token, limits) => {
+            Event::Refreshed(inner.endpoint.refresh(&refresh_token, limits).await)
+        }
+        Action::PutToken(record, expected) => {
+            let name = user.token_object();
+            Event::TokenPut(put_token(inner, &name, &record, expected).await)
+        }
+        Action::Sleep(pause) => {
+            inner.clock.sleep(pause).await;
+            Event::Slept
+        }
+        Action::Finish(_) => unreachable!("the end is nothing to carry out"),
+    }
 }
 
 /// Takes the result into the entry, then tells those who wait.
@@ -138,18 +285,10 @@ fn land(
     } else {
         debug!(%user, refreshed = notes.attempts > 0, "flight over");
     }
-    if let Some(admission) = landing.admitted
-        && notes.attempts > 0
-        && matches!(&finish, Finish::Failed(Error::Unavailable(_)))
+    if notes.attempts > 0
+        && matches!(&finish, Finish::Failed(Error::Unavailable(_) | Error::Later { .. }))
     {
-        landing.admitted = None;
-        let now = inner.now();
-        let mut breaker = inner.breaker();
-        let policy = &inner.policy;
-        breaker.failed(admission, &entry.user, policy.breaker_threshold, policy.lease_ttl, now);
-        if breaker.is_open(now) {
-            inner.set_health(Health::EndpointDown);
-        }
+        landing.failed();
     }
     let mut state = entry.lock();
     let now = inner.now();
@@ -192,9 +331,9 @@ fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &wat
     let mut state = entry.lock();
     let known = state.held().is_some_and(|s| s.held().record.grant_id == record.grant_id);
     if !known {
-        let received = state.memory.received.as_ref().filter(|(id, _)| *id == record.grant_id);
+        let obtained = state.memory.obtained.as_ref().filter(|(id, _)| *id == record.grant_id);
         let held = Held {
-            received_at: received.map(|(_, at)| *at),
+            obtained_at: obtained.map(|(_, at)| *at),
             ahead: inner.policy.refresh_ahead_for(record.expires_in, inner.random.unit()),
             record: record.clone(),
             generation: None,
@@ -248,7 +387,7 @@ pub(super) async fn put_token(
 fn note_answer<T>(inner: &Inner, landing: &mut Landing, answer: &Result<T, EndpointError>) {
     match answer {
         Ok(_) | Err(EndpointError::InvalidGrant(_)) => {
-            inner.breaker().succeeded();
+            inner.breaker().succeeded(inner.now());
             landing.admitted = None;
             inner.set_health(Health::Ready);
         }

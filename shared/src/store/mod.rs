@@ -177,7 +177,9 @@ impl TokenStore {
                         return Ok(held);
                     }
                     // The flight's limit may end before this caller's own.
-                    Some(Err(Error::Busy(_))) if self.0.clock.monotonic() < until => {}
+                    Some(Err(Error::Busy(_)))
+                        if self.0.clock.monotonic() < until
+                            && !self.0.stopping.is_cancelled() => {}
                     Some(Err(error)) if running.foreground => return Err(error),
                     // Nobody waited for that flight; start one that insists.
                     Some(Err(_)) | None => {}

@@ -11,7 +11,7 @@ use crate::protocol::{Action, Event, Finish, Flight, Stored};
 use crate::record::WriteId;
 use crate::user_id::UserId;
 
-use super::drive::{decode, put_fault, put_token, read_fault, read_lease};
+use super::drive::{carry_out, decode, read_fault};
 use super::entry::Entry;
 use super::{Inner, TokenStore};
 
@@ -64,7 +64,6 @@ impl TokenStore {
 
 async fn reseal(inner: Arc<Inner>, entry: Arc<Entry>) -> Result<Resealed, Error> {
     let token_object = entry.user.token_object();
-    let lease_object = entry.user.lease_object();
     let mut flight = Flight::resealing(
         entry.user.clone(),
         Arc::clone(&inner.policy),
@@ -92,21 +91,13 @@ async fn reseal(inner: Arc<Inner>, entry: Arc<Entry>) -> Result<Resealed, Error>
                 },
                 Err(error) => Err(read_fault(error)),
             }),
-            Action::ReadLease => Event::LeaseRead(read_lease(&inner, &lease_object).await),
-            Action::PutLease(lease, expected) => {
-                let put = inner.bucket.put(&lease_object, lease.encode(), expected);
-                Event::LeasePut(put.await.map_err(put_fault))
-            }
-            Action::PutToken(record, expected) => {
-                sent = Some(record.write_id.clone());
-                Event::TokenPut(put_token(&inner, &token_object, &record, expected).await)
-            }
-            Action::Sleep(pause) => {
-                inner.clock.sleep(pause).await;
-                Event::Slept
-            }
-            Action::Refresh(..) => unreachable!("a re-seal sends no refresh token"),
             Action::Finish(finish) => break finish,
+            action => {
+                if let Action::PutToken(record, _) = &action {
+                    sent = Some(record.write_id.clone());
+                }
+                carry_out(&inner, &entry.user, action).await
+            }
         };
     };
     inner.counters.flight_over(flight.notes(), &finish);

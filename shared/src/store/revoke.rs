@@ -49,7 +49,8 @@ impl TokenStore {
                     });
                 }
             }
-            match provider.revoke(&record.refresh_token, self.0.policy.limits()).await {
+            let limits = self.0.policy.exchange_limits();
+            match provider.revoke(&record.refresh_token, limits).await {
                 Ok(Revocation::Revoked) => outcome = Revoked::Revoked,
                 Ok(Revocation::AlreadyInvalid) | Err(EndpointError::InvalidGrant(_)) => {
                     if outcome == Revoked::Unknown {

@@ -118,7 +118,7 @@ mod tests {
         let held = Held {
             record: record.clone(),
             generation: Some(Generation(1)),
-            received_at: None,
+            obtained_at: None,
             ahead: Duration::ZERO,
         };
         let served =

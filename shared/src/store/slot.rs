@@ -129,7 +129,7 @@ mod tests {
         let held = Held {
             record: record("u"),
             generation: Some(Generation(generation)),
-            received_at: None,
+            obtained_at: None,
             ahead: Duration::ZERO,
         };
         Arc::new(Served::new(held, &Policy::default(), &ScopeSets::default()))

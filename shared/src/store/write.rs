@@ -171,15 +171,15 @@ impl Inner {
 
     /// Serves this process's callers from a record that it just wrote. While a
     /// flight is under way its own commit finds the new record instead.
-    fn take_in(&self, user: &UserId, stored: Stored, received_now: bool) {
+    fn take_in(&self, user: &UserId, stored: Stored, obtained_now: bool) {
         let slot = self.slot(user);
         let now = self.now();
         let mut state = slot.entry().lock();
-        if received_now {
-            state.memory.received = Some((stored.record.grant_id.clone(), now));
+        if obtained_now {
+            state.memory.obtained = Some((stored.record.grant_id.clone(), now));
         }
         let held = Held {
-            received_at: received_now.then_some(now),
+            obtained_at: obtained_now.then_some(now),
             ahead: self.policy.refresh_ahead_for(stored.record.expires_in, self.random.unit()),
             record: stored.record,
             generation: Some(stored.generation),

@@ -64,7 +64,7 @@ pub(super) async fn run(place: Place, users: usize, every: Duration) -> anyhow::
             }
         }
     }
-    store.shutdown(store.policy().lease_ttl).await;
+    store.shutdown(store.policy().longest_flight()).await;
     say(&used)
 }
 

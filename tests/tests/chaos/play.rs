@@ -22,21 +22,11 @@ use worker::pubsub::{Outgoing, Publisher};
 use crate::jobs::{Asked, Deserves, asked};
 use crate::watch::Watch;
 
-const TTL: Duration = Duration::from_secs(2);
+const TTL: Duration = Duration::from_secs(3);
 const ATTEMPT: Duration = Duration::from_secs(1);
 const LIFE: Duration = Duration::from_secs(3);
-const FLAGS: [&str; 10] = [
-    "--lease-ttl",
-    "2s",
-    "--attempt-timeout",
-    "1s",
-    "--ack-extension",
-    "10s",
-    "--concurrency",
-    "16",
-    "--drain",
-    "10s",
-];
+const FLAGS: [&str; 8] =
+    ["--lease-ttl", "3s", "--ack-extension", "10s", "--concurrency", "16", "--drain", "10s"];
 
 /// How much of it.
 #[derive(Debug, Clone, Copy)]

@@ -103,9 +103,6 @@ struct PolicyArgs {
     /// How long a replica may take to renew a token before others step in
     #[arg(long, env = "FLEET_LEASE_TTL", default_value = "30s", value_parser = duration)]
     lease_ttl: Duration,
-    /// Bound on one request to the token endpoint
-    #[arg(long, env = "FLEET_ATTEMPT_TIMEOUT", default_value = "10s", value_parser = duration)]
-    attempt_timeout: Duration,
     /// How long before its expiry a token is renewed, at most a quarter of its life
     #[arg(long, env = "FLEET_REFRESH_AHEAD", default_value = "5m", value_parser = duration)]
     refresh_ahead: Duration,
@@ -117,16 +114,11 @@ struct PolicyArgs {
     wait_limit: Duration,
 }
 
-/// Of the lease ttl, this share must be left beyond an attempt, to commit.
-const MARGIN_OF_TTL: u32 = 15;
-
 impl PolicyArgs {
     fn policy(&self) -> Result<Policy, Usage> {
         let defaults = Policy::default();
         let policy = Policy {
             lease_ttl: self.lease_ttl,
-            attempt_timeout: self.attempt_timeout,
-            margin: self.lease_ttl / MARGIN_OF_TTL,
             refresh_ahead: self.refresh_ahead,
             min_ttl: self.min_ttl,
             wait_limit: self.wait_limit,
@@ -208,7 +200,7 @@ impl Connected {
     /// Waits until a refresh that was begun is stored: the end of the process
     /// would lose its grant.
     pub(crate) async fn finish(&self) {
-        self.store.shutdown(self.store.policy().lease_ttl).await;
+        self.store.shutdown(self.store.policy().longest_flight()).await;
     }
 }
 

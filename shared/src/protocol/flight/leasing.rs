@@ -5,6 +5,7 @@ use crate::ports::Generation;
 
 use super::super::lease::{Lease, Observation, SeenLease, Verdict, judge};
 use super::messages::{Action, Finish, PutFault, ReadFault, Stored};
+use super::renewing::Renewal;
 use super::{Around, Errand, Flight, Hold, State, Taking};
 
 impl Flight {
@@ -28,7 +29,8 @@ impl Flight {
     ) -> Action {
         // With too little of its ttl left it is given up: what it might bring could not
         // be used, and would stand in everybody's way for a ttl.
-        let ends = around.now.monotonic.plus(self.policy.attempt_timeout + self.policy.margin);
+        let needed = self.policy.connect_limit() + self.policy.commit_reserve();
+        let ends = around.now.monotonic.plus(needed);
         let doubt = doubt.filter(|taking| ends <= taking.first_sent.plus(self.policy.lease_ttl));
         let taking = match doubt {
             // The same acquisition goes on: a PUT that is still on its way is
@@ -67,10 +69,7 @@ impl Flight {
                 self.retry(why, next, self.deadline, around)
             }
             Err(PutFault::Refused(why)) => self.fail(Error::Unavailable(why)),
-            Err(PutFault::Paused(pause)) => self.fail(Error::Unavailable(
-                format!("refreshes fail for many users; this replica pauses them for {pause:.0?}")
-                    .into(),
-            )),
+            Err(PutFault::Paused(why)) => self.fail(why),
         }
     }
 
@@ -100,8 +99,7 @@ impl Flight {
             }
             (_, Some(lease)) => {
                 let now = around.now.monotonic;
-                let seen = &mut around.memory.observation;
-                Observation::note(seen, lease.generation, lease.ttl(), now);
+                Observation::note(&mut around.memory.observation, &lease, now);
                 // Where the lease has moved, a PUT of mine that is still on its way can
                 // no longer succeed. Otherwise it can, and I must recognise it.
                 let doubt = doubt.filter(|taking| taking.expected == lease.generation);
@@ -144,45 +142,50 @@ impl Flight {
         self.notes.takeovers += u32::from(taking.takeover);
         self.retries.reset();
         // If this series fails, my own standing lease is waited out like any other.
-        let (ttl, now) = (self.policy.lease_ttl, around.now.monotonic);
-        Observation::note(&mut around.memory.observation, generation, ttl, now);
-        let hold = Hold {
+        let seen = SeenLease { body: Some(taking.lease.clone()), generation };
+        Observation::note(&mut around.memory.observation, &seen, around.now.monotonic);
+        self.hold = Some(Hold {
+            lease: taking.lease.clone(),
             generation,
-            deadline: taking.first_sent.plus(ttl),
+            taken: taking.first_sent,
+            renewed: taking.first_sent,
+            renewal: Renewal::due(taking.first_sent.plus(self.policy.renewal_interval())),
             takeover: taking.takeover,
+            sent: None,
             ambiguous: false,
+            doubted: false,
+            rejected: None,
             revoking: None,
-        };
+        });
         if taking.expected == Generation::ABSENT || taking.takeover {
-            self.enter(State::Confirming { base, hold })
+            self.enter(State::Confirming { base })
         } else {
-            self.begin_work(base, hold, around)
+            self.begin_work(base, around)
         }
     }
 
     /// The lease is mine, and what it guards is what I read.
-    fn begin_work(&mut self, base: Box<Stored>, hold: Hold, around: &mut Around<'_>) -> Action {
+    fn begin_work(&mut self, base: Box<Stored>, around: &mut Around<'_>) -> Action {
         match self.errand {
-            Errand::Refresh => self.refresh(base, hold, None, around),
-            Errand::Reseal => self.reseal(base, hold, around),
+            Errand::Refresh => self.attempt(base, None, around),
+            Errand::Reseal => self.reseal(base, around),
         }
     }
 
     pub(super) fn on_confirmed(
         &mut self,
         base: Box<Stored>,
-        hold: Hold,
         read: Result<Option<Box<Stored>>, ReadFault>,
         around: &mut Around<'_>,
     ) -> Action {
         match read {
             Err(fault) => {
-                let until = hold.deadline;
-                self.read_failed(fault, State::Confirming { base, hold }, until, around)
+                let until = self.held_mut().taken.plus(self.policy.lease_ttl);
+                self.read_failed(fault, State::Confirming { base }, until, around)
             }
             Ok(None) => self.consent(ConsentReason::Unknown),
             Ok(Some(stored)) if stored.generation == base.generation => {
-                self.begin_work(base, hold, around)
+                self.begin_work(base, around)
             }
             Ok(Some(stored)) => self.moved(&base.record.grant_id, stored, around),
         }

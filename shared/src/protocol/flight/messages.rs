@@ -32,7 +32,8 @@ pub enum Action {
     /// Send this refresh token to the endpoint, within these limits. From
     /// here to the end of the flight nothing may cancel it.
     Refresh(Secret, Limits),
-    /// Write the token object if it is at this generation.
+    /// Write the token object if it is at this generation, and wait for at most
+    /// [`Policy::commit_limit`](crate::Policy::commit_limit).
     PutToken(Box<TokenRecord>, Generation),
     /// Let time pass.
     Sleep(Duration),
@@ -79,8 +80,8 @@ pub enum PutFault {
     Unknown(Arc<str>),
     /// Not applied, and not before an operator acts.
     Refused(Arc<str>),
-    /// Not sent: this replica takes no leases for this long.
-    Paused(Duration),
+    /// Not sent, for this reason: this replica takes no leases at the moment.
+    Paused(Error),
 }
 
 /// How the flight ended.
@@ -127,13 +128,22 @@ pub struct Memory {
     /// The remembered lease generation that was tried last; it is tried once,
     /// whichever record remembers it.
     pub hint_used: Option<Generation>,
-    /// The last grant that this replica received from the provider itself.
-    pub received: Option<(GrantId, Monotonic)>,
+    /// The last grant that this replica obtained from the provider itself, and when its
+    /// request was sent.
+    pub obtained: Option<(GrantId, Monotonic)>,
+    /// The endpoint asked to wait until then before this user is refreshed again.
+    pub not_before: Option<Monotonic>,
 }
 
 impl Memory {
-    pub(super) fn received_at(&self, grant: &GrantId) -> Option<Monotonic> {
-        self.received.as_ref().filter(|(id, _)| id == grant).map(|(_, at)| *at)
+    /// How long this user is not to be refreshed yet.
+    pub(super) fn told_to_wait(&self, now: Monotonic) -> Option<Duration> {
+        let left = self.not_before?.since(now);
+        (!left.is_zero()).then_some(left)
+    }
+
+    pub(super) fn obtained_at(&self, grant: &GrantId) -> Option<Monotonic> {
+        self.obtained.as_ref().filter(|(id, _)| id == grant).map(|(_, at)| *at)
     }
 }
 
@@ -166,12 +176,14 @@ pub struct Notes {
     pub leases: u32,
     /// Of these, by takeover.
     pub takeovers: u32,
+    /// Renewals of them.
+    pub renewals: u32,
     /// A grant was found dead after a takeover or a lost answer: nobody has its
     /// successor.
     pub lost_grant: bool,
     /// An answer could not be stored since the user was deleted or the record
     /// had become unreadable.
     pub orphan: bool,
-    /// A 412 on the commit, whatever came of it.
+    /// A commit met another write, whatever came of it.
     pub conflict: bool,
 }

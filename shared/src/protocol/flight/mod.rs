@@ -1,13 +1,14 @@
 //! One attempt to have a usable token, step by step.
 //!
-//! This file has the states and step 1 (is it needed?); the lease, the refresh
-//! with its commit, the provider's rejection and the re-seal have files of their
-//! own.
+//! This file has the states and step 1 (is it needed?); the lease and its renewal, the
+//! refresh, the commit, the provider's rejection and the re-seal have files of their own.
 
+mod committing;
 mod leasing;
 mod messages;
 mod refreshing;
 mod rejection;
+mod renewing;
 mod resealing;
 
 use std::sync::Arc;
@@ -24,19 +25,35 @@ use crate::user_id::UserId;
 use super::conflict::{Adoption, adopt};
 use super::freshness::{Freshness, Held};
 use super::lease::Lease;
+use renewing::Renewal;
+
+pub use renewing::Upkeep;
 
 pub use messages::{
     Action, Draw, Event, Finish, Identity, Memory, Notes, PutFault, ReadFault, Source, Stored,
 };
 
-/// A lease that I hold.
+/// A lease that I hold, and what happened under it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Hold {
+    lease: Lease,
     generation: Generation,
-    /// The ttl counted from before the first PUT was sent.
-    deadline: Monotonic,
+    /// When the PUT that took it was first sent: attempts after the first fit into the
+    /// ttl from here.
+    taken: Monotonic,
+    /// When the last PUT that is known to be applied was first sent: others may take
+    /// over a ttl from here.
+    renewed: Monotonic,
+    renewal: Renewal,
     takeover: bool,
+    /// When the last request was sent.
+    sent: Option<Now>,
+    /// An answer was lost.
     ambiguous: bool,
+    /// A rejection was met after a lost answer, and the request sent once more.
+    doubted: bool,
+    /// When the provider first rejected the refresh token.
+    rejected: Option<Monotonic>,
     revoking: Option<WriteId>,
 }
 
@@ -70,38 +87,33 @@ enum State {
     /// A lease was taken that says nothing about when `base` was read.
     Confirming {
         base: Box<Stored>,
-        hold: Hold,
     },
     /// Another replica holds the lease.
     Polling {
         base: Box<Stored>,
     },
-    /// Step 3.
+    /// Step 3. `why` the last attempt failed.
     Refreshing {
         base: Box<Stored>,
-        hold: Hold,
+        why: Option<Error>,
     },
     /// Step 4.
     Committing {
         base: Box<Stored>,
-        hold: Hold,
         mine: Box<TokenRecord>,
         expected: Generation,
     },
     ReadingConflict {
         base: Box<Stored>,
-        hold: Hold,
         mine: Box<TokenRecord>,
     },
     /// Step 5.
     ReadingRejection {
         base: Box<Stored>,
-        hold: Hold,
         reason: Arc<str>,
     },
     Revoking {
         base: Box<Stored>,
-        hold: Hold,
         reason: Arc<str>,
         on: Generation,
         dead: Box<TokenRecord>,
@@ -109,12 +121,10 @@ enum State {
     /// The same values, sealed anew.
     Resealing {
         base: Box<Stored>,
-        hold: Hold,
         again: Box<TokenRecord>,
     },
     ReadingResealed {
         base: Box<Stored>,
-        hold: Hold,
         again: Box<TokenRecord>,
     },
     /// Time passes, then the inner state begins.
@@ -144,6 +154,9 @@ pub struct Flight {
     deadline: Monotonic,
     polls: Schedule,
     retries: Schedule,
+    hold: Option<Hold>,
+    /// The process is told to end: nothing new is sent to the endpoint.
+    stopping: bool,
     state: State,
     notes: Notes,
 }
@@ -176,6 +189,8 @@ impl Flight {
             polls: Schedule::new(policy.poll_min, policy.poll_max),
             retries: Schedule::new(policy.retry_min, policy.retry_max),
             policy,
+            hold: None,
+            stopping: false,
             state: State::ReadingToken,
             notes: Notes::default(),
         }
@@ -213,10 +228,27 @@ impl Flight {
         }
     }
 
-    /// Whether the flight waits for another replica's lease.
-    pub fn is_waiting(&self) -> bool {
-        matches!(&self.state, State::Pausing(inner) if matches!(**inner, State::Polling { .. }))
-            || matches!(self.state, State::Polling { .. })
+    /// The process is told to end: from now on the flight sends nothing new to the
+    /// endpoint, and what it has sent it brings to its end.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether the flight may be given up where it stands: it has not asked for a lease, or
+    /// it waits to send what [`Flight::stop`] will not let it send.
+    pub fn may_be_given_up(&self) -> bool {
+        let state = match &self.state {
+            State::Pausing(inner) => inner,
+            other => other,
+        };
+        match state {
+            State::ReadingToken
+            | State::ReadingLease { doubt: None, .. }
+            | State::RereadingToken { .. }
+            | State::Polling { .. } => true,
+            State::Refreshing { .. } => matches!(self.state, State::Pausing(_)),
+            _ => false,
+        }
     }
 
     /// Takes one event and says what to do next.
@@ -229,7 +261,12 @@ impl Flight {
         let state = std::mem::replace(&mut self.state, State::Over);
         match (state, event) {
             (State::ReadingToken, Event::Start) => self.enter(State::ReadingToken),
-            (State::Pausing(next), Event::Slept) => self.enter(*next),
+            // A suspended process wakes late: what may be sent is decided again.
+            (State::Pausing(next), Event::Slept) => match *next {
+                State::Refreshing { base, why } => self.attempt(base, why, around),
+                State::Resealing { base, again } => self.put_resealed(base, again, around),
+                next => self.enter(next),
+            },
             (State::ReadingToken, Event::TokenRead(read)) => self.on_first_read(read, around),
             (State::ReadingLease { base, doubt }, Event::LeaseRead(read)) => {
                 self.on_lease_read(base, doubt, read, around)
@@ -240,30 +277,30 @@ impl Flight {
             (State::PuttingLease { base, taking }, Event::LeasePut(put)) => {
                 self.on_lease_put(base, taking, put, around)
             }
-            (State::Confirming { base, hold }, Event::TokenRead(read)) => {
-                self.on_confirmed(base, hold, read, around)
+            (State::Confirming { base }, Event::TokenRead(read)) => {
+                self.on_confirmed(base, read, around)
             }
             (State::Polling { base }, Event::TokenRead(read)) => self.on_polled(base, read, around),
-            (State::Refreshing { base, hold }, Event::Refreshed(answer)) => {
-                self.on_refreshed(base, hold, answer, around)
+            (State::Refreshing { base, .. }, Event::Refreshed(answer)) => {
+                self.on_refreshed(base, answer, around)
             }
-            (State::Committing { base, hold, mine, expected }, Event::TokenPut(put)) => {
-                self.on_committed(base, hold, mine, expected, &put, around)
+            (State::Committing { base, mine, .. }, Event::TokenPut(put)) => {
+                self.on_committed(base, mine, &put, around)
             }
-            (State::ReadingConflict { base, hold, mine }, Event::TokenRead(read)) => {
-                self.on_conflict_read(base, hold, mine, read, around)
+            (State::ReadingConflict { base, mine }, Event::TokenRead(read)) => {
+                self.on_conflict_read(base, mine, read, around)
             }
-            (State::ReadingRejection { base, hold, reason }, Event::TokenRead(read)) => {
-                self.on_rejection_read(base, hold, reason, read, around)
+            (State::ReadingRejection { base, reason }, Event::TokenRead(read)) => {
+                self.on_rejection_read(base, reason, read, around)
             }
-            (State::Revoking { base, hold, reason, dead, .. }, Event::TokenPut(put)) => {
-                self.on_revoked(base, hold, reason, &dead, put, around)
+            (State::Revoking { base, reason, dead, .. }, Event::TokenPut(put)) => {
+                self.on_revoked(base, reason, &dead, put, around)
             }
-            (State::Resealing { base, hold, again }, Event::TokenPut(put)) => {
-                self.on_resealed(base, hold, again, put, around)
+            (State::Resealing { base, again }, Event::TokenPut(put)) => {
+                self.on_resealed(base, again, put, around)
             }
-            (State::ReadingResealed { base, hold, again }, Event::TokenRead(read)) => {
-                self.on_resealed_read(base, hold, again, read, around)
+            (State::ReadingResealed { base, again }, Event::TokenRead(read)) => {
+                self.on_resealed_read(base, again, read, around)
             }
             (state, event) => panic!("{event:?} does not answer {state:?}"),
         }
@@ -328,7 +365,7 @@ impl Flight {
         around: &Around<'_>,
     ) -> Held {
         Held {
-            received_at: around.memory.received_at(&record.grant_id),
+            obtained_at: around.memory.obtained_at(&record.grant_id),
             ahead: self.policy.refresh_ahead_for(record.expires_in, around.draw.unit()),
             record,
             generation,
@@ -350,6 +387,7 @@ impl Flight {
     }
 
     fn judge_token(&mut self, stored: Box<Stored>, around: &mut Around<'_>) -> Action {
+        self.hold = None;
         if self.errand == Errand::Reseal {
             // A revoked record is sealed like any other, and no secret is sent.
             return self.seek_lease(stored, around);
@@ -364,8 +402,22 @@ impl Flight {
             Freshness::Due if self.held != Some(stored.generation) => {
                 self.finish(Finish::Use(Box::new(held), Source::Adopted))
             }
-            Freshness::Due | Freshness::Unusable => self.seek_lease(stored, around),
+            Freshness::Due | Freshness::Unusable => {
+                if let Some(left) = around.memory.told_to_wait(now.monotonic) {
+                    return self.told_to_wait(left);
+                }
+                self.seek_lease(stored, around)
+            }
         }
+    }
+
+    /// The endpoint asked for patience with this user, and somebody else may still renew it.
+    fn told_to_wait(&mut self, left: Duration) -> Action {
+        if !self.foreground {
+            return self.finish(Finish::HeldElsewhere);
+        }
+        let why = "the token endpoint asked to wait before this user is refreshed again".into();
+        self.fail(Error::Later { why, retry_after: left })
     }
 
     /// Ends the flight when the record is another client's, whose secret is

@@ -20,7 +20,8 @@ pub enum WriteFault {
     ReplyLost,
     /// The official client's own retry: applied, then 412 on the second try.
     ConflictWithItself,
-    /// It takes this long, and then succeeds or fails as it would.
+    /// It takes this long, and then succeeds or fails as it would, also when its sender
+    /// has given up.
     Slow(Duration),
     /// Its reply is lost at once, and it is applied this much later if its
     /// precondition holds then.
@@ -189,7 +190,13 @@ impl Bucket for FaultyBucket {
                     return Err(lost());
                 }
                 Some(WriteFault::Slow(delay)) => {
-                    tokio::time::sleep_until(Instant::now() + delay).await;
+                    let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+                    let due = Instant::now() + delay;
+                    let arriving = tokio::spawn(async move {
+                        tokio::time::sleep_until(due).await;
+                        inner.put(&name, content, expected).await
+                    });
+                    return arriving.await.unwrap_or_else(|_| Err(lost()));
                 }
                 _ => {}
             }

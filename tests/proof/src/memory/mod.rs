@@ -6,6 +6,7 @@
 
 mod bucket;
 mod clock;
+mod link;
 mod provider;
 mod pubsub;
 mod scenes;
@@ -14,11 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use shared::ports::Randomness;
+use shared::ports::{Bucket, Randomness};
 use shared::{Grant, Keyring, Policy, TokenStore, UserId};
 
 pub use bucket::{FaultyBucket, Requests, WriteFault};
 pub use clock::VirtualClock;
+pub use link::Link;
 pub use provider::{AnswerFault, Provider};
 pub use pubsub::{Consumer, Heard, Queue, QueueSettings};
 
@@ -63,8 +65,21 @@ impl Fleet {
     /// # Panics
     /// When the policy cannot work.
     pub fn replica_with_clock(&self, name: &str, clock: VirtualClock) -> TokenStore {
+        self.over(name, clock, Arc::<FaultyBucket>::clone(&self.bucket))
+    }
+
+    /// A replica whose way to the bucket can be cut.
+    ///
+    /// # Panics
+    /// When the policy cannot work.
+    pub fn linked_replica(&self, name: &str) -> (TokenStore, Arc<Link>) {
+        let link = Arc::new(Link::new(Arc::clone(&self.bucket)));
+        let clock = VirtualClock::new(SignedDuration::ZERO);
+        (self.over(name, clock, Arc::<Link>::clone(&link)), link)
+    }
+
+    fn over(&self, name: &str, clock: VirtualClock, bucket: Arc<dyn Bucket>) -> TokenStore {
         let seed = name.bytes().fold(7_u64, |seed, b| seed.wrapping_mul(31) + u64::from(b));
-        let bucket: Arc<dyn shared::ports::Bucket> = Arc::<FaultyBucket>::clone(&self.bucket);
         let endpoint: Arc<dyn shared::ports::TokenEndpoint> =
             Arc::<Provider>::clone(&self.provider);
         TokenStore::builder(bucket, endpoint)

@@ -86,6 +86,14 @@ impl Course {
         }
     }
 
+    /// The refresh or re-seal that it is.
+    pub(super) fn flight(&mut self) -> Option<&mut Flight> {
+        match self {
+            Self::Flight(flight) => Some(flight),
+            Self::Granting(_) | Self::Deletion(_) => None,
+        }
+    }
+
     pub(super) fn pending_commit(&self) -> Option<&TokenRecord> {
         match self {
             Self::Flight(flight) => flight.pending_commit(),

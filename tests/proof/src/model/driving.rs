@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use shared::Error;
 use shared::ports::{EndpointError, Generation};
-use shared::protocol::{Event, Finish, Flight, Freshness, Identity};
+use shared::protocol::{Event, Finish, Flight, Freshness, Identity, Upkeep};
 
 use super::course::{Ask, Course, End, Next};
-use super::mutants::{frozen, wall_ahead};
+use super::mutants::{expired, frozen, wall_ahead};
 use super::provider::place;
 use super::replica::{Deeds, Doing, Ids, Replica, Series, at};
 use super::setup::{Mutant, Setup, TICK};
@@ -57,6 +57,62 @@ impl World {
         self.step(setup, i, Event::Start);
     }
 
+    /// What the lease of a flight needs beside what the flight asks for.
+    pub(super) fn keep(&mut self, setup: &Setup, i: usize) {
+        if setup.is(Mutant::NoRenewal) {
+            return;
+        }
+        let now = self.now;
+        let replica = &self.replicas[i];
+        if replica.paused.is_some() || matches!(replica.doing, Doing::Idle | Doing::Again(_)) {
+            return;
+        }
+        let monotonic = at(now, 0).monotonic;
+        let replica = self.replica(i);
+        let Some(flight) = replica.course.as_mut().and_then(Course::flight) else {
+            return;
+        };
+        if !flight.upkeep_is_awaited() {
+            replica.keeping = None;
+        }
+        if replica.keeping.is_none() {
+            replica.keeping = match flight.upkeep(monotonic) {
+                Some(Upkeep::Put(lease, expected)) => Some((Ask::PutLease(lease, expected), now)),
+                Some(Upkeep::Read) => Some((Ask::ReadLease, now)),
+                Some(Upkeep::Wait(_)) | None => None,
+            };
+        }
+    }
+
+    /// Takes what came of a renewal.
+    pub(super) fn kept(&mut self, setup: &Setup, i: usize, mut event: Event) {
+        let monotonic = at(self.now, 0).monotonic;
+        let replica = self.replica(i);
+        replica.keeping = None;
+        if setup.is(Mutant::SentAlthoughTheRenewalWasLost)
+            && let (Event::LeaseRead(Ok(Some(seen))), Some(series)) =
+                (&mut event, &replica.deeds.series)
+            && let Some(body) = &mut seen.body
+        {
+            body.attempt.clone_from(&series.attempt);
+        }
+        if let Some(flight) = replica.course.as_mut().and_then(Course::flight) {
+            flight.on_upkeep(event, monotonic, &mut replica.memory);
+        }
+        self.keep(setup, i);
+    }
+
+    /// A replica gives its late answer up and calls again, as if its own lease were over.
+    pub(super) fn give_up_and_call(&mut self, setup: &Setup, i: usize) {
+        let replica = self.replica(i);
+        if let Some(seen) = &replica.memory.observation {
+            replica.memory.observation = Some(expired(seen.generation));
+        }
+        replica.course = None;
+        replica.keeping = None;
+        self.call(setup, i);
+    }
+
     /// Gives the course an event and takes what it wants next.
     pub(super) fn step(&mut self, setup: &Setup, i: usize, event: Event) {
         let now = self.now;
@@ -91,15 +147,20 @@ impl World {
                             guards: Generation(lease.guards),
                             first_sent: now,
                             applied: false,
+                            stumbled: false,
                         });
                     }
                 }
                 if i >= setup.replicas && matches!(ask, Ask::PutToken(..)) {
                     replica.deeds.asked_at = now;
                 }
+                if matches!(ask, Ask::Refresh(_)) {
+                    replica.deeds.refresh_asked_at = now;
+                }
                 replica.doing = Doing::Asked(ask);
             }
         }
+        self.keep(setup, i);
     }
 
     fn land(&mut self, setup: &Setup, i: usize, end: End) {
@@ -113,13 +174,12 @@ impl World {
         }
         let replica = self.replica(i);
         replica.course = None;
+        replica.keeping = None;
         replica.deeds = Deeds::default();
         replica.doing = match &end {
-            End::Flight(Finish::Failed(Error::Busy(_) | Error::Unavailable(_)))
-                if i < setup.replicas =>
-            {
-                Doing::Again(now + 1)
-            }
+            End::Flight(Finish::Failed(
+                Error::Busy(_) | Error::Unavailable(_) | Error::Later { .. },
+            )) if i < setup.replicas => Doing::Again(now + 1),
             // Whoever re-seals asks again when the lease that was seen may be taken over.
             End::Flight(Finish::HeldElsewhere) => {
                 let seen = replica.memory.observation.as_ref();

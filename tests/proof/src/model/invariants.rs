@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use shared::ports::{Answer, Generation};
-use shared::protocol::{Freshness, Held, Rejected};
+use shared::protocol::{Freshness, Held, Lease, Rejected};
 use shared::record::{GrantId, TokenRecord};
 
 use super::bucket::Bucket;
@@ -32,11 +32,14 @@ struct Spend {
     /// The record that it was to replace, by its grant.
     replaces: GrantId,
     attempt: String,
+    /// The step from which the ttl counts of the lease under which it was sent.
     first_sent: u64,
     lost: bool,
     access: Option<(usize, u32)>,
     in_time: bool,
     guards: Generation,
+    /// Its holder stood still, or one of its writes met a fault.
+    stumbled: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -48,13 +51,15 @@ pub(super) struct Watch {
     moved_late: Vec<Generation>,
     /// Every version of the token, by its generation.
     versions: Vec<Arc<TokenRecord>>,
-    /// The last lease: what it guards and when it was written.
-    lease: Option<(i64, u64)>,
+    /// The last lease: what it guards, whose it is, and when it was written.
+    lease: Option<(i64, String, u64)>,
     deletions: u8,
     /// Since when a renewal is wanted, and steps in which someone stood still.
     pub(super) wanted: Option<u64>,
     pub(super) stalled: u64,
     pub(super) faults: u64,
+    /// Requests that hung and answers that came late.
+    pub(super) hung: u64,
 }
 
 impl Watch {
@@ -68,12 +73,30 @@ impl Watch {
         self.versions.get(index)
     }
 
-    /// I7: two series for one generation begin at least a ttl apart.
-    pub(super) fn lease_written(&mut self, guards: i64, now: u64) {
-        if self.lease.is_some_and(|(before, at)| before == guards && now < at + TTL) {
+    /// I7: two series for one generation begin at least a ttl apart. A renewal goes on
+    /// with its series.
+    pub(super) fn lease_written(&mut self, lease: &Lease, now: u64) {
+        let another = |(before, attempt, at): &(i64, String, u64)| {
+            *before == lease.guards && *attempt != lease.attempt && now < at + TTL
+        };
+        if self.lease.as_ref().is_some_and(another) {
             self.breaks(7);
         }
-        self.lease = Some((guards, now));
+        self.lease = Some((lease.guards, lease.attempt.clone(), now));
+    }
+
+    /// A lease was renewed by a PUT that was sent at `sent`.
+    pub(super) fn renewed(&mut self, attempt: &str, sent: u64) {
+        for spend in self.spends.iter_mut().filter(|s| s.attempt == attempt) {
+            spend.first_sent = spend.first_sent.max(sent);
+        }
+    }
+
+    /// The holder of a lease met a fault.
+    pub(super) fn stumbled(&mut self, attempt: &str) {
+        for spend in self.spends.iter_mut().filter(|s| s.attempt == attempt) {
+            spend.stumbled = true;
+        }
     }
 
     /// The lease went with its user; whoever writes it again finds no token.
@@ -81,19 +104,33 @@ impl Watch {
         self.lease = None;
     }
 
-    /// I1: a refresh under `series` reached the provider.
-    pub(super) fn spent(&mut self, series: &Series, answer: Option<&Answer>, lost: bool, now: u64) {
+    /// I1: a refresh under `series`, decided upon at `asked_at`, reached the provider. A
+    /// second spend is excused by an answer that was lost, by a holder that stumbled and
+    /// did not commit within its ttl, or by being held up on its own way. One that was
+    /// *sent* late is not, nor is one while a living holder waits for its answer.
+    pub(super) fn spent(
+        &mut self,
+        series: &Series,
+        asked_at: u64,
+        answer: Option<&Answer>,
+        lost: bool,
+        now: u64,
+    ) {
         let Some(base) = self.version(series.guards).cloned() else {
             return self.breaks(1);
         };
         let moved = &self.moved_late;
         let late = |first_sent: u64| now >= first_sent + TTL;
+        let held_up = late(series.first_sent) && asked_at < series.first_sent + TTL;
+        // After a lost answer a rejection is asked for once more, under the same lease.
+        let in_doubt = self.spends.iter().any(|s| s.lost && s.attempt == series.attempt);
         let again = self.spends.iter().any(|earlier| {
             let excused = earlier.lost
+                || (in_doubt && earlier.attempt == series.attempt)
                 || moved.contains(&earlier.guards)
                 || moved.contains(&series.guards)
-                || (late(earlier.first_sent) && !earlier.in_time)
-                || (late(series.first_sent) && earlier.attempt != series.attempt);
+                || (late(earlier.first_sent) && !earlier.in_time && earlier.stumbled)
+                || (held_up && earlier.attempt != series.attempt);
             earlier.replaces == base.grant_id && !excused
         });
         if again {
@@ -107,6 +144,7 @@ impl Watch {
             access: answer.and_then(|a| a.access_token.as_ref()).map(place),
             in_time: false,
             guards: series.guards,
+            stumbled: series.stumbled,
         });
     }
 
@@ -231,7 +269,8 @@ impl Watch {
     /// I6, after each step of the clock.
     pub(super) fn time_passed(&mut self, now: u64) {
         let ttls = self.faults + 1;
-        if self.wanted.is_some_and(|since| now - since > ttls * TTL + self.stalled + 1) {
+        let allowed = ttls * TTL + self.stalled + 4 * TTL * self.hung + 1;
+        if self.wanted.is_some_and(|since| now - since > allowed) {
             self.breaks(6);
         }
     }

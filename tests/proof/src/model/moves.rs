@@ -20,6 +20,10 @@ pub enum Fate {
     ConflictWithItself,
     /// Given up by its sender, and carried out at any later time.
     Late,
+    /// A refresh that is carried out at any later time, and awaited meanwhile.
+    Hangs,
+    /// A refresh that is carried out, and whose answer comes at any later time.
+    AnsweredLate,
 }
 
 /// What can happen next.
@@ -29,12 +33,18 @@ pub enum Move {
     Call(usize),
     /// A request of a replica reaches the world.
     Serve(usize, Fate),
-    /// A replica stands still, its request not sent.
+    /// A replica stands still, its request not sent; or it oversleeps.
     Pause(usize),
     /// It goes on.
     Resume(usize),
+    /// What keeps the lease of a replica reaches the world.
+    Keep(usize, Fate),
+    /// The late answer arrives.
+    Answer(usize),
     /// It ends; another process starts in its place.
     Crash(usize),
+    /// The provider ends the newest consent.
+    EndGrant,
     /// An API rejects the token that a replica holds.
     Reject(usize),
     /// The write that was given up arrives.
@@ -73,7 +83,11 @@ impl World {
         if self.late.is_some() {
             moves.push(Move::Arrive);
         }
-        if self.people > 0 {
+        if self.people > 0 && setup.ends {
+            if !self.provider.has_ended() {
+                moves.push(Move::EndGrant);
+            }
+        } else if self.people > 0 {
             for fate in self.fates_of_a_write() {
                 moves.extend([Move::Login(true, fate), Move::Login(false, fate)]);
             }
@@ -120,6 +134,30 @@ impl World {
             }
             return;
         }
+        if let Some((ask, _)) = &replica.keeping {
+            match ask {
+                Ask::PutLease(..) => {
+                    moves.extend(self.fates_of_a_write().map(|fate| Move::Keep(i, fate)));
+                }
+                _ => moves.push(Move::Keep(i, Fate::Answered)),
+            }
+        }
+        match &replica.doing {
+            Doing::Awaited(_, since) if self.now > *since => moves.push(Move::Answer(i)),
+            Doing::Hanging(_, since) if self.now > *since => {
+                moves.push(Move::Serve(i, Fate::Answered));
+                if faulty {
+                    moves.push(Move::Serve(i, Fate::ReplyLost));
+                }
+            }
+            // Only somebody with a lease does harm by sleeping too long.
+            Doing::Asleep(_)
+                if faulty && replica.deeds.series.as_ref().is_some_and(|s| s.applied) =>
+            {
+                moves.push(Move::Pause(i));
+            }
+            _ => {}
+        }
         let Doing::Asked(ask) = &replica.doing else {
             return;
         };
@@ -131,6 +169,8 @@ impl World {
                 Move::Serve(i, Fate::Answered),
                 Move::Serve(i, Fate::Refused),
                 Move::Serve(i, Fate::ReplyLost),
+                Move::Serve(i, Fate::Hangs),
+                Move::Serve(i, Fate::AnsweredLate),
             ]),
             Ask::Refresh(_) | Ask::ReadLease => moves.push(Move::Serve(i, Fate::Answered)),
             Ask::ReadToken if awaited => moves.push(Move::Serve(i, Fate::Answered)),

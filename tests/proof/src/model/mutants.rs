@@ -94,6 +94,9 @@ impl World {
                 // Looks like somebody else's newer grant, whatever it is.
                 stored.record.refresh_token = "somebody else's".into();
             }
+            (Event::TokenRead(Ok(Some(stored))), Mutant::DoneAlthoughRevoked) if pending => {
+                stored.record.state = RecordState::Active;
+            }
             (Event::TokenPut(put @ Err(PutFault::Unknown(_))), Mutant::CommitNotRetried) => {
                 *put = Ok(Generation(99));
             }
@@ -116,17 +119,24 @@ pub(super) fn wall_ahead(setup: &Setup, i: usize) -> u64 {
     if setup.is(Mutant::TakeoverByWallClock) { 4 * i as u64 } else { 0 }
 }
 
-/// The step at which a re-seal's clock stands from the moment it asks for the lease.
+/// The step at which the clock stands of somebody who does not look at it again, from the
+/// moment of asking for the lease.
 pub(super) fn frozen(setup: &Setup, i: usize, replica: &Replica) -> Option<u64> {
     let series = replica.deeds.series.as_ref()?;
-    (setup.is(Mutant::ResealAfterItsTtl) && i >= setup.replicas).then_some(series.first_sent)
+    let stands = if i < setup.replicas {
+        setup.is(Mutant::RefreshAfterItsTtl)
+    } else {
+        setup.is(Mutant::ResealAfterItsTtl)
+    };
+    stands.then_some(series.first_sent)
 }
 
 /// An observation that allows a takeover at once.
-fn expired(generation: Generation) -> Observation {
+pub(super) fn expired(generation: Generation) -> Observation {
     Observation {
         generation,
         since: Monotonic(std::time::Duration::ZERO),
         ttl: std::time::Duration::ZERO,
+        holder: None,
     }
 }

@@ -77,6 +77,17 @@ impl Provider {
         })
     }
 
+    /// The newest consent ends, by the provider's own decision.
+    pub(super) fn end(&mut self) {
+        if let Some(family) = self.families.last_mut() {
+            family.dead = true;
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.families.last().is_none_or(|family| family.dead)
+    }
+
     pub(super) fn has_rejected(&self, refresh_token: &Secret) -> bool {
         self.rejected.contains(&place(refresh_token))
     }

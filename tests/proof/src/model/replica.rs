@@ -4,6 +4,7 @@
 use std::cell::Cell;
 
 use jiff::{SignedDuration, Timestamp};
+use shared::Secret;
 use shared::ports::{Generation, Monotonic, Now};
 use shared::protocol::{Draw, Event, Held, Memory};
 use shared::record::GrantId;
@@ -54,6 +55,10 @@ pub(super) enum Doing {
     Answered(Event),
     /// A timer of the flight.
     Asleep(u64),
+    /// A refresh that reached the endpoint at this step; it is carried out later.
+    Hanging(Secret, u64),
+    /// The answer to a refresh that was carried out at this step, on its way.
+    Awaited(Event, u64),
     /// Calls again at this step.
     Again(u64),
 }
@@ -63,9 +68,13 @@ pub(super) enum Doing {
 pub(super) struct Series {
     pub(super) attempt: String,
     pub(super) guards: Generation,
+    /// The step from which its ttl counts: its first PUT, or the last renewal that was
+    /// applied.
     pub(super) first_sent: u64,
     /// The lease was written.
     pub(super) applied: bool,
+    /// Its holder stood still, or one of its writes met a fault.
+    pub(super) stumbled: bool,
 }
 
 /// What the present flight did, for the invariants only.
@@ -81,6 +90,8 @@ pub(super) struct Deeds {
     pub(super) confirming: bool,
     /// When the last record write of a re-seal was decided upon.
     pub(super) asked_at: u64,
+    /// When the last refresh was decided upon.
+    pub(super) refresh_asked_at: u64,
     /// It was held up from outside; its times say nothing.
     pub(super) stalled: bool,
 }
@@ -107,6 +118,8 @@ pub(super) struct Replica {
     pub(super) held: Option<Box<Held>>,
     pub(super) course: Option<Course>,
     pub(super) doing: Doing,
+    /// A request that keeps its lease, and when it was sent.
+    pub(super) keeping: Option<(Ask, u64)>,
     /// Since when it stands still.
     pub(super) paused: Option<u64>,
     pub(super) drawn: u32,
@@ -125,6 +138,7 @@ impl Replica {
             held: None,
             course: None,
             doing: Doing::Idle,
+            keeping: None,
             paused: None,
             drawn: 0,
             calls: 0,
@@ -148,11 +162,12 @@ impl Replica {
     pub(super) fn rests(&self, now: u64) -> bool {
         self.paused.is_some()
             || self.may_linger()
-            || match self.doing {
-                Doing::Idle => true,
-                Doing::Asleep(until) | Doing::Again(until) => until > now,
-                Doing::Asked(_) | Doing::Answered(_) => false,
-            }
+            || self.keeping.is_none()
+                && match self.doing {
+                    Doing::Idle | Doing::Hanging(..) | Doing::Awaited(..) => true,
+                    Doing::Asleep(until) | Doing::Again(until) => until > now,
+                    Doing::Asked(_) | Doing::Answered(_) => false,
+                }
     }
 
     /// Whether it may take as long as it likes.

@@ -15,8 +15,10 @@ use super::world::{Late, World};
 
 impl World {
     pub(super) fn serve(&mut self, setup: &Setup, i: usize, fate: Fate) {
-        let Doing::Asked(ask) = self.replicas[i].doing.clone() else {
-            return;
+        let ask = match self.replicas[i].doing.clone() {
+            Doing::Asked(ask) => ask,
+            Doing::Hanging(token, _) => Ask::Refresh(token),
+            _ => return,
         };
         if ask == Ask::ReadToken && self.replicas[i].may_linger() {
             let read = Event::TokenRead(Ok(self.read_token(setup, i)));
@@ -31,6 +33,18 @@ impl World {
         }
         if fate != Fate::Answered {
             self.spend_fault();
+            if !matches!(ask, Ask::Refresh(_)) {
+                self.stumbles(i);
+            }
+        }
+        if matches!(fate, Fate::Hangs | Fate::AnsweredLate) {
+            self.watch.hung += 1;
+            self.replica(i).deeds.stalled = true;
+        }
+        if let (Fate::Hangs, Ask::Refresh(token)) = (fate, &ask) {
+            let now = self.now;
+            self.replica(i).doing = Doing::Hanging(token.clone(), now);
+            return self.keep(setup, i);
         }
         let event = match &ask {
             Ask::ReadToken => Event::TokenRead(Ok(self.read_token(setup, i))),
@@ -41,12 +55,34 @@ impl World {
                 Event::TokenPut(self.put(setup, i, &ask, fate))
             }
         };
-        if fate == Fate::Slow {
-            self.replica(i).doing = Doing::Answered(event);
-            self.pause(i);
-        } else {
-            self.step(setup, i, event);
+        let now = self.now;
+        match fate {
+            Fate::Slow => {
+                self.replica(i).doing = Doing::Answered(event);
+                self.pause(i);
+            }
+            Fate::AnsweredLate => {
+                self.replica(i).doing = Doing::Awaited(event, now);
+                self.keep(setup, i);
+            }
+            _ => self.step(setup, i, event),
         }
+    }
+
+    /// A request that keeps a lease reaches the bucket.
+    pub(super) fn serve_keeping(&mut self, setup: &Setup, i: usize, fate: Fate) {
+        let Some((ask, _)) = self.replicas[i].keeping.clone() else {
+            return;
+        };
+        if fate != Fate::Answered {
+            self.spend_fault();
+            self.stumbles(i);
+        }
+        let event = match &ask {
+            Ask::PutLease(..) => Event::LeasePut(self.put(setup, i, &ask, fate)),
+            _ => Event::LeaseRead(Ok(self.bucket.read_lease())),
+        };
+        self.kept(setup, i, event);
     }
 
     fn put(
@@ -73,6 +109,7 @@ impl World {
             Fate::ConflictWithItself => Err(PutFault::Conflict),
             _ => {
                 if let (Ask::PutLease(_, expected), Err(_)) = (ask, &written)
+                    && self.replicas[i].keeping.is_none()
                     && self.replicas[i].memory.hint_used == Some(*expected)
                 {
                     let again = self.replicas[i].refused == Some(*expected);
@@ -109,10 +146,17 @@ impl World {
                 if !free && self.bucket.lease_generation() != *expected {
                     return None;
                 }
-                self.watch.lease_written(lease.guards, now);
-                let deeds = &mut self.replica(i).deeds;
-                if let Some(series) = deeds.series.as_mut().filter(|s| s.attempt == lease.attempt) {
-                    series.applied = true;
+                self.watch.lease_written(lease, now);
+                let replica = self.replica(i);
+                let sent = replica.keeping.as_ref().map(|(_, sent)| *sent);
+                let series = replica.deeds.series.as_mut();
+                if let Some(series) = series.filter(|s| s.attempt == lease.attempt) {
+                    if let (true, Some(sent)) = (series.applied, sent) {
+                        series.first_sent = series.first_sent.max(sent);
+                        self.watch.renewed(&lease.attempt, sent);
+                    } else {
+                        series.applied = true;
+                    }
                 }
                 Some(self.bucket.write_lease(lease.clone()))
             }
@@ -168,7 +212,8 @@ impl World {
         let answer = self.provider.refresh(token, setup);
         let lost = fate == Fate::ReplyLost;
         if let Some(series) = self.replicas[i].deeds.series.clone() {
-            self.watch.spent(&series, answer.as_ref().ok(), lost, self.now);
+            let asked_at = self.replicas[i].deeds.refresh_asked_at;
+            self.watch.spent(&series, asked_at, answer.as_ref().ok(), lost, self.now);
         }
         let why = "no answer".into();
         if lost {

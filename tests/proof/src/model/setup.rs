@@ -29,6 +29,16 @@ pub enum Mutant {
     ResealWithoutLease,
     /// A re-seal writes over whatever is stored.
     ResealWithoutPrecondition,
+    /// A replica does not look at its clock before it sends a refresh.
+    RefreshAfterItsTtl,
+    /// No lease is renewed.
+    NoRenewal,
+    /// A replica whose answer is late takes its own lease over and asks again.
+    OwnTakeoverWhileUnanswered,
+    /// A renewal that was lost to another replica counts as done.
+    SentAlthoughTheRenewalWasLost,
+    /// After a 412 a record with my grant counts as my write, though it is revoked.
+    DoneAlthoughRevoked,
     /// A re-seal does not look at its clock before it writes.
     ResealAfterItsTtl,
     /// A login writes over whatever is stored.
@@ -80,10 +90,14 @@ pub struct Setup {
     pub rotating: bool,
     /// Whether a spent refresh token that comes back kills its family.
     pub family_revocation: bool,
-    /// Crashes, pauses, lost, late and refused requests, all together.
+    /// Crashes, pauses, lost, late and refused requests and answers, all together.
     pub faults: u8,
-    /// Logins, re-seals, deletions and rejections, all together.
+    /// Logins, re-seals, deletions, rejections and grants that the provider ends, all
+    /// together.
     pub people: u8,
+    /// The interventions are grants that the provider ends and tokens that an API rejects,
+    /// instead of what people do.
+    pub ends: bool,
     /// Calls that begin on their own, per replica; a call that fails for now is
     /// repeated without limit.
     pub calls: u8,
@@ -107,6 +121,7 @@ impl Setup {
             family_revocation: true,
             faults: 1,
             people: 0,
+            ends: false,
             calls: 1,
             horizon: 6,
             patience: 6,
@@ -115,12 +130,11 @@ impl Setup {
         }
     }
 
-    /// Lease ttl three steps, one attempt and its margin between one and two.
+    /// Lease ttl three steps: connecting and a commit take one of them, and a lease is
+    /// renewed at the second.
     pub(super) fn policy(&self) -> Arc<Policy> {
         Arc::new(Policy {
             lease_ttl: 3 * TICK,
-            attempt_timeout: TICK,
-            margin: TICK / 2,
             refresh_ahead: TICK,
             min_ttl: TICK,
             wait_limit: self.patience * TICK,

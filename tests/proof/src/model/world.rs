@@ -12,7 +12,7 @@ use super::invariants::{TTL, Watch};
 use super::moves::Move;
 use super::provider::{LIFE, Provider};
 use super::replica::{Doing, Replica, Sent, at};
-use super::setup::Setup;
+use super::setup::{Mutant, Setup};
 
 /// One state of the model.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -109,8 +109,19 @@ impl World {
                 self.pause(i);
             }
             Move::Resume(i) => self.resume(setup, i),
+            Move::Keep(i, fate) => self.serve_keeping(setup, i, fate),
+            Move::Answer(i) => {
+                if let Doing::Awaited(event, _) = self.replicas[i].doing.clone() {
+                    self.step(setup, i, event);
+                }
+            }
+            Move::EndGrant => {
+                self.people -= 1;
+                self.provider.end();
+            }
             Move::Crash(i) => {
                 self.spend_fault();
+                self.stumbles(i);
                 self.replicas[i] = Arc::new(self.replicas[i].crashed());
                 self.forget_unwanted(setup);
             }
@@ -137,7 +148,17 @@ impl World {
         self.watch.faults += 1;
     }
 
+    /// The holder of a lease met a fault: what it does not commit in time is excused.
+    pub(super) fn stumbles(&mut self, i: usize) {
+        if let Some(series) = self.replica(i).deeds.series.as_mut() {
+            series.stumbled = true;
+            let attempt = series.attempt.clone();
+            self.watch.stumbled(&attempt);
+        }
+    }
+
     pub(super) fn pause(&mut self, i: usize) {
+        self.stumbles(i);
         let now = self.now;
         let replica = self.replica(i);
         replica.paused = Some(now);
@@ -147,8 +168,10 @@ impl World {
     fn resume(&mut self, setup: &Setup, i: usize) {
         let replica = self.replica(i);
         replica.paused = None;
-        if let Doing::Answered(event) = replica.doing.clone() {
-            self.step(setup, i, event);
+        match replica.doing.clone() {
+            Doing::Answered(event) => self.step(setup, i, event),
+            Doing::Asleep(until) if until <= self.now => self.step(setup, i, Event::Slept),
+            _ => self.keep(setup, i),
         }
     }
 
@@ -164,7 +187,12 @@ impl World {
                 Doing::Asleep(until) if until <= now => self.step(setup, i, Event::Slept),
                 Doing::Again(until) if until <= now && i < setup.replicas => self.call(setup, i),
                 Doing::Again(until) if until <= now => self.reseal_again(setup, i),
-                _ => {}
+                Doing::Awaited(..) | Doing::Hanging(..)
+                    if setup.is(Mutant::OwnTakeoverWhileUnanswered) =>
+                {
+                    self.give_up_and_call(setup, i);
+                }
+                _ => self.keep(setup, i),
             }
             let replica = &self.replicas[i];
             let limit = u64::from(setup.patience) + TTL;

@@ -104,6 +104,7 @@ impl Fleet {
         match self.dice.between(0, 9) {
             0..=1 if scenario.crashes => {
                 self.replicas[place].process.crash();
+                self.world.stumbles(&self.replicas[place].process, Duration::ZERO);
                 self.world.note(&format!("crash of {}", self.replicas[place].process.name));
                 self.world.with(|s| s.totals.crashes += 1);
                 self.replicas[place] = self.start();
@@ -113,6 +114,7 @@ impl Fleet {
                 let process = &self.replicas[place].process;
                 self.world.note(&format!("{} stands still for {pause:?}", process.name));
                 process.freeze(pause);
+                self.world.stumbles(process, pause);
             }
             4 if scenario.outages => self.world.with(|s| s.bucket_down = !s.bucket_down),
             5 if scenario.outages => self.world.with(|s| s.endpoint_down = !s.endpoint_down),
@@ -169,7 +171,8 @@ impl Fleet {
             self.converges(&user).await;
         }
         for replica in self.replicas.clone() {
-            if !replica.store.shutdown(Duration::from_secs(120)).await {
+            let limit = replica.store.policy().longest_flight();
+            if !replica.store.shutdown(limit).await {
                 let text = format!("{} has flights that do not end", replica.process.name);
                 self.world.with(|s| s.ledger.violate("I6 progress", &text));
             }
@@ -206,7 +209,7 @@ impl Fleet {
             let began = self.world.now();
             let outcome = loop {
                 match caller.call(user).await {
-                    Err(Error::Busy(_) | Error::Unavailable(_))
+                    Err(Error::Busy(_) | Error::Unavailable(_) | Error::Later { .. })
                         if u128::from(self.world.now() - began) < limit.as_millis() => {}
                     other => break other,
                 }

@@ -12,10 +12,9 @@ use super::provider::Provider;
 /// One replica's acquisition of one lease, begun when its PUT was first sent.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Series {
-    attempt: String,
+    pub(super) attempt: String,
     guards: i64,
     first_sent: u64,
-    ttl: u64,
 }
 
 /// A refresh that reached the provider.
@@ -23,6 +22,7 @@ pub(super) struct Series {
 struct Spend {
     series: Series,
     process: usize,
+    asked_at: u64,
     answer_lost: bool,
     access_token: Option<String>,
 }
@@ -46,13 +46,19 @@ struct Version {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) violations: Vec<String>,
-    /// Second spends that a late holder or a lost answer excuses, per user.
+    /// Second spends that a holder who stumbled or a lost answer excuses, per user.
     pub(super) windows: BTreeMap<String, u64>,
     series: BTreeMap<(usize, String), Series>,
     /// By user and the grant that was to be replaced.
     spends: BTreeMap<(String, String), Vec<Spend>>,
-    applied: BTreeSet<String>,
-    leases: BTreeMap<String, (i64, u64, u64)>,
+    /// By attempt: when the lease ends that was applied, or renewed, last.
+    ends: BTreeMap<String, u64>,
+    /// By attempt: when its last PUT was sent.
+    sent: BTreeMap<String, u64>,
+    /// By user: the attempt of the last lease, what it guards, and when it was written.
+    leases: BTreeMap<String, (String, i64, u64)>,
+    /// When a process last stood still, died, or met a fault of the bucket.
+    stumbled: BTreeMap<usize, u64>,
     versions: BTreeMap<(String, i64), Version>,
     deleted: BTreeMap<String, i64>,
     /// By user and grant: logins that a first write brought back after a deletion. It
@@ -71,29 +77,35 @@ impl Ledger {
     }
 
     pub(super) fn lease_sent(&mut self, process: usize, user: &str, lease: &Lease, now: u64) {
-        let series = Series {
-            attempt: lease.attempt.clone(),
-            guards: lease.guards,
-            first_sent: now,
-            ttl: lease.ttl_ms,
-        };
+        let series =
+            Series { attempt: lease.attempt.clone(), guards: lease.guards, first_sent: now };
+        self.sent.insert(lease.attempt.clone(), now);
         let known = self.series.entry((process, user.to_owned())).or_insert_with(|| series.clone());
         if known.attempt != series.attempt {
             *known = series;
         }
     }
 
-    /// I7: two series for one generation begin at least a ttl apart.
+    /// A process stands still until `until`, dies, or meets a fault of the bucket: what its
+    /// holders do not commit in time is excused.
+    pub(super) fn stumbles(&mut self, process: usize, until: u64) {
+        let last = self.stumbled.entry(process).or_default();
+        *last = until.max(*last);
+    }
+
+    /// I7: two series for one generation begin at least a ttl apart. A renewal goes on with
+    /// its series.
     pub(super) fn lease_applied(&mut self, user: &str, lease: &Lease, now: u64) {
-        if let Some((guards, at, ttl)) = self.leases.get(user).copied()
-            && guards == lease.guards
-            && now < at + ttl
+        if let Some((attempt, guards, at)) = self.leases.get(user)
+            && (*attempt != lease.attempt && *guards == lease.guards)
+            && now < at + lease.ttl_ms
         {
             let text = format!("{user}: two leases on generation {guards}, {} ms apart", now - at);
             self.violate("I7 bounded load", &text);
         }
-        self.leases.insert(user.to_owned(), (lease.guards, now, lease.ttl_ms));
-        self.applied.insert(lease.attempt.clone());
+        self.leases.insert(user.to_owned(), (lease.attempt.clone(), lease.guards, now));
+        let sent = self.sent.get(&lease.attempt).copied().unwrap_or(now);
+        self.ends.insert(lease.attempt.clone(), sent + lease.ttl_ms);
     }
 
     /// The acquisition under which `process` acts for `user` now.
@@ -101,34 +113,47 @@ impl Ledger {
         self.series.get(&(process, user.to_owned())).cloned().unwrap_or_default()
     }
 
-    /// I1: a refresh of `user` by `process`, sent under `series`, reached the
-    /// provider.
+    /// I1: a refresh of `user` by `process`, decided upon at `asked_at` under `series`,
+    /// reached the provider. A second spend is excused by an answer that was lost, by a
+    /// holder that stumbled and did not commit within its ttl, or by being held up on its
+    /// own way. One that was *sent* late is not, nor is one while a living holder waits.
+    #[expect(clippy::too_many_arguments, reason = "they are what is known of one request")]
     pub(super) fn spent(
         &mut self,
         process: &Process,
         user: &str,
         series: &Series,
+        asked_at: u64,
         answer: Option<&Answer>,
         answer_lost: bool,
         now: u64,
     ) {
-        if !self.applied.contains(&series.attempt) {
+        if !self.ends.contains_key(&series.attempt) {
             let text = format!("{user}: {} refreshed without holding its lease", process.name);
             self.violate("I1 single refresh", &text);
         }
         let version = self.versions.get(&(user.to_owned(), series.guards));
         let key = (user.to_owned(), version.map(|v| v.grant.clone()).unwrap_or_default());
-        let late = |s: &Series| now >= s.first_sent + s.ttl;
+        let ends = |s: &Series| self.ends.get(&s.attempt).copied().unwrap_or_default();
+        let held_up = now >= ends(series) && asked_at < ends(series);
+        let spends = self.spends.get(&key).map(Vec::as_slice).unwrap_or_default();
+        // After a lost answer a rejection is asked for once more, under the same lease.
+        let doubts = |s: &Spend| s.answer_lost && s.series.attempt == series.attempt;
+        let in_doubt = spends.iter().any(doubts);
         let mut windows = 0;
-        for earlier in self.spends.get(&key).into_iter().flatten() {
+        let mut violations = Vec::new();
+        for earlier in spends {
             let committed = earlier.access_token.as_ref().and_then(|a| self.committed_at.get(a));
-            let in_time =
-                committed.is_some_and(|at| *at < earlier.series.first_sent + earlier.series.ttl);
+            let in_time = committed.is_some_and(|at| *at < ends(&earlier.series));
+            let stumbled = self.stumbled.get(&earlier.process);
+            let stumbled = stumbled.is_some_and(|at| *at >= earlier.series.first_sent);
             let excused = earlier.answer_lost
-                || answer_lost
+                || (in_doubt && earlier.series.attempt == series.attempt)
+                // It is the older one, whose connection broke, and arrives later.
+                || (answer_lost && asked_at < earlier.asked_at)
                 || self.returned.contains(&key)
-                || (late(&earlier.series) && !in_time)
-                || (late(series) && earlier.series.attempt != series.attempt);
+                || (now >= ends(&earlier.series) && !in_time && stumbled)
+                || (held_up && earlier.series.attempt != series.attempt);
             if excused {
                 windows += 1;
             } else {
@@ -138,17 +163,19 @@ impl Ledger {
                     earlier.process,
                     now - earlier.series.first_sent
                 );
-                self.violations.push(format!("I1 single refresh: {text}"));
+                violations.push(format!("I1 single refresh: {text}"));
             }
         }
+        self.violations.extend(violations);
         if windows > 0 || answer_lost {
             *self.windows.entry(user.to_owned()).or_default() += 1;
         }
-        let access_token =
-            answer.and_then(|a| a.access_token.as_ref()).map(|t| t.expose().to_owned());
+        let access_token = answer.and_then(|a| a.access_token.as_ref());
+        let access_token = access_token.map(|token| token.expose().to_owned());
         self.spends.entry(key).or_default().push(Spend {
             series: series.clone(),
             process: process.index,
+            asked_at,
             answer_lost,
             access_token,
         });
@@ -162,7 +189,9 @@ impl Ledger {
         answer: &Answer,
         now: u64,
     ) {
-        let Some(access_token) = &answer.access_token else { return };
+        let Some(access_token) = &answer.access_token else {
+            return;
+        };
         let access_token = access_token.expose().to_owned();
         self.obtained.insert(access_token.clone(), (process, now));
         let (user, guards) = (user.to_owned(), series.guards);

@@ -41,6 +41,9 @@ impl BucketPort {
     ) -> Result<T, BucketError> {
         let way = self.world.way(&self.process, name, false);
         travel(way.there).await;
+        if way.fate != Fate::Answered || self.world.with(|s| s.bucket_down) {
+            self.world.stumbles(&self.process, Duration::ZERO);
+        }
         if self.world.with(|s| s.bucket_down) {
             self.world.reply(&self.process, way).await;
             return Err(Self::unavailable());
@@ -65,6 +68,7 @@ impl BucketPort {
                 travel(BUCKET_TIMEOUT).await;
                 Err(Self::unavailable())
             }
+            other => unreachable!("{other:?} is the endpoint's"),
         };
         self.world.reply(&self.process, way).await;
         outcome
@@ -77,6 +81,9 @@ impl Bucket for BucketPort {
             self.process.runs().await;
             let way = self.world.way(&self.process, name, false);
             travel(way.there).await;
+            if way.fate != Fate::Answered || self.world.with(|s| s.bucket_down) {
+                self.world.stumbles(&self.process, Duration::ZERO);
+            }
             let outcome = match way.fate {
                 _ if self.world.with(|s| s.bucket_down) => Err(Self::unavailable()),
                 Fate::Answered | Fate::ConflictWithItself => Ok(self.world.read(name)),
@@ -87,6 +94,7 @@ impl Bucket for BucketPort {
                     travel(stall.min(BUCKET_TIMEOUT)).await;
                     Ok(read)
                 }
+                other => unreachable!("{other:?} is the endpoint's"),
             };
             self.world.reply(&self.process, way).await;
             outcome
@@ -152,6 +160,7 @@ impl TokenEndpoint for EndpointPort {
         limits: Limits,
     ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
         async move {
+            let asked_at = self.world.now();
             self.process.runs().await;
             let token = refresh_token.expose();
             let place = self.world.with(|s| s.provider.place(token).cloned());
@@ -159,33 +168,46 @@ impl TokenEndpoint for EndpointPort {
             let series = self.world.with(|s| s.ledger.series(self.process.index, &user));
             let way = self.world.way(&self.process, &format!("endpoint {user}"), true);
             travel(way.there).await;
-            let lost = || EndpointError::Ambiguous {
-                why: "no answer in time".into(),
-                resend_after: Resend::Soon,
-            };
-            let not_now = || EndpointError::NotNow {
+            let not_now = |retry_after| EndpointError::NotNow {
                 code: None,
                 why: "HTTP status 503".into(),
-                retry_after: None,
+                retry_after,
             };
+            let lost =
+                |resend_after| EndpointError::Ambiguous { why: "no answer".into(), resend_after };
+            let carried_out =
+                |lost| self.world.refresh(&self.process, token, &series, asked_at, lost);
             let outcome = match way.fate {
-                _ if self.world.with(|s| s.endpoint_down) => Err(not_now()),
-                Fate::Refused => Err(not_now()),
-                Fate::Answered | Fate::ConflictWithItself => {
-                    self.world.refresh(&self.process, token, &series, false)
+                _ if self.world.with(|s| s.endpoint_down) => Err(not_now(None)),
+                Fate::Refused => Err(not_now(None)),
+                Fate::Told(time) => Err(not_now(Some(time))),
+                Fate::NotReached => Err(EndpointError::NotReached("connection refused".into())),
+                Fate::Answered | Fate::ConflictWithItself => carried_out(false),
+                Fate::Stalled(stall) => {
+                    travel(stall.min(limits.answer)).await;
+                    carried_out(false)
+                }
+                Fate::AnsweredLate(late) => {
+                    let outcome = carried_out(false);
+                    travel(late.min(limits.answer)).await;
+                    outcome
                 }
                 Fate::ReplyLost => {
-                    drop(self.world.refresh(&self.process, token, &series, true));
-                    Err(lost())
+                    drop(carried_out(true));
+                    Err(lost(Resend::Soon))
                 }
-                Fate::Stalled(stall) => {
+                Fate::Orphaned(after) => {
                     let (late, token, series) = (self.clone(), token.to_owned(), series.clone());
                     tokio::spawn(async move {
-                        travel(stall).await;
-                        drop(late.world.refresh(&late.process, &token, &series, true));
+                        travel(after).await;
+                        drop(late.world.refresh(&late.process, &token, &series, asked_at, true));
                     });
-                    travel(limits.answer).await;
-                    Err(lost())
+                    Err(lost(Resend::Soon))
+                }
+                Fate::GatewayTimeout(after) => {
+                    travel(after.min(limits.answer)).await;
+                    drop(carried_out(true));
+                    Err(lost(Resend::Late))
                 }
             };
             self.world.reply(&self.process, way).await;

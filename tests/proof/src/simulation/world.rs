@@ -29,8 +29,20 @@ pub(super) enum Fate {
     ReplyLost,
     /// The client's own retry: carried out, and the second try is a conflict.
     ConflictWithItself,
-    /// The client gives up; the request arrives this long after it was sent.
+    /// The client gives up; the request arrives this long after it was sent. The endpoint
+    /// answers that late.
     Stalled(Duration),
+    /// Of the endpoint: carried out, and its answer comes this much later.
+    AnsweredLate(Duration),
+    /// Of the endpoint: the connection breaks at once, and the request is carried out this
+    /// much later.
+    Orphaned(Duration),
+    /// Of the endpoint: a gateway gives up after this long; the origin carries it out then.
+    GatewayTimeout(Duration),
+    /// Of the endpoint: not carried out, and it asks to wait this long.
+    Told(Duration),
+    /// Of the endpoint: no connection.
+    NotReached,
 }
 
 /// One request's way through the network.
@@ -157,9 +169,19 @@ impl World {
             let there = Duration::from_millis(dice.between(2, slow));
             let back = Duration::from_millis(dice.between(2, slow));
             let stall = Duration::from_millis(dice.between(5_000, 70_000));
-            let fates =
+            let of_bucket =
                 [Fate::Refused, Fate::ReplyLost, Fate::ConflictWithItself, Fate::Stalled(stall)];
-            let drawn = dice.pick(&fates);
+            let of_endpoint = [
+                Fate::Refused,
+                Fate::ReplyLost,
+                Fate::Stalled(stall),
+                Fate::AnsweredLate(stall),
+                Fate::Orphaned(stall / 10),
+                Fate::GatewayTimeout(stall / 2),
+                Fate::Told(stall),
+                Fate::NotReached,
+            ];
+            let drawn = if endpoint { dice.pick(&of_endpoint) } else { dice.pick(&of_bucket) };
             let fate = if dice.chance(faults) && !healed { drawn } else { Fate::Answered };
             // Most requests are reads of the token; those of a refresh are few.
             let often = if endpoint { 200 } else { 15 };
@@ -178,17 +200,25 @@ impl World {
         })
     }
 
+    /// `process` stands still for `pause`, dies, or meets a fault of the bucket.
+    pub(super) fn stumbles(&self, process: &Process, pause: Duration) {
+        let until = self.now() + u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        self.with(|s| s.ledger.stumbles(process.index, until));
+    }
+
     /// A reply is on its way to `process`; something may befall it first.
     pub(super) async fn reply(&self, process: &Process, way: Way) {
         match way.blow {
             Some(Blow::Freeze(pause)) => {
                 self.note(&format!("{} stands still for {pause:?}", process.name));
                 process.freeze(pause);
+                self.stumbles(process, pause);
             }
             Some(Blow::Crash) if !process.is_dead() => {
                 self.note(&format!("crash of {}", process.name));
                 self.with(|s| s.totals.crashes += 1);
                 process.crash();
+                self.stumbles(process, Duration::ZERO);
             }
             _ => {}
         }
@@ -256,13 +286,15 @@ impl World {
         process: &Process,
         refresh_token: &str,
         series: &Series,
+        asked_at: u64,
         answer_lost: bool,
     ) -> Result<Answer, EndpointError> {
         let now = self.now();
         let outcome = self.with(|s| {
             let user = s.provider.place(refresh_token).map(|p| p.user.clone()).unwrap_or_default();
             let outcome = s.provider.refresh(refresh_token);
-            s.ledger.spent(process, &user, series, outcome.as_ref().ok(), answer_lost, now);
+            let answer = outcome.as_ref().ok();
+            s.ledger.spent(process, &user, series, asked_at, answer, answer_lost, now);
             outcome
         });
         let text = match &outcome {
@@ -295,6 +327,7 @@ impl State {
             && now < at + 1000
         {
             self.totals.throttled += 1;
+            self.ledger.stumbles(process.index, now);
             return Err(BucketError::Throttled);
         }
         if before.map_or(Generation::ABSENT, |(o, _)| o.generation) != expected {

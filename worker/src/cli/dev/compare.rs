@@ -25,7 +25,7 @@ const DEAD_TOPIC: &str = "unguarded-jobs-dead";
 const REFRESH_LATENCY: Duration = Duration::from_millis(10);
 /// Every bunch of jobs meets an expired token, so that a stall of a busy machine would more
 /// often than in the plain demo fall between a refresh and its commit.
-const FLAGS: [&str; 4] = ["--lease-ttl", "12s", "--attempt-timeout", "6s"];
+const FLAGS: [&str; 2] = ["--lease-ttl", "12s"];
 /// As many jobs at a time as Fleet's replicas do.
 const CONCURRENCY: &str = "64";
 

@@ -61,7 +61,6 @@ pub(crate) struct Args {
 /// Long enough to be stalled by a busy machine, short enough that a dead
 /// replica's lease is taken over while you watch.
 const LEASE_TTL: &str = "5s";
-const ATTEMPT_TIMEOUT: &str = "2s";
 const API_LATENCY: Duration = Duration::from_millis(100);
 /// Without any news for this long the run has failed.
 pub(super) const STUCK: Duration = Duration::from_secs(60);
@@ -117,9 +116,7 @@ impl Args {
             token_lifetime: self.token_lifetime,
             api_latency: API_LATENCY,
             refresh_latency: Duration::ZERO,
-            replica_flags: ["--lease-ttl", LEASE_TTL, "--attempt-timeout", ATTEMPT_TIMEOUT]
-                .map(str::to_owned)
-                .to_vec(),
+            replica_flags: ["--lease-ttl", LEASE_TTL].map(str::to_owned).to_vec(),
         }
     }
 

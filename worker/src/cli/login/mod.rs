@@ -113,7 +113,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         resume(&place, topic, &*bucket, &store, &user).await;
     }
     // A refresh that was begun must be stored.
-    store.shutdown(store.policy().lease_ttl).await;
+    store.shutdown(store.policy().longest_flight()).await;
     let profile: serde_json::Map<String, Value> =
         profile.with_context(|| format!("no profile for {}", args.user))?;
     if !args.json {
