@@ -73,6 +73,7 @@ fn record() -> TokenRecord {
         ],
         token_uri: "https://oauth2.googleapis.com/token".into(),
         client_id: "1234567890-test.apps.googleusercontent.com".into(),
+        blocked: None,
         grant_id: GrantId("0".repeat(32)),
         write_id: WriteId("1".repeat(32)),
         holder: "2".repeat(32),

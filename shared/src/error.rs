@@ -23,13 +23,13 @@ pub enum Error {
     /// take no new work meanwhile.
     #[error("the credential is not available: {0}")]
     Unavailable(Arc<str>),
-    /// The token endpoint does not serve this user now, and said for how long: try this
-    /// user again then. It says nothing about any other user.
+    /// The token endpoint does not serve this user now: try this user again after that
+    /// time. It says nothing about any other user.
     #[error("the credential is not available for {retry_after:.0?}: {why}")]
     Later {
         /// What the endpoint said.
         why: Arc<str>,
-        /// How long it asked to wait, from now.
+        /// How long to wait, from now.
         retry_after: Duration,
     },
     /// The stored object cannot be read and is left as it is, by logins and

@@ -4,6 +4,7 @@
 //! stored and back, with the secrets sealed where there is a keyring.
 
 mod bad;
+mod blocked;
 mod codec;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::secret::Secret;
 use crate::user_id::UserId;
 
 pub use bad::BadRecord;
+pub use blocked::Blocked;
 pub use codec::RecordCodec;
 
 /// The version that this program writes and reads.
@@ -43,6 +45,11 @@ impl GrantId {
     #[must_use]
     pub fn successor(&self, name: &str) -> Self {
         Self(format!("{}.{}", self.login(), name.get(..16).unwrap_or(name)))
+    }
+
+    /// Whether it came from a refresh, and not with the login itself.
+    pub fn is_renewed(&self) -> bool {
+        self.0.contains('.')
     }
 
     /// Whether both come from one login.
@@ -79,8 +86,8 @@ pub struct TokenRecord {
     pub sub: Option<String>,
     /// Whether it may be refreshed.
     pub state: State,
-    /// Why it was revoked: the name of a [`Reason`], or what the provider
-    /// said, as earlier versions stored it.
+    /// Why it was revoked or blocked: the name of a [`Reason`], or what the
+    /// provider said, as earlier versions stored it.
     pub reason: Option<String>,
     /// The refresh token. Kept in a revoked record, where it tells which
     /// refresh token the provider rejected.
@@ -97,6 +104,8 @@ pub struct TokenRecord {
     pub token_uri: String,
     /// The OAuth client it was granted to.
     pub client_id: String,
+    /// The provider refuses this user for now, though the grant may live.
+    pub blocked: Option<Blocked>,
     /// The answer that the access token came from.
     pub grant_id: GrantId,
     /// This write.
@@ -127,10 +136,17 @@ impl fmt::Debug for TokenRecord {
 }
 
 impl TokenRecord {
-    /// Why the user must consent, if they must.
+    /// Why the user must consent, if they must. A blocked user's access token may still be
+    /// usable, and is used.
     pub fn trouble(&self) -> Option<ConsentReason> {
-        let reason = Reason::of_revoked_record(self.reason.as_deref());
-        (!self.is_active()).then_some(ConsentReason::Revoked { reason, at: self.updated_at })
+        if !self.is_active() {
+            let reason = Reason::of_revoked_record(self.reason.as_deref());
+            return Some(ConsentReason::Revoked { reason, at: self.updated_at });
+        }
+        let Blocked { code, since, .. } = self.blocked.clone()?;
+        let named = self.reason.as_deref().and_then(Reason::named);
+        let reason = named.unwrap_or_else(|| Reason::of_refusal(&code, ""));
+        Some(ConsentReason::Blocked { reason, code, since })
     }
 
     /// Whether the provider still honours it, as far as is known.

@@ -476,19 +476,37 @@ async fn a_wrong_client_file_revokes_the_fleet() {
         users.push(fleet.user(&format!("u{i}")).await);
     }
     pass(HOUR).await;
+    fleet.provider.refuse_client(Some("invalid_client"));
     let wrong = fleet.replica("wrong");
     for user in &users {
-        fleet.provider.fail(AnswerFault::Misconfigured);
         let error = wrong.get_credentials(user).await.unwrap_err();
         assert!(matches!(error, Error::Misconfigured(_)), "{error}");
     }
-    assert!(matches!(*wrong.health().borrow(), Health::Misconfigured(_)));
-    assert_eq!(fleet.provider.calls(), 10, "none was retried");
-    let right = fleet.replica("right");
-    for user in &users {
-        assert_eq!(right.read_record(user).await.unwrap().holder, "importer", "nothing written");
-        right.get_credentials(user).await.unwrap();
+    assert!(matches!(wrong.health(), Health::Misconfigured(_)));
+    assert_eq!(fleet.provider.calls(), 1, "one user was refused, nobody else was sent");
+    assert_eq!(fleet.provider.questions(), 1);
+    // One user a ttl, each time another, finds out whether it is over.
+    let ttl = wrong.policy().lease_ttl;
+    for round in 2..=4 {
+        pass(ttl).await;
+        for user in &users {
+            assert!(matches!(wrong.get_credentials(user).await, Err(Error::Misconfigured(_))));
+        }
+        assert_eq!(fleet.provider.calls(), round);
     }
+    fleet.provider.refuse_client(None);
+    pass(ttl).await;
+    for user in &users {
+        assert_eq!(wrong.read_record(user).await.unwrap().holder, "importer", "nothing written");
+    }
+    // The lease of the one who was refused last may stand.
+    let granted = async {
+        for user in users.iter().rev() {
+            wrong.get_credentials(user).await.unwrap();
+        }
+    };
+    granted.await;
+    assert_eq!(wrong.health(), Health::Ready);
 }
 
 #[tokio::test(start_paused = true)]

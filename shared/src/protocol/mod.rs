@@ -28,18 +28,20 @@ mod deletion;
 mod flight;
 mod freshness;
 mod granting;
+mod inquiry;
 mod lease;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use breaker::{Admission, Breaker};
+pub use breaker::{Admission, Breaker, Denial, Trouble};
 pub use conflict::{Adoption, Commit, CommitStep, RejectionStep, adopt, on_invalid_grant};
 pub use deletion::{Deletion, DeletionAction, DeletionEvent};
 pub use flight::{
-    Action, Draw, Event, Finish, Flight, Identity, Memory, Notes, PutFault, ReadFault, Source,
-    Stored, Upkeep,
+    Action, Draw, Event, Finish, Flight, Identity, Memory, Notes, PutFault, ReadFault, Refusal,
+    Source, Stored, Upkeep,
 };
 pub(crate) use freshness::FreshSpan;
 pub use freshness::{Freshness, Held, Rejected};
 pub use granting::{Grant, Granted, Granting, GrantingAction, Terms};
+pub use inquiry::{Blame, Inquiry};
 pub use lease::{Lease, Observation, SeenLease, Verdict, judge};

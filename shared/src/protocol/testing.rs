@@ -32,6 +32,7 @@ pub(crate) fn record(user: &str) -> TokenRecord {
         scopes: vec!["openid".into()],
         token_uri: "https://token.test/".into(),
         client_id: "client".into(),
+        blocked: None,
         grant_id: GrantId("first".into()),
         write_id: WriteId("first write".into()),
         holder: "somebody".into(),

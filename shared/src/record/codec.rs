@@ -30,7 +30,9 @@ use crate::ports::Generation;
 use crate::secret::Secret;
 use crate::user_id::UserId;
 
-use super::{BadRecord, GrantId, MAX_RECORD_BYTES, RECORD_VERSION, State, TokenRecord, WriteId};
+use super::{
+    BadRecord, Blocked, GrantId, MAX_RECORD_BYTES, RECORD_VERSION, State, TokenRecord, WriteId,
+};
 
 /// Makes records the bytes that are stored, and back.
 ///
@@ -84,6 +86,7 @@ impl RecordCodec {
             scopes: record.scopes.clone(),
             token_uri: record.token_uri.clone(),
             client_id: record.client_id.clone(),
+            blocked: record.blocked.clone(),
             grant_id: record.grant_id.clone(),
             write_id: record.write_id.clone(),
             holder: record.holder.clone(),
@@ -142,6 +145,7 @@ impl RecordCodec {
             scopes: wire.scopes,
             token_uri: wire.token_uri,
             client_id: wire.client_id,
+            blocked: wire.blocked,
             grant_id: wire.grant_id,
             write_id: wire.write_id,
             holder: wire.holder,
@@ -209,6 +213,8 @@ struct Wire {
     scopes: Vec<String>,
     token_uri: String,
     client_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    blocked: Option<Blocked>,
     grant_id: GrantId,
     write_id: WriteId,
     holder: String,
@@ -434,6 +440,11 @@ mod tests {
                 scopes: lists.0,
                 token_uri: "https://token.test/".into(),
                 client_id: "client".into(),
+                blocked: times.1.map(|next_try| Blocked {
+                    code: "access_denied".into(),
+                    since: times.0,
+                    next_try,
+                }),
                 grant_id: GrantId(grant),
                 write_id: WriteId(write),
                 holder: "h".into(),

@@ -4,7 +4,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use quick_cache::UnitWeighter;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +16,7 @@ use crate::record::RecordCodec;
 use super::counters::Counters;
 use super::served::ScopeSets;
 use super::slot::{PinFlights, Slots};
-use super::{DEFAULT_CACHED_USERS, Health, Inner, TokenStore};
+use super::{DEFAULT_CACHED_USERS, Inner, TokenStore};
 
 /// Configures a [`TokenStore`].
 #[derive(Debug)]
@@ -113,7 +112,7 @@ impl Builder {
             scope_sets: ScopeSets::default(),
             cap_reported: AtomicBool::new(false),
             breaker: Mutex::default(),
-            health: watch::Sender::new(Health::Ready),
+            inquiry: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

@@ -31,6 +31,8 @@ counters! {
     endpoint_requests,
     /// Of these, requests whose answer was lost: the provider may have rotated.
     ambiguous_requests,
+    /// Questions to it whether the client is accepted, with a made-up refresh token.
+    questions,
     /// Grants obtained and stored.
     refreshed,
     /// Records of another replica or a login that a flight ended with.
@@ -39,6 +41,8 @@ counters! {
     leases,
     /// Of these, taken over from a holder that did not commit in time.
     takeovers,
+    /// Renewals of leases whose holder was still at work.
+    renewals,
     /// Commits that met another write.
     commit_conflicts,
     /// Grants found dead after a takeover or a lost answer: the successor is lost.
@@ -67,6 +71,7 @@ impl Counters {
         add(&self.ambiguous_requests, notes.ambiguous.into());
         add(&self.leases, notes.leases.into());
         add(&self.takeovers, notes.takeovers.into());
+        add(&self.renewals, notes.renewals.into());
         add(&self.commit_conflicts, notes.conflict.into());
         add(&self.lost_grants, notes.lost_grant.into());
         add(&self.orphans, notes.orphan.into());
@@ -79,6 +84,10 @@ impl Counters {
             Finish::Resealed(_) => add(&self.resealed, 1),
             Finish::Failed(_) | Finish::HeldElsewhere => {}
         }
+    }
+
+    pub(super) fn asked(&self) {
+        add(&self.questions, 1);
     }
 
     pub(super) fn token_rejected(&self) {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, OptionFuture};
@@ -12,14 +13,15 @@ use tracing::{debug, info, warn};
 use crate::error::Error;
 use crate::ports::{BucketError, EndpointError, Generation, Object};
 use crate::protocol::{
-    Action, Admission, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease, Stored, Upkeep,
+    Action, Admission, Blame, Denial, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease,
+    Source, Stored, Trouble, Upkeep,
 };
 use crate::record::TokenRecord;
 use crate::user_id::UserId;
 
+use super::Inner;
 use super::entry::{Entry, Phase};
 use super::served::Served;
-use super::{Health, Inner};
 
 /// Frees the entry however the task ends, so that a panic wedges nobody.
 struct Landing {
@@ -37,30 +39,49 @@ impl Landing {
         if self.admitted == Some(Admission::Probe) {
             return Ok(());
         }
-        match self.inner.breaker().admit(self.inner.now()) {
+        match self.inner.breaker().admit(&self.entry.user, self.inner.now()) {
             Ok(admission) => {
                 self.admitted = Some(admission);
                 Ok(())
             }
-            Err(pause) => Err(Error::Unavailable(
-                format!("refreshes fail for many users; this replica pauses them for {pause:.0?}")
+            Err(Denial { trouble: Trouble::Client(why), .. }) => Err(Error::Misconfigured(why)),
+            Err(Denial { trouble: Trouble::Endpoint, left }) => Err(Error::Unavailable(
+                format!("refreshes fail for many users; this replica pauses them for {left:.0?}")
                     .into(),
             )),
         }
     }
 
-    /// The endpoint did not serve this user.
-    fn failed(&mut self) {
+    /// The endpoint did not serve this user, and may have asked to wait for `told`.
+    fn failed(&mut self, told: Duration) {
         let Some(admission) = self.admitted.take() else {
             return;
         };
         let (inner, policy) = (&self.inner, &self.inner.policy);
-        let now = inner.now();
-        let mut breaker = inner.breaker();
-        let user = &self.entry.user;
-        breaker.failed(admission, user, policy.breaker_threshold, policy.lease_ttl, now);
-        if breaker.is_open(now) {
-            inner.set_health(Health::EndpointDown);
+        let (user, now) = (&self.entry.user, inner.clock.now());
+        let (threshold, ttl) = (policy.breaker_threshold, policy.lease_ttl);
+        inner.breaker().failed(admission, user, told, threshold, ttl, now);
+    }
+
+    /// Takes what the endpoint's answer says about the endpoint and the client.
+    fn note(&mut self, event: &Event) {
+        let inner = &self.inner;
+        match event {
+            Event::Refreshed(Ok(_)) => {
+                inner.breaker().succeeded(inner.now());
+                self.admitted = None;
+                inner.learn();
+            }
+            Event::Refreshed(Err(EndpointError::InvalidGrant(_))) | Event::Judged(Blame::User) => {
+                inner.breaker().answered();
+                self.admitted = None;
+            }
+            Event::Judged(Blame::Client(why)) => {
+                let (ttl, now) = (inner.policy.lease_ttl, inner.clock.now());
+                let admitted = self.admitted.take();
+                inner.breaker().refused_client(admitted, Arc::clone(why), ttl, now);
+            }
+            _ => {}
         }
     }
 }
@@ -130,9 +151,7 @@ pub(super) async fn drive(
             Some(came) => event = came,
             None => break Finish::Failed(Error::Busy("this process is stopping".into())),
         }
-        if let Event::Refreshed(answer) = &event {
-            note_answer(&inner, &mut landing, answer);
-        }
+        landing.note(&event);
     };
     land(&inner, &entry, &flight, finish, &mut landing, &phase);
 }
@@ -194,7 +213,7 @@ async fn wait_for(
             _ = &mut late, if !is_late => {
                 is_late = true;
                 if !inner.breaker().succeeded_within(inner.policy.answer_limit(), inner.now()) {
-                    landing.failed();
+                    landing.failed(Duration::ZERO);
                 }
             }
             () = inner.stopping.cancelled(), if flight.may_be_given_up() => return None,
@@ -247,6 +266,7 @@ pub(super) async fn carry_out(inner: &Inner, user: &UserId, action: Action) -> E
             let put = inner.bucket.put(&name, lease.encode(), expected);
             Event::LeasePut(put.await.map_err(put_fault))
         }
+        Action::Judge(refusal) => Event::Judged(inner.judge(user, &refusal).await),
         Action::Refresh(refresh_token, limits) => {
             Event::Refreshed(inner.endpoint.refresh(&refresh_token, limits).await)
         }
@@ -285,10 +305,20 @@ fn land(
     } else {
         debug!(%user, refreshed = notes.attempts > 0, "flight over");
     }
-    if notes.attempts > 0
-        && matches!(&finish, Finish::Failed(Error::Unavailable(_) | Error::Later { .. }))
-    {
-        landing.failed();
+    match &finish {
+        Finish::Failed(Error::Unavailable(_)) if notes.attempts > 0 => {
+            landing.failed(Duration::ZERO);
+        }
+        Finish::Failed(Error::Later { retry_after, .. }) if notes.attempts > 0 => {
+            landing.failed(*retry_after);
+        }
+        Finish::Use(held, Source::Adopted)
+            if held.record.holder != *inner.identity.holder
+                && held.record.grant_id.is_renewed() =>
+        {
+            inner.breaker().succeeded_elsewhere(held.record.updated_at);
+        }
+        _ => {}
     }
     let mut state = entry.lock();
     let now = inner.now();
@@ -384,24 +414,6 @@ pub(super) async fn put_token(
     put.await.map_err(put_fault)
 }
 
-fn note_answer<T>(inner: &Inner, landing: &mut Landing, answer: &Result<T, EndpointError>) {
-    match answer {
-        Ok(_) | Err(EndpointError::InvalidGrant(_)) => {
-            inner.breaker().succeeded(inner.now());
-            landing.admitted = None;
-            inner.set_health(Health::Ready);
-        }
-        Err(EndpointError::Refused { why, .. }) => {
-            inner.set_health(Health::Misconfigured(Arc::clone(why)));
-        }
-        Err(
-            EndpointError::NotNow { .. }
-            | EndpointError::NotReached(_)
-            | EndpointError::Ambiguous { .. },
-        ) => {}
-    }
-}
-
 pub(super) fn read_fault(error: BucketError) -> ReadFault {
     match error {
         BucketError::Refused(why) => ReadFault::Refused(why),
@@ -433,13 +445,5 @@ impl Inner {
             );
         }
         Arc::new(Served::new(held, &self.policy, &self.scope_sets))
-    }
-
-    fn set_health(&self, health: Health) {
-        self.health.send_if_modified(|current| {
-            let changed = *current != health;
-            *current = health;
-            changed
-        });
     }
 }

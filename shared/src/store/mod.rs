@@ -6,7 +6,9 @@ mod counters;
 mod credentials;
 mod drive;
 mod entry;
+mod inquiring;
 mod reseal;
+mod retry;
 mod revoke;
 mod served;
 mod slot;
@@ -24,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Error;
 use crate::policy::Policy;
 use crate::ports::{Bucket, BucketError, Clock, Monotonic, Randomness, TokenEndpoint};
-use crate::protocol::{Breaker, Flight, Freshness, Identity, Stored};
+use crate::protocol::{Breaker, Flight, Freshness, Identity, Inquiry, Stored, Trouble};
 use crate::record::{RecordCodec, TokenRecord};
 use crate::user_id::UserId;
 
@@ -48,8 +50,8 @@ pub const DEFAULT_CACHED_USERS: usize = 100_000;
 pub enum Health {
     /// As far as is known.
     Ready,
-    /// The provider does not accept the OAuth client, or answers nonsense. Ends
-    /// with the next refresh that succeeds.
+    /// The provider does not accept the OAuth client. Ends with the next answer about a
+    /// user's grant, here or at another replica.
     Misconfigured(Arc<str>),
     /// Refreshes fail for many users: the token endpoint is down.
     EndpointDown,
@@ -76,7 +78,7 @@ pub(crate) struct Inner {
     /// Whether a refresh-ahead that tokens do not allow was reported.
     cap_reported: AtomicBool,
     breaker: Mutex<Breaker>,
-    health: watch::Sender<Health>,
+    inquiry: tokio::sync::Mutex<Inquiry>,
     counters: Counters,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -223,6 +225,16 @@ impl TokenStore {
             foreground,
             self.0.clock.monotonic(),
         );
+        self.begin(entry, state, flight, foreground)
+    }
+
+    fn begin(
+        &self,
+        entry: &Arc<Entry>,
+        state: &mut EntryState,
+        flight: Flight,
+        foreground: bool,
+    ) -> Running {
         let (sender, phase) = watch::channel(Phase::Flying);
         let running = Running { phase, foreground };
         state.flight = Some(running.clone());
@@ -324,9 +336,13 @@ impl TokenStore {
         Ok((users.collect(), listing.next_page))
     }
 
-    /// Whether this replica can make fresh credentials, and changes of it.
-    pub fn health(&self) -> watch::Receiver<Health> {
-        self.0.health.subscribe()
+    /// Whether this replica can make fresh credentials, by what it saw last.
+    pub fn health(&self) -> Health {
+        match self.0.breaker().trouble(self.0.now()) {
+            None => Health::Ready,
+            Some(Trouble::Endpoint) => Health::EndpointDown,
+            Some(Trouble::Client(why)) => Health::Misconfigured(Arc::clone(why)),
+        }
     }
 
     /// Totals since the store was built.
@@ -351,8 +367,10 @@ impl TokenStore {
     }
 
     /// Waits until no refresh is under way, at most for `limit`: a grant that was
-    /// obtained must be stored before the process ends. Flights that merely wait
-    /// for another replica are given up. Returns whether all ended.
+    /// obtained must be stored before the process ends. Nothing new is sent, a late answer
+    /// is awaited under its lease (the longest takes
+    /// [`Policy::longest_flight`](crate::Policy::longest_flight)), and flights that have
+    /// nothing to lose are given up. Returns whether all ended.
     pub async fn shutdown(&self, limit: Duration) -> bool {
         self.0.stopping.cancel();
         self.0.tasks.close();

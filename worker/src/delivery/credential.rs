@@ -88,7 +88,11 @@ impl Course<'_> {
                 troubled = Some(shared.troubled.enter(&shared.gate, &job.user, &error));
             }
             self.report = Report::failed(error.to_string(), None);
-            match self.hold(pauses.next(shared.random.unit())).await {
+            let asked = match error {
+                Error::Later { retry_after, .. } => retry_after,
+                _ => Duration::ZERO,
+            };
+            match self.hold(pauses.next(shared.random.unit()).max(asked)).await {
                 Event::Waited => {}
                 event => return Err(event),
             }

@@ -30,8 +30,17 @@ pub enum Lack {
 pub struct Readiness {
     pulse: Pulse,
     lacks: Mutex<BTreeMap<Lack, Arc<str>>>,
-    store: OnceLock<watch::Receiver<Health>>,
+    store: OnceLock<StoreHealth>,
     source: OnceLock<watch::Receiver<Option<Arc<str>>>>,
+}
+
+/// Asks the store, which derives its health from what it saw last.
+struct StoreHealth(Box<dyn Fn() -> Health + Send + Sync>);
+
+impl std::fmt::Debug for StoreHealth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (self.0)().fmt(f)
+    }
 }
 
 impl Readiness {
@@ -61,7 +70,7 @@ impl Readiness {
     /// Everything that is missing, for people, separated by semicolons.
     pub fn check(&self) -> Result<(), String> {
         let mut missing: Vec<String> = self.lock().values().map(ToString::to_string).collect();
-        match self.store.get().map(|health| health.borrow().clone()) {
+        match self.store.get().map(|store| (store.0)()) {
             Some(Health::Misconfigured(why)) => {
                 missing.push(format!("the OAuth client is not accepted: {why}"));
             }
@@ -86,9 +95,9 @@ impl Readiness {
     }
 
     /// The bucket has answered; from now on the store's health counts.
-    pub(crate) fn bucket_seen(&self, health: watch::Receiver<Health>) {
+    pub(crate) fn bucket_seen(&self, health: impl Fn() -> Health + Send + Sync + 'static) {
         self.has(Lack::Bucket);
-        self.store.get_or_init(|| health);
+        self.store.get_or_init(|| StoreHealth(Box::new(health)));
     }
 
     /// From now on it counts whether the service behind the source can be reached
@@ -126,8 +135,10 @@ mod tests {
         let ready = readiness();
         let says = || ready.check().unwrap_err();
         assert_eq!(says(), "the bucket has not answered yet; the intake is not open");
-        let store = watch::Sender::new(Health::Ready);
-        ready.bucket_seen(store.subscribe());
+        let store = Arc::new(Mutex::new(Health::Ready));
+        let seen = Arc::clone(&store);
+        ready.bucket_seen(move || seen.lock().unwrap().clone());
+        let set = |health| *store.lock().unwrap() = health;
         ready.intake(true);
         assert_eq!(ready.check(), Ok(()));
         let source = watch::Sender::new(None);
@@ -135,16 +146,16 @@ mod tests {
         assert_eq!(ready.check(), Ok(()));
         source.send_replace(Some("Pub/Sub cannot be reached: refused".into()));
         ready.lacks(Lack::Endings, "topics/out does not exist");
-        store.send_replace(Health::EndpointDown);
+        set(Health::EndpointDown);
         assert_eq!(
             says(),
             "topics/out does not exist; the token endpoint does not answer; Pub/Sub cannot be reached: refused"
         );
         ready.has(Lack::Endings);
         source.send_replace(None);
-        store.send_replace(Health::Misconfigured("no".into()));
+        set(Health::Misconfigured("no".into()));
         assert_eq!(says(), "the OAuth client is not accepted: no");
-        store.send_replace(Health::Ready);
+        set(Health::Ready);
         assert_eq!(ready.check(), Ok(()));
     }
 

@@ -60,7 +60,10 @@ async fn run(mut worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         return Ok(());
     };
     let Worker { carrier, bucket, mut source, clock, random, ready, .. } = worker;
-    ready.bucket_seen(carrier.store.health());
+    ready.bucket_seen({
+        let store = carrier.store.clone();
+        move || store.health()
+    });
     ready.watch_source(source.trouble());
     let deliveries = Arc::new(Deliveries {
         meters: Meters::default(),

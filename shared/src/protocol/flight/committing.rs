@@ -2,11 +2,15 @@
 
 use crate::error::{ConsentReason, Error};
 use crate::ports::{Answer, Generation};
-use crate::record::{State as RecordState, TokenRecord, WriteId};
+use crate::reason::Reason;
+use crate::record::{Blocked, State as RecordState, TokenRecord, WriteId};
 
 use super::super::conflict::{Commit, CommitStep};
 use super::messages::{Action, PutFault, ReadFault, Source, Stored};
 use super::{Around, Flight, State};
+
+/// The code of a user whose grant comes without an access token that can be used.
+const NO_ACCESS_TOKEN: &str = "no_access_token";
 
 impl Flight {
     pub(super) fn commit(
@@ -19,6 +23,8 @@ impl Flight {
         if let Some(sent) = self.held_mut().sent {
             around.memory.obtained = Some((mine.grant_id.clone(), sent.monotonic));
         }
+        around.memory.puzzled = None;
+        around.memory.not_before = None;
         let expected = base.generation;
         self.enter(State::Committing { base, mine, expected })
     }
@@ -33,9 +39,16 @@ impl Flight {
     ) -> TokenRecord {
         let sent = self.hold.as_ref().and_then(|hold| hold.sent).unwrap_or(around.now);
         let life = answer.lifetime();
+        // The grant is committed all the same: its new refresh token is the only one.
+        let blocked = answer.access_token.is_none().then(|| {
+            let before = replaced.blocked.as_ref().filter(|b| b.code == NO_ACCESS_TOKEN);
+            let before = before.map(|blocked| (blocked, replaced.updated_at));
+            Blocked::at(NO_ACCESS_TOKEN, before, around.now.wall)
+        });
         TokenRecord {
             state: RecordState::Active,
-            reason: None,
+            reason: blocked.as_ref().map(|_| Reason::Blocked.to_string()),
+            blocked,
             refresh_token: answer.refresh_token.unwrap_or_else(|| replaced.refresh_token.clone()),
             expires_at: answer.access_token.as_ref().and(sent.wall.checked_add(life).ok()),
             expires_in: answer.access_token.as_ref().map(|_| life),

@@ -167,7 +167,7 @@ impl Flight {
     /// The lease is mine, and what it guards is what I read.
     fn begin_work(&mut self, base: Box<Stored>, around: &mut Around<'_>) -> Action {
         match self.errand {
-            Errand::Refresh => self.attempt(base, None, around),
+            Errand::Refresh | Errand::Present => self.attempt(base, None, around),
             Errand::Reseal => self.reseal(base, around),
         }
     }

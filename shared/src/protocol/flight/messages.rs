@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::error::Error;
-use crate::ports::{Answer, EndpointError, Generation, Limits, Monotonic, Randomness};
+use crate::ports::{Answer, EndpointError, Generation, Limits, Monotonic, Now, Randomness};
 use crate::record::{BadRecord, GrantId, TokenRecord};
 use crate::secret::Secret;
 
 use super::super::freshness::{Held, Rejected};
+use super::super::inquiry::Blame;
 use super::super::lease::{Lease, Observation, SeenLease};
 
 /// A record and the version at which it was read.
@@ -32,6 +35,8 @@ pub enum Action {
     /// Send this refresh token to the endpoint, within these limits. From
     /// here to the end of the flight nothing may cancel it.
     Refresh(Secret, Limits),
+    /// Find out whether a refusal is about this user or about the client.
+    Judge(Refusal),
     /// Write the token object if it is at this generation, and wait for at most
     /// [`Policy::commit_limit`](crate::Policy::commit_limit).
     PutToken(Box<TokenRecord>, Generation),
@@ -54,10 +59,21 @@ pub enum Event {
     LeasePut(Result<Generation, PutFault>),
     /// The endpoint's answer.
     Refreshed(Result<Answer, EndpointError>),
+    /// Whom the refusal is about.
+    Judged(Blame),
     /// The token is written.
     TokenPut(Result<Generation, PutFault>),
     /// The time has passed.
     Slept,
+}
+
+/// A refusal of the endpoint that is no dead grant's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Refusal {
+    /// The provider's code.
+    pub code: Arc<str>,
+    /// Who said what.
+    pub why: Arc<str>,
 }
 
 /// Why a read failed.
@@ -133,6 +149,11 @@ pub struct Memory {
     pub obtained: Option<(GrantId, Monotonic)>,
     /// The endpoint asked to wait until then before this user is refreshed again.
     pub not_before: Option<Monotonic>,
+    /// The `next_try` of a blocked record that was read, and how long its user is left
+    /// alone here.
+    pub blocked: Option<(Timestamp, Monotonic)>,
+    /// Since when the endpoint's answers for this user make no sense.
+    pub puzzled: Option<Monotonic>,
 }
 
 impl Memory {
@@ -140,6 +161,28 @@ impl Memory {
     pub(super) fn told_to_wait(&self, now: Monotonic) -> Option<Duration> {
         let left = self.not_before?.since(now);
         (!left.is_zero()).then_some(left)
+    }
+
+    /// Whether a blocked user is left alone still. The first look counts, on the monotonic
+    /// clock, so that a wrong wall clock cannot block anybody for longer.
+    pub(super) fn is_blocked(&mut self, record: &TokenRecord, now: Now) -> bool {
+        let Some(blocked) = &record.blocked else {
+            return false;
+        };
+        let known = self.blocked.filter(|(next_try, _)| *next_try == blocked.next_try);
+        let (_, until) = known.unwrap_or_else(|| {
+            let left = blocked.remaining(record.updated_at, now.wall);
+            (blocked.next_try, now.monotonic.plus(left))
+        });
+        self.blocked = Some((blocked.next_try, until));
+        now.monotonic < until && now.wall < blocked.next_try
+    }
+
+    /// Whether the endpoint's answers have made no sense for so long that something must be
+    /// done about this user.
+    pub(super) fn is_puzzled_for_long(&mut self, now: Monotonic) -> bool {
+        const LONG: Duration = Duration::from_hours(1);
+        now.since(*self.puzzled.get_or_insert(now)) >= LONG
     }
 
     pub(super) fn obtained_at(&self, grant: &GrantId) -> Option<Monotonic> {

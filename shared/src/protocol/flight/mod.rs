@@ -3,13 +3,14 @@
 //! This file has the states and step 1 (is it needed?); the lease and its renewal, the
 //! refresh, the commit, the provider's rejection and the re-seal have files of their own.
 
+mod blocking;
 mod committing;
 mod leasing;
 mod messages;
 mod refreshing;
 mod rejection;
 mod renewing;
-mod resealing;
+mod rewriting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,8 @@ use renewing::Renewal;
 pub use renewing::Upkeep;
 
 pub use messages::{
-    Action, Draw, Event, Finish, Identity, Memory, Notes, PutFault, ReadFault, Source, Stored,
+    Action, Draw, Event, Finish, Identity, Memory, Notes, PutFault, ReadFault, Refusal, Source,
+    Stored,
 };
 
 /// A lease that I hold, and what happened under it.
@@ -97,6 +99,11 @@ enum State {
         base: Box<Stored>,
         why: Option<Error>,
     },
+    /// Whom is a refusal about?
+    Judging {
+        base: Box<Stored>,
+        refusal: Refusal,
+    },
     /// Step 4.
     Committing {
         base: Box<Stored>,
@@ -118,12 +125,12 @@ enum State {
         on: Generation,
         dead: Box<TokenRecord>,
     },
-    /// The same values, sealed anew.
-    Resealing {
+    /// The refresh token stays: the same values sealed anew, or `blocked`.
+    Rewriting {
         base: Box<Stored>,
         again: Box<TokenRecord>,
     },
-    ReadingResealed {
+    ReadingRewritten {
         base: Box<Stored>,
         again: Box<TokenRecord>,
     },
@@ -137,6 +144,8 @@ enum State {
 enum Errand {
     Refresh,
     Reseal,
+    /// A revoked record's token is to be presented once more.
+    Present,
 }
 
 /// One attempt of one replica to have a usable token of one user.
@@ -210,6 +219,18 @@ impl Flight {
         Self { errand, ..Self::new(user, policy, identity, None, false, now) }
     }
 
+    /// A flight that presents the refresh token of `user`'s revoked record once more,
+    /// because an operator asked for it. On an active record it is a refresh if one is due.
+    pub fn presenting(
+        user: UserId,
+        policy: Arc<Policy>,
+        identity: Identity,
+        now: Monotonic,
+    ) -> Self {
+        let errand = Errand::Present;
+        Self { errand, ..Self::new(user, policy, identity, None, true, now) }
+    }
+
     /// What is worth counting so far.
     pub fn notes(&self) -> Notes {
         self.notes
@@ -264,7 +285,7 @@ impl Flight {
             // A suspended process wakes late: what may be sent is decided again.
             (State::Pausing(next), Event::Slept) => match *next {
                 State::Refreshing { base, why } => self.attempt(base, why, around),
-                State::Resealing { base, again } => self.put_resealed(base, again, around),
+                State::Rewriting { base, again } => self.rewrite(base, again, around),
                 next => self.enter(next),
             },
             (State::ReadingToken, Event::TokenRead(read)) => self.on_first_read(read, around),
@@ -296,11 +317,14 @@ impl Flight {
             (State::Revoking { base, reason, dead, .. }, Event::TokenPut(put)) => {
                 self.on_revoked(base, reason, &dead, put, around)
             }
-            (State::Resealing { base, again }, Event::TokenPut(put)) => {
-                self.on_resealed(base, again, put, around)
+            (State::Judging { base, refusal }, Event::Judged(blame)) => {
+                self.on_judged(base, &refusal, blame, around)
             }
-            (State::ReadingResealed { base, again }, Event::TokenRead(read)) => {
-                self.on_resealed_read(base, again, read, around)
+            (State::Rewriting { base, again }, Event::TokenPut(put)) => {
+                self.on_rewritten(base, again, put, around)
+            }
+            (State::ReadingRewritten { base, again }, Event::TokenRead(read)) => {
+                self.on_rewritten_read(base, again, read, around)
             }
             (state, event) => panic!("{event:?} does not answer {state:?}"),
         }
@@ -315,7 +339,7 @@ impl Flight {
             | State::Polling { .. }
             | State::ReadingConflict { .. }
             | State::ReadingRejection { .. }
-            | State::ReadingResealed { .. } => Action::ReadToken,
+            | State::ReadingRewritten { .. } => Action::ReadToken,
             State::ReadingLease { .. } => Action::ReadLease,
             State::PuttingLease { taking, .. } => {
                 Action::PutLease(taking.lease.clone(), taking.expected)
@@ -326,7 +350,8 @@ impl Flight {
             }
             State::Committing { mine, expected, .. } => Action::PutToken(mine.clone(), *expected),
             State::Revoking { dead, on, .. } => Action::PutToken(dead.clone(), *on),
-            State::Resealing { base, again, .. } => {
+            State::Judging { refusal, .. } => Action::Judge(refusal.clone()),
+            State::Rewriting { base, again, .. } => {
                 Action::PutToken(again.clone(), base.generation)
             }
             State::Pausing(_) | State::Over => unreachable!("entered by pause() and finish()"),
@@ -353,7 +378,16 @@ impl Flight {
         self.fail(Error::NeedsConsent(why))
     }
 
+    /// Ends with what is wrong with the record.
+    fn end(&mut self, record: &TokenRecord) -> Action {
+        self.consent(record.trouble().unwrap_or(ConsentReason::Unknown))
+    }
+
     fn use_record(&mut self, stored: Stored, source: Source, around: &Around<'_>) -> Action {
+        if let Some(why) = stored.record.trouble().filter(|_| stored.record.access_token.is_none())
+        {
+            return self.consent(why);
+        }
         let held = self.hold(stored.record, Some(stored.generation), around);
         self.finish(Finish::Use(Box::new(held), source))
     }
@@ -392,6 +426,9 @@ impl Flight {
             // A revoked record is sealed like any other, and no secret is sent.
             return self.seek_lease(stored, around);
         }
+        if stored.record.is_active() && self.errand == Errand::Present {
+            self.errand = Errand::Refresh;
+        }
         if let Some(action) = self.refuse(&stored.record) {
             return action;
         }
@@ -403,6 +440,12 @@ impl Flight {
                 self.finish(Finish::Use(Box::new(held), Source::Adopted))
             }
             Freshness::Due | Freshness::Unusable => {
+                if self.errand == Errand::Present {
+                    return self.seek_lease(stored, around);
+                }
+                if around.memory.is_blocked(&stored.record, now) {
+                    return self.blocked(stored, around);
+                }
                 if let Some(left) = around.memory.told_to_wait(now.monotonic) {
                     return self.told_to_wait(left);
                 }
@@ -438,7 +481,8 @@ impl Flight {
                 return Some(self.fail(error));
             }
         }
-        (!record.is_active()).then(|| self.consent(revoked(record)))
+        let revoked = record.trouble().filter(|_| !record.is_active());
+        revoked.filter(|_| self.errand != Errand::Present).map(|why| self.consent(why))
     }
 
     /// A record that somebody else wrote: does it end the call?
@@ -456,7 +500,7 @@ impl Flight {
         }
         match adopt(&stored.record, began_with, &around.memory.rejected) {
             Adoption::Use => self.use_record(*stored, Source::Adopted, around),
-            Adoption::NeedsConsent => self.consent(revoked(&stored.record)),
+            Adoption::NeedsConsent => self.end(&stored.record),
             Adoption::Again => self.judge_token(stored, around),
         }
     }
@@ -495,9 +539,4 @@ impl Flight {
         }
         self.pause(pause, next)
     }
-}
-
-fn revoked(record: &TokenRecord) -> ConsentReason {
-    let reason = Reason::of_revoked_record(record.reason.as_deref());
-    ConsentReason::Revoked { reason, at: record.updated_at }
 }

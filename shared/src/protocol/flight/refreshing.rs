@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::ports::{Answer, EndpointError};
 
-use super::messages::{Action, Stored};
-use super::{Around, Flight, Hold, State};
+use super::messages::{Action, Refusal, Stored};
+use super::{Around, Errand, Flight, Hold, State};
 
 impl Flight {
     /// Sends an attempt if it fits into what is left of the lease. `why` the last one failed.
@@ -72,10 +72,16 @@ impl Flight {
                 self.held_mut().rejected.get_or_insert(now);
                 self.enter(State::ReadingRejection { base, reason })
             }
-            Err(EndpointError::Refused { why, .. }) => self.fail(Error::Misconfigured(why)),
+            Err(EndpointError::Refused { code, why }) => self.judge(base, Refusal { code, why }),
             Err(EndpointError::NotReached(why)) => {
                 let pause = self.retries.next(around.draw.unit()).max(SOONEST);
                 self.attempt_after(pause, base, Error::Unavailable(why), around)
+            }
+            Err(EndpointError::NotNow { code: Some(code), why, .. })
+                if &*code == "unknown_error"
+                    && around.memory.is_puzzled_for_long(around.now.monotonic) =>
+            {
+                self.judge(base, Refusal { code, why })
             }
             Err(EndpointError::NotNow { why, retry_after, .. }) => {
                 let pause = self.retries.next(around.draw.unit()).max(SOONEST);
@@ -94,7 +100,7 @@ impl Flight {
                 self.notes.ambiguous += 1;
                 let again = std::mem::replace(&mut self.held_mut().ambiguous, true);
                 let error = Error::Unavailable(why);
-                if again {
+                if again || self.errand == Errand::Present {
                     // Once per lease: the old refresh token is all there is, and each
                     // presentation of a spent one may end the grant.
                     return self.fail(error);

@@ -10,7 +10,7 @@ use crate::record::{State as RecordState, TokenRecord, WriteId};
 
 use super::super::conflict::{RejectionStep, on_invalid_grant};
 use super::messages::{Action, PutFault, ReadFault, Stored};
-use super::{Around, Flight, State, revoked};
+use super::{Around, Flight, State};
 
 impl Flight {
     pub(super) fn on_rejection_read(
@@ -38,7 +38,7 @@ impl Flight {
                 if hold.revoking.as_ref() == Some(&stored.record.write_id) {
                     self.notes.lost_grant = hold.takeover || hold.ambiguous;
                 }
-                self.consent(revoked(&stored.record))
+                self.end(&stored.record)
             }
             (RejectionStep::Revoke, Some(stored)) => {
                 let hold = self.held_mut();
@@ -91,6 +91,7 @@ impl Flight {
         let dead = TokenRecord {
             state: RecordState::Revoked,
             reason: Some(Reason::of_ended_grant(&reason).to_string()),
+            blocked: None,
             access_token: None,
             expires_at: None,
             write_id: WriteId(around.draw.id()),
@@ -115,7 +116,7 @@ impl Flight {
             Ok(_) => {
                 let hold = self.held_mut();
                 self.notes.lost_grant = hold.takeover || hold.ambiguous;
-                self.consent(revoked(dead))
+                self.end(dead)
             }
             Err(PutFault::Conflict) => self.enter(State::ReadingRejection { base, reason }),
             Err(PutFault::Unknown(why) | PutFault::Refused(why)) => {

@@ -2,7 +2,7 @@
 //! failing on demand.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -21,8 +21,18 @@ pub enum AnswerFault {
     Transient,
     /// Carried out, and the answer lost.
     AnswerLost,
-    /// The client is not accepted.
+    /// The client is not accepted, nor when that is asked next.
     Misconfigured,
+    /// This user is refused with this code.
+    Refused(&'static str),
+    /// Not served now; it asks to wait so long.
+    NotNow(Option<Duration>),
+    /// A dead grant, by mistake.
+    MistakenlyInvalid,
+    /// Carried out, and granted without an access token.
+    NoAccessToken,
+    /// A gateway gave up, with the request carried out.
+    GatewayTimeout,
     /// Carried out and answered after this long.
     Slow(Duration),
 }
@@ -45,7 +55,20 @@ struct State {
     faults: VecDeque<AnswerFault>,
     latency: Duration,
     calls: u64,
+    questions: u64,
     reuse: u64,
+    /// The client is not accepted: with this code.
+    client_refused: Option<&'static str>,
+    /// The next question is told that the client is not accepted.
+    question_refused: bool,
+    /// Users who are refused, each with a code.
+    denied: BTreeMap<String, &'static str>,
+    /// What is said about a dead or unknown grant, unless `invalid_grant`.
+    dead_word: Option<&'static str>,
+}
+
+fn refused(code: &'static str) -> EndpointError {
+    EndpointError::Refused { code: code.into(), why: format!("the provider said {code}").into() }
 }
 
 impl Provider {
@@ -117,7 +140,30 @@ impl Provider {
         self.with(|s| s.latency = latency);
     }
 
-    /// Requests so far.
+    /// The client is refused with `code` from now on, or accepted again.
+    pub fn refuse_client(&self, code: Option<&'static str>) {
+        self.with(|s| s.client_refused = code);
+    }
+
+    /// `user` is refused with `code` from now on, or no longer.
+    pub fn deny(&self, user: &str, code: Option<&'static str>) {
+        self.with(|s| match code {
+            Some(code) => drop(s.denied.insert(user.to_owned(), code)),
+            None => drop(s.denied.remove(user)),
+        });
+    }
+
+    /// What this provider says about a dead or unknown grant instead of `invalid_grant`.
+    pub fn set_dead_word(&self, code: &'static str) {
+        self.with(|s| s.dead_word = Some(code));
+    }
+
+    /// Questions whether the client is accepted: requests with a made-up refresh token.
+    pub fn questions(&self) -> u64 {
+        self.with(|s| s.questions)
+    }
+
+    /// Requests so far, without questions.
     pub fn calls(&self) -> u64 {
         self.with(|s| s.calls)
     }
@@ -127,11 +173,32 @@ impl Provider {
         self.with(|s| s.reuse)
     }
 
+    fn question(&self) -> Result<Answer, EndpointError> {
+        self.with(|s| {
+            s.questions += 1;
+            let once = std::mem::take(&mut s.question_refused).then_some("invalid_client");
+            let code = s.client_refused.or(once).or(s.dead_word);
+            Err(code.map_or(EndpointError::InvalidGrant("invalid_grant".into()), refused))
+        })
+    }
+
+    /// Why a request is refused whatever its grant is worth.
+    fn denial(&self, presented: &str) -> Option<&'static str> {
+        self.with(|s| {
+            let (family, _) = s.refresh_tokens.get(presented)?;
+            let (user, _) = family.rsplit_once('#')?;
+            s.client_refused.or_else(|| s.denied.get(user).copied())
+        })
+    }
+
     fn carry_out(&self, presented: &str) -> Result<Answer, EndpointError> {
         let lifetime = self.lifetime();
         let rotating = self.rotating;
         self.with(|s| {
-            let invalid = || EndpointError::InvalidGrant("invalid_grant".into());
+            let invalid = || match s.dead_word {
+                None => EndpointError::InvalidGrant("invalid_grant".into()),
+                Some(code) => refused(code),
+            };
             let Some((family, spent)) = s.refresh_tokens.get(presented).cloned() else {
                 return Err(invalid());
             };
@@ -165,6 +232,9 @@ impl TokenEndpoint for Provider {
         limits: Limits,
     ) -> BoxFuture<'a, Result<Answer, EndpointError>> {
         async move {
+            if !self.with(|s| s.refresh_tokens.contains_key(refresh_token.expose())) {
+                return self.question();
+            }
             let (fault, latency) = self.with(|s| {
                 s.calls += 1;
                 (s.faults.pop_front(), s.latency)
@@ -186,16 +256,35 @@ impl TokenEndpoint for Provider {
                     return Err(EndpointError::NotReached("down for the test".into()));
                 }
                 Some(AnswerFault::Misconfigured) => {
-                    let code: Arc<str> = "invalid_client".into();
-                    return Err(EndpointError::Refused { why: Arc::clone(&code), code });
+                    self.with(|s| s.question_refused = true);
+                    return Err(refused("invalid_client"));
+                }
+                Some(AnswerFault::Refused(code)) => return Err(refused(code)),
+                Some(AnswerFault::NotNow(retry_after)) => {
+                    let why = "too many requests, for the test".into();
+                    return Err(EndpointError::NotNow { code: None, why, retry_after });
+                }
+                Some(AnswerFault::MistakenlyInvalid) => {
+                    return Err(EndpointError::InvalidGrant("invalid_grant".into()));
                 }
                 _ => {}
             }
-            let answer = self.carry_out(refresh_token.expose());
-            if fault == Some(AnswerFault::AnswerLost) || latency > limits.answer {
-                return Err(lost());
+            if let Some(code) = self.denial(refresh_token.expose()) {
+                return Err(refused(code));
             }
-            answer
+            let answer = self.carry_out(refresh_token.expose());
+            match fault {
+                Some(AnswerFault::GatewayTimeout) => Err(EndpointError::Ambiguous {
+                    why: "HTTP status 504, for the test".into(),
+                    resend_after: Resend::Late,
+                }),
+                Some(AnswerFault::AnswerLost) => Err(lost()),
+                Some(AnswerFault::NoAccessToken) => {
+                    answer.map(|answer| Answer { access_token: None, ..answer })
+                }
+                _ if latency > limits.answer => Err(lost()),
+                _ => answer,
+            }
         }
         .boxed()
     }

@@ -62,6 +62,7 @@ impl Course {
                 Action::ReadToken => Next::Ask(Ask::ReadToken),
                 Action::ReadLease => Next::Ask(Ask::ReadLease),
                 Action::PutLease(lease, expected) => Next::Ask(Ask::PutLease(lease, expected)),
+                Action::Judge(_) => unreachable!("the model's provider refuses nobody like that"),
                 Action::Refresh(token, _) => Next::Ask(Ask::Refresh(token)),
                 Action::PutToken(record, expected) => Next::Ask(Ask::PutToken(record, expected)),
                 Action::Sleep(pause) => Next::Sleep(pause),
@@ -121,6 +122,6 @@ fn of_deletion(event: Event) -> DeletionEvent {
             DeletionEvent::Seen(read.map(|seen| seen.map(|s| s.generation)).map_err(why))
         }
         Event::TokenPut(gone) | Event::LeasePut(gone) => DeletionEvent::Deleted(gone.map(drop)),
-        Event::Refreshed(_) => unreachable!("a deletion refreshes nothing"),
+        Event::Refreshed(_) | Event::Judged(_) => unreachable!("a deletion refreshes nothing"),
     }
 }

@@ -81,6 +81,7 @@ pub enum Mutant {
 
 /// One check.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each switch stands for itself")]
 pub struct Setup {
     /// How the check is called where it is reported.
     pub name: &'static str,

@@ -56,6 +56,7 @@ pub(super) fn record(refresh_token: Secret, access_token: Option<Secret>, id: &s
         scopes: vec![format!("scope of {id}")],
         token_uri: "uri".into(),
         client_id: "client".into(),
+        blocked: None,
         grant_id: GrantId(id.to_owned()),
         write_id: WriteId(id.to_owned()),
         holder: "people".into(),

@@ -153,6 +153,20 @@ pub(super) struct EndpointPort {
     pub(super) process: Arc<Process>,
 }
 
+impl EndpointPort {
+    /// Somebody asks whether the client is accepted.
+    async fn made_up(&self) -> Result<Answer, EndpointError> {
+        let way = self.world.way(&self.process, "endpoint question", true);
+        travel(way.there).await;
+        let down = self.world.with(|s| s.endpoint_down) || way.fate != Fate::Answered;
+        self.world.reply(&self.process, way).await;
+        if down {
+            return Err(EndpointError::NotReached("connection refused".into()));
+        }
+        Err(EndpointError::InvalidGrant("invalid_grant".into()))
+    }
+}
+
 impl TokenEndpoint for EndpointPort {
     fn refresh<'a>(
         &'a self,
@@ -163,8 +177,10 @@ impl TokenEndpoint for EndpointPort {
             let asked_at = self.world.now();
             self.process.runs().await;
             let token = refresh_token.expose();
-            let place = self.world.with(|s| s.provider.place(token).cloned());
-            let user = place.map(|p| p.user).unwrap_or_default();
+            let Some(place) = self.world.with(|s| s.provider.place(token).cloned()) else {
+                return self.made_up().await;
+            };
+            let user = place.user;
             let series = self.world.with(|s| s.ledger.series(self.process.index, &user));
             let way = self.world.way(&self.process, &format!("endpoint {user}"), true);
             travel(way.there).await;
@@ -181,6 +197,9 @@ impl TokenEndpoint for EndpointPort {
                 _ if self.world.with(|s| s.endpoint_down) => Err(not_now(None)),
                 Fate::Refused => Err(not_now(None)),
                 Fate::Told(time) => Err(not_now(Some(time))),
+                Fate::Denied(code) => {
+                    Err(EndpointError::Refused { code: code.into(), why: code.into() })
+                }
                 Fate::NotReached => Err(EndpointError::NotReached("connection refused".into())),
                 Fate::Answered | Fate::ConflictWithItself => carried_out(false),
                 Fate::Stalled(stall) => {

@@ -41,6 +41,8 @@ pub(super) enum Fate {
     GatewayTimeout(Duration),
     /// Of the endpoint: not carried out, and it asks to wait this long.
     Told(Duration),
+    /// Of the endpoint: this user is refused with this code.
+    Denied(&'static str),
     /// Of the endpoint: no connection.
     NotReached,
 }
@@ -179,6 +181,7 @@ impl World {
                 Fate::Orphaned(stall / 10),
                 Fate::GatewayTimeout(stall / 2),
                 Fate::Told(stall),
+                Fate::Denied(dice.pick(&["admin_policy_enforced", "invalid_client", "odd"])),
                 Fate::NotReached,
             ];
             let drawn = if endpoint { dice.pick(&of_endpoint) } else { dice.pick(&of_bucket) };

@@ -1,41 +1,44 @@
-//! A re-seal: the same values written again, so that their secrets are sealed
-//! with the present key. It starts with the lease like a refresh, because a record
-//! that moved under a holder's hands costs that holder a conflict.
+//! Writes that keep the refresh token: a re-seal, whose values are the same and whose
+//! secrets are sealed with the present key, and `blocked`. A record that moved under a
+//! holder's hands costs that holder a conflict, so they are made under the lease, like a
+//! refresh, and sent within its ttl or not at all.
 
 use std::sync::Arc;
 
 use crate::error::{ConsentReason, Error};
 use crate::ports::{Generation, Monotonic};
-use crate::record::{TokenRecord, WriteId};
+use crate::record::TokenRecord;
 
 use super::messages::{Action, Finish, PutFault, ReadFault, Stored};
-use super::{Around, Flight, State};
+use super::{Around, Errand, Flight, State};
 
 impl Flight {
     /// The lease is mine: write the record, unless there is no time left for it.
     pub(super) fn reseal(&mut self, base: Box<Stored>, around: &mut Around<'_>) -> Action {
-        let again = TokenRecord {
-            write_id: WriteId(around.draw.id()),
-            holder: self.identity.holder.to_string(),
-            lease_generation: self.hold.as_ref().map(|hold| hold.generation),
-            ..base.record.clone()
-        };
-        self.put_resealed(base, Box::new(again), around)
+        let again = self.kept(&base.record, around);
+        self.rewrite(base, Box::new(again), around)
     }
 
     /// Whoever takes the lease over after its ttl may refresh at once, so the
     /// write is sent within the ttl or not at all.
-    pub(super) fn put_resealed(
+    pub(super) fn rewrite(
         &mut self,
         base: Box<Stored>,
         again: Box<TokenRecord>,
         around: &Around<'_>,
     ) -> Action {
         if around.now.monotonic.plus(self.policy.commit_reserve()) > self.lease_ends() {
-            let why = "too little of the lease was left to re-seal the record; try again";
+            let why = "too little of the lease was left to write the record; try again";
             return self.fail(Error::Busy(why.into()));
         }
-        self.enter(State::Resealing { base, again })
+        self.enter(State::Rewriting { base, again })
+    }
+
+    fn rewritten(&mut self, stored: Stored, around: &Around<'_>) -> Action {
+        match self.errand {
+            Errand::Reseal => self.finish(Finish::Resealed(Box::new(stored))),
+            Errand::Refresh | Errand::Present => self.blocked(Box::new(stored), around),
+        }
     }
 
     fn lease_ends(&self) -> Monotonic {
@@ -43,7 +46,7 @@ impl Flight {
         renewed.map_or(self.deadline, |renewed| renewed.plus(self.policy.lease_ttl))
     }
 
-    pub(super) fn on_resealed(
+    pub(super) fn on_rewritten(
         &mut self,
         base: Box<Stored>,
         again: Box<TokenRecord>,
@@ -53,21 +56,21 @@ impl Flight {
         let why: Arc<str> = match put {
             Ok(generation) => {
                 let stored = Stored { record: *again, generation };
-                return self.finish(Finish::Resealed(Box::new(stored)));
+                return self.rewritten(stored, around);
             }
             Err(PutFault::Conflict) => {
-                return self.enter(State::ReadingResealed { base, again });
+                return self.enter(State::ReadingRewritten { base, again });
             }
             Err(PutFault::Refused(why)) => return self.fail(Error::Unavailable(why)),
             Err(PutFault::Unknown(why)) => why,
             Err(PutFault::Paused(_)) => unreachable!("only leases are paused"),
         };
         let until = self.lease_ends();
-        self.retry(why, State::ReadingResealed { base, again }, until, around)
+        self.retry(why, State::ReadingRewritten { base, again }, until, around)
     }
 
     /// Read after a write whose outcome is not known, or that met another one.
-    pub(super) fn on_resealed_read(
+    pub(super) fn on_rewritten_read(
         &mut self,
         base: Box<Stored>,
         again: Box<TokenRecord>,
@@ -77,18 +80,21 @@ impl Flight {
         match read {
             Err(fault) => {
                 let until = self.lease_ends();
-                let next = State::ReadingResealed { base, again };
+                let next = State::ReadingRewritten { base, again };
                 self.read_failed(fault, next, until, around)
             }
             Ok(None) => self.consent(ConsentReason::Unknown),
             Ok(Some(stored)) if stored.record.write_id == again.write_id => {
-                self.finish(Finish::Resealed(stored))
+                self.rewritten(*stored, around)
             }
             Ok(Some(stored)) if stored.generation == base.generation => {
-                self.put_resealed(base, again, around)
+                self.rewrite(base, again, around)
             }
-            // Somebody brought something newer: a login, or a late commit.
-            Ok(Some(stored)) => self.judge_token(stored, around),
+            Ok(Some(stored)) => match self.errand {
+                // Somebody brought something newer: a login, or a late commit.
+                Errand::Reseal => self.judge_token(stored, around),
+                Errand::Refresh | Errand::Present => self.block_again(&base, stored, again, around),
+            },
         }
     }
 }

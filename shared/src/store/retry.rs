@@ -1,0 +1,48 @@
+//! An operator has a revoked record's token presented once more.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::protocol::Flight;
+use crate::user_id::UserId;
+
+use super::TokenStore;
+use super::credentials::Credentials;
+
+impl TokenStore {
+    /// Presents the refresh token of `user`'s revoked record once more, under the lease:
+    /// some providers say `invalid_grant` by mistake. When it is granted the record is
+    /// active again and jobs can resume as after a login. A record that is active is
+    /// refreshed if that is due.
+    ///
+    /// Nothing else presents such a token: it may be spent, and presenting a spent one can
+    /// end a newer grant of that person. Cancelling it cancels the wait only.
+    ///
+    /// # Errors
+    /// [`Error::NeedsConsent`] when the provider still rejects it; the record stays as it
+    /// is. Else as [`TokenStore::get_credentials`].
+    pub async fn retry(&self, user: &UserId) -> Result<Credentials, Error> {
+        let slot = self.0.slot(user);
+        let entry = Arc::clone(slot.entry());
+        loop {
+            let (mut running, mine) = {
+                let mut state = entry.lock();
+                if let Some(running) = &state.flight {
+                    (running.clone(), false)
+                } else {
+                    let policy = Arc::clone(&self.0.policy);
+                    let identity = self.0.identity.clone();
+                    let now = self.0.now();
+                    let flight = Flight::presenting(user.clone(), policy, identity, now);
+                    (self.begin(&entry, &mut state, flight, true), true)
+                }
+            };
+            match self.join(&entry, &mut running).await {
+                _ if !mine && !self.0.stopping.is_cancelled() => {}
+                Some(Ok(served)) => return Ok(slot.hand_out(served, &self.0.slots)),
+                Some(Err(error)) => return Err(error),
+                None => return Err(Error::Busy("another replica is refreshing this user".into())),
+            }
+        }
+    }
+}
