@@ -5,6 +5,7 @@ mod cloud_storage;
 mod http_exchange;
 mod memory;
 mod provider_http;
+mod retrying;
 mod system;
 mod token_http;
 
@@ -13,5 +14,6 @@ pub use cloud_storage::{CloudStorage, CloudStorageConfig};
 pub use http_exchange::http_client;
 pub use memory::MemoryBucket;
 pub use provider_http::{GOOGLE_REVOKE_URL, HttpProvider};
+pub use retrying::RetryingBucket;
 pub use system::SystemClock;
 pub use token_http::HttpTokenEndpoint;

@@ -15,11 +15,10 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::policy::Policy;
-use crate::ports::Generation;
+use crate::ports::{Generation, Monotonic};
 use crate::schedule::Schedule;
 
 use super::flight::{Draw, PutFault};
-use super::granting::TRIES;
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +66,8 @@ enum State {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Deletion {
     pauses: Schedule,
+    /// A write without an answer is sent again until then.
+    until: Monotonic,
     /// As it was before the token went.
     lease: Option<Generation>,
     existed: bool,
@@ -74,9 +75,10 @@ pub struct Deletion {
 }
 
 impl Deletion {
-    /// A deletion that pauses between its tries as `policy` says.
-    pub fn new(policy: &Policy) -> Self {
+    /// A deletion that is tried for as long as a caller waits, by `policy`.
+    pub fn new(policy: &Policy, now: Monotonic) -> Self {
         Self {
+            until: now.plus(policy.wait_limit),
             pauses: Schedule::new(policy.retry_min, policy.retry_max),
             lease: None,
             existed: false,
@@ -88,7 +90,12 @@ impl Deletion {
     ///
     /// # Panics
     /// When the event does not answer the last action: a fault of the driver.
-    pub fn step(&mut self, event: DeletionEvent, draw: &dyn Draw) -> DeletionAction {
+    pub fn step(
+        &mut self,
+        event: DeletionEvent,
+        now: Monotonic,
+        draw: &dyn Draw,
+    ) -> DeletionAction {
         use DeletionEvent::{Deleted, Seen, Slept, Start};
         match (std::mem::replace(&mut self.state, State::Over), event) {
             (State::Beginning, Start) => self.go(State::ReadingLease, DeletionAction::ReadLease),
@@ -108,13 +115,13 @@ impl Deletion {
             (State::DeletingToken, Deleted(Err(PutFault::Conflict)))
             | (State::PausingBeforeToken, Slept) => self.read_token(),
             (State::DeletingToken, Deleted(Err(fault))) => {
-                self.pause(State::PausingBeforeToken, fault, draw)
+                self.pause(State::PausingBeforeToken, fault, now, draw)
             }
             // A conflict: taken meanwhile, by a refresh that will find no record, or
             // for a later login's.
             (State::DeletingLease, Deleted(Ok(()) | Err(PutFault::Conflict))) => self.done(),
             (State::DeletingLease, Deleted(Err(fault))) => {
-                self.pause(State::PausingBeforeLease, fault, draw)
+                self.pause(State::PausingBeforeLease, fault, now, draw)
             }
             (state, event) => panic!("{event:?} does not answer {state:?}"),
         }
@@ -136,10 +143,16 @@ impl Deletion {
         }
     }
 
-    /// Waits before the next try, or gives up after some.
-    fn pause(&mut self, next: State, fault: PutFault, draw: &dyn Draw) -> DeletionAction {
+    /// Waits before the next try, or gives up when the time is over.
+    fn pause(
+        &mut self,
+        next: State,
+        fault: PutFault,
+        now: Monotonic,
+        draw: &dyn Draw,
+    ) -> DeletionAction {
         match fault {
-            PutFault::Unknown(_) if self.pauses.count() < TRIES => {
+            PutFault::Unknown(_) if now < self.until => {
                 let pause = self.pauses.next(draw.unit());
                 self.go(next, DeletionAction::Sleep(pause))
             }

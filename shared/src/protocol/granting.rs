@@ -13,16 +13,13 @@ use jiff::Timestamp;
 
 use crate::error::{ConsentReason, Error};
 use crate::policy::Policy;
-use crate::ports::{Generation, Now};
+use crate::ports::{Generation, Monotonic, Now};
 use crate::record::{GrantId, State as RecordState, TokenRecord, WriteId};
 use crate::schedule::Schedule;
 use crate::secret::Secret;
 use crate::user_id::UserId;
 
 use super::flight::{Draw, Event, Identity, PutFault, ReadFault, Stored};
-
-/// A write without an answer is tried this often before it counts as failed.
-pub(super) const TRIES: u32 = 8;
 
 /// A user's grant as a login or an import brings it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -102,6 +99,8 @@ pub struct Granting {
     grant: Grant,
     terms: Terms,
     pauses: Schedule,
+    /// A write without an answer is looked after, and sent again, until then.
+    until: Monotonic,
     /// Named when it is first sent.
     grant_id: Option<GrantId>,
     replaced: bool,
@@ -116,8 +115,10 @@ impl Granting {
         identity: Identity,
         grant: Grant,
         terms: Terms,
+        now: Monotonic,
     ) -> Self {
         Self {
+            until: now.plus(policy.wait_limit),
             user,
             identity,
             grant,
@@ -145,7 +146,9 @@ impl Granting {
                     finish(Err(Error::Unavailable(why)))
                 }
             },
-            (State::Putting(record), Event::TokenPut(put)) => self.on_put(record, put, draw),
+            (State::Putting(record), Event::TokenPut(put)) => {
+                self.on_put(record, put, now.monotonic, draw)
+            }
             (state, event) => panic!("{event:?} does not answer {state:?}"),
         }
     }
@@ -195,6 +198,7 @@ impl Granting {
         &mut self,
         record: Box<TokenRecord>,
         put: Result<Generation, PutFault>,
+        now: Monotonic,
         draw: &dyn Draw,
     ) -> GrantingAction {
         match put {
@@ -204,7 +208,7 @@ impl Granting {
                 finish(Ok(Granted::Stored { stored, replaced, as_granted: true }))
             }
             Err(PutFault::Conflict) => self.read(),
-            Err(PutFault::Unknown(_)) if self.pauses.count() < TRIES => {
+            Err(PutFault::Unknown(_)) if now < self.until => {
                 self.state = State::Pausing;
                 GrantingAction::Sleep(self.pauses.next(draw.unit()))
             }

@@ -7,6 +7,7 @@ use quick_cache::UnitWeighter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::adapters::RetryingBucket;
 use crate::keyring::Keyring;
 use crate::policy::{BadPolicy, Policy};
 use crate::ports::{Bucket, Clock, Randomness, TokenEndpoint};
@@ -103,7 +104,13 @@ impl Builder {
                 hasher,
                 PinFlights,
             ),
-            bucket: self.bucket,
+            bucket: Arc::new(RetryingBucket::new(
+                self.bucket,
+                Arc::clone(&self.clock),
+                Arc::clone(&self.random),
+                (self.policy.retry_min, self.policy.retry_max),
+                self.policy.wait_limit,
+            )),
             endpoint: self.endpoint,
             codec: RecordCodec::new(self.keyring),
             clock: self.clock,

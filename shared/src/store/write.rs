@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::ports::{BucketError, Generation};
+use crate::ports::Generation;
 use crate::protocol::{
     Deletion, DeletionAction, DeletionEvent, Event, Grant, Granted, Granting, GrantingAction, Held,
     Stored, Terms,
 };
-use crate::schedule::Schedule;
 use crate::user_id::UserId;
 
 use super::drive::{put_fault, put_token, read_token};
-use super::{Inner, TokenStore, unavailable};
+use super::{Inner, TokenStore};
 
 /// What a login came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,10 +89,10 @@ impl TokenStore {
     pub async fn delete(&self, user: &UserId) -> Result<bool, Error> {
         let (token, lease) = (user.token_object(), user.lease_object());
         let inner = &self.0;
-        let mut deletion = Deletion::new(&inner.policy);
+        let mut deletion = Deletion::new(&inner.policy, inner.now());
         let mut event = DeletionEvent::Start;
         loop {
-            event = match deletion.step(event, &*inner.random) {
+            event = match deletion.step(event, inner.now(), &*inner.random) {
                 DeletionAction::ReadLease => DeletionEvent::Seen(inner.generation(&lease).await),
                 DeletionAction::ReadToken => DeletionEvent::Seen(inner.generation(&token).await),
                 DeletionAction::DeleteToken(generation) => {
@@ -127,7 +126,8 @@ impl Inner {
     async fn grant(&self, user: &UserId, grant: Grant, terms: Terms) -> Result<Granted, Error> {
         let name = user.token_object();
         let identity = self.identity.clone();
-        let mut granting = Granting::new(user.clone(), &self.policy, identity, grant, terms);
+        let mut granting =
+            Granting::new(user.clone(), &self.policy, identity, grant, terms, self.now());
         let mut event = Event::Start;
         loop {
             event = match granting.step(event, self.clock.now(), &*self.random) {
@@ -148,25 +148,6 @@ impl Inner {
     async fn generation(&self, name: &str) -> Result<Option<Generation>, Arc<str>> {
         let object = self.bucket.get(name).await.map_err(|e| Arc::from(e.to_string()))?;
         Ok(object.map(|o| o.generation))
-    }
-
-    pub(super) fn pauses(&self) -> Schedule {
-        Schedule::new(self.policy.retry_min, self.policy.retry_max)
-    }
-
-    /// Waits before the next try, or gives up with `error` after some.
-    pub(super) async fn pause(
-        &self,
-        pauses: &mut Schedule,
-        error: BucketError,
-    ) -> Result<(), Error> {
-        const TRIES: u32 = 8;
-        if matches!(error, BucketError::Refused(_)) || pauses.count() >= TRIES {
-            return Err(unavailable(error));
-        }
-        let pause = pauses.next(self.random.unit());
-        self.clock.sleep(pause).await;
-        Ok(())
     }
 
     /// Serves this process's callers from a record that it just wrote. While a

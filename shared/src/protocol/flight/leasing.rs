@@ -66,7 +66,7 @@ impl Flight {
             }
             Err(PutFault::Unknown(why)) => {
                 let next = State::ReadingLease { base, doubt: Some(taking) };
-                self.retry(why, next, self.deadline, around)
+                self.look_again(why, next, self.deadline, around)
             }
             Err(PutFault::Refused(why)) => self.fail(Error::Unavailable(why)),
             Err(PutFault::Paused(why)) => self.fail(why),
@@ -82,10 +82,7 @@ impl Flight {
     ) -> Action {
         let seen = match read {
             Ok(seen) => seen,
-            Err(fault) => {
-                let next = State::ReadingLease { base, doubt };
-                return self.read_failed(fault, next, self.deadline, around);
-            }
+            Err(fault) => return self.read_failed(fault),
         };
         if let (Some(taking), Some(lease)) = (&doubt, &seen)
             && lease.is_attempt(&taking.lease.attempt)
@@ -117,10 +114,7 @@ impl Flight {
         around: &mut Around<'_>,
     ) -> Action {
         match read {
-            Err(fault) => {
-                let next = State::RereadingToken { base, lease };
-                self.read_failed(fault, next, self.deadline, around)
-            }
+            Err(fault) => self.read_failed(fault),
             Ok(None) => self.consent(ConsentReason::Unknown),
             Ok(Some(stored)) if stored.generation == base.generation => {
                 // Read after the lease and still older than what it guards: the
@@ -179,10 +173,7 @@ impl Flight {
         around: &mut Around<'_>,
     ) -> Action {
         match read {
-            Err(fault) => {
-                let until = self.held_mut().taken.plus(self.policy.lease_ttl);
-                self.read_failed(fault, State::Confirming { base }, until, around)
-            }
+            Err(fault) => self.read_failed(fault),
             Ok(None) => self.consent(ConsentReason::Unknown),
             Ok(Some(stored)) if stored.generation == base.generation => {
                 self.begin_work(base, around)
@@ -225,7 +216,7 @@ impl Flight {
         around: &mut Around<'_>,
     ) -> Action {
         match read {
-            Err(fault) => self.read_failed(fault, State::Polling { base }, self.deadline, around),
+            Err(fault) => self.read_failed(fault),
             Ok(None) => self.consent(ConsentReason::Unknown),
             Ok(Some(stored)) if stored.generation == base.generation => {
                 self.wait_or_take_over(base, None, around)

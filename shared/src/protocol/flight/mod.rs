@@ -414,7 +414,7 @@ impl Flight {
         around: &mut Around<'_>,
     ) -> Action {
         match read {
-            Err(fault) => self.read_failed(fault, State::ReadingToken, self.deadline, around),
+            Err(fault) => self.read_failed(fault),
             Ok(None) => self.consent(ConsentReason::Unknown),
             Ok(Some(stored)) => self.judge_token(stored, around),
         }
@@ -505,27 +505,21 @@ impl Flight {
         }
     }
 
-    // Faults of the bucket.
-
-    fn read_failed(
-        &mut self,
-        fault: ReadFault,
-        next: State,
-        until: Monotonic,
-        around: &Around<'_>,
-    ) -> Action {
+    /// The bucket was asked for as long as it makes sense.
+    fn read_failed(&mut self, fault: ReadFault) -> Action {
         match fault {
-            ReadFault::Unavailable(why) => self.retry(why, next, until, around),
-            ReadFault::Refused(why) => self.fail(Error::Unavailable(why)),
+            ReadFault::Unavailable(why) | ReadFault::Refused(why) => {
+                self.fail(Error::Unavailable(why))
+            }
             ReadFault::Corrupt(why) => {
                 self.fail(Error::Corrupt { object: self.user.token_object(), why })
             }
         }
     }
 
-    /// Tries `next` after a pause, unless the time is over. A background flight
-    /// does not insist: the next look will.
-    fn retry(
+    /// Reads, after a pause, what became of a write whose outcome is unknown, unless the
+    /// time is over.
+    fn look_again(
         &mut self,
         why: Arc<str>,
         next: State,
@@ -533,8 +527,7 @@ impl Flight {
         around: &Around<'_>,
     ) -> Action {
         let pause = self.retries.next(around.draw.unit());
-        let unheld = matches!(next, State::ReadingToken | State::Polling { .. });
-        if around.now.monotonic.plus(pause) >= until || (unheld && !self.foreground) {
+        if around.now.monotonic.plus(pause) >= until {
             return self.fail(Error::Unavailable(why));
         }
         self.pause(pause, next)

@@ -22,11 +22,7 @@ impl Flight {
     ) -> Action {
         let stored = match read {
             Ok(stored) => stored,
-            Err(fault) => {
-                let until = self.rejection_ends();
-                let next = State::ReadingRejection { base, reason };
-                return self.read_failed(fault, next, until, around);
-            }
+            Err(fault) => return self.read_failed(fault),
         };
         let sent = &base.record.refresh_token;
         match (on_invalid_grant(sent, stored.as_ref().map(|s| &s.record)), stored) {
@@ -121,7 +117,7 @@ impl Flight {
             Err(PutFault::Conflict) => self.enter(State::ReadingRejection { base, reason }),
             Err(PutFault::Unknown(why) | PutFault::Refused(why)) => {
                 let until = self.rejection_ends();
-                self.retry(why, State::ReadingRejection { base, reason }, until, around)
+                self.look_again(why, State::ReadingRejection { base, reason }, until, around)
             }
             Err(PutFault::Paused(_)) => unreachable!("only leases are paused"),
         }

@@ -66,7 +66,7 @@ impl Flight {
             Err(PutFault::Paused(_)) => unreachable!("only leases are paused"),
         };
         let until = self.lease_ends();
-        self.retry(why, State::ReadingRewritten { base, again }, until, around)
+        self.look_again(why, State::ReadingRewritten { base, again }, until, around)
     }
 
     /// Read after a write whose outcome is not known, or that met another one.
@@ -78,11 +78,7 @@ impl Flight {
         around: &mut Around<'_>,
     ) -> Action {
         match read {
-            Err(fault) => {
-                let until = self.lease_ends();
-                let next = State::ReadingRewritten { base, again };
-                self.read_failed(fault, next, until, around)
-            }
+            Err(fault) => self.read_failed(fault),
             Ok(None) => self.consent(ConsentReason::Unknown),
             Ok(Some(stored)) if stored.record.write_id == again.write_id => {
                 self.rewritten(*stored, around)

@@ -1,4 +1,5 @@
-//! A bucket in memory that counts requests and fails on demand.
+//! A bucket in memory that counts requests, throttles as Cloud Storage does, and fails on
+//! demand.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +40,8 @@ pub struct Requests {
     pub token_writes: u64,
     /// Writes of lease objects, failed ones included.
     pub lease_writes: u64,
-    /// Writes that came less than a second after the last one of the same name.
+    /// Writes that were refused because they came less than a second after the last one of
+    /// the same name.
     pub too_fast: u64,
 }
 
@@ -129,6 +131,18 @@ impl FaultyBucket {
         Ok(())
     }
 
+    /// As Cloud Storage does: about one mutation per second and name.
+    fn throttle(&self, name: &str) -> Result<(), BucketError> {
+        self.with(|s| {
+            let last = s.written_at.get(name);
+            if last.is_some_and(|at| Instant::now() - *at < Duration::from_secs(1)) {
+                s.requests.too_fast += 1;
+                return Err(BucketError::Throttled);
+            }
+            Ok(())
+        })
+    }
+
     fn next_fault(&self, name: &str) -> Option<WriteFault> {
         self.with(|s| {
             s.faults
@@ -175,6 +189,7 @@ impl Bucket for FaultyBucket {
                 }
             });
             self.arrive().await?;
+            self.throttle(name)?;
             let lost = || BucketError::Unavailable("the reply was lost for the test".into());
             let fault = self.next_fault(name);
             match fault {
@@ -202,13 +217,7 @@ impl Bucket for FaultyBucket {
             }
             let written = self.inner.put(name, content, expected).await;
             if written.is_ok() {
-                self.with(|s| {
-                    let now = Instant::now();
-                    let before = s.written_at.insert(name.to_owned(), now);
-                    if before.is_some_and(|at| now - at < Duration::from_secs(1)) {
-                        s.requests.too_fast += 1;
-                    }
-                });
+                self.with(|s| s.written_at.insert(name.to_owned(), Instant::now()));
             }
             match fault {
                 Some(WriteFault::ReplyLost) => Err(lost()),
@@ -229,6 +238,7 @@ impl Bucket for FaultyBucket {
             if self.with(|s| s.refuses_deletes) {
                 return Err(BucketError::Refused("no deletion for the test".into()));
             }
+            self.throttle(name)?;
             self.inner.delete(name, expected).await
         }
         .boxed()

@@ -76,14 +76,16 @@ impl Course {
                 GrantingAction::Sleep(pause) => Next::Sleep(pause),
                 GrantingAction::Finish(result) => Next::End(End::Granting(result)),
             },
-            Self::Deletion(deletion) => match deletion.step(of_deletion(event), draw) {
-                DeletionAction::ReadLease => Next::Ask(Ask::ReadLease),
-                DeletionAction::ReadToken => Next::Ask(Ask::ReadToken),
-                DeletionAction::DeleteToken(expected) => Next::Ask(Ask::DeleteToken(expected)),
-                DeletionAction::DeleteLease(expected) => Next::Ask(Ask::DeleteLease(expected)),
-                DeletionAction::Sleep(pause) => Next::Sleep(pause),
-                DeletionAction::Finish(result) => Next::End(End::Deletion(result)),
-            },
+            Self::Deletion(deletion) => {
+                match deletion.step(of_deletion(event), now.monotonic, draw) {
+                    DeletionAction::ReadLease => Next::Ask(Ask::ReadLease),
+                    DeletionAction::ReadToken => Next::Ask(Ask::ReadToken),
+                    DeletionAction::DeleteToken(expected) => Next::Ask(Ask::DeleteToken(expected)),
+                    DeletionAction::DeleteLease(expected) => Next::Ask(Ask::DeleteLease(expected)),
+                    DeletionAction::Sleep(pause) => Next::Sleep(pause),
+                    DeletionAction::Finish(result) => Next::End(End::Deletion(result)),
+                }
+            }
         }
     }
 

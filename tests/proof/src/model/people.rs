@@ -72,13 +72,15 @@ impl World {
 
     fn grant(&mut self, setup: &Setup, i: usize, grant: Grant, fate: Fate) {
         let policy = setup.policy();
-        let granting = Granting::new(user(), &policy, identity("people"), grant, Terms::Login);
+        let now = at(self.now, 0).monotonic;
+        let identity = identity("people");
+        let granting = Granting::new(user(), &policy, identity, grant, Terms::Login, now);
         self.begin(setup, i, Course::Granting(Box::new(granting)), fate);
     }
 
     pub(super) fn delete(&mut self, setup: &Setup) {
         let i = self.newcomer(setup);
-        let deletion = Deletion::new(&setup.policy());
+        let deletion = Deletion::new(&setup.policy(), at(self.now, 0).monotonic);
         self.begin(setup, i, Course::Deletion(Box::new(deletion)), Fate::Answered);
     }
 
