@@ -54,11 +54,18 @@
 //!   that guards the stored generation is held until it moves, or until an
 //!   observer has seen that very lease for its whole ttl on its own monotonic
 //!   clock: then it may take over, by compare-and-set, and reads the token again.
+//! - A holder that waits, for the provider's answer or for a write, renews its lease every
+//!   half ttl: others take over only from one that they hear nothing from. An answer may
+//!   take four ttls. What may be sent is decided again after every pause.
 //! - A 200 of the provider is never thrown away. If the record moved meanwhile,
 //!   the new grant is merged onto it as long as the refresh token that was spent
 //!   is still the stored one; a newer login wins.
 //! - `invalid_grant` marks a record as revoked only if the refresh token that the
-//!   provider rejected is still the stored one.
+//!   provider rejected is still the stored one, and after a lost answer only if it is said
+//!   twice. [`TokenStore::retry`] presents a revoked record's token once more.
+//! - Any other refusal makes the replica ask the endpoint about a made-up token: is it the
+//!   client, or this user? A user's refusal is written into the record as `blocked`, stops
+//!   nobody else, and is tried again after 10 minutes, doubling to a day.
 //! - A login needs no lease. If the reply to its write was lost it reads the record: its
 //!   own write is there, or what a refresh has made of it meanwhile, which a `grant_id`
 //!   tells that begins with its login's. Then it is done; the write's own ID alone would
@@ -66,13 +73,13 @@
 //!
 //! | invariant | guarded by |
 //! |---|---|
-//! | I1 single refresh: no refresh token is spent twice, but for a holder that failed to commit within the ttl, or a lost answer | `model`, `simulation`; `budget::without_faults_there_is_exactly_one_refresh_per_expiry`; `regressions::thundering_herd_at_expiry` |
-//! | I2 no lost grant: an answer that was received is stored, or its successor is | `model`, `simulation`; `regressions::a_successful_rotation_discarded_because_the_lease_was_lost` |
+//! | I1 single refresh: no refresh token is spent twice, but for a holder that failed to commit within the ttl of its last renewal, a lost answer, or an operator who had a revoked one presented again | `model`, `simulation`; `budget::without_faults_there_is_exactly_one_refresh_per_expiry`; `regressions::thundering_herd_at_expiry`, `…::a_late_answer_thrown_away_and_its_token_sent_again` |
+//! | I2 no lost grant: an answer that was received is stored, or its successor is | `model`, `simulation`; `regressions::a_successful_rotation_discarded_because_the_lease_was_lost`, `…::a_process_that_ends_while_its_answer_is_late`; `store::a_grant_without_an_access_token_is_stored_and_its_user_blocked` |
 //! | I3 no destructive loser: only the stored refresh token can be revoked, and nothing older replaces what is newer | `model`, `simulation`; `regressions::the_loser_destroys_the_winners_grant`, `…::login_whose_reply_was_lost_put_over_what_became_of_it` |
 //! | I4 no resurrection: after a delete no earlier refresh writes the record | `model`, `simulation`; `regressions::delete_during_a_refresh` |
-//! | I5 freshness: a returned token is usable, or was obtained by this very call, and is none that was reported as rejected | `model`, `simulation`; `regressions::loser_returns_an_expired_token` |
-//! | I6 progress: an orphan lease costs one ttl, and no caller waits beyond its limit | `model`, `simulation`; `regressions::orphan_lock_after_a_crash` |
-//! | I7 bounded load: one series of attempts per user and ttl reaches a failing endpoint | `model`, `simulation`; `store::an_outage_of_the_endpoint_opens_the_breaker` |
+//! | I5 freshness: a returned token is usable, or was obtained by this very call, and is none that was reported as rejected | `model`, `simulation`; `regressions::loser_returns_an_expired_token`; `store::a_commit_whose_reply_was_lost_and_that_was_revoked_meanwhile_is_not_handed_out` |
+//! | I6 progress: an orphan lease costs one ttl, one user's trouble stops nobody else, and no caller waits beyond its limit | `model`, `simulation`; `regressions::orphan_lock_after_a_crash`; `store::one_user_who_is_refused_stops_nobody_else` |
+//! | I7 bounded load: one series of attempts per user and ttl reaches a failing endpoint | `model`, `simulation`; `store::an_outage_of_the_endpoint_opens_the_breaker`, `…::a_blocked_user_is_tried_again_ever_more_seldom_and_resumes_alone` |
 //! | I8 no secrets out: none in a log, error or `Debug` | the tests named `…redacted…`, `…secret…`; `core::jobs_are_published_run_and_told_about` |
 //!
 //! All of these are tests of the workspace's package `tests`. `model` tries everything
@@ -83,12 +90,19 @@
 //! # What is not guaranteed
 //!
 //! Two windows that no client can close, with a provider that rotates refresh
-//! tokens: a holder that dies, or is stopped past its ttl, between the provider's
-//! answer and the commit; and an answer that is lost on its way. The refresh
+//! tokens: a holder that dies, or neither answers nor reaches the bucket for a ttl, between
+//! the provider's answer and the commit; and an answer that is lost on its way. The refresh
 //! token may then be spent and its successor known to nobody; a provider that
 //! detects reuse revokes the grant, and the user must consent again. Both are
 //! counted: [`Counts::takeovers`], [`Counts::ambiguous_requests`] and, when it
 //! did happen, [`Counts::lost_grants`].
+//!
+//! A provider that is merely slow opens neither: with answers that came 12, 27, 40, 100 and
+//! 119 s late (ttl 30 s, four replicas, twenty users each, a provider that revokes on
+//! reuse) none of the users was revoked and each expiry cost one request. An answer later
+//! than four ttls counts as lost, and so does one that a gateway gives up (a 504 after 29
+//! or 60 s): the request is sent once more, which helps where the provider allows reuse for
+//! a while, and where it does not the grant is lost and counted.
 //!
 //! A re-seal can make the first window, too: its PUT is sent within the ttl, but one
 //! that is held up on its way until another replica has taken the lease over and spent
@@ -106,13 +120,9 @@
 //! repeats it, and the user is deleted before the first one arrives, then that condition
 //! holds again. The refresh token in it may be spent by then. Deleting again ends it.
 //!
-//! A grant that a replica obtained itself ages on its monotonic clock from the moment
-//! the answer was received, not sent. A process that is suspended in between counts the
-//! token as younger than it is by that time, and may hand out a dead one; an API's 401
-//! ends that ([`TokenStore::renew`]).
-//!
 //! A caller that embeds the store must call [`TokenStore::shutdown`] before the
-//! process ends, or it may make the first window itself.
+//! process ends, and give it [`Policy::longest_flight`], or it may make the first window
+//! itself.
 //!
 //! # Where to look
 //!

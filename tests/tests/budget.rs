@@ -176,3 +176,54 @@ async fn the_others_look_with_two_reads_each_time_and_back_off() {
         assert_eq!(fleet.provider.calls(), 0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_costs_one_write_per_half_ttl() {
+    let (fleet, user, stores) = fleet(1).await;
+    pass(LIFE).await;
+    use_all(&stores, &user).await;
+    pass(LIFE).await;
+    fleet.bucket.take_requests();
+    let ttl = stores[0].policy().lease_ttl;
+    fleet.provider.set_latency(3 * ttl + ttl / 4);
+    let limit = stores[0].policy().longest_flight();
+    let caller = tokio::spawn({
+        let (store, user) = (stores[0].clone(), user.clone());
+        async move { store.get_credentials(&user).await }
+    });
+    pass(limit).await;
+    // It left at its own limit; the refresh went on.
+    assert!(caller.await.unwrap().is_err());
+    let late = fleet.bucket.take_requests();
+    let renewals = 6;
+    let expected = Requests {
+        token_reads: 1,
+        lease_writes: 1 + renewals,
+        token_writes: 1,
+        ..Requests::default()
+    };
+    assert_eq!(late, expected);
+    assert_eq!(stores[0].counts().renewals, renewals);
+    assert_eq!(fleet.provider.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_costs_one_write_and_nobody_else_a_call() {
+    let (fleet, user, stores) = fleet(8).await;
+    pass(LIFE).await;
+    use_all(&stores, &user).await;
+    pass(LIFE).await;
+    fleet.bucket.take_requests();
+    fleet.provider.deny(user.as_str(), Some("admin_policy_enforced"));
+    assert!(stores[0].get_credentials(&user).await.is_err());
+    let blocking = fleet.bucket.take_requests();
+    // The read and the lease of any refresh, and `blocked`.
+    assert_eq!((blocking.token_reads, blocking.token_writes), (1, 1));
+    assert_eq!((blocking.lease_reads, blocking.lease_writes), (0, 1));
+    for store in &stores {
+        assert!(store.get_credentials(&user).await.is_err());
+    }
+    let knowing = fleet.bucket.take_requests();
+    assert_eq!(knowing, Requests { token_reads: 8, ..Requests::default() });
+    assert_eq!((fleet.provider.calls(), fleet.provider.questions()), (2, 1));
+}

@@ -124,7 +124,10 @@ pub(super) async fn drive(
         let action = {
             let now = inner.clock.now();
             let mut state = entry.lock();
-            flight.step(event, now, &mut state.memory, &*inner.random)
+            let action = flight.step(event, now, &mut state.memory, &*inner.random);
+            let user = entry.user.digest();
+            debug!(%user, "{}", flight.account(&action, &state.memory, now.monotonic));
+            action
         };
         match &action {
             Action::PutLease(..) => {

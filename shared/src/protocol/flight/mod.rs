@@ -11,6 +11,7 @@ mod refreshing;
 mod rejection;
 mod renewing;
 mod rewriting;
+mod telling;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,6 @@ use std::time::Duration;
 use crate::error::{ConsentReason, Error};
 use crate::policy::Policy;
 use crate::ports::{Generation, Monotonic, Now};
-use crate::reason::Reason;
 use crate::record::{GrantId, TokenRecord, WriteId};
 use crate::schedule::Schedule;
 use crate::user_id::UserId;
