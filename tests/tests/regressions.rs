@@ -693,3 +693,24 @@ async fn an_answer_lost_for_good_is_asked_for_twice_and_no_more() {
         assert_eq!(store.counts().ambiguous_requests, 2);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_answers_401_while_clocks_differ() {
+    // To each replica the other's tokens were issued long ago, or are yet to be.
+    let fleet = Fleet::new(true);
+    let user = fleet.user("u").await;
+    let behind = VirtualClock::new(SignedDuration::from_secs(-300));
+    let ahead = VirtualClock::new(SignedDuration::from_secs(300));
+    let stores =
+        [fleet.replica_with_clock("behind", behind), fleet.replica_with_clock("ahead", ahead)];
+    let (ttl, rounds) = (stores[0].policy().lease_ttl, 20);
+    for _ in 0..rounds * ttl.as_secs() {
+        for store in &stores {
+            let used = store.get_credentials(&user).await.unwrap();
+            drop(store.renew(&used).await);
+        }
+        pass(seconds(1)).await;
+    }
+    let calls = fleet.provider.calls();
+    assert!((rounds / 2..=rounds + 1).contains(&calls), "{calls} calls in {rounds} ttls");
+}

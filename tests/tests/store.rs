@@ -832,7 +832,7 @@ async fn a_commit_whose_reply_was_lost_and_that_was_revoked_meanwhile_is_not_han
         let (store, user) = (store.clone(), user.clone());
         async move { store.get_credentials(&user).await }
     });
-    pass(Duration::from_millis(1100)).await;
+    pass(Duration::from_millis(1050)).await;
     link.cut(true);
     drop(caller.await);
     // Stored, though its writer does not know; the grant ends, and another replica finds
@@ -845,4 +845,42 @@ async fn a_commit_whose_reply_was_lost_and_that_was_revoked_meanwhile_is_not_han
     pass(seconds(30)).await;
     let error = store.get_credentials(&user).await.unwrap_err();
     assert!(matches!(error, Error::NeedsConsent(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_is_tried_for_its_time() {
+    let fleet = Fleet::new(true);
+    let user = UserId::new("u").unwrap();
+    let (store, link) = fleet.linked_replica("web");
+    fleet.bucket.fail_write("tokens/", WriteFault::NotApplied);
+    let saving = tokio::spawn({
+        let (store, user, login) = (store.clone(), user.clone(), fleet.login(&user));
+        async move { store.set_credentials(&user, login).await }
+    });
+    // Its PUT has failed, and then its reads do.
+    pass(Duration::from_millis(1)).await;
+    link.cut(true);
+    pass(seconds(20)).await;
+    link.cut(false);
+    assert_eq!(saving.await.unwrap(), Ok(Login::Stored), "the person need not consent again");
+    // But not for ever.
+    link.cut(true);
+    let started = tokio::time::Instant::now();
+    let error = store.set_credentials(&user, fleet.login(&user)).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    assert!(started.elapsed() <= store.policy().wait_limit, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_throttled_is_written_again_after_a_second() {
+    let fleet = Fleet::new(true);
+    let user = UserId::new("u").unwrap();
+    let store = fleet.replica("web");
+    store.set_credentials(&user, fleet.login(&user)).await.unwrap();
+    fleet.bucket.take_requests();
+    let started = tokio::time::Instant::now();
+    store.set_credentials(&user, fleet.login(&user)).await.unwrap();
+    assert!((1000..2000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    let requests = fleet.bucket.take_requests();
+    assert_eq!((requests.token_writes, requests.too_fast), (2, 1));
 }

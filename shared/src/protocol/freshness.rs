@@ -123,14 +123,23 @@ impl Held {
         Some(FreshSpan { own, by_wall })
     }
 
-    /// How old the grant is: by the monotonic clock when this replica obtained
-    /// it, else by the wall clock. `None` when that cannot be told.
-    pub fn age(&self, now: Now) -> Option<Duration> {
+    /// How old the grant is. One that this replica obtained ages from when its request was
+    /// sent, another's from `since`, when this replica first saw it, both on the monotonic
+    /// clock: two machines' wall clocks may differ. One that is older than 10 minutes by its
+    /// record's times is old at once, since a process may live for one call only.
+    pub fn age(&self, since: Monotonic, now: Now) -> Duration {
+        const OLD: Duration = Duration::from_mins(10);
         if let Some(obtained_at) = self.obtained_at {
-            return Some(now.monotonic.since(obtained_at));
+            return now.monotonic.since(obtained_at);
         }
-        let issued_at = self.record.expires_at?.checked_sub(self.record.expires_in?).ok()?;
-        Duration::try_from(now.wall.duration_since(issued_at)).ok()
+        let seen = now.monotonic.since(since);
+        let issued_at = self.record.expires_at.zip(self.record.expires_in);
+        let issued_at = issued_at.and_then(|(at, life)| at.checked_sub(life).ok());
+        let by_record = issued_at.map(|at| Duration::try_from(now.wall.duration_since(at)));
+        match by_record {
+            Some(Ok(age)) if age >= OLD => age.max(seen),
+            _ => seen,
+        }
     }
 
     /// Whether the access token has expired by the local wall clock.

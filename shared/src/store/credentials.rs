@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::ports::Monotonic;
 use crate::protocol::Held;
 use crate::record::GrantId;
 use crate::secret::Secret;
@@ -26,6 +27,11 @@ impl Credentials {
 
     pub(super) fn held(&self) -> &Held {
         self.0.served.held()
+    }
+
+    /// When this replica first had its grant.
+    pub(super) fn since(&self) -> Monotonic {
+        self.0.served.since()
     }
 
     /// Whose it is.

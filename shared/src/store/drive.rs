@@ -20,7 +20,7 @@ use crate::record::TokenRecord;
 use crate::user_id::UserId;
 
 use super::Inner;
-use super::entry::{Entry, Phase};
+use super::entry::{Entry, EntryState, Phase};
 use super::served::Served;
 
 /// Frees the entry however the task ends, so that a panic wedges nobody.
@@ -332,7 +332,7 @@ fn land(
             let later = state.held().filter(|now| now.held().generation > held.generation);
             let served = match later {
                 Some(later) => Arc::clone(later),
-                None => inner.serve(*held),
+                None => inner.serve(*held, &state),
             };
             state.hold(Some(Arc::clone(&served)));
             state.look_at_will();
@@ -371,7 +371,8 @@ fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &wat
             record: record.clone(),
             generation: None,
         };
-        state.hold(Some(inner.serve(held)));
+        let served = inner.serve(held, &state);
+        state.hold(Some(served));
     }
     drop(state);
     phase.send_replace(Phase::Serving);
@@ -435,7 +436,7 @@ pub(super) fn put_fault(error: BucketError) -> PutFault {
 impl Inner {
     /// What callers are served from. Says once if the refresh-ahead that was asked for
     /// is longer than its token allows.
-    pub(super) fn serve(&self, held: Held) -> Arc<Served> {
+    pub(super) fn serve(&self, held: Held, state: &EntryState) -> Arc<Served> {
         if let Some(allowed) = self.policy.refresh_ahead_cap(held.record.expires_in)
             && !self.cap_reported.swap(true, Ordering::Relaxed)
         {
@@ -447,6 +448,8 @@ impl Inner {
                  it is capped at {allowed:?}, here and for every other such token"
             );
         }
-        Arc::new(Served::new(held, &self.policy, &self.scope_sets))
+        let before = state.held().filter(|s| s.held().record.grant_id == held.record.grant_id);
+        let since = before.map_or_else(|| self.now(), |served| served.since());
+        Arc::new(Served::new(held, &self.policy, &self.scope_sets, since))
     }
 }

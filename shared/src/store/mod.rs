@@ -296,7 +296,7 @@ impl TokenStore {
             let now = self.0.clock.now();
             let mut state = slot.entry().lock();
             let known = state.memory.rejected.contains(&held.record.grant_id);
-            let young = held.age(now).is_some_and(|age| age < self.0.policy.lease_ttl);
+            let young = held.age(used.since(), now) < self.0.policy.lease_ttl;
             if !known && young && !held.expired(now) {
                 return Err(Error::Busy(
                     "the API rejected a token that was renewed a moment ago; try again later"

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use crate::policy::Policy;
-use crate::ports::{Clock, Generation};
+use crate::ports::{Clock, Generation, Monotonic};
 use crate::protocol::{FreshSpan, Held};
 use crate::record::WriteId;
 use crate::secret::Secret;
@@ -18,6 +18,8 @@ pub(super) struct Served {
     held: Held,
     scopes: Arc<[String]>,
     fresh: Option<FreshSpan>,
+    /// When this replica first had this grant.
+    since: Monotonic,
     /// See [`Served::is_current`]; written under the lock of the entry.
     current: AtomicBool,
 }
@@ -26,7 +28,12 @@ pub(super) struct Served {
 static NO_TOKEN: LazyLock<Secret> = LazyLock::new(|| Secret::new(""));
 
 impl Served {
-    pub(super) fn new(mut held: Held, policy: &Policy, known: &ScopeSets) -> Self {
+    pub(super) fn new(
+        mut held: Held,
+        policy: &Policy,
+        known: &ScopeSets,
+        since: Monotonic,
+    ) -> Self {
         let fresh = held.fresh_span(policy);
         let record = &mut held.record;
         let scopes = known.share(std::mem::take(&mut record.scopes));
@@ -36,7 +43,7 @@ impl Served {
         for text in [&mut record.token_uri, &mut record.client_id, &mut record.holder] {
             *text = String::new();
         }
-        Self { held, scopes, fresh, current: AtomicBool::new(false) }
+        Self { held, scopes, fresh, since, current: AtomicBool::new(false) }
     }
 
     /// The same grant, stored at another version.
@@ -46,8 +53,14 @@ impl Served {
             held,
             scopes: Arc::clone(&self.scopes),
             fresh: self.fresh,
+            since: self.since,
             current: AtomicBool::new(false),
         }
+    }
+
+    /// When this replica first had this grant.
+    pub(super) fn since(&self) -> Monotonic {
+        self.since
     }
 
     /// Its grant, expiry and version; the fields that are named above are empty.
@@ -122,7 +135,8 @@ mod tests {
             ahead: Duration::ZERO,
         };
         let served =
-            Served::new(held, &Policy::default(), &ScopeSets::default()).moved_to(Generation(2));
+            Served::new(held, &Policy::default(), &ScopeSets::default(), Monotonic(Duration::ZERO))
+                .moved_to(Generation(2));
         assert_eq!(Some(served.access_token()), record.access_token.as_ref());
         assert_eq!(served.scopes(), record.scopes);
         let held = served.held();

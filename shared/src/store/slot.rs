@@ -115,7 +115,7 @@ impl Offer {
 mod tests {
     use super::*;
     use crate::policy::Policy;
-    use crate::ports::Generation;
+    use crate::ports::{Generation, Monotonic};
     use crate::protocol::Held;
     use crate::protocol::testing::record;
     use crate::store::served::ScopeSets;
@@ -132,7 +132,12 @@ mod tests {
             obtained_at: None,
             ahead: Duration::ZERO,
         };
-        Arc::new(Served::new(held, &Policy::default(), &ScopeSets::default()))
+        Arc::new(Served::new(
+            held,
+            &Policy::default(),
+            &ScopeSets::default(),
+            Monotonic(Duration::ZERO),
+        ))
     }
 
     fn user() -> UserId {

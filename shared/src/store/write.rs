@@ -165,7 +165,8 @@ impl Inner {
             record: stored.record,
             generation: Some(stored.generation),
         };
-        state.hold(Some(self.serve(held)));
+        let served = self.serve(held, &state);
+        state.hold(Some(served));
         state.look_at_will();
     }
 }

@@ -226,7 +226,9 @@ impl Fleet {
             (Some(Error::NeedsConsent(_)), Some(record)) => {
                 let token = record.refresh_token.expose();
                 let excused = s.ledger.windows.get(user.as_str()).is_some_and(|n| *n > 0);
-                if record.is_active() {
+                if record.blocked.is_some() {
+                    // The provider refused this user, and is asked again in a while.
+                } else if record.is_active() {
                     let text = text("needs consent though the record is active");
                     s.ledger.violate("I6 progress", &text);
                 } else if s.provider.accepts(token) {
