@@ -118,6 +118,35 @@ async fn an_endpoint_that_quotes_the_request_tells_no_secret() -> anyhow::Result
 }
 
 #[tokio::test]
+async fn what_a_provider_says_by_mistake_is_asked_again() -> anyhow::Result<()> {
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    let rapt = r#"{"error":"invalid_grant","error_subtype":"invalid_rapt"}"#;
+    for retry in [&["users", "retry", "ann"][..], &["users", "retry", "--revoked-since", "1h"]] {
+        stage.user_without_access_token("ann").await?;
+        let answer = Answer::new(StatusCode::BAD_REQUEST, rapt);
+        let mistake = Fault::answer(answer).on(Operation::Token);
+        let mistake = stage.google.inject(mistake);
+        assert_eq!(stage.fleet(&["token", "ann"]).await?.code, 3);
+        let record = stage.record("ann").await?;
+        assert_eq!(
+            (&record["state"], &record["reason"]),
+            (&"revoked".into(), &"session_expired".into())
+        );
+        let shown = stage.fleet(&["users", "show", "ann"]).await?.stdout;
+        assert!(shown.contains("sign in again from time to time"), "{shown}");
+        // Still so: nothing has changed, and the exit code says what is needed.
+        assert_eq!(stage.fleet(&["users", "retry", "ann"]).await?.code, 3);
+        mistake.lift();
+        let output = stage.fleet(retry).await?;
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        assert_eq!(stage.record("ann").await?["state"], "active");
+        assert_eq!(stage.fleet(&["token", "ann"]).await?.code, 0);
+        stage.fleet(&["users", "delete", "ann"]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_revocation_that_is_not_confirmed_keeps_the_record() -> anyhow::Result<()> {
     let stage = Stage::set(Cloud::embedded().await?).await?;
     stage.user_without_access_token("ann").await?;

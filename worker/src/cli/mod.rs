@@ -12,6 +12,7 @@ mod output;
 mod profile;
 mod publish;
 mod resume;
+mod retry;
 mod setup;
 mod starthinker;
 mod token;

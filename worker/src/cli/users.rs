@@ -18,6 +18,7 @@ use super::connect::{
 };
 use super::output::{self, Usage};
 use super::resume::resume;
+use super::retry;
 use super::starthinker;
 
 #[derive(Debug, clap::Args)]
@@ -105,6 +106,8 @@ token is being renewed is waited for.")]
         #[arg(long)]
         json: bool,
     },
+    /// Present the token of a revoked user once more; some providers end a grant by mistake
+    Retry(retry::Args),
     /// End a user's grant at the provider, then remove the record
     #[command(
         after_help = "Example:\n  fleet users revoke 1097 --bucket my-tokens --client client.json"
@@ -140,7 +143,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 }
             }
             if let Some(why) = record.trouble() {
-                shown["consent_needed"] = json!({
+                shown["trouble"] = json!({
                     "reason": why.reason().as_str(),
                     "person": why.reason().for_person(),
                     "operator": why.to_string(),
@@ -182,6 +185,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             let users = if all { every_user(&connected.store).await? } else { users };
             reseal(&connected.store, &users, json).await
         }
+        Command::Retry(args) => retry::run(args, &place).await,
         Command::Revoke { of: StoredUserArgs { user, store }, json } => {
             let client = store.read_client()?;
             let connected = store.connect(&place).await?;

@@ -50,6 +50,7 @@ struct Seen {
     /// The write that was read; `None` without a record.
     write: Option<String>,
     active: bool,
+    blocked: bool,
     met: Met,
 }
 
@@ -112,6 +113,7 @@ impl Seen {
         Self {
             write: Some(record.write_id.0.clone()),
             active: record.is_active(),
+            blocked: record.blocked.is_some(),
             met: Met { grant_id: Some(record.grant_id.0.clone()), scopes: record.scopes.clone() },
         }
     }
@@ -121,8 +123,7 @@ impl Seen {
         match why {
             ConsentReason::Unknown => self.write.is_none(),
             ConsentReason::Revoked { .. } => !self.active,
-            // The flight that said so has just read or written the record.
-            ConsentReason::Blocked { .. } => true,
+            ConsentReason::Blocked { .. } => self.active && self.blocked,
             ConsentReason::MissingScopes(missing) => {
                 missing.is_empty() || missing.iter().any(|scope| !self.met.scopes.contains(scope))
             }

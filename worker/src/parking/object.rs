@@ -163,15 +163,15 @@ impl ParkedJob {
         Ok(parked)
     }
 
-    /// Whether `record` is what the job waited for: the user is active, and the grant is
-    /// another one than when it was parked; for scopes, these are.
+    /// Whether `record` is what the job waited for: the user is active and not blocked, and the
+    /// grant is another one than when it was parked; for scopes, these are.
     pub fn is_due(&self, record: &TokenRecord) -> bool {
         let has_changed = match (self.why(), &self.grant_id) {
             (Some(Reason::ScopesMissing), _) => self.scopes != record.scopes,
             (_, Some(grant)) => *grant != record.grant_id.0,
             (_, None) => true,
         };
-        record.is_active() && has_changed
+        record.is_active() && record.blocked.is_none() && has_changed
     }
 
     /// Why it waits; `None` for a reason that a later version wrote.

@@ -1,6 +1,7 @@
 //! What the pages say.
 
 use jiff::Timestamp;
+use shared::ConsentReason;
 use shared::consent::missing_scopes;
 use shared::record::TokenRecord;
 
@@ -179,18 +180,18 @@ fn credential(record: Option<&TokenRecord>, now: Timestamp) -> Html {
                 .to_owned(),
         );
     };
-    let connected = record.is_active();
-    let state = if connected {
-        "<span class=\"state\">Connected</span>"
-    } else {
-        "<span class=\"state bad\">Access ended</span>"
+    let trouble = record.trouble();
+    let state = match &trouble {
+        None => "<span class=\"state\">Connected</span>",
+        Some(ConsentReason::Blocked { .. }) => "<span class=\"state bad\">Held back</span>",
+        Some(_) => "<span class=\"state bad\">Access ended</span>",
     };
     let fresh = match record.expires_at {
         Some(at) if at > now => when(at, now).0,
         Some(_) => "Expired; it is renewed when it is used next".to_owned(),
         None => "Not renewed yet".to_owned(),
     };
-    let reconnect = record.trouble().map_or_else(String::new, |why| {
+    let reconnect = trouble.map_or_else(String::new, |why| {
         format!(
             "<p>{}</p><p>Jobs that act for you wait until then.</p>\
              <p class=\"actions\"><a class=\"button main\" href=\"/oauth/start?next=/account\">Connect again</a></p>",
