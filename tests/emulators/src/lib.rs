@@ -4,10 +4,14 @@
 //! official clients and plain HTTP clients use it unchanged.
 //!
 //! They can be told to misbehave: [`faults`] tells how answers of [`storage`], [`google`]
-//! and [`pubsub`] are delayed, lost, refused or withheld, and how a test waits for that.
+//! They can be told to misbehave: [`faults`] tells how answers of [`storage`] and
+//! [`account`] judges from what they saw whether a fleet's refreshes had to be.
 //! [`proxy`] spoils the connections to any server, these or others.
+//! and [`pubsub`] are delayed, lost, refused or withheld, and how a test waits for that.
+//! [`google`] are delayed, lost, refused or withheld, and how a test waits for that.
 
 pub mod access;
+pub mod account;
 mod connection;
 mod date;
 pub mod faults;

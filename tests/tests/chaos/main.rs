@@ -8,7 +8,6 @@
 
 mod jobs;
 mod play;
-mod spends;
 mod watch;
 
 use play::{Plan, play};
