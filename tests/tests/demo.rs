@@ -1,4 +1,5 @@
-//! `fleet demo --compare`: Fleet keeps its promises where the unguarded way breaks them.
+//! `fleet demo`: kills cost no more than they must, and with `--compare` Fleet keeps its
+//! promises where the unguarded way breaks them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Stdio;
@@ -11,19 +12,40 @@ use tests::stage::{PATIENCE, fleet_binary};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-fn compare(flags: &[&str]) -> anyhow::Result<Child> {
+fn demo(flags: &[&str]) -> anyhow::Result<Child> {
     let mut command = Command::new(fleet_binary());
-    command.args(["demo", "--compare"]).args(flags).env_clear().stdin(Stdio::null());
+    command.arg("demo").args(flags).env_clear().stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command.spawn().context("the demo cannot be started")
+}
+
+/// Each user whose grant went with a killed replica is told once, whatever waits for them.
+#[tokio::test]
+async fn what_kills_cost_is_judged_call_by_call_and_told_once_for_each_user() -> anyhow::Result<()>
+{
+    let flags = ["--json", "--replicas", "2", "--users", "20", "--jobs", "600", "--kill", "5"];
+    let run = demo(&flags)?.wait_with_output();
+    let output = tokio::time::timeout(3 * PATIENCE, run).await??;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let number = |name: &str| report[name].as_u64().context(name.to_owned());
+    assert_eq!((number("killed")?, number("lost")?), (5, 0), "{report}");
+    let ended = number("done")? + number("parked")? + number("rejected")?;
+    assert_eq!(ended + number("dead_lettered")?, 600, "{report}");
+    assert!(number("refresh_token_reuse")? <= number("crash_window")?, "{report}");
+    let told = said.lines().filter(|line| line.contains("must consent again")).count();
+    assert_eq!(told as u64, number("users_locked_out")?, "{said}");
+    assert!(!said.contains("job parked"), "{said}");
+    Ok(())
 }
 
 /// Ten users, and fifteen bunches of ten jobs that arrive together when the user's token has
 /// expired: chance does not spare all of the users.
 #[tokio::test]
 async fn fleet_locks_nobody_out_and_the_unguarded_way_does() -> anyhow::Result<()> {
-    let flags = ["--json", "--replicas", "2", "--users", "10", "--jobs", "150", "--kill", "0"];
-    let run = compare(&flags)?.wait_with_output();
+    let flags = ["--replicas", "2", "--users", "10", "--jobs", "150", "--kill", "0"];
+    let run = demo(&[&["--compare", "--json"], &flags[..]].concat())?.wait_with_output();
     let output = tokio::time::timeout(PATIENCE, run).await??;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
@@ -48,7 +70,7 @@ async fn fleet_locks_nobody_out_and_the_unguarded_way_does() -> anyhow::Result<(
 /// close it.
 #[tokio::test]
 async fn an_interrupted_comparison_leaves_nothing_behind() -> anyhow::Result<()> {
-    let mut demo = compare(&["--users", "2", "--jobs", "40", "--kill", "0"])?;
+    let mut demo = demo(&["--compare", "--users", "2", "--jobs", "40", "--kill", "0"])?;
     let mut lines = BufReader::new(demo.stderr.take().context("no stderr")?).lines();
     let mut said = Vec::new();
     let begun = async {

@@ -24,7 +24,6 @@ use crate::jobs::{Asked, Deserves, asked};
 use crate::watch::Secrets;
 
 const TTL: Duration = Duration::from_secs(3);
-const ATTEMPT: Duration = Duration::from_secs(1);
 const LIFE: Duration = Duration::from_secs(3);
 const FLAGS: [&str; 8] =
     ["--lease-ttl", "3s", "--ack-extension", "10s", "--concurrency", "16", "--drain", "10s"];
@@ -232,9 +231,9 @@ pub(crate) async fn play(plan: Plan) -> anyhow::Result<()> {
     // Every job ended as its input deserves; nobody had to consent again but those
     // whose grant a blow took away.
     let due_age = LIFE * 3 / 4;
-    // A holder that is told to give up waits for its attempt. Not for all of it here: the
-    // attempt began before its call arrived, and where answers are lost, calls arrive late.
-    let rules = Rules { due_age, resend: ATTEMPT / 10 };
+    // After a lost answer a holder waits for two seconds, and for a third of its ttl before it
+    // doubts a rejection.
+    let rules = Rules { due_age, resend: TTL / 3 };
     let refreshes = account.judge(stage.google.refresh_calls().into_iter().map(Call::from), rules);
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let malformed = asked.iter().filter(|job| job.deserves == Deserves::Malformed).count();

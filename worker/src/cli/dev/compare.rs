@@ -12,8 +12,8 @@ use worker::pubsub::Publisher;
 
 use super::super::output;
 use super::comparison::{Comparison, Side};
-use super::demo::{Args, STUCK, any_death, play};
 use super::jobs::{self, Arrival};
+use super::play::{STUCK, Scale, any_death, play};
 use super::progress::Progress;
 use super::stack::{BUCKET, Plan, Replica, Stack, full};
 
@@ -29,37 +29,37 @@ const FLAGS: [&str; 2] = ["--lease-ttl", "12s"];
 /// As many jobs at a time as Fleet's replicas do.
 const CONCURRENCY: &str = "64";
 
-pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) async fn run(scale: &Scale, json: bool) -> anyhow::Result<()> {
     let plan = Plan {
         refresh_latency: REFRESH_LATENCY,
         replica_flags: FLAGS.map(str::to_owned).to_vec(),
-        ..args.plan()
+        ..scale.plan()
     };
-    let [ours, theirs] = Progress::of_two(args.jobs as u64, ["fleet", "unguarded"]);
-    let arrival = Arrival::Bunches { token_lifetime: args.token_lifetime };
+    let [ours, theirs] = Progress::of_two(scale.jobs as u64, ["fleet", "unguarded"]);
+    let arrival = Arrival::Bunches { token_lifetime: scale.token_lifetime };
     // One after the other: retries of jobs that cannot succeed would take the machine from
     // the other side.
     let (report, tally) = {
         let stack = Stack::start(plan.clone()).await?;
-        let report = play(args, &stack, &ours, arrival).await?;
-        (report, Tally::of(&stack.google.refresh_calls(), args.token_lifetime))
+        let report = play(scale, &stack, &ours, arrival).await?;
+        (report, Tally::of(&stack.google.refresh_calls(), scale.token_lifetime))
     };
     ours.remark("");
     let unguarded = {
         let stack = Stack::start(plan).await?;
-        play_unguarded(args, &stack, &theirs, arrival).await?
+        play_unguarded(scale, &stack, &theirs, arrival).await?
     };
     ours.clear();
     let comparison = Comparison {
-        replicas: args.replicas,
-        users: args.users,
-        published: args.jobs as u64,
-        lifetime: args.token_lifetime,
+        replicas: scale.replicas,
+        users: scale.users,
+        published: scale.jobs as u64,
+        lifetime: scale.token_lifetime,
         failure: report.failure(),
         fleet: report.side(tally),
         unguarded,
     };
-    if args.json {
+    if json {
         output::json(&comparison.to_json())?;
     } else {
         output::line(comparison.to_text())?;
@@ -72,7 +72,7 @@ pub(super) async fn run(args: &Args) -> anyhow::Result<()> {
 
 /// As [`play`], with replicas of the other kind.
 async fn play_unguarded(
-    args: &Args,
+    scale: &Scale,
     stack: &Stack,
     progress: &Progress,
     arrival: Arrival,
@@ -81,30 +81,30 @@ async fn play_unguarded(
     let (topic, subscription) = (full("topics", TOPIC), full("subscriptions", SUBSCRIPTION));
     let dead_topic = full("topics", DEAD_TOPIC);
     unguarded::create_subscription(&pubsub, &topic, &subscription, &dead_topic).await?;
-    progress.say(&format!("starting {} replicas", args.replicas));
-    let early = args.token_lifetime / 10;
+    progress.say(&format!("starting {} replicas", scale.replicas));
+    let early = scale.token_lifetime / 10;
     let mut replicas = Vec::new();
-    for number in 1..=args.replicas {
+    for number in 1..=scale.replicas {
         replicas.push(start(stack, number, early)?);
     }
     let up = stack
         .pubsub
-        .wait_for_subscription(&subscription, |stats| stats.consumers >= args.replicas as u64);
+        .wait_for_subscription(&subscription, |stats| stats.consumers >= scale.replicas as u64);
     tokio::select! {
         _ = up => {}
         died = any_death(&mut replicas) => anyhow::bail!("{died}"),
     }
-    let users = store_users(stack, args.users, early).await?;
+    let users = store_users(stack, scale.users, early).await?;
     let publisher = Publisher::open(&stack.connection(), &topic).await?;
-    let publishing = tokio::spawn(jobs::publish(publisher, users, args.jobs, arrival));
+    let publishing = tokio::spawn(jobs::publish(publisher, users, scale.jobs, arrival));
     let ended = |stats: &Stats| stats.acknowledged + stats.dead_lettered;
     let mut stats = Stats::default();
     let mut killed = 0;
     let mut last_news = Instant::now();
-    while ended(&stats) < args.jobs as u64 {
-        if args.kill_is_due(killed, usize::try_from(ended(&stats))?) {
+    while ended(&stats) < scale.jobs as u64 {
+        if scale.kill_is_due(killed, usize::try_from(ended(&stats))?) {
             let victim = replicas.remove(0);
-            let (number, next) = (victim.number, args.replicas + killed + 1);
+            let (number, next) = (victim.number, scale.replicas + killed + 1);
             victim.kill().await?;
             killed += 1;
             progress.say(&format!("killed replica {number}, starting replica {next}"));
@@ -134,9 +134,9 @@ async fn play_unguarded(
         killed,
         done: stats.acknowledged,
         set_aside: stats.dead_lettered,
-        lost: (args.jobs as u64).saturating_sub(ended(&stats)),
+        lost: (scale.jobs as u64).saturating_sub(ended(&stats)),
         crash_window: 0,
-        tally: Tally::of(&stack.google.refresh_calls(), args.token_lifetime),
+        tally: Tally::of(&stack.google.refresh_calls(), scale.token_lifetime),
     })
 }
 

@@ -4,6 +4,7 @@ mod compare;
 mod comparison;
 pub(super) mod demo;
 mod jobs;
+mod play;
 mod progress;
 mod report;
 pub(super) mod serve;

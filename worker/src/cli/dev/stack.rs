@@ -1,15 +1,15 @@
 //! Emulators in this process, and replicas as processes of the same binary.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use emulators::google::{self, ClientKind, Fingerprint, Google};
+use emulators::account::Account;
+use emulators::google::{self, ClientKind, Google};
 use emulators::pubsub::{self, PubSub};
 use emulators::storage::{self, Storage};
 use jiff::{SignedDuration, Timestamp};
@@ -60,8 +60,8 @@ pub(super) struct Stack {
     pub(super) pubsub: PubSub,
     pub(super) storage: Storage,
     pub(super) google: Google,
-    /// Access tokens that were ever stored.
-    pub(super) stored: Arc<Mutex<HashSet<Fingerprint>>>,
+    /// What the bucket saw of refreshes.
+    pub(super) account: Account,
     folder: tempfile::TempDir,
     plan: Plan,
 }
@@ -85,22 +85,11 @@ impl Stack {
         })
         .await
         .context("identity emulator")?;
-        let stored = Arc::new(Mutex::new(HashSet::new()));
-        let seen = Arc::clone(&stored);
-        storage.on_write(move |write| {
-            if !write.name.starts_with("tokens/") {
-                return;
-            }
-            let record: Value = serde_json::from_slice(&write.content).unwrap_or_default();
-            if let Some(token) = record["access_token"].as_str() {
-                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                seen.insert(Fingerprint::of(token));
-            }
-        });
+        let account = Account::open(&storage);
         let folder = tempfile::Builder::new().prefix("fleet-").tempdir()?;
         let client = google.client_json(ClientKind::Installed, &["http://localhost"]);
         std::fs::write(folder.path().join("client.json"), serde_json::to_vec_pretty(&client)?)?;
-        let stack = Self { pubsub, storage, google, stored, folder, plan };
+        let stack = Self { pubsub, storage, google, account, folder, plan };
         stack.set_up().await?;
         Ok(stack)
     }
