@@ -16,6 +16,8 @@ use worker::pubsub::{
     Admin, Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, Source as _, SubscriptionPlan,
 };
 
+use crate::gateway::Gateway;
+
 pub use cloud::Cloud;
 pub use external::{LIMITS, Missing, leave_out};
 pub use process::{Output, Worker, fleet_binary};
@@ -30,6 +32,8 @@ pub struct Stage {
     pub cloud: Cloud,
     /// Identity and APIs.
     pub google: Google,
+    /// What stands before the provider's token endpoint, if anything.
+    pub gateway: Option<Gateway>,
     /// Variables on top of the stage's own.
     pub variables: Vec<(String, String)>,
     folder: tempfile::TempDir,
@@ -63,10 +67,27 @@ impl Stage {
     /// When a server or command fails.
     pub async fn set_with(cloud: Cloud, provider: google::Config) -> anyhow::Result<Self> {
         let google = Google::start(google::Config { rotate: true, ..provider }).await?;
+        Self::set_up(cloud, google, None).await
+    }
+
+    /// As [`Stage::set_with`], with a [`Gateway`] before the token endpoint.
+    ///
+    /// # Errors
+    /// When a server or command fails.
+    pub async fn behind_gateway(provider: google::Config) -> anyhow::Result<Self> {
+        let google = Google::start(google::Config { rotate: true, ..provider }).await?;
+        let gateway = Gateway::before(&google).await?;
+        Self::set_up(Cloud::embedded().await?, google, Some(gateway)).await
+    }
+
+    async fn set_up(
+        cloud: Cloud,
+        google: Google,
+        gateway: Option<Gateway>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let client = google.client_json(ClientKind::Installed, &["http://localhost"]);
-        std::fs::write(folder.path().join("client.json"), client.to_string())?;
-        let stage = Self { cloud, google, variables: Vec::new(), folder };
+        let stage = Self { cloud, google, gateway, variables: Vec::new(), folder };
+        std::fs::write(stage.path("client.json"), stage.client().to_string())?;
         let mut setup = vec!["setup", "--topic", "jobs", "--subscription", "jobs-workers"];
         setup.extend(["--dead-topic", "jobs-dead", "--outcomes-topic", "outcomes"]);
         let mut variables = stage.environment();
@@ -86,6 +107,23 @@ impl Stage {
         };
         admin.create_subscription(&plan).await.map_err(anyhow::Error::msg)?;
         Ok(stage)
+    }
+
+    /// The OAuth client's file.
+    fn client(&self) -> Value {
+        let mut client = self.google.client_json(ClientKind::Installed, &["http://localhost"]);
+        if let Some(gateway) = &self.gateway {
+            client["installed"]["token_uri"] = gateway.token_uri().into();
+        }
+        client
+    }
+
+    /// The gateway of a stage that has one.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn gateway(&self) -> &Gateway {
+        self.gateway.as_ref().expect("the stage was set behind a gateway")
     }
 
     /// Where Pub/Sub is.
@@ -177,9 +215,7 @@ impl Stage {
     /// # Errors
     /// When the import fails.
     pub async fn user(&self, sub: &str, age: Duration) -> anyhow::Result<()> {
-        let grant = self.consent(sub);
-        let life = Duration::from_secs(3600);
-        let record = token_record(&grant, sub, &SCOPES, life, age, &self.google)?;
+        let record = self.record_of(sub, Duration::from_secs(3600), age)?;
         self.import(sub, &record).await
     }
 
@@ -203,7 +239,7 @@ impl Stage {
 
     fn authorized_user(&self, sub: &str) -> Value {
         let grant = self.consent(sub);
-        let client = self.google.client_json(ClientKind::Installed, &[]);
+        let client = self.client();
         json!({
             "type": "authorized_user",
             "client_id": client["installed"]["client_id"],
@@ -219,7 +255,19 @@ impl Stage {
             name: format!("The user {sub}"),
             ..google::User::default()
         };
-        self.google.add_user(user, SCOPES)
+        let grant = self.google.add_user(user, SCOPES);
+        if let Some(gateway) = &self.gateway {
+            gateway.learn(sub, &grant.refresh_token);
+        }
+        grant
+    }
+
+    /// The token record of a user who has consented just now; see [`token_record`].
+    fn record_of(&self, sub: &str, life: Duration, age: Duration) -> anyhow::Result<Value> {
+        let grant = self.consent(sub);
+        let mut record = token_record(&grant, sub, &SCOPES, life, age, &self.google)?;
+        record["token_uri"] = self.client()["installed"]["token_uri"].clone();
+        Ok(record)
     }
 
     /// Stores a user with a live access token as the very record, for tests with
@@ -228,8 +276,21 @@ impl Stage {
     /// # Errors
     /// When the storage server refuses.
     pub async fn write_user(&self, sub: &str, life: Duration) -> anyhow::Result<()> {
-        let grant = self.consent(sub);
-        let record = token_record(&grant, sub, &SCOPES, life, Duration::ZERO, &self.google)?;
+        let record = self.record_of(sub, life, Duration::ZERO)?;
+        self.write(sub, &record).await
+    }
+
+    /// As [`Stage::write_user`], with an access token that expired an hour ago.
+    ///
+    /// # Errors
+    /// When the storage server refuses.
+    pub async fn write_expired_user(&self, sub: &str) -> anyhow::Result<()> {
+        let hour = Duration::from_secs(3600);
+        let record = self.record_of(sub, hour, 2 * hour)?;
+        self.write(sub, &record).await
+    }
+
+    async fn write(&self, sub: &str, record: &Value) -> anyhow::Result<()> {
         self.cloud.create(BUCKET, &format!("tokens/{sub}.json"), &record.to_string()).await
     }
 
