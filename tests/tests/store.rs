@@ -813,8 +813,8 @@ async fn a_grant_without_an_access_token_is_stored_and_its_user_blocked() {
     assert!(matches!(error, Error::NeedsConsent(ConsentReason::Blocked { .. })), "{error}");
     let record = store.read_record(&user).await.unwrap();
     assert_ne!(record.refresh_token, before.refresh_token, "the only one that works is kept");
-    assert_eq!(record.blocked.unwrap().code, "no_access_token");
     assert!(record.is_active() && record.access_token.is_none());
+    assert_eq!(record.blocked.unwrap().code, "no_access_token");
     pass(seconds(601)).await;
     store.get_credentials(&user).await.unwrap();
     assert_eq!((fleet.provider.calls(), fleet.provider.reuse()), (2, 0));

@@ -4,11 +4,9 @@
 //! official clients and plain HTTP clients use it unchanged.
 //!
 //! They can be told to misbehave: [`faults`] tells how answers of [`storage`], [`google`]
-//! They can be told to misbehave: [`faults`] tells how answers of [`storage`] and
-//! [`account`] judges from what they saw whether a fleet's refreshes had to be.
-//! [`proxy`] spoils the connections to any server, these or others.
 //! and [`pubsub`] are delayed, lost, refused or withheld, and how a test waits for that.
-//! [`google`] are delayed, lost, refused or withheld, and how a test waits for that.
+//! [`proxy`] spoils the connections to any server, these or others. [`account`] judges from
+//! what they saw whether a fleet's refreshes had to be.
 
 pub mod access;
 pub mod account;
