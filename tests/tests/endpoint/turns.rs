@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use emulators::account::Account;
 use emulators::google;
 use tests::gateway::{Asked, End, Manner, Passage};
