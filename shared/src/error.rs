@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
-use crate::reason::Reason;
+use crate::reason::ConsentReason;
 use crate::record::BadRecord;
 
 /// Why a credential could not be had. Variants name the caller's remedy; no
@@ -68,58 +66,6 @@ pub enum Error {
         /// Name of the object in the bucket.
         object: String,
     },
-}
-
-/// Why the user must consent, with what is known of it. [`ConsentReason::reason`] is the
-/// reason alone, of the closed list.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum ConsentReason {
-    /// There is no record: never consented, or deleted.
-    Unknown,
-    /// The provider ended the grant.
-    Revoked {
-        /// Why.
-        reason: Reason,
-        /// When it was noticed.
-        at: Timestamp,
-    },
-    /// The provider refuses this user, whose grant may still live. It is asked again now
-    /// and then.
-    Blocked {
-        /// What the provider means.
-        reason: Reason,
-        /// Its code.
-        code: String,
-        /// Since when.
-        since: Timestamp,
-    },
-    /// The stored grant lacks scopes that the job needs.
-    MissingScopes(Vec<String>),
-}
-
-impl std::fmt::Display for ConsentReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let reason = self.reason();
-        write!(f, "{reason}: {}", reason.for_operator())?;
-        match self {
-            Self::Unknown => Ok(()),
-            Self::Revoked { at, .. } => write!(f, " (noticed {at:.0})"),
-            Self::Blocked { code, since, .. } => write!(f, " (code {code}, since {since:.0})"),
-            Self::MissingScopes(scopes) if scopes.is_empty() => Ok(()),
-            Self::MissingScopes(scopes) => write!(f, ": {}", scopes.join(" ")),
-        }
-    }
-}
-
-impl ConsentReason {
-    /// Which reason of the closed list it is.
-    pub fn reason(&self) -> Reason {
-        match self {
-            Self::Unknown => Reason::UnknownUser,
-            Self::Revoked { reason, .. } | Self::Blocked { reason, .. } => *reason,
-            Self::MissingScopes(_) => Reason::ScopesMissing,
-        }
-    }
 }
 
 impl Error {

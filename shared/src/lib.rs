@@ -151,12 +151,12 @@ mod user_id;
 
 pub use client_question::{ClientQuestion, ask_about_client};
 pub use endpoint_answer::retry_after;
-pub use error::{ConsentReason, Error};
+pub use error::Error;
 pub use keyring::Keyring;
 pub use oauth_client::{BadClient, ClientKind, OAuthClient, is_loopback, may_have_secrets};
 pub use policy::Policy;
 pub use protocol::Grant;
-pub use reason::Reason;
+pub use reason::{ConsentReason, Reason};
 pub use schedule::Schedule;
 pub use scrub::scrub;
 pub use secret::Secret;

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
+
 /// Why a user must consent, or what an administrator must change, before jobs can act for
 /// them again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -198,6 +200,58 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Why the user must consent, with what is known of it. [`ConsentReason::reason`] is the
+/// reason alone, of the closed list.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ConsentReason {
+    /// There is no record: never consented, or deleted.
+    Unknown,
+    /// The provider ended the grant.
+    Revoked {
+        /// Why.
+        reason: Reason,
+        /// When it was noticed.
+        at: Timestamp,
+    },
+    /// The provider refuses this user, whose grant may still live. It is asked again now
+    /// and then.
+    Blocked {
+        /// What the provider means.
+        reason: Reason,
+        /// Its code.
+        code: String,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// The stored grant lacks scopes that the job needs.
+    MissingScopes(Vec<String>),
+}
+
+impl fmt::Display for ConsentReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = self.reason();
+        write!(f, "{reason}: {}", reason.for_operator())?;
+        match self {
+            Self::Unknown => Ok(()),
+            Self::Revoked { at, .. } => write!(f, " (noticed {at:.0})"),
+            Self::Blocked { code, since, .. } => write!(f, " (code {code}, since {since:.0})"),
+            Self::MissingScopes(scopes) if scopes.is_empty() => Ok(()),
+            Self::MissingScopes(scopes) => write!(f, ": {}", scopes.join(" ")),
+        }
+    }
+}
+
+impl ConsentReason {
+    /// Which reason of the closed list it is.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Unknown => Reason::UnknownUser,
+            Self::Revoked { reason, .. } | Self::Blocked { reason, .. } => *reason,
+            Self::MissingScopes(_) => Reason::ScopesMissing,
+        }
     }
 }
 

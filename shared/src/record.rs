@@ -13,9 +13,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::error::ConsentReason;
 use crate::ports::Generation;
-use crate::reason::Reason;
+use crate::reason::{ConsentReason, Reason};
 use crate::secret::Secret;
 use crate::user_id::UserId;
 

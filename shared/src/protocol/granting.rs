@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::error::{ConsentReason, Error};
+use crate::error::Error;
 use crate::policy::Policy;
 use crate::ports::{Generation, Monotonic, Now};
+use crate::reason::ConsentReason;
 use crate::record::{GrantId, State as RecordState, TokenRecord, WriteId};
 use crate::schedule::Schedule;
 use crate::secret::Secret;

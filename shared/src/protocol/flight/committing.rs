@@ -1,7 +1,8 @@
 //! Step 4: the commit. What the provider answered is stored, whatever became of the lease.
 
-use crate::error::{ConsentReason, Error};
+use crate::error::Error;
 use crate::ports::{Answer, Generation};
+use crate::reason::ConsentReason;
 use crate::reason::Reason;
 use crate::record::{Blocked, State as RecordState, TokenRecord, WriteId};
 

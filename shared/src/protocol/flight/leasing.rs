@@ -1,7 +1,8 @@
 //! Step 2: the lease.
 
-use crate::error::{ConsentReason, Error};
+use crate::error::Error;
 use crate::ports::Generation;
+use crate::reason::ConsentReason;
 
 use super::super::lease::{Lease, Observation, SeenLease, Verdict, judge};
 use super::messages::{Action, Finish, PutFault, ReadFault, Stored};

@@ -16,9 +16,10 @@ mod telling;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{ConsentReason, Error};
+use crate::error::Error;
 use crate::policy::Policy;
 use crate::ports::{Generation, Monotonic, Now};
+use crate::reason::ConsentReason;
 use crate::record::{GrantId, TokenRecord, WriteId};
 use crate::schedule::Schedule;
 use crate::user_id::UserId;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{ConsentReason, Error};
+use crate::error::Error;
 use crate::ports::{Generation, Monotonic};
+use crate::reason::ConsentReason;
 use crate::reason::Reason;
 use crate::record::{State as RecordState, TokenRecord, WriteId};
 

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use crate::error::{ConsentReason, Error};
+use crate::error::Error;
 use crate::ports::{Generation, Monotonic};
+use crate::reason::ConsentReason;
 use crate::record::TokenRecord;
 
 use super::messages::{Action, Finish, PutFault, ReadFault, Stored};
