@@ -287,6 +287,7 @@ async fn what_is_not_ones_own_is_left() {
     let own = ending("copied", 1).object_name();
     let (name, generation) = names.into_iter().find(|(name, _)| *name == own).unwrap();
     let content = world.bucket.get(&name).await.unwrap().unwrap().content;
+    world.bucket.settle();
     world.bucket.delete(&name, generation).await.unwrap();
     put(&name.replace("/ann/", "/bob/"), content).await;
     // And ends that would write what is not theirs.

@@ -471,6 +471,7 @@ async fn somebody_sweeps_after_a_replica_that_died_sweeping() {
         .put("sweeps/parked.json", Bytes::from_static(b"{}"), Generation::ABSENT)
         .await
         .unwrap();
+    fleet.bucket.settle();
     let alive = sweep(&fleet, "alive", &topic);
     assert_eq!(alive.turn(&mut seen, &mut Claims::default(), &stop).await.unwrap(), None);
     assert_eq!(

@@ -45,6 +45,7 @@ async fn stored(fleet: &Fleet, user: &UserId) -> (String, Generation) {
 
 async fn store_as(fleet: &Fleet, user: &UserId, content: impl Into<Bytes>) {
     let (_, generation) = stored(fleet, user).await;
+    fleet.bucket.settle();
     fleet.bucket.put(&user.token_object(), content.into(), generation).await.unwrap();
 }
 
@@ -284,19 +285,23 @@ async fn a_refresh_that_outlived_its_lease_is_merged_onto_a_reseal() {
     let user = fleet.user("u").await;
     rotate(&mut fleet);
     pass(HOUR + seconds(1)).await;
-    // The commit of the refresher stays on its way past the ttl.
-    fleet.bucket.fail_write("tokens/", WriteFault::Slow(seconds(40)));
-    let refresher = fleet.replica("refresher");
+    // The refresher does not reach the bucket until its lease has been taken over.
+    fleet.provider.set_latency(seconds(1));
+    let (refresher, link) = fleet.linked_replica("refresher");
     let waiter = tokio::spawn({
         let (store, user) = (refresher.clone(), user.clone());
         async move { store.get_credentials(&user).await }
     });
-    pass(seconds(1)).await;
+    pass(Duration::from_millis(500)).await;
+    link.cut(true);
+    pass(Duration::from_millis(500)).await;
     let sealer = fleet.replica("sealer");
     let busy = sealer.reseal(&user).await.unwrap();
     let Resealed::Busy { retry_after } = busy else { panic!("{busy:?}") };
     pass(retry_after).await;
     assert_eq!(sealer.reseal(&user).await, Ok(Resealed::Done), "the dead lease was taken over");
+    link.cut(false);
+    assert!(refresher.shutdown(refresher.policy().longest_flight()).await);
     let new = waiter.await.unwrap().unwrap();
     let record = refresher.read_record(&user).await.unwrap();
     assert_eq!(record.grant_id, *new.grant_id(), "the grant is not lost");

@@ -729,6 +729,7 @@ async fn an_outage_that_another_replica_saw_end_is_over_here_too() {
     }
     assert_eq!(here.health(), Health::EndpointDown);
     fleet.provider.forget_faults();
+    pass(seconds(1)).await;
     there.get_credentials(&users[3]).await.unwrap();
     assert_eq!(here.health(), Health::EndpointDown, "it does not know yet");
     here.get_credentials(&users[3]).await.unwrap();

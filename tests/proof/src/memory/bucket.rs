@@ -131,10 +131,17 @@ impl FaultyBucket {
         Ok(())
     }
 
-    /// As Cloud Storage does: about one mutation per second and name.
-    fn throttle(&self, name: &str) -> Result<(), BucketError> {
+    /// As if all writes so far lay a while back.
+    pub fn settle(&self) {
+        self.with(|s| s.written_at.clear());
+    }
+
+    /// As Cloud Storage does: about one mutation per second and name. What another
+    /// generation refuses is no mutation.
+    async fn throttle(&self, name: &str, expected: Generation) -> Result<(), BucketError> {
+        let found = self.inner.get(name).await?.map_or(Generation::ABSENT, |o| o.generation);
         self.with(|s| {
-            let last = s.written_at.get(name);
+            let last = s.written_at.get(name).filter(|_| found == expected);
             if last.is_some_and(|at| Instant::now() - *at < Duration::from_secs(1)) {
                 s.requests.too_fast += 1;
                 return Err(BucketError::Throttled);
@@ -189,7 +196,7 @@ impl Bucket for FaultyBucket {
                 }
             });
             self.arrive().await?;
-            self.throttle(name)?;
+            self.throttle(name, expected).await?;
             let lost = || BucketError::Unavailable("the reply was lost for the test".into());
             let fault = self.next_fault(name);
             match fault {
@@ -238,7 +245,7 @@ impl Bucket for FaultyBucket {
             if self.with(|s| s.refuses_deletes) {
                 return Err(BucketError::Refused("no deletion for the test".into()));
             }
-            self.throttle(name)?;
+            self.throttle(name, expected).await?;
             self.inner.delete(name, expected).await
         }
         .boxed()

@@ -101,6 +101,7 @@ impl Fleet {
         let user = UserId::new(id).expect("a user ID");
         let grant = self.provider.consent(id);
         self.replica("importer").import(&user, grant, true).await.expect("imports");
+        self.bucket.settle();
         user
     }
 

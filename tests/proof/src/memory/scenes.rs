@@ -54,6 +54,8 @@ impl Fleet {
         };
         let before = self.lease(user).await.map_or(Generation::ABSENT, |l| l.generation);
         let name = user.lease_object();
+        self.bucket.settle();
         self.bucket.put(&name, lease.encode(), before).await.expect("nobody else writes it");
+        self.bucket.settle();
     }
 }
