@@ -114,7 +114,7 @@ fn every_missing_safeguard_breaks_an_invariant() {
         (Mutant::ResealAfterItsTtl, I1, Setup { people: 1, ..one.clone() }),
         (Mutant::RefreshAfterItsTtl, I1, two.clone()),
         (Mutant::NoRenewal, I1, one.clone()),
-        (Mutant::OwnTakeoverWhileUnanswered, I1, one.clone()),
+        (Mutant::OwnTakeoverWhileUnanswered, I7, one.clone()),
         (Mutant::SentAlthoughTheRenewalWasLost, I1, Setup { hinted: false, ..one.clone() }),
         (Mutant::DoneAlthoughRevoked, I5, Setup { people: 2, ends: true, calls: 2, ..one.clone() }),
         (Mutant::LoginWithoutPrecondition, I3, Setup { people: 1, ..one.clone() }),

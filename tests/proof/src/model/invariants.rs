@@ -122,11 +122,13 @@ impl Watch {
         let moved = &self.moved_late;
         let late = |first_sent: u64| now >= first_sent + TTL;
         let held_up = late(series.first_sent) && asked_at < series.first_sent + TTL;
-        // After a lost answer a rejection is asked for once more, under the same lease.
-        let in_doubt = self.spends.iter().any(|s| s.lost && s.attempt == series.attempt);
+        // After a lost answer a rejection is asked for once more, under the same lease or,
+        // where that has no room, under the next.
+        let has_lost = |attempt: &str| self.spends.iter().any(|s| s.lost && s.attempt == attempt);
+        let in_doubt = |s: &Spend| s.access.is_none() && has_lost(&s.attempt);
         let again = self.spends.iter().any(|earlier| {
             let excused = earlier.lost
-                || (in_doubt && earlier.attempt == series.attempt)
+                || in_doubt(earlier)
                 || moved.contains(&earlier.guards)
                 || moved.contains(&series.guards)
                 || (late(earlier.first_sent) && !earlier.in_time && earlier.stumbled)

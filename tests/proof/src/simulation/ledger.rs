@@ -137,9 +137,11 @@ impl Ledger {
         let ends = |s: &Series| self.ends.get(&s.attempt).copied().unwrap_or_default();
         let held_up = now >= ends(series) && asked_at < ends(series);
         let spends = self.spends.get(&key).map(Vec::as_slice).unwrap_or_default();
-        // After a lost answer a rejection is asked for once more, under the same lease.
-        let doubts = |s: &Spend| s.answer_lost && s.series.attempt == series.attempt;
-        let in_doubt = spends.iter().any(doubts);
+        // After a lost answer a rejection is asked for once more, under the same lease or,
+        // where that has no room, under the next.
+        let lost =
+            |attempt: &str| spends.iter().any(|s| s.answer_lost && s.series.attempt == attempt);
+        let in_doubt = |s: &Spend| s.access_token.is_none() && lost(&s.series.attempt);
         let mut windows = 0;
         let mut violations = Vec::new();
         for earlier in spends {
@@ -148,7 +150,7 @@ impl Ledger {
             let stumbled = self.stumbled.get(&earlier.process);
             let stumbled = stumbled.is_some_and(|at| *at >= earlier.series.first_sent);
             let excused = earlier.answer_lost
-                || (in_doubt && earlier.series.attempt == series.attempt)
+                || in_doubt(earlier)
                 // It is the older one, whose connection broke, and arrives later.
                 || (answer_lost && asked_at < earlier.asked_at)
                 || self.returned.contains(&key)
