@@ -128,7 +128,11 @@ async fn the_answer_of_the_token_endpoint_is_lost_after_the_rotation() -> anyhow
     assert!(!said.contains("ann"), "{said}");
     let (parked, _) = outcomes.next().await?;
     assert_eq!((&parked["job"], &parked["status"]), (&json!("hers"), &json!("parked")));
-    assert_eq!(calls(&stage), (2, 1), "the lost one and its repetition, and no more");
+    assert_eq!(
+        calls(&stage),
+        (3, 2),
+        "the lost one, its repetition, and once more since that rejection is doubted"
+    );
     assert_eq!(stage.record("ann").await?["state"], "revoked");
     // Others are served, and she is when she consents again.
     stage.publish(&[job("his", "bob")], &[]).await?;
