@@ -104,7 +104,7 @@ pub struct TokenRecord {
     /// The OAuth client it was granted to.
     pub client_id: String,
     /// The provider refuses this user for now, though the grant may live.
-    pub blocked: Option<Blocked>,
+    pub blocked: Option<Box<Blocked>>,
     /// The answer that the access token came from.
     pub grant_id: GrantId,
     /// This write.
@@ -142,7 +142,7 @@ impl TokenRecord {
             let reason = Reason::of_revoked_record(self.reason.as_deref());
             return Some(ConsentReason::Revoked { reason, at: self.updated_at });
         }
-        let Blocked { code, since, .. } = self.blocked.clone()?;
+        let Blocked { code, since, .. } = *self.blocked.clone()?;
         let named = self.reason.as_deref().and_then(Reason::named);
         let reason = named.unwrap_or_else(|| Reason::of_refusal(&code, ""));
         Some(ConsentReason::Blocked { reason, code, since })

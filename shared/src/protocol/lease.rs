@@ -104,14 +104,14 @@ pub struct Observation {
 impl Observation {
     /// Notes that a reply received at `now` showed `lease`. An observation of the same
     /// generation keeps its start; another one begins anew.
-    pub fn note(observed: &mut Option<Self>, lease: &SeenLease, now: Monotonic) {
+    pub fn note(observed: &mut Option<Box<Self>>, lease: &SeenLease, now: Monotonic) {
         if observed.as_ref().is_none_or(|o| o.generation != lease.generation) {
-            *observed = Some(Self {
+            *observed = Some(Box::new(Self {
                 generation: lease.generation,
                 since: now,
                 ttl: lease.ttl(),
                 holder: lease.body.as_ref().map(|body| body.holder.as_str().into()),
-            });
+            }));
         }
     }
 

@@ -38,7 +38,7 @@ pub use conflict::{Adoption, Commit, CommitStep, RejectionStep, adopt, on_invali
 pub use deletion::{Deletion, DeletionAction, DeletionEvent};
 pub use flight::{
     Action, Draw, Event, Finish, Flight, Identity, Memory, Notes, PutFault, ReadFault, Refusal,
-    Source, Stored, Upkeep,
+    Refusals, Source, Stored, Upkeep,
 };
 pub(crate) use freshness::FreshSpan;
 pub use freshness::{Freshness, Held, Rejected};

@@ -214,7 +214,7 @@ struct Wire {
     token_uri: String,
     client_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    blocked: Option<Blocked>,
+    blocked: Option<Box<Blocked>>,
     grant_id: GrantId,
     write_id: WriteId,
     holder: String,
@@ -440,10 +440,8 @@ mod tests {
                 scopes: lists.0,
                 token_uri: "https://token.test/".into(),
                 client_id: "client".into(),
-                blocked: times.1.map(|next_try| Blocked {
-                    code: "access_denied".into(),
-                    since: times.0,
-                    next_try,
+                blocked: times.1.map(|next_try| {
+                    Box::new(Blocked { code: "access_denied".into(), since: times.0, next_try })
                 }),
                 grant_id: GrantId(grant),
                 write_id: WriteId(write),

@@ -41,9 +41,9 @@ impl Flight {
 
     fn block(&mut self, base: Box<Stored>, refusal: &Refusal, around: &Around<'_>) -> Action {
         let record = &base.record;
-        let before = record.blocked.as_ref().map(|blocked| (blocked, record.updated_at));
+        let before = record.blocked.as_deref().map(|blocked| (blocked, record.updated_at));
         let again = TokenRecord {
-            blocked: Some(Blocked::at(&refusal.code, before, around.now.wall)),
+            blocked: Some(Box::new(Blocked::at(&refusal.code, before, around.now.wall))),
             reason: Some(Reason::of_refusal(&refusal.code, &refusal.why).to_string()),
             updated_at: around.now.wall,
             ..self.kept(record, around)

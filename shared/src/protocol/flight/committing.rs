@@ -24,8 +24,7 @@ impl Flight {
         if let Some(sent) = self.held_mut().sent {
             around.memory.obtained = Some((mine.grant_id.clone(), sent.monotonic));
         }
-        around.memory.puzzled = None;
-        around.memory.not_before = None;
+        around.memory.refusals = None;
         let expected = base.generation;
         self.enter(State::Committing { base, mine, expected })
     }
@@ -42,9 +41,9 @@ impl Flight {
         let life = answer.lifetime();
         // The grant is committed all the same: its new refresh token is the only one.
         let blocked = answer.access_token.is_none().then(|| {
-            let before = replaced.blocked.as_ref().filter(|b| b.code == NO_ACCESS_TOKEN);
+            let before = replaced.blocked.as_deref().filter(|b| b.code == NO_ACCESS_TOKEN);
             let before = before.map(|blocked| (blocked, replaced.updated_at));
-            Blocked::at(NO_ACCESS_TOKEN, before, around.now.wall)
+            Box::new(Blocked::at(NO_ACCESS_TOKEN, before, around.now.wall))
         });
         TokenRecord {
             state: RecordState::Active,

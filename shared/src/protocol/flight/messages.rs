@@ -140,26 +140,33 @@ pub struct Memory {
     /// Grants that an API rejected.
     pub rejected: Rejected,
     /// The lease generation under observation.
-    pub observation: Option<Observation>,
+    pub observation: Option<Box<Observation>>,
     /// The remembered lease generation that was tried last; it is tried once,
     /// whichever record remembers it.
     pub hint_used: Option<Generation>,
     /// The last grant that this replica obtained from the provider itself, and when its
     /// request was sent.
     pub obtained: Option<(GrantId, Monotonic)>,
+    /// What the endpoint refused. Few users have any, so that it is kept apart.
+    pub refusals: Option<Box<Refusals>>,
+}
+
+/// What one replica remembers of the endpoint's refusals of one user.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Refusals {
     /// The endpoint asked to wait until then before this user is refreshed again.
-    pub not_before: Option<Monotonic>,
+    not_before: Option<Monotonic>,
     /// The `next_try` of a blocked record that was read, and how long its user is left
     /// alone here.
-    pub blocked: Option<(Timestamp, Monotonic)>,
+    blocked: Option<(Timestamp, Monotonic)>,
     /// Since when the endpoint's answers for this user make no sense.
-    pub puzzled: Option<Monotonic>,
+    puzzled: Option<Monotonic>,
 }
 
 impl Memory {
     /// How long this user is not to be refreshed yet.
     pub(super) fn told_to_wait(&self, now: Monotonic) -> Option<Duration> {
-        let left = self.not_before?.since(now);
+        let left = self.refusals.as_ref()?.not_before?.since(now);
         (!left.is_zero()).then_some(left)
     }
 
@@ -169,12 +176,13 @@ impl Memory {
         let Some(blocked) = &record.blocked else {
             return false;
         };
-        let known = self.blocked.filter(|(next_try, _)| *next_try == blocked.next_try);
+        let refusals = self.refusals.get_or_insert_default();
+        let known = refusals.blocked.filter(|(next_try, _)| *next_try == blocked.next_try);
         let (_, until) = known.unwrap_or_else(|| {
             let left = blocked.remaining(record.updated_at, now.wall);
             (blocked.next_try, now.monotonic.plus(left))
         });
-        self.blocked = Some((blocked.next_try, until));
+        refusals.blocked = Some((blocked.next_try, until));
         now.monotonic < until && now.wall < blocked.next_try
     }
 
@@ -182,7 +190,12 @@ impl Memory {
     /// done about this user.
     pub(super) fn is_puzzled_for_long(&mut self, now: Monotonic) -> bool {
         const LONG: Duration = Duration::from_hours(1);
-        now.since(*self.puzzled.get_or_insert(now)) >= LONG
+        now.since(*self.refusals.get_or_insert_default().puzzled.get_or_insert(now)) >= LONG
+    }
+
+    /// The endpoint asked to leave this user alone until then.
+    pub(super) fn wait_until(&mut self, at: Monotonic) {
+        self.refusals.get_or_insert_default().not_before = Some(at);
     }
 
     pub(super) fn obtained_at(&self, grant: &GrantId) -> Option<Monotonic> {

@@ -32,8 +32,8 @@ use renewing::Renewal;
 pub use renewing::Upkeep;
 
 pub use messages::{
-    Action, Draw, Event, Finish, Identity, Memory, Notes, PutFault, ReadFault, Refusal, Source,
-    Stored,
+    Action, Draw, Event, Finish, Identity, Memory, Notes, PutFault, ReadFault, Refusal, Refusals,
+    Source, Stored,
 };
 
 /// A lease that I hold, and what happened under it.

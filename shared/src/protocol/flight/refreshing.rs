@@ -88,8 +88,7 @@ impl Flight {
                 let pause = pause.max(retry_after.unwrap_or_default());
                 let error = match retry_after {
                     Some(told) => {
-                        let until = around.now.monotonic.plus(told);
-                        around.memory.not_before = Some(until);
+                        around.memory.wait_until(around.now.monotonic.plus(told));
                         Error::Later { why, retry_after: told }
                     }
                     None => Error::Unavailable(why),

@@ -132,11 +132,11 @@ pub(super) fn frozen(setup: &Setup, i: usize, replica: &Replica) -> Option<u64> 
 }
 
 /// An observation that allows a takeover at once.
-pub(super) fn expired(generation: Generation) -> Observation {
-    Observation {
+pub(super) fn expired(generation: Generation) -> Box<Observation> {
+    Box::new(Observation {
         generation,
         since: Monotonic(std::time::Duration::ZERO),
         ttl: std::time::Duration::ZERO,
         holder: None,
-    }
+    })
 }
