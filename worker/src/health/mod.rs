@@ -119,7 +119,7 @@ mod tests {
         clock.pass(STUCK_AFTER * 2);
         let dead = get(address, "/healthz").await;
         assert!(dead.starts_with("HTTP/1.1 503"), "{dead}");
-        assert!(dead.contains("the intake's loop has made no progress for 60 s"), "{dead}");
+        assert!(dead.contains("the intake has made no progress for 60 s"), "{dead}");
         let metrics = get(address, "/metrics").await;
         assert!(metrics.contains("text/plain; version=0.0.4") && metrics.ends_with("_ready 0\n"));
         drop(beat);

@@ -34,7 +34,7 @@ pub struct Beat {
 
 /// A loop that has made no progress for longer than [`STUCK_AFTER`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{name}'s loop has made no progress for {} s", .age.as_secs())]
+#[error("{name} has made no progress for {} s", .age.as_secs())]
 pub struct Stuck {
     /// Which loop.
     pub name: &'static str,
@@ -159,7 +159,7 @@ pub(super) mod tests {
         sweep.turn();
         clock.pass(Duration::from_secs(2));
         let stuck = pulse.check().unwrap_err();
-        assert_eq!(stuck.to_string(), "the intake's loop has made no progress for 32 s");
+        assert_eq!(stuck.to_string(), "the intake has made no progress for 32 s");
         intake.turn();
         assert_eq!(pulse.check(), Ok(()));
         drop((intake, sweep));
