@@ -189,11 +189,12 @@ impl<S: Service> Reader<S> {
                 }
             }
         };
+        let holds_back = receiving.silence.holds_back();
         let Receiving { open, look, .. } = receiving;
         tokio::select! {
             biased;
             order = self.orders.recv() => Event::Order(order),
-            next = next(open) => next.map_or(Event::Stir, Event::Message),
+            next = next(open), if !holds_back => next.map_or(Event::Stir, Event::Message),
             answer = answer(look) => Event::Looked(answer),
             () = self.clock.sleep(until) => Event::Time,
         }
@@ -237,7 +238,7 @@ impl<S: Service> Reader<S> {
         let shown = receiving.silence.looked(now, answer.is_ok(), self.random.unit());
         let (Shown::Unreached, Err(why)) = (shown, answer) else {
             metrics::pubsub_reachable(true);
-            if self.trouble.send_replace(None).is_some() {
+            if self.trouble.send_if_modified(|trouble| trouble.take().is_some()) {
                 info!("Pub/Sub is reached again");
             }
             return;
@@ -248,11 +249,12 @@ impl<S: Service> Reader<S> {
         }
         metrics::pubsub_reachable(false);
         let why: Arc<str> = format!("Pub/Sub cannot be reached: {why}").into();
-        if self.trouble.send_replace(Some(Arc::clone(&why))).is_none() {
+        if self.trouble.borrow().is_none() {
             warn!(
                 "{why}; nothing is received until it answers, and acknowledgements may be lost. Check the network: egress rules, DNS, proxy"
             );
         }
+        self.trouble.send_if_modified(|trouble| trouble.replace(Arc::clone(&why)) != Some(why));
     }
 
     /// Empties a subscriber and drops it; the end waits for its deliveries.
@@ -298,5 +300,279 @@ async fn answer(look: &mut Option<BoxFuture<'static, Result<(), String>>>) -> Re
     match look {
         Some(look) => look.await,
         None => future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+    use futures_util::stream;
+    use tokio::time::Instant;
+
+    use crate::job::Received;
+    use crate::pubsub::Settle;
+    use crate::pubsub::virtual_clock::Virtual;
+
+    /// A service in memory.
+    #[derive(Debug, Clone, Default)]
+    struct Fake(Arc<FakeState>);
+
+    #[derive(Debug, Default)]
+    struct FakeState {
+        /// What looks say.
+        down: Mutex<Option<String>>,
+        looks: AtomicUsize,
+        /// Feeds the newest subscriber.
+        feed: Mutex<Option<mpsc::UnboundedSender<Result<Delivery, IntakeError>>>>,
+        windows: Mutex<Vec<Amount>>,
+        /// Streams that are open.
+        open: Arc<AtomicUsize>,
+    }
+
+    /// Counts an open stream until it is dropped.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Service for Fake {
+        fn subscribe(&self, window: Amount) -> BoxFuture<'_, Result<Subscriber, IntakeError>> {
+            let (feed, fed) = mpsc::unbounded_channel();
+            *self.0.feed.lock().unwrap() = Some(feed);
+            self.0.windows.lock().unwrap().push(window);
+            self.0.open.fetch_add(1, Ordering::Relaxed);
+            let counted = Counted(Arc::clone(&self.0.open));
+            let messages = stream::unfold((fed, counted), |(mut fed, counted)| async move {
+                fed.recv().await.map(|next| (next, (fed, counted)))
+            });
+            future::ready(Ok(Subscriber::new(messages, future::ready(())))).boxed()
+        }
+
+        fn look(&self) -> BoxFuture<'static, Result<(), String>> {
+            self.0.looks.fetch_add(1, Ordering::Relaxed);
+            let answer = self.0.down.lock().unwrap().clone().map_or(Ok(()), Err);
+            future::ready(answer).boxed()
+        }
+    }
+
+    #[derive(Debug)]
+    struct Kept;
+
+    impl Settle for Kept {
+        fn ack(self: Box<Self>) -> BoxFuture<'static, bool> {
+            future::ready(true).boxed()
+        }
+
+        fn nack(self: Box<Self>) {}
+    }
+
+    impl Fake {
+        fn send(&self, id: &str) {
+            let received = Received {
+                data: bytes::Bytes::from_static(b"data"),
+                attributes: std::collections::HashMap::new(),
+                ordering_key: String::new(),
+                message_id: id.to_owned(),
+                publish_time: None,
+                delivery_attempt: None,
+            };
+            let delivery = Delivery { received: Arc::new(received), settle: Box::new(Kept) };
+            let feed = self.0.feed.lock().unwrap();
+            feed.as_ref().unwrap().send(Ok(delivery)).unwrap();
+        }
+
+        fn set_down(&self, why: Option<&str>) {
+            *self.0.down.lock().unwrap() = why.map(ToOwned::to_owned);
+        }
+
+        fn windows(&self) -> Vec<usize> {
+            self.0.windows.lock().unwrap().iter().map(|window| window.messages).collect()
+        }
+
+        fn open(&self) -> usize {
+            self.0.open.load(Ordering::Relaxed)
+        }
+    }
+
+    /// Waits, in virtual time, for something that others do.
+    async fn until(mut is_so: impl FnMut() -> bool) {
+        let clock = Virtual::default();
+        while !is_so() {
+            clock.sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn started(fake: &Fake) -> Ends {
+        let most = Amount { messages: 8, bytes: 8_000 };
+        let clock = Arc::new(Virtual::default());
+        let (reader, ends) = Reader::new(fake.clone(), most, clock, Randomness::seeded(3));
+        tokio::spawn(reader.run());
+        ends
+    }
+
+    async fn opened(fake: &Fake) -> Ends {
+        let ends = started(fake);
+        ends.orders.send(Order::Open(Window::Full)).unwrap();
+        until(|| fake.open() == 1).await;
+        ends
+    }
+
+    async fn pause(ends: &Ends) -> Vec<Delivery> {
+        let (emptied, out) = oneshot::channel();
+        ends.orders.send(Order::Pause(emptied)).unwrap();
+        out.await.unwrap()
+    }
+
+    fn id(delivery: &Delivery) -> &str {
+        &delivery.received.message_id
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn is_closed_until_it_is_told_to_receive_and_reads_though_nobody_asks() {
+        let fake = Fake::default();
+        let mut ends = started(&fake);
+        Virtual::default().sleep(Duration::from_secs(60)).await;
+        assert_eq!((fake.open(), fake.0.looks.load(Ordering::Relaxed)), (0, 0));
+        ends.orders.send(Order::Open(Window::Full)).unwrap();
+        until(|| fake.open() == 1).await;
+        fake.send("a");
+        fake.send("b");
+        until(|| ends.deliveries.len() == 2).await;
+        assert_eq!(id(&ends.deliveries.recv().await.unwrap().unwrap()), "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_empties_and_closes_the_stream() {
+        let fake = Fake::default();
+        let ends = opened(&fake).await;
+        fake.send("a");
+        fake.send("b");
+        let out = pause(&ends).await;
+        // The order came first, so that nothing was read before.
+        assert_eq!(out.iter().map(id).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(fake.open(), 0);
+        Virtual::default().sleep(Duration::from_secs(600)).await;
+        assert_eq!(fake.open(), 0, "it stays closed");
+        ends.orders.send(Order::Open(Window::One)).unwrap();
+        until(|| fake.open() == 1).await;
+        assert_eq!(fake.windows(), [8, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_abandoned_pause_loses_nothing() {
+        let fake = Fake::default();
+        let mut ends = opened(&fake).await;
+        fake.send("a");
+        let (emptied, out) = oneshot::channel();
+        drop(out);
+        ends.orders.send(Order::Pause(emptied)).unwrap();
+        assert_eq!(id(&ends.deliveries.recv().await.unwrap().unwrap()), "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_hand_makes_the_next_window_smaller_for_a_while() {
+        let fake = Fake::default();
+        let mut ends = opened(&fake).await;
+        let mut in_hand = Vec::new();
+        for message in ["a", "b", "c"] {
+            fake.send(message);
+            in_hand.push(ends.deliveries.recv().await.unwrap().unwrap());
+        }
+        assert!(pause(&ends).await.is_empty());
+        ends.orders.send(Order::Open(Window::Full)).unwrap();
+        until(|| fake.open() == 1).await;
+        assert_eq!(fake.windows(), [8, 5]);
+        Virtual::default().sleep(Duration::from_secs(60)).await;
+        assert_eq!(fake.windows(), [8, 5]);
+        for delivery in in_hand {
+            delivery.settle.ack().await;
+        }
+        until(|| fake.windows().len() == 3).await;
+        assert_eq!((fake.windows(), fake.open()), (vec![8, 5, 8], 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_look_empties_and_closes_the_stream_until_the_service_is_back() {
+        let fake = Fake::default();
+        let mut ends = opened(&fake).await;
+        fake.set_down(Some("refused"));
+        let began = Instant::now();
+        ends.trouble.changed().await.unwrap();
+        let waited = began.elapsed();
+        assert!((9..=10).contains(&waited.as_secs()), "{waited:?}");
+        let trouble = ends.trouble.borrow_and_update().clone();
+        assert_eq!(trouble.as_deref(), Some("Pub/Sub cannot be reached: refused"));
+        until(|| fake.open() == 0).await;
+        Virtual::default().sleep(Duration::from_secs(600)).await;
+        let looks = fake.0.looks.load(Ordering::Relaxed);
+        assert!((20..60).contains(&looks), "{looks} looks in ten minutes");
+        assert!(!ends.trouble.has_changed().unwrap(), "it is told once");
+        fake.set_down(None);
+        ends.trouble.changed().await.unwrap();
+        assert_eq!(*ends.trouble.borrow(), None);
+        until(|| fake.open() == 1).await;
+        fake.send("a");
+        assert_eq!(id(&ends.deliveries.recv().await.unwrap().unwrap()), "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_subscriber_is_replaced_and_its_deliveries_live_on() {
+        let fake = Fake::default();
+        let mut ends = opened(&fake).await;
+        fake.send("a");
+        let a = ends.deliveries.recv().await.unwrap().unwrap();
+        let began = Instant::now();
+        until(|| fake.windows().len() == 2).await;
+        assert_eq!(began.elapsed().as_secs(), 180);
+        assert_eq!((fake.windows(), fake.open()), (vec![8, 7], 1));
+        assert!(a.settle.ack().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_window_is_not_replaced() {
+        let fake = Fake::default();
+        let mut ends = opened(&fake).await;
+        let mut in_hand = Vec::new();
+        for _ in 0..8 {
+            fake.send("a");
+            in_hand.push(ends.deliveries.recv().await.unwrap().unwrap());
+        }
+        Virtual::default().sleep(Duration::from_secs(3600)).await;
+        assert_eq!(fake.windows(), [8]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_closes_it_until_it_is_told_to_receive_again() {
+        let fake = Fake::default();
+        let mut ends = opened(&fake).await;
+        let feed = fake.0.feed.lock().unwrap().take().unwrap();
+        feed.send(Err(IntakeError::NoSubscription("s".into()))).unwrap();
+        let error = ends.deliveries.recv().await.unwrap().unwrap_err();
+        assert!(matches!(error, IntakeError::NoSubscription(_)), "{error}");
+        Virtual::default().sleep(Duration::from_secs(60)).await;
+        assert_eq!(fake.open(), 0);
+        ends.orders.send(Order::Open(Window::Full)).unwrap();
+        until(|| fake.open() == 1).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_when_it_is_told_or_left() {
+        let fake = Fake::default();
+        let ends = opened(&fake).await;
+        let (stopped, over) = oneshot::channel();
+        ends.orders.send(Order::Stop(stopped)).unwrap();
+        over.await.unwrap();
+        assert_eq!(fake.open(), 0);
+        let ends = opened(&fake).await;
+        drop(ends);
+        until(|| fake.open() == 0).await;
     }
 }

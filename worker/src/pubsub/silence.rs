@@ -17,11 +17,12 @@ pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(10);
 /// A subscriber that has been silent for so long is replaced, although looks succeed: its
 /// own connection may be useless.
 pub(super) const REPLACE_AFTER: Duration = Duration::from_secs(180);
-/// So many wake-ups of a stream without a message call for a look at once: the client is
-/// opening connections one after another.
-pub(super) const STIRS: u32 = 200;
-/// A look because of wake-ups follows so long after the last look at the earliest.
-const STIRRED: Duration = Duration::from_secs(1);
+/// So many wake-ups of a stream without a message call for a look soon: the client may be
+/// opening connections one after another, about a thousand a second. (A message of 10 MB
+/// that arrives slowly causes as many; a look does no harm.)
+const STIRS: u32 = 50;
+/// A look because of wake-ups follows so much silence, and so long after the last look.
+const STIRRED: Duration = Duration::from_millis(250);
 /// Pauses between looks while the service cannot be reached.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -119,10 +120,8 @@ impl Silence {
         if is_stuck || has_grown {
             return Step::Replace;
         }
-        let at = match *stirs {
-            STIRS.. => looked.plus(STIRRED),
-            _ => (*looked).max(*heard).plus(QUIET),
-        };
+        let pause = if *stirs >= STIRS { STIRRED } else { QUIET };
+        let at = (*looked).max(*heard).plus(pause);
         self.look_at(at, now)
     }
 
@@ -133,6 +132,13 @@ impl Silence {
             None if at <= now => Step::Look,
             None => Step::Wait(at),
         }
+    }
+
+    /// Whether the stream is left alone until the look has ended: the client opens
+    /// connections only while its stream is read.
+    pub(super) fn holds_back(&self) -> bool {
+        let stirs_much = matches!(self.state, State::Open { stirs, .. } if stirs >= STIRS);
+        stirs_much && self.looking.is_some()
     }
 
     /// A look begins.
@@ -299,19 +305,24 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_keeps_waking_is_looked_at_within_a_second() {
+    fn a_stream_that_keeps_waking_is_looked_at_soon() {
         let mut silence = open(0);
         for _ in 1..STIRS {
             silence.stirred();
         }
         wait(&mut silence, 1, 10);
         silence.stirred();
-        assert_eq!(look(&mut silence, 1, true), Shown::Reached);
+        assert!(!silence.holds_back());
+        assert_eq!(silence.step(at(1), Room::Some), Step::Look);
+        silence.looks(at(1));
+        assert!(silence.holds_back());
+        assert_eq!(silence.looked(at(1), true, 0.0), Shown::Reached);
+        assert!(!silence.holds_back());
         wait(&mut silence, 1, 11);
         for _ in 0..STIRS {
             silence.stirred();
         }
-        wait(&mut silence, 1, 2);
+        assert_eq!(silence.step(at(1), Room::Some), Step::Wait(at(1).plus(STIRRED)));
         silence.heard(at(2));
         wait(&mut silence, 2, 12);
         assert_eq!(look(&mut silence, 12, false), Shown::Unreached);
