@@ -60,6 +60,32 @@ async fn an_answer_later_than_a_lease_costs_one_call_and_locks_nobody_out() -> a
     Ok(())
 }
 
+#[tokio::test]
+async fn a_replica_that_is_told_to_end_waits_for_a_late_answer() -> anyhow::Result<()> {
+    let stage = stage().await?;
+    stage.write_expired_user("ann").await?;
+    let before = stage.record("ann").await?["access_token"].clone();
+    stage.gateway().script(|_| Manner::honest().after(TTL * 4 / 3));
+    let mut worker = stage.worker(&FLAGS).await?;
+    publish(&stage, "ann", 1).await?;
+    wait_for(&stage, |passages| passages.len() == 1).await?;
+    assert_eq!(worker.terminate().await?, 0, "{}", worker.log_text());
+    let passages = stage.gateway().passages();
+    assert_eq!(passages.len(), 1, "{passages:?}");
+    assert_eq!(passages[0].end, End::Answered(200));
+    let record = stage.record("ann").await?;
+    assert_eq!(record["state"], "active");
+    assert_ne!(record["access_token"], before, "what was granted is stored");
+    // Whoever comes next has it.
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut next = stage.worker(&FLAGS).await?;
+    let told = outcomes.outcomes(1).await?;
+    assert_eq!(told["ann-0"]["status"], "done", "{told:?}");
+    assert_eq!(next.terminate().await?, 0);
+    assert_eq!(stage.gateway().passages().len(), 1);
+    Ok(())
+}
+
 /// Both are true when it goes on: the answer lies in its socket, and its time is up.
 #[tokio::test]
 async fn an_answer_that_came_while_the_replica_stood_still_is_stored() -> anyhow::Result<()> {

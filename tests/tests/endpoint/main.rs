@@ -2,7 +2,9 @@
 //! answers, nobody is locked out who need not be, and nobody waits for somebody else's trouble.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod grants;
 mod late;
+mod refusals;
 mod turns;
 
 use std::time::Duration;
