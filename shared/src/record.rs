@@ -152,6 +152,13 @@ impl TokenRecord {
     pub fn is_active(&self) -> bool {
         self.state == State::Active
     }
+
+    /// Whether its user is blocked, and the time has come to try whether still, by this wall
+    /// clock.
+    pub fn is_to_be_tried(&self, now: Timestamp) -> bool {
+        let blocked = self.blocked.as_ref().filter(|_| self.is_active());
+        blocked.is_some_and(|blocked| blocked.remaining(self.updated_at, now).is_zero())
+    }
 }
 
 #[cfg(test)]

@@ -222,6 +222,7 @@ enum Before {
     Unknown,
     Revoked,
     ScopeMissing,
+    Blocked,
 }
 
 impl Before {
@@ -243,6 +244,14 @@ impl Before {
                 fleet.user("ann").await;
                 ConsentReason::MissingScopes(vec!["more".into()])
             }
+            Self::Blocked => {
+                fleet.user("ann").await;
+                fleet.provider.deny("ann", Some("admin_policy_enforced"));
+                tests::memory::pass(Duration::from_secs(4000)).await;
+                let error = fleet.replica("finds-out").get_credentials(&ann()).await.unwrap_err();
+                let shared::Error::NeedsConsent(why) = error else { panic!("{error}") };
+                why
+            }
         }
     }
 }
@@ -263,7 +272,7 @@ async fn log_in(store: &TokenStore, grant: Grant) {
 /// It fails without the second look of `Parking::park`.
 #[tokio::test(start_paused = true)]
 async fn a_login_at_any_moment_of_parking_wakes_the_job() {
-    for before in [Before::Unknown, Before::Revoked, Before::ScopeMissing] {
+    for before in [Before::Unknown, Before::Revoked, Before::ScopeMissing, Before::Blocked] {
         let mut interrupted = 0;
         for step in 0.. {
             let fleet = Fleet::new(false);
@@ -616,6 +625,39 @@ async fn a_job_waits_until_the_grant_is_another() {
     assert_eq!(resume().await.published, 0);
     log_in(&fleet.replica("web"), fleet.login(&ann())).await;
     assert_eq!(resume().await.published, 1);
+}
+
+/// An administrator lifts the policy that stopped a user, who need not log in: a sweep tries,
+/// not before the record says, and the jobs go on. Meanwhile nothing is published.
+#[tokio::test(start_paused = true)]
+async fn the_jobs_of_a_blocked_user_go_on_when_the_policy_is_lifted() {
+    let fleet = Fleet::new(false);
+    let why = Before::Blocked.make(&fleet).await;
+    let received = received("ann", "ann-00", 1);
+    let job = Job::of(&received).unwrap();
+    let parking = Parking::new(bucket(&fleet), fleet.replica("worker"));
+    let parked = parking.park(&job, &received, &why, clock().wall()).await.unwrap();
+    assert_eq!(parked, Parked::Stored { moved: false });
+    let topic = Arc::new(Topic::default());
+    let sweep = sweep(&fleet, "sweeper", &topic);
+    let turn = async || {
+        let (mut claims, stop) = (Claims::default(), CancellationToken::new());
+        sweep.sweep(&mut claims, &stop).await.unwrap().resumed
+    };
+    // The pauses are 10, 20 and 40 minutes: two tries in the first hour, however often
+    // somebody sweeps.
+    let before = fleet.provider.calls();
+    for _ in 0..60 {
+        assert_eq!(turn().await, 0);
+        tests::memory::pass(Duration::from_secs(60)).await;
+    }
+    assert_eq!(fleet.provider.calls() - before, 2, "after 10 and after 30 minutes");
+    fleet.provider.deny("ann", None);
+    assert_eq!(turn().await, 0, "its time has not come");
+    tests::memory::pass(Duration::from_secs(60 * 11)).await;
+    assert_eq!(turn().await, 1);
+    assert_eq!(topic.jobs(), ["ann-00"]);
+    assert!(fleet.replica("reader").read_record(&ann()).await.unwrap().blocked.is_none());
 }
 
 /// A write whose answer was lost, and a login before it is tried again: the job is parked

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use shared::ports::{Bucket, BucketError, Clock, Generation};
 use shared::record::TokenRecord;
 use shared::{Error, TokenStore, UserId};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::claim::Sighting;
 use crate::metrics;
@@ -194,11 +194,15 @@ impl<'a> Resuming<'a> {
     }
 
     async fn look(&mut self) -> Result<Event, ResumeError> {
-        self.record = match self.store.read_record(self.user).await {
-            Ok(record) => Some(record).filter(TokenRecord::is_active),
-            Err(Error::NeedsConsent(_)) => None,
-            Err(error) => return Err(error.into()),
-        };
+        self.record = self.read_record().await?;
+        if self.record.as_ref().is_some_and(|record| record.is_to_be_tried(self.clock.wall())) {
+            // A policy may have been lifted, and nobody logs in because of that. What comes of
+            // it is in the record.
+            if let Err(error) = self.store.get_credentials(self.user).await {
+                debug!(user = %self.user.digest(), "a blocked user was tried: {error}");
+            }
+            self.record = self.read_record().await?;
+        }
         let Some(record) = &self.record else {
             return Ok(Event::Seen { credential: None, jobs: Vec::new() });
         };
@@ -211,6 +215,15 @@ impl<'a> Resuming<'a> {
             if page.is_none() || jobs.len() >= MOST {
                 return Ok(Event::Seen { credential, jobs });
             }
+        }
+    }
+
+    /// The user's record, if it is active.
+    async fn read_record(&self) -> Result<Option<TokenRecord>, Error> {
+        match self.store.read_record(self.user).await {
+            Ok(record) => Ok(Some(record).filter(TokenRecord::is_active)),
+            Err(Error::NeedsConsent(_)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
