@@ -143,7 +143,7 @@ impl TokenEndpoint for MeteredEndpoint {
             timing.ended(match &answer {
                 Ok(_) => "ok",
                 Err(EndpointError::InvalidGrant(_)) => "invalid_grant",
-                Err(EndpointError::Refused { .. }) => "misconfigured",
+                Err(EndpointError::Refused { .. }) => "refused",
                 Err(EndpointError::NotNow { .. } | EndpointError::NotReached(_)) => "transient",
                 Err(EndpointError::Ambiguous { .. }) => "ambiguous",
             });
@@ -275,7 +275,7 @@ mod tests {
     fn every_request_to_the_token_endpoint_is_counted_by_its_end() {
         for (error, outcome) in [
             (EndpointError::InvalidGrant("x".into()), "invalid_grant"),
-            (EndpointError::Refused { code: "x".into(), why: "x".into() }, "misconfigured"),
+            (EndpointError::Refused { code: "x".into(), why: "x".into() }, "refused"),
             (EndpointError::NotNow { code: None, why: "x".into(), retry_after: None }, "transient"),
             (EndpointError::NotReached("x".into()), "transient"),
             (EndpointError::Ambiguous { why: "x".into(), resend_after: Resend::Soon }, "ambiguous"),

@@ -6,6 +6,7 @@ use tracing::{debug, error, warn};
 
 use crate::dead_letter::{Obituary, dead_letter};
 use crate::gate::Trouble;
+use crate::metrics;
 use crate::outbox::{StoredEnding, Writable};
 use crate::parking::Parked;
 use crate::pubsub::{Outgoing, PublishError, Topic};
@@ -78,6 +79,7 @@ impl Course<'_> {
                 match parked {
                     Parked::RunIt => Event::RunIt,
                     Parked::Stored { moved } => {
+                        metrics::parked(why.reason());
                         if moved {
                             self.resume(job);
                         }

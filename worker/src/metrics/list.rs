@@ -78,11 +78,23 @@ pub const OTHER: &str = "other";
 /// HTTP statuses.
 const OPEN: &[&str] = &[];
 const STATUSES: &[&str] = &["done", "retry", "parked", "rejected"];
+/// The names of [`shared::Reason::ALL`].
+pub(super) const REASONS: &[&str] = &[
+    "unknown_user",
+    "revoked",
+    "session_expired",
+    "unused",
+    "testing",
+    "admin_policy",
+    "account_restricted",
+    "blocked",
+    "scopes_missing",
+];
 const OPERATIONS: &[&str] = &["get", "put", "delete", "list"];
 const STORAGE_CODES: &[&str] =
     &["ok", "not_found", "precondition_failed", "throttled", "unavailable", "refused", "abandoned"];
 const ENDPOINT_OUTCOMES: &[&str] =
-    &["ok", "invalid_grant", "misconfigured", "transient", "ambiguous", "abandoned"];
+    &["ok", "invalid_grant", "refused", "transient", "ambiguous", "abandoned"];
 
 /// Each event of [`WEB_EVENTS`] with the outcomes that it can have.
 pub(super) const WEB_OUTCOMES: [(&str, &[&str]); 5] = [
@@ -139,6 +151,8 @@ macro_rules! metrics_list {
 metrics_list! {
     JOBS = "fleet_jobs_total", WORKER, Counter, ["kind": OPEN, "outcome": STATUSES],
         "Deliveries by kind and by how they ended: done, retry, parked, rejected.";
+    PARKED = "fleet_jobs_parked_total", WORKER, Counter, ["reason": REASONS],
+        "Jobs that were parked, by why their user must consent.";
     JOB_SECONDS = "fleet_job_duration_seconds", WORKER, Histogram, ["kind": OPEN],
         "From receipt to the end of a delivery, waiting included.";
     IN_FLIGHT = "fleet_jobs_in_flight", WORKER, Gauge, [], "Handlers that run now.";
@@ -193,8 +207,8 @@ metrics_list! {
         "How long callers waited for a credential that was not in memory.";
     ENDPOINT = "fleet_token_endpoint_requests_total", BOTH, Counter,
         ["outcome": ENDPOINT_OUTCOMES],
-        "Requests to the token endpoint: ok, invalid_grant, misconfigured, transient, ambiguous, \
-         abandoned (given up by this process).";
+        "Requests to the token endpoint: ok, invalid_grant, refused (another code, about one user \
+         or about the client), transient, ambiguous, abandoned (given up by this process).";
     ENDPOINT_SECONDS = "fleet_token_endpoint_duration_seconds", BOTH, Histogram, [],
         "How long the token endpoint took.";
     STORAGE = "fleet_storage_requests_total", BOTH, Counter,

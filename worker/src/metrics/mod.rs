@@ -19,14 +19,14 @@ use metrics::{
     Label as Pair, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
 };
-use shared::TokenStore;
+use shared::{Reason, TokenStore};
 
 pub use list::{ALL, Kind, Label, Metric, OTHER, Process};
 use list::{
     AMBIGUOUS, API, API_SECONDS, BUILD, CACHED_USERS, COMMIT_CONFLICTS, CREDENTIALS,
     ENDINGS_ABANDONED, ENDPOINT, ENDPOINT_SECONDS, HELD, IN_FLIGHT, JOB_SECONDS, JOBS, LEASE_WAIT,
-    LEASES, LOST_GRANTS, ORPHANS, OUTSTANDING, PUBSUB_REACHABLE, QUEUE_WAIT, QUEUED_USERS, READY,
-    REFRESHES, REJECTED_TOKENS, SLOWED_USERS, STORAGE, STORAGE_SECONDS, UNKNOWN, WEB_EVENTS,
+    LEASES, LOST_GRANTS, ORPHANS, OUTSTANDING, PARKED, PUBSUB_REACHABLE, QUEUE_WAIT, QUEUED_USERS,
+    READY, REFRESHES, REJECTED_TOKENS, SLOWED_USERS, STORAGE, STORAGE_SECONDS, UNKNOWN, WEB_EVENTS,
     WEB_OUTCOMES,
 };
 pub(crate) use list::{
@@ -145,6 +145,11 @@ pub fn readiness(ready: bool) {
 /// Whether Pub/Sub delivers to this replica, or answers it.
 pub(crate) fn pubsub_reachable(reachable: bool) {
     gauge!(PUBSUB_REACHABLE).set(f64::from(u8::from(reachable)));
+}
+
+/// A job was parked.
+pub(crate) fn parked(why: Reason) {
+    counter!(PARKED, "reason" => why.as_str()).increment(1);
 }
 
 /// An ending was written nowhere, and its message is given back.

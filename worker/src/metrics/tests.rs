@@ -10,6 +10,7 @@ use shared::Secret;
 use shared::adapters::MemoryBucket;
 use shared::ports::{Answer, EndpointError, Limits, TokenEndpoint};
 
+use super::list::REASONS;
 use super::*;
 use crate::outcome::Status;
 use crate::telemetry::prometheus::recorder;
@@ -122,6 +123,7 @@ fn write_everything(store: &TokenStore) {
     }
     pubsub_reachable(true);
     ending_abandoned();
+    parked(Reason::Revoked);
     readiness(true);
     endpoint_request("ok", SECOND);
     storage_request("get", "ok", SECOND);
@@ -160,6 +162,11 @@ fn every_metric_is_written() {
     for metric in ALL.iter().filter(|metric| OF_THE_STORE.contains(&metric.name)) {
         assert!(!of(&read, metric).is_empty(), "{} is not written", metric.name);
     }
+}
+
+#[test]
+fn every_reason_of_parking_begins_at_0() {
+    assert_eq!(REASONS, Reason::ALL.map(Reason::as_str));
 }
 
 #[derive(Debug)]
