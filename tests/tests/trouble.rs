@@ -110,7 +110,7 @@ async fn a_client_that_the_provider_does_not_accept() -> anyhow::Result<()> {
     assert!(said.contains("check the client file"), "{said}");
     assert_eq!(worker.terminate().await?, 0);
     let calls = stage.google.refresh_calls().len();
-    assert_eq!(calls, 1, "a wrong client is not tried again and again");
+    assert_eq!(calls, 2, "the user's, and the question whether it is the client's trouble");
     let log = worker.log_text();
     for secret in ["fake-wrong-secret", "ya29.", "1//"] {
         assert!(!log.contains(secret), "{log}");

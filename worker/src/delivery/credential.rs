@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shared::ports::{Bucket, Clock, Monotonic, Randomness};
 use shared::{Credentials, Error, Schedule, TokenStore, UserId};
-use tracing::{Instrument as _, error};
+use tracing::{Instrument as _, debug, error, warn};
 
 use crate::effect::Knowledge;
 use crate::gate::{Gate, Trouble};
@@ -233,7 +233,13 @@ impl Troubled {
         if outage && users.len() >= MANY_USERS {
             gate.close(Trouble::Credentials, why);
         } else if first {
-            error!(user = %log_user(user), "job held: {why}");
+            let user = log_user(user);
+            match why {
+                // The client's trouble is told once, whoever meets it first.
+                Error::Misconfigured(_) if users.len() > 1 => debug!(%user, "job held: {why}"),
+                Error::Misconfigured(_) => error!(%user, "job held: {why}"),
+                _ => warn!(%user, "job held: {why}"),
+            }
         }
         if users.values().sum::<usize>() >= self.most {
             gate.close(Trouble::Held, why);
