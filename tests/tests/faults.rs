@@ -124,7 +124,7 @@ async fn the_answer_of_the_token_endpoint_is_lost_after_the_rotation() -> anyhow
     stage.publish(&[job("hers", "ann")], &[]).await?;
     struck(&lost, 1).await;
     // The successor is known to nobody: the retry is a reuse, and the grant ends.
-    let said = worker.wait_for_message("successor was lost").await?;
+    let said = worker.wait_for_message("a grant is lost").await?;
     assert!(!said.contains("ann"), "{said}");
     let (parked, _) = outcomes.next().await?;
     assert_eq!((&parked["job"], &parked["status"]), (&json!("hers"), &json!("parked")));

@@ -198,7 +198,7 @@ async fn given_up_once(stage: &Stage) -> anyhow::Result<(Value, Judgement)> {
     let (told, _) = outcomes.next().await?;
     assert_eq!(worker.terminate().await?, 0);
     if told["status"] == "parked" {
-        assert!(worker.log_text().contains("successor was lost"), "{}", worker.log_text());
+        assert!(worker.log_text().contains("a grant is lost"), "{}", worker.log_text());
     }
     let judgement = judged(stage, &account, HOUR, TTL);
     assert!(judgement.faults.is_empty(), "{judgement:?}");

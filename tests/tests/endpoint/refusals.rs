@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use emulators::google;
 use serde_json::Value;
-use tests::gateway::{Asked, End, JSON, Manner};
+use tests::gateway::{Asked, End, JSON, Manner, Passage};
 use tests::stage::{Inbox, Stage, Worker};
 
 use crate::{job, wait_for};
@@ -219,11 +219,13 @@ async fn an_endpoint_that_is_busy_is_asked_once_per_lease_by_the_whole_fleet() -
         scene.publish("eve", &format!("eve-{number}")).await?;
     }
     scene.the_healthy_are_served("first").await?;
-    let first = wait_for(&scene.stage, |p| p.iter().any(|p| p.user.as_deref() == Some("eve")));
-    let first = first.await?.into_iter().find(|p| p.user.as_deref() == Some("eve"));
-    let since = first.unwrap().at;
-    tokio::time::sleep_until(since + Duration::from_secs(11)).await;
-    assert!(scene.calls() <= 2, "{} calls in less than two leases", scene.calls());
+    let of_eve = |passage: &&Passage| passage.user.as_deref() == Some("eve");
+    let passages = wait_for(&scene.stage, |p| p.iter().filter(of_eve).count() == 3).await?;
+    let asked: Vec<_> = passages.iter().filter(of_eve).map(|passage| passage.at).collect();
+    for pair in asked.windows(2) {
+        let apart = pair[1] - pair[0];
+        assert!(apart >= Duration::from_millis(5500), "{apart:?} apart, with leases of 6 s");
+    }
     scene.end().await?;
     Ok(())
 }

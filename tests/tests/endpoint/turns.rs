@@ -1,5 +1,5 @@
-//! The endpoint answers late, dies before it has done its work, freezes and answers in turns,
-//! while jobs keep coming: nobody is locked out, every job is done, and no call is made
+//! The endpoint answers late, with a page of HTML, dies before it has done its work, freezes and
+//! answers in turns, while jobs keep coming: nobody is locked out, every job is done, and no call is made
 //! without need.
 //!
 //! `cargo test` runs a short version; `FLEET_CHAOS=full` two minutes with the fleet's own
@@ -40,11 +40,12 @@ struct Plan {
 impl Plan {
     /// What the request with this number meets.
     fn turn(&self, asked: &Asked) -> Manner {
-        match asked.before % 6 {
+        match asked.before % 7 {
             1 => Manner::honest().after(self.late[0]),
             3 => Manner::dead(),
             4 => Manner::honest().after(self.late[1]),
             5 => Manner::dead().after(self.late[0]),
+            6 => Manner::refused(403, &[("content-type", "text/html")], "<html>Sorry</html>"),
             _ => Manner::honest(),
         }
     }
@@ -156,7 +157,12 @@ async fn play(plan: Plan) -> anyhow::Result<()> {
     }
     let late = passages.iter().filter(|passage| passage.end == End::Answered(200)).count();
     let died = passages.iter().filter(|passage| passage.end == End::Closed).count();
-    ensure!(late > USERS && died > 3, "it did not misbehave enough: {}", ends(&passages));
+    let pages = passages.iter().filter(|passage| passage.end == End::Answered(403)).count();
+    ensure!(
+        late > USERS && died > 3 && pages > 0,
+        "it did not misbehave enough: {}",
+        ends(&passages)
+    );
     Ok(())
 }
 
