@@ -885,3 +885,29 @@ async fn what_was_throttled_is_written_again_after_a_second() {
     let requests = fleet.bucket.take_requests();
     assert_eq!((requests.token_writes, requests.too_fast), (2, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_too_large_to_store_is_a_lost_grant_and_costs_one_call_per_lease() {
+    let fleet = Fleet::new(false);
+    let user = expired_user(&fleet, "u").await;
+    let store = fleet.replica("a");
+    for _ in 0..3 {
+        fleet.provider.fail(AnswerFault::Vast);
+    }
+    let error = store.get_credentials(&user).await.unwrap_err();
+    let Error::Unavailable(why) = &error else { panic!("{error}") };
+    assert!(why.contains("bytes"), "{why}");
+    let since = tokio::time::Instant::now();
+    assert!(fleet.replica("b").get_credentials(&user).await.is_err());
+    assert_eq!(fleet.provider.calls(), 2);
+    assert!(since.elapsed() >= Policy::default().lease_ttl, "the lease was left standing");
+    assert_eq!(store.counts().lost_grants, 1);
+    let record = fleet.replica("reader").read_record(&user).await.unwrap();
+    assert!(record.is_active() && record.scopes.len() < 10, "nothing of it was stored");
+    // A login can be too large as well; what is stored stays.
+    let scopes = (0..4000).map(|n| format!("https://scopes.test/{n:0>60}")).collect();
+    let vast = shared::Grant { scopes, ..fleet.login(&user) };
+    let error = store.set_credentials(&user, vast).await.unwrap_err();
+    assert!(error.to_string().contains("bytes"), "{error}");
+    assert_eq!(fleet.replica("reader").read_record(&user).await.unwrap(), record);
+}

@@ -11,44 +11,16 @@
 //! and takes the lease afterwards has written another one, which stays.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::error::Error;
 use crate::policy::Policy;
-use crate::ports::{Generation, Monotonic};
+use crate::ports::{Generation, Monotonic, Now};
 use crate::schedule::Schedule;
 
-use super::flight::{Draw, PutFault};
+use super::flight::{Action, Draw, Event, PutFault, ReadFault};
 
-/// What to do next.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum DeletionAction {
-    /// Read the lease object's generation.
-    ReadLease,
-    /// Read the token object's generation. Its content may be unreadable.
-    ReadToken,
-    /// Delete the token object if it is at this generation.
-    DeleteToken(Generation),
-    /// Delete the lease object if it is at this generation. The token is gone.
-    DeleteLease(Generation),
-    /// Let time pass.
-    Sleep(Duration),
-    /// It is over; whether there was a record.
-    Finish(Result<bool, Error>),
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum DeletionEvent {
-    /// It begins.
-    Start,
-    /// The object's generation, that there is none, or why it cannot be read.
-    Seen(Result<Option<Generation>, Arc<str>>),
-    /// The object is gone.
-    Deleted(Result<(), PutFault>),
-    /// The time has passed.
-    Slept,
-}
+/// What it asks for. It ends with whether there was a record.
+type Ask = Action<Result<bool, Error>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
@@ -90,25 +62,28 @@ impl Deletion {
     ///
     /// # Panics
     /// When the event does not answer the last action: a fault of the driver.
-    pub fn step(
-        &mut self,
-        event: DeletionEvent,
-        now: Monotonic,
-        draw: &dyn Draw,
-    ) -> DeletionAction {
-        use DeletionEvent::{Deleted, Seen, Slept, Start};
+    pub fn step(&mut self, event: Event, now: Now, draw: &dyn Draw) -> Ask {
+        use Event::{Deleted, LeaseRead, Slept, Start, TokenRead};
+        let now = now.monotonic;
         match (std::mem::replace(&mut self.state, State::Over), event) {
-            (State::Beginning, Start) => self.go(State::ReadingLease, DeletionAction::ReadLease),
-            (State::ReadingLease, Seen(Ok(lease))) => {
-                self.lease = lease;
+            (State::Beginning, Start) => self.go(State::ReadingLease, Action::ReadLease),
+            (State::ReadingLease, LeaseRead(Ok(lease))) => {
+                self.lease = lease.map(|seen| seen.generation);
                 self.read_token()
             }
-            (State::ReadingToken, Seen(Ok(None))) => self.delete_lease(),
-            (State::ReadingToken, Seen(Ok(Some(generation)))) => {
-                self.existed = true;
-                self.go(State::DeletingToken, DeletionAction::DeleteToken(generation))
-            }
-            (State::ReadingLease | State::ReadingToken, Seen(Err(why))) => failed(why),
+            (State::ReadingToken, TokenRead(read)) => match read.map(|s| s.map(|s| s.generation)) {
+                Ok(None) => self.delete_lease(),
+                // What cannot be read can be deleted.
+                Ok(Some(generation)) | Err(ReadFault::Corrupt(_, generation)) => {
+                    self.existed = true;
+                    self.go(State::DeletingToken, Action::DeleteToken(generation))
+                }
+                Err(ReadFault::Unavailable(why) | ReadFault::Refused(why)) => failed(why),
+            },
+            (
+                State::ReadingLease,
+                LeaseRead(Err(ReadFault::Unavailable(why) | ReadFault::Refused(why))),
+            ) => failed(why),
             (State::DeletingToken, Deleted(Ok(()))) | (State::PausingBeforeLease, Slept) => {
                 self.delete_lease()
             }
@@ -127,47 +102,43 @@ impl Deletion {
         }
     }
 
-    fn go(&mut self, state: State, action: DeletionAction) -> DeletionAction {
+    fn go(&mut self, state: State, action: Ask) -> Ask {
         self.state = state;
         action
     }
 
-    fn read_token(&mut self) -> DeletionAction {
-        self.go(State::ReadingToken, DeletionAction::ReadToken)
+    fn read_token(&mut self) -> Ask {
+        self.go(State::ReadingToken, Action::ReadToken)
     }
 
-    fn delete_lease(&mut self) -> DeletionAction {
+    fn delete_lease(&mut self) -> Ask {
         match self.lease {
-            Some(lease) => self.go(State::DeletingLease, DeletionAction::DeleteLease(lease)),
+            Some(lease) => self.go(State::DeletingLease, Action::DeleteLease(lease)),
             None => self.done(),
         }
     }
 
     /// Waits before the next try, or gives up when the time is over.
-    fn pause(
-        &mut self,
-        next: State,
-        fault: PutFault,
-        now: Monotonic,
-        draw: &dyn Draw,
-    ) -> DeletionAction {
+    fn pause(&mut self, next: State, fault: PutFault, now: Monotonic, draw: &dyn Draw) -> Ask {
         match fault {
             PutFault::Unknown(_) if now < self.until => {
                 let pause = self.pauses.next(draw.unit());
-                self.go(next, DeletionAction::Sleep(pause))
+                self.go(next, Action::Sleep(pause))
             }
             PutFault::Unknown(why) | PutFault::Refused(why) => failed(why),
-            PutFault::Conflict | PutFault::Paused(_) => {
-                unreachable!("conflicts are looked into, and only leases are paused")
+            PutFault::Conflict | PutFault::TooLarge(_) | PutFault::Paused(_) => {
+                unreachable!(
+                    "conflicts are looked into, a deletion has no content, and only leases are paused"
+                )
             }
         }
     }
 
-    fn done(&mut self) -> DeletionAction {
-        DeletionAction::Finish(Ok(self.existed))
+    fn done(&mut self) -> Ask {
+        Action::Finish(Ok(self.existed))
     }
 }
 
-fn failed(why: Arc<str>) -> DeletionAction {
-    DeletionAction::Finish(Err(Error::Unavailable(why)))
+fn failed(why: Arc<str>) -> Ask {
+    Action::Finish(Err(Error::Unavailable(why)))
 }

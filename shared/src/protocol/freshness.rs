@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::policy::Policy;
 use crate::ports::{Generation, Monotonic, Now};
 use crate::record::{GrantId, TokenRecord};
@@ -63,24 +61,7 @@ impl Held {
     /// this replica obtained itself counts as fresh until half of its lifetime
     /// has passed on the monotonic clock, so that a wrong wall clock cannot make
     /// a storm of refreshes.
-    pub fn freshness(
-        &self,
-        policy: &Policy,
-        rejected: &Rejected,
-        now: impl FnOnce() -> Now,
-    ) -> Freshness {
-        let now = std::cell::LazyCell::new(now);
-        self.freshness_by(policy, rejected, || now.monotonic, || now.wall)
-    }
-
-    /// The same, reading only the clocks that it needs: mostly one of the two.
-    pub(crate) fn freshness_by(
-        &self,
-        policy: &Policy,
-        rejected: &Rejected,
-        monotonic: impl FnOnce() -> Monotonic,
-        wall: impl FnOnce() -> Timestamp,
-    ) -> Freshness {
+    pub fn freshness(&self, policy: &Policy, rejected: &Rejected, now: Now) -> Freshness {
         let record = &self.record;
         let (Some(_), Some(expires_at)) = (&record.access_token, record.expires_at) else {
             return Freshness::Unusable;
@@ -90,13 +71,13 @@ impl Held {
         }
         let mut left = Duration::MAX;
         if let (Some(obtained_at), Some(life)) = (self.obtained_at, record.expires_in) {
-            let age = monotonic().since(obtained_at);
+            let age = now.monotonic.since(obtained_at);
             if age < life / 2 {
                 return Freshness::Fresh;
             }
             left = life.saturating_sub(age);
         }
-        let by_wall = Duration::try_from(expires_at.duration_since(wall()));
+        let by_wall = Duration::try_from(expires_at.duration_since(now.wall));
         left = left.min(by_wall.unwrap_or(Duration::ZERO));
         if left.is_zero() || left < policy.min_ttl_for(record.expires_in) {
             Freshness::Unusable
@@ -105,22 +86,6 @@ impl Held {
         } else {
             Freshness::Fresh
         }
-    }
-
-    /// Until when [`Held::freshness`] surely says *fresh*, worked out once so that
-    /// each use of the token costs a comparison or two.
-    pub(crate) fn fresh_span(&self, policy: &Policy) -> Option<FreshSpan> {
-        let record = &self.record;
-        if !record.is_active() || record.access_token.is_none() {
-            return None;
-        }
-        let life = record.expires_in;
-        let reserve = self.ahead.max(policy.min_ttl_for(life));
-        let by_wall = record.expires_at?.checked_sub(reserve).unwrap_or(Timestamp::MIN);
-        let own = self.obtained_at.zip(life).map(|(obtained_at, life)| {
-            (obtained_at.plus(life / 2), obtained_at.plus(life.saturating_sub(reserve)))
-        });
-        Some(FreshSpan { own, by_wall })
     }
 
     /// How old the grant is. One that this replica obtained ages from when its request was
@@ -148,40 +113,10 @@ impl Held {
     }
 }
 
-/// See [`Held::fresh_span`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct FreshSpan {
-    /// For a grant that this replica obtained: until when it is fresh whatever the
-    /// wall clock says, and until when it can be.
-    own: Option<(Monotonic, Monotonic)>,
-    by_wall: Timestamp,
-}
-
-impl FreshSpan {
-    /// Whether it covers this moment; reads only the clocks that it needs.
-    pub(crate) fn covers(
-        &self,
-        monotonic: impl FnOnce() -> Monotonic,
-        wall: impl FnOnce() -> Timestamp,
-    ) -> bool {
-        if let Some((surely, at_most)) = self.own {
-            let now = monotonic();
-            if now < surely {
-                return true;
-            }
-            if now >= at_most {
-                return false;
-            }
-        }
-        wall() < self.by_wall
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::testing::{now_at, record};
-    use proptest::prelude::*;
 
     fn held(expires_after: i64, life: u64, obtained_at: Option<u64>) -> Held {
         let mut record = record("u");
@@ -197,7 +132,7 @@ mod tests {
     }
 
     fn judge(held: &Held, at: i64) -> Freshness {
-        held.freshness(&Policy::default(), &Rejected::default(), || now_at(at))
+        held.freshness(&Policy::default(), &Rejected::default(), now_at(at))
     }
 
     #[test]
@@ -225,34 +160,13 @@ mod tests {
         assert_eq!(judge(&token, 3600), Freshness::Unusable);
     }
 
-    proptest! {
-        #[test]
-        fn the_span_says_fresh_only_when_the_judgement_does(
-            expires_after in -100_i64..5000,
-            life in 0_u64..5000,
-            obtained_at in proptest::option::of(0_u64..100),
-            unit in 0.0..1.0,
-            at in 0_i64..6000,
-        ) {
-            let mut token = held(expires_after, life, obtained_at);
-            token.ahead = Policy::default().refresh_ahead_for(token.record.expires_in, unit);
-            let span = token.fresh_span(&Policy::default()).unwrap();
-            let now = now_at(at);
-            let covered = span.covers(|| now.monotonic, || now.wall);
-            let judged = judge(&token, at);
-            prop_assert!(!covered || judged == Freshness::Fresh, "{judged:?}");
-            let next = judge(&token, at + 1);
-            prop_assert!(covered || next != Freshness::Fresh, "only the last moment is left out");
-        }
-    }
-
     #[test]
     fn rejected_revoked_or_missing_is_unusable() {
         let mut token = held(3600, 3600, Some(0));
         let mut rejected = Rejected::default();
         rejected.insert(&token.record.grant_id);
         let policy = Policy::default();
-        assert_eq!(token.freshness(&policy, &rejected, || now_at(0)), Freshness::Unusable);
+        assert_eq!(token.freshness(&policy, &rejected, now_at(0)), Freshness::Unusable);
         token.record.state = crate::record::State::Revoked;
         assert_eq!(judge(&token, 0), Freshness::Unusable);
         let mut token = held(3600, 3600, None);
@@ -266,7 +180,7 @@ mod tests {
         let at = |ms: i64| {
             let mut now = now_at(0);
             now.wall += jiff::SignedDuration::from_millis(ms);
-            token.freshness(&Policy::default(), &Rejected::default(), || now)
+            token.freshness(&Policy::default(), &Rejected::default(), now)
         };
         assert_eq!(at(1499), Freshness::Fresh, "ahead is at most a quarter");
         assert_eq!(at(1700), Freshness::Due);

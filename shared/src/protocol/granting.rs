@@ -20,7 +20,7 @@ use crate::schedule::Schedule;
 use crate::secret::Secret;
 use crate::user_id::UserId;
 
-use super::flight::{Draw, Event, Identity, PutFault, ReadFault, Stored};
+use super::flight::{Action, Draw, Event, Identity, PutFault, ReadFault, Stored};
 
 /// A user's grant as a login or an import brings it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -51,19 +51,6 @@ pub enum Terms {
     },
 }
 
-/// What to do next. Each is answered by the [`Event`] of the same name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum GrantingAction {
-    /// Read the token object.
-    ReadToken,
-    /// Write the token object if it is at this generation.
-    PutToken(Box<TokenRecord>, Generation),
-    /// Let time pass.
-    Sleep(Duration),
-    /// It is over.
-    Finish(Result<Granted, Error>),
-}
-
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Granted {
@@ -83,6 +70,9 @@ pub enum Granted {
     /// No refresh token came and none is stored: repeat with `prompt=consent`.
     ConsentAgain,
 }
+
+/// What it asks for.
+type Ask = Action<Result<Granted, Error>>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State {
@@ -135,12 +125,12 @@ impl Granting {
     ///
     /// # Panics
     /// When the event does not answer the last action: a fault of the driver.
-    pub fn step(&mut self, event: Event, now: Now, draw: &dyn Draw) -> GrantingAction {
+    pub fn step(&mut self, event: Event, now: Now, draw: &dyn Draw) -> Ask {
         match (std::mem::replace(&mut self.state, State::Over), event) {
             (State::Reading, Event::Start) | (State::Pausing, Event::Slept) => self.read(),
             (State::Reading, Event::TokenRead(read)) => match read {
                 Ok(stored) => self.decide(stored, now, draw),
-                Err(ReadFault::Corrupt(why)) => {
+                Err(ReadFault::Corrupt(why, _)) => {
                     finish(Err(Error::Corrupt { object: self.user.token_object(), why }))
                 }
                 Err(ReadFault::Unavailable(why) | ReadFault::Refused(why)) => {
@@ -154,12 +144,12 @@ impl Granting {
         }
     }
 
-    fn read(&mut self) -> GrantingAction {
+    fn read(&mut self) -> Ask {
         self.state = State::Reading;
-        GrantingAction::ReadToken
+        Action::ReadToken
     }
 
-    fn decide(&mut self, stored: Option<Box<Stored>>, now: Now, draw: &dyn Draw) -> GrantingAction {
+    fn decide(&mut self, stored: Option<Box<Stored>>, now: Now, draw: &dyn Draw) -> Ask {
         if let (Some(stored), Some(mine)) = (&stored, &self.grant_id)
             && stored.record.grant_id.is_kin_of(mine)
         {
@@ -192,7 +182,7 @@ impl Granting {
         let expected = stored.map_or(Generation::ABSENT, |s| s.generation);
         self.grant_id = Some(record.grant_id.clone());
         self.state = State::Putting(Box::new(record.clone()));
-        GrantingAction::PutToken(Box::new(record), expected)
+        Action::PutToken(Box::new(record), expected)
     }
 
     fn on_put(
@@ -201,7 +191,7 @@ impl Granting {
         put: Result<Generation, PutFault>,
         now: Monotonic,
         draw: &dyn Draw,
-    ) -> GrantingAction {
+    ) -> Ask {
         match put {
             Ok(generation) => {
                 let stored = Box::new(Stored { record: *record, generation });
@@ -211,9 +201,9 @@ impl Granting {
             Err(PutFault::Conflict) => self.read(),
             Err(PutFault::Unknown(_)) if now < self.until => {
                 self.state = State::Pausing;
-                GrantingAction::Sleep(self.pauses.next(draw.unit()))
+                Action::Sleep(self.pauses.next(draw.unit()))
             }
-            Err(PutFault::Unknown(why) | PutFault::Refused(why)) => {
+            Err(PutFault::Unknown(why) | PutFault::Refused(why) | PutFault::TooLarge(why)) => {
                 finish(Err(Error::Unavailable(why)))
             }
             Err(PutFault::Paused(_)) => unreachable!("only leases are paused"),
@@ -266,6 +256,6 @@ impl Granting {
     }
 }
 
-fn finish(result: Result<Granted, Error>) -> GrantingAction {
-    GrantingAction::Finish(result)
+fn finish(result: Result<Granted, Error>) -> Ask {
+    Action::Finish(result)
 }

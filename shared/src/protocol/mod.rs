@@ -35,13 +35,12 @@ pub(crate) mod testing;
 
 pub use breaker::{Admission, Breaker, Denial, Trouble};
 pub use conflict::{Adoption, Commit, CommitStep, RejectionStep, adopt, on_invalid_grant};
-pub use deletion::{Deletion, DeletionAction, DeletionEvent};
+pub use deletion::Deletion;
 pub use flight::{
     Action, Draw, Event, Finish, Flight, Identity, Memory, Notes, PutFault, ReadFault, Refusal,
     Refusals, Source, Stored, Upkeep,
 };
-pub(crate) use freshness::FreshSpan;
 pub use freshness::{Freshness, Held, Rejected};
-pub use granting::{Grant, Granted, Granting, GrantingAction, Terms};
+pub use granting::{Grant, Granted, Granting, Terms};
 pub use inquiry::{Blame, Inquiry};
 pub use lease::{Lease, Observation, SeenLease, Verdict, judge};

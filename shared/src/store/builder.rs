@@ -3,7 +3,6 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use quick_cache::UnitWeighter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,8 +14,8 @@ use crate::protocol::Identity;
 use crate::record::RecordCodec;
 
 use super::counters::Counters;
+use super::entry::Entries;
 use super::served::ScopeSets;
-use super::slot::{PinFlights, Slots};
 use super::{DEFAULT_CACHED_USERS, Inner, TokenStore};
 
 /// Configures a [`TokenStore`].
@@ -90,20 +89,13 @@ impl Builder {
         let holder = self.holder.unwrap_or_else(|| self.random.id());
         let seed = || self.random.seed();
         let hasher = ahash::RandomState::with_seeds(seed(), seed(), seed(), seed());
-        let capacity = self.cached_users.max(1);
         Ok(TokenStore(Arc::new(Inner {
             identity: Identity {
                 client_id: self.endpoint.client_id().into(),
                 token_uri: self.endpoint.token_uri().into(),
                 holder: holder.into(),
             },
-            slots: Slots::with(
-                capacity,
-                u64::try_from(capacity).unwrap_or(u64::MAX),
-                UnitWeighter,
-                hasher,
-                PinFlights,
-            ),
+            entries: Entries::new(self.cached_users.max(1), hasher),
             bucket: Arc::new(RetryingBucket::new(
                 self.bucket,
                 Arc::clone(&self.clock),

@@ -45,7 +45,7 @@ counters! {
     renewals,
     /// Commits that met another write.
     commit_conflicts,
-    /// Grants found dead after a takeover or a lost answer: the successor is lost.
+    /// Grants whose refresh token was spent and whose successor was never stored.
     lost_grants,
     /// Answers that could not be stored since the user was deleted meanwhile.
     orphans,

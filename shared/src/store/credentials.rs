@@ -11,27 +11,23 @@ use crate::record::GrantId;
 use crate::secret::Secret;
 use crate::user_id::{UserDigest, UserId};
 
-use super::slot::Offer;
+use super::served::Served;
 
 /// A usable access token of one user. A clone costs one reference count.
 ///
 /// It does not renew itself: ask the store again before each use, and tell it
 /// when an API rejects this one ([`TokenStore::renew`](super::TokenStore::renew)).
 #[derive(Clone)]
-pub struct Credentials(Arc<Offer>);
+pub struct Credentials(pub(super) Arc<Served>);
 
 impl Credentials {
-    pub(super) fn new(offer: Arc<Offer>) -> Self {
-        Self(offer)
-    }
-
     pub(super) fn held(&self) -> &Held {
-        self.0.served.held()
+        self.0.held()
     }
 
     /// When this replica first had its grant.
     pub(super) fn since(&self) -> Monotonic {
-        self.0.served.since()
+        self.0.since()
     }
 
     /// Whose it is.
@@ -41,13 +37,13 @@ impl Credentials {
 
     /// What stands for them in logs, without working it out.
     pub fn user_digest(&self) -> UserDigest {
-        self.0.digest
+        self.0.digest()
     }
 
     /// The access token, for an `Authorization: Bearer` header to a host that
     /// may have it.
     pub fn access_token(&self) -> &Secret {
-        self.0.served.access_token()
+        self.0.access_token()
     }
 
     /// The provider's answer that it came from.
@@ -62,7 +58,7 @@ impl Credentials {
 
     /// The scopes that the provider reported, sorted.
     pub fn scopes(&self) -> &[String] {
-        self.0.served.scopes()
+        self.0.scopes()
     }
 }
 

@@ -11,12 +11,12 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::error::Error;
-use crate::ports::{BucketError, EndpointError, Generation, Object};
+use crate::ports::{BucketError, EndpointError, Now};
 use crate::protocol::{
     Action, Admission, Blame, Denial, Event, Finish, Flight, Held, PutFault, ReadFault, SeenLease,
     Source, Stored, Trouble, Upkeep,
 };
-use crate::record::TokenRecord;
+use crate::record::{MAX_RECORD_BYTES, TokenRecord};
 use crate::user_id::UserId;
 
 use super::Inner;
@@ -259,11 +259,30 @@ async fn commit(inner: &Inner, user: &UserId, action: Action) -> Event {
     }
 }
 
-/// Does what a course of the protocol asks for.
-pub(super) async fn carry_out(inner: &Inner, user: &UserId, action: Action) -> Event {
+/// Drives what nobody joins (a login, a deletion, a re-seal) to its end.
+pub(super) async fn run<E>(
+    inner: &Inner,
+    user: &UserId,
+    mut step: impl FnMut(Event, Now) -> Action<E>,
+) -> E {
+    let mut event = Event::Start;
+    loop {
+        event = match step(event, inner.clock.now()) {
+            Action::Finish(end) => return end,
+            action => carry_out(inner, user, action).await,
+        };
+    }
+}
+
+/// Does what the protocol asks for.
+async fn carry_out<E>(inner: &Inner, user: &UserId, action: Action<E>) -> Event {
     match action {
-        Action::ReadToken => Event::TokenRead(read_token(inner, user, &user.token_object()).await),
-        Action::ReadLease => Event::LeaseRead(read_lease(inner, &user.lease_object()).await),
+        Action::ReadToken => Event::TokenRead(read_token(inner, user).await),
+        Action::ReadLease => {
+            let read = inner.bucket.get(&user.lease_object()).await;
+            let seen = read.map(|o| o.map(|o| SeenLease::decode(&o.content, o.generation)));
+            Event::LeaseRead(seen.map_err(read_fault))
+        }
         Action::PutLease(lease, expected) => {
             let name = user.lease_object();
             let put = inner.bucket.put(&name, lease.encode(), expected);
@@ -274,8 +293,28 @@ pub(super) async fn carry_out(inner: &Inner, user: &UserId, action: Action) -> E
             Event::Refreshed(inner.endpoint.refresh(&refresh_token, limits).await)
         }
         Action::PutToken(record, expected) => {
-            let name = user.token_object();
-            Event::TokenPut(put_token(inner, &name, &record, expected).await)
+            let content = inner.codec.encode(&record);
+            if content.len() > MAX_RECORD_BYTES {
+                let why = format!(
+                    "the record of this user would have {} bytes, and no more than \
+                     {MAX_RECORD_BYTES} are read; fewer scopes make it smaller",
+                    content.len()
+                );
+                return Event::TokenPut(Err(PutFault::TooLarge(why.into())));
+            }
+            let put = inner.bucket.put(&user.token_object(), content, expected).await;
+            Event::TokenPut(put.map_err(put_fault))
+        }
+        Action::DeleteToken(expected) => {
+            let deleted = inner.bucket.delete(&user.token_object(), expected).await;
+            if deleted.is_ok() {
+                inner.entries.forget(user);
+            }
+            Event::Deleted(deleted.map(drop).map_err(put_fault))
+        }
+        Action::DeleteLease(expected) => {
+            let deleted = inner.bucket.delete(&user.lease_object(), expected).await;
+            Event::Deleted(deleted.map(drop).map_err(put_fault))
         }
         Action::Sleep(pause) => {
             inner.clock.sleep(pause).await;
@@ -298,7 +337,7 @@ fn land(
     inner.counters.flight_over(notes, &finish);
     let user = entry.user.digest();
     if notes.lost_grant {
-        warn!(%user, "the provider rejects a refresh token whose successor was lost");
+        warn!(%user, "a grant is lost: the successor of its refresh token was never stored");
     }
     if notes.orphan {
         warn!(%user, "a new grant could not be stored: the user was deleted or is unreadable");
@@ -329,12 +368,12 @@ fn land(
         Finish::Use(held, _) => {
             // A login in this process may have stored a later record meanwhile, which
             // this flight read or wrote too early to know.
-            let later = state.held().filter(|now| now.held().generation > held.generation);
+            let later = state.served.as_ref().filter(|now| now.held().generation > held.generation);
             let served = match later {
                 Some(later) => Arc::clone(later),
                 None => inner.serve(*held, &state),
             };
-            state.hold(Some(Arc::clone(&served)));
+            state.served = Some(Arc::clone(&served));
             state.look_at_will();
             Phase::Done(Ok(served))
         }
@@ -344,7 +383,7 @@ fn land(
         }
         Finish::Failed(error) => {
             if matches!(error, Error::NeedsConsent(_)) {
-                state.hold(None);
+                state.served = None;
             }
             state.put_look_off(&inner.policy, now, inner.random.unit());
             Phase::Done(Err(error))
@@ -362,7 +401,7 @@ fn land(
 /// The new token is served from here while its commit is retried.
 fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &watch::Sender<Phase>) {
     let mut state = entry.lock();
-    let known = state.held().is_some_and(|s| s.held().record.grant_id == record.grant_id);
+    let known = state.served.as_ref().is_some_and(|s| s.held().record.grant_id == record.grant_id);
     if !known {
         let obtained = state.memory.obtained.as_ref().filter(|(id, _)| *id == record.grant_id);
         let held = Held {
@@ -372,60 +411,31 @@ fn serve_pending(inner: &Inner, entry: &Entry, record: &TokenRecord, phase: &wat
             generation: None,
         };
         let served = inner.serve(held, &state);
-        state.hold(Some(served));
+        state.served = Some(served);
     }
     drop(state);
     phase.send_replace(Phase::Serving);
 }
 
-pub(super) async fn read_token(
-    inner: &Inner,
-    user: &UserId,
-    name: &str,
-) -> Result<Option<Box<Stored>>, ReadFault> {
-    match inner.bucket.get(name).await {
-        Ok(None) => Ok(None),
-        Ok(Some(object)) => decode(inner, user, &object).map(Some),
-        Err(error) => Err(read_fault(error)),
-    }
-}
-
-pub(super) fn decode(
-    inner: &Inner,
-    user: &UserId,
-    object: &Object,
-) -> Result<Box<Stored>, ReadFault> {
+async fn read_token(inner: &Inner, user: &UserId) -> Result<Option<Box<Stored>>, ReadFault> {
+    let Some(object) = inner.bucket.get(&user.token_object()).await.map_err(read_fault)? else {
+        return Ok(None);
+    };
+    let generation = object.generation;
     match inner.codec.decode(user, &object.content) {
-        Ok(record) => Ok(Box::new(Stored { record, generation: object.generation })),
-        Err(why) => Err(ReadFault::Corrupt(why)),
+        Ok(record) => Ok(Some(Box::new(Stored { record, generation }))),
+        Err(why) => Err(ReadFault::Corrupt(why, generation)),
     }
 }
 
-pub(super) async fn read_lease(inner: &Inner, name: &str) -> Result<Option<SeenLease>, ReadFault> {
-    match inner.bucket.get(name).await {
-        Ok(object) => Ok(object.map(|o| SeenLease::decode(&o.content, o.generation))),
-        Err(error) => Err(read_fault(error)),
-    }
-}
-
-pub(super) async fn put_token(
-    inner: &Inner,
-    name: &str,
-    record: &TokenRecord,
-    expected: Generation,
-) -> Result<Generation, PutFault> {
-    let put = inner.bucket.put(name, inner.codec.encode(record), expected);
-    put.await.map_err(put_fault)
-}
-
-pub(super) fn read_fault(error: BucketError) -> ReadFault {
+fn read_fault(error: BucketError) -> ReadFault {
     match error {
         BucketError::Refused(why) => ReadFault::Refused(why),
         other => ReadFault::Unavailable(other.to_string().into()),
     }
 }
 
-pub(super) fn put_fault(error: BucketError) -> PutFault {
+fn put_fault(error: BucketError) -> PutFault {
     match error {
         BucketError::PreconditionFailed => PutFault::Conflict,
         BucketError::Refused(why) => PutFault::Refused(why),
@@ -448,8 +458,9 @@ impl Inner {
                  it is capped at {allowed:?}, here and for every other such token"
             );
         }
-        let before = state.held().filter(|s| s.held().record.grant_id == held.record.grant_id);
+        let before =
+            state.served.as_ref().filter(|s| s.held().record.grant_id == held.record.grant_id);
         let since = before.map_or_else(|| self.now(), |served| served.since());
-        Arc::new(Served::new(held, &self.policy, &self.scope_sets, since))
+        Arc::new(Served::new(held, &self.scope_sets, since))
     }
 }

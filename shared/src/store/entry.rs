@@ -1,26 +1,30 @@
-//! What one replica keeps in memory about one user.
+//! What one replica keeps in memory about its users.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quick_cache::sync::Cache;
+use quick_cache::{Lifecycle, UnitWeighter};
 use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::policy::Policy;
 use crate::ports::Monotonic;
 use crate::protocol::Memory;
-use crate::record::GrantId;
 use crate::schedule::Schedule;
 use crate::user_id::UserId;
 
 use super::served::Served;
 
+/// The users in memory. Those with a flight under way are not evicted.
+pub(super) struct Entries(Cache<UserId, Arc<Entry>, UnitWeighter, ahash::RandomState, PinFlights>);
+
 /// One user's entry. Its lock is never held across an await.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) user: UserId,
-    /// Callers of a token that is merely used share it.
-    state: RwLock<EntryState>,
+    state: Mutex<EntryState>,
     /// A flight is under way: the cache must not evict this entry. Kept beside
     /// the lock, since the cache asks while it holds locks of its own.
     flying: AtomicBool,
@@ -28,8 +32,8 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) struct EntryState {
-    /// The record that callers are served from.
-    held: Option<Arc<Served>>,
+    /// What callers are served from.
+    pub(super) served: Option<Arc<Served>>,
     pub(super) memory: Memory,
     pub(super) flight: Option<Running>,
     /// When a token that is due may be looked at again in the background.
@@ -58,35 +62,8 @@ pub(super) enum Phase {
 }
 
 impl EntryState {
-    /// The record that callers are served from.
-    pub(super) fn held(&self) -> Option<&Arc<Served>> {
-        self.held.as_ref()
-    }
-
-    /// Serves callers from `served` from now on. Whoever has its predecessor at hand
-    /// finds out: [`Served::is_current`].
-    pub(super) fn hold(&mut self, served: Option<Arc<Served>>) {
-        if let Some(before) = std::mem::replace(&mut self.held, served) {
-            before.set_current(false);
-        }
-        if let Some(held) = &self.held {
-            held.set_current(!self.memory.rejected.contains(&held.held().record.grant_id));
-        }
-    }
-
-    /// Remembers that an API rejected `grant`: callers are not served from it again.
-    pub(super) fn reject(&mut self, grant: &GrantId) {
-        self.memory.rejected.insert(grant);
-        if let Some(held) = &self.held
-            && held.held().record.grant_id == *grant
-        {
-            held.set_current(false);
-        }
-    }
-
     /// Puts the next look off, longer each time; `unit` in `0.0..1.0` is its jitter.
     pub(super) fn put_look_off(&mut self, policy: &Policy, now: Monotonic, unit: f64) {
-        // Most entries never need one.
         let looks = self
             .looks
             .get_or_insert_with(|| Box::new(Schedule::new(policy.look_min, policy.lease_ttl)));
@@ -100,17 +77,17 @@ impl EntryState {
     }
 
     /// Whether a token that is due may be looked at in the background now.
-    pub(super) fn look_is_due(&self, now: impl FnOnce() -> Monotonic) -> bool {
-        self.flight.is_none() && self.next_look.is_none_or(|at| at <= now())
+    pub(super) fn look_is_due(&self, now: Monotonic) -> bool {
+        self.flight.is_none() && self.next_look.is_none_or(|at| at <= now)
     }
 }
 
 impl Entry {
-    pub(super) fn new(user: UserId) -> Self {
+    fn new(user: UserId) -> Self {
         Self {
             user,
-            state: RwLock::new(EntryState {
-                held: None,
+            state: Mutex::new(EntryState {
+                served: None,
                 memory: Memory::default(),
                 flight: None,
                 next_look: None,
@@ -121,12 +98,8 @@ impl Entry {
     }
 
     /// A panic under the lock leaves plain values behind, each valid.
-    pub(super) fn lock(&self) -> RwLockWriteGuard<'_, EntryState> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, EntryState> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, EntryState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_flying(&self) -> bool {
@@ -135,5 +108,48 @@ impl Entry {
 
     pub(super) fn set_flying(&self, flying: bool) {
         self.flying.store(flying, Ordering::Release);
+    }
+}
+
+impl Entries {
+    /// Room for this many users and, beyond them, those with a flight under way. `hasher`
+    /// is seeded, so that nobody can choose user IDs that collide.
+    pub(super) fn new(users: usize, hasher: ahash::RandomState) -> Self {
+        let weight = u64::try_from(users).unwrap_or(u64::MAX);
+        Self(Cache::with(users, weight, UnitWeighter, hasher, PinFlights))
+    }
+
+    /// The entry of `user`, made if there is none.
+    pub(super) fn of(&self, user: &UserId) -> Arc<Entry> {
+        let made = || Ok::<_, Infallible>(Arc::new(Entry::new(user.clone())));
+        match self.0.get_or_insert_with(user, made) {
+            Ok(entry) => entry,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Forgets a user. Whoever has the entry keeps it; who comes later gets a new one.
+    pub(super) fn forget(&self, user: &UserId) {
+        self.0.remove(user);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Keeps entries with a flight under way in the cache.
+#[derive(Debug, Clone, Copy)]
+struct PinFlights;
+
+impl Lifecycle<UserId, Arc<Entry>> for PinFlights {
+    type RequestState = ();
+
+    fn begin_request(&self) {}
+
+    fn on_evict(&self, _state: &mut (), _user: UserId, _entry: Arc<Entry>) {}
+
+    fn is_pinned(&self, _user: &UserId, entry: &Arc<Entry>) -> bool {
+        entry.is_flying()
     }
 }

@@ -11,7 +11,6 @@ mod reseal;
 mod retry;
 mod revoke;
 mod served;
-mod slot;
 mod write;
 
 use std::fmt;
@@ -38,9 +37,8 @@ pub use revoke::Revoked;
 pub use write::{Imported, Login};
 
 use counters::Counters;
-use entry::{Entry, EntryState, Phase, Running};
+use entry::{Entries, Entry, EntryState, Phase, Running};
 use served::{ScopeSets, Served};
-use slot::{Slot, Slots};
 
 /// How many users are kept in memory unless the builder is told otherwise.
 pub const DEFAULT_CACHED_USERS: usize = 100_000;
@@ -73,7 +71,7 @@ pub(crate) struct Inner {
     random: Arc<Randomness>,
     policy: Arc<Policy>,
     identity: Identity,
-    slots: Slots,
+    entries: Entries,
     scope_sets: ScopeSets,
     /// Whether a refresh-ahead that tokens do not allow was reported.
     cap_reported: AtomicBool,
@@ -96,55 +94,19 @@ impl TokenStore {
     /// # Errors
     /// See [`Error`]; [`Error::NeedsConsent`] when only the user can help.
     pub async fn get_credentials(&self, user: &UserId) -> Result<Credentials, Error> {
-        match self.in_memory(user) {
-            Ok(credentials) => Ok(credentials),
-            // Boxed, so that callers who need no wait do not carry its state.
-            Err(slot) => {
-                let served = Box::pin(self.obtain(slot.entry())).await?;
-                Ok(slot.hand_out(served, &self.0.slots))
-            }
+        let entry = self.0.entries.of(user);
+        let at_hand = self.serve(&entry, &mut entry.lock());
+        match at_hand {
+            Some(served) => Ok(Credentials(served)),
+            None => self.obtain(&entry).await.map(Credentials),
         }
     }
 
     /// What [`TokenStore::get_credentials`] would return at once; `None` where it would
     /// have to wait. A token that is due is renewed in the background here too.
     pub fn credentials_in_memory(&self, user: &UserId) -> Option<Credentials> {
-        self.in_memory(user).ok()
-    }
-
-    /// The user's usable token, or else their slot.
-    fn in_memory(&self, user: &UserId) -> Result<Credentials, Slot> {
-        let slot = match self.0.slot(user) {
-            Slot::Served(offer) if offer.stands(&*self.0.clock) => {
-                return Ok(Credentials::new(offer));
-            }
-            slot => slot,
-        };
-        match self.at_hand(slot.entry()) {
-            Some(served) => Ok(slot.hand_out(served, &self.0.slots)),
-            None => Err(slot),
-        }
-    }
-
-    /// The held token, when it may be handed out. Unless a look at the bucket is
-    /// due this takes no exclusive lock and allocates nothing.
-    fn at_hand(&self, entry: &Arc<Entry>) -> Option<Arc<Served>> {
-        let clock = &self.0.clock;
-        {
-            let state = entry.read();
-            let held = state.held()?;
-            let (policy, rejected) = (&self.0.policy, &state.memory.rejected);
-            match held.held().freshness_by(policy, rejected, || clock.monotonic(), || clock.wall())
-            {
-                Freshness::Unusable => return None,
-                Freshness::Fresh => return Some(Arc::clone(held)),
-                Freshness::Due if !state.look_is_due(|| clock.monotonic()) => {
-                    return Some(Arc::clone(held));
-                }
-                Freshness::Due => {}
-            }
-        }
-        self.serve(entry, &mut entry.lock())
+        let entry = self.0.entries.of(user);
+        self.serve(&entry, &mut entry.lock()).map(Credentials)
     }
 
     async fn obtain(&self, entry: &Arc<Entry>) -> Result<Arc<Served>, Error> {
@@ -192,28 +154,24 @@ impl TokenStore {
     }
 
     fn is_usable(&self, entry: &Entry, served: &Served) -> bool {
-        let state = entry.read();
-        let (policy, rejected) = (&self.0.policy, &state.memory.rejected);
-        served.held().freshness(policy, rejected, || self.0.clock.now()) != Freshness::Unusable
+        let rejected = &entry.lock().memory.rejected;
+        let now = self.0.clock.now();
+        served.held().freshness(&self.0.policy, rejected, now) != Freshness::Unusable
     }
 
-    /// The held token, when it may be handed out; starts a background flight
-    /// when it is due.
+    /// The token in memory, when it may be handed out; starts a background flight when it
+    /// is due.
     fn serve(&self, entry: &Arc<Entry>, state: &mut EntryState) -> Option<Arc<Served>> {
-        let clock = &self.0.clock;
-        let held = state.held()?;
-        match held.held().freshness(&self.0.policy, &state.memory.rejected, || clock.now()) {
+        let served = Arc::clone(state.served.as_ref()?);
+        let now = self.0.clock.now();
+        match served.held().freshness(&self.0.policy, &state.memory.rejected, now) {
             Freshness::Unusable => return None,
-            Freshness::Fresh => {}
-            Freshness::Due => {
-                let held = Arc::clone(held);
-                if state.look_is_due(|| clock.monotonic()) {
-                    self.start(entry, state, false);
-                }
-                return Some(held);
+            Freshness::Due if state.look_is_due(now.monotonic) => {
+                self.start(entry, state, false);
             }
+            Freshness::Due | Freshness::Fresh => {}
         }
-        Some(Arc::clone(held))
+        Some(served)
     }
 
     fn start(&self, entry: &Arc<Entry>, state: &mut EntryState, foreground: bool) -> Running {
@@ -221,7 +179,7 @@ impl TokenStore {
             entry.user.clone(),
             Arc::clone(&self.0.policy),
             self.0.identity.clone(),
-            state.held().and_then(|served| served.held().generation),
+            state.served.as_ref().and_then(|served| served.held().generation),
             foreground,
             self.0.clock.monotonic(),
         );
@@ -254,14 +212,9 @@ impl TokenStore {
             match phase {
                 Phase::Flying => {}
                 Phase::Serving => {
-                    let state = entry.lock();
-                    let held = state.held()?;
-                    let usable =
-                        held.held().freshness(&self.0.policy, &state.memory.rejected, || {
-                            self.0.clock.now()
-                        });
-                    if usable != Freshness::Unusable {
-                        return Some(Ok(Arc::clone(held)));
+                    let served = entry.lock().served.clone()?;
+                    if self.is_usable(entry, &served) {
+                        return Some(Ok(served));
                     }
                 }
                 Phase::HeldElsewhere => return None,
@@ -290,11 +243,11 @@ impl TokenStore {
     /// # Errors
     /// [`Error::Busy`] in that case; else as [`TokenStore::get_credentials`].
     pub async fn renew(&self, used: &Credentials) -> Result<Credentials, Error> {
-        let slot = self.0.slot(used.user());
+        let entry = self.0.entries.of(used.user());
         {
             let held = used.held();
             let now = self.0.clock.now();
-            let mut state = slot.entry().lock();
+            let mut state = entry.lock();
             let known = state.memory.rejected.contains(&held.record.grant_id);
             let young = held.age(used.since(), now) < self.0.policy.lease_ttl;
             if !known && young && !held.expired(now) {
@@ -304,7 +257,7 @@ impl TokenStore {
                 ));
             }
             if !known {
-                state.reject(&held.record.grant_id);
+                state.memory.rejected.insert(&held.record.grant_id);
                 self.0.counters.token_rejected();
             }
         }
@@ -353,7 +306,7 @@ impl TokenStore {
     /// How many users are in memory now; at most [`Builder::cached_users`], and
     /// those with a refresh under way.
     pub fn cached_users(&self) -> usize {
-        self.0.slots.len()
+        self.0.entries.len()
     }
 
     /// How this process is named in leases and records.
@@ -383,10 +336,6 @@ impl TokenStore {
 }
 
 impl Inner {
-    fn slot(&self, user: &UserId) -> Slot {
-        Slot::of(user, &self.slots)
-    }
-
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -418,7 +367,7 @@ impl fmt::Debug for TokenStore {
         f.debug_struct("TokenStore")
             .field("bucket", &self.0.bucket)
             .field("holder", &self.0.identity.holder)
-            .field("cached_users", &self.0.slots.len())
+            .field("cached_users", &self.0.entries.len())
             .finish_non_exhaustive()
     }
 }

@@ -8,12 +8,12 @@ use tracing::debug;
 
 use crate::error::Error;
 use crate::protocol::{Action, Event, Finish, Flight, Stored};
-use crate::record::WriteId;
+use crate::reason::ConsentReason;
 use crate::user_id::UserId;
 
-use super::drive::{carry_out, decode, read_fault};
+use super::drive::run;
 use super::entry::Entry;
-use super::{Inner, TokenStore};
+use super::{Inner, TokenStore, unavailable};
 
 /// What a re-seal came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl TokenStore {
     /// does not open (it is left as it is), [`Error::Busy`] or
     /// [`Error::Unavailable`] when the bucket was too slow or does not answer.
     pub async fn reseal(&self, user: &UserId) -> Result<Resealed, Error> {
-        let entry = Arc::clone(self.0.slot(user).entry());
+        let entry = self.0.entries.of(user);
         if entry.is_flying() {
             return Ok(Resealed::Busy { retry_after: self.0.policy.poll_max });
         }
@@ -63,43 +63,27 @@ impl TokenStore {
 }
 
 async fn reseal(inner: Arc<Inner>, entry: Arc<Entry>) -> Result<Resealed, Error> {
-    let token_object = entry.user.token_object();
+    let Some(stored) = sealed_otherwise(&inner, &entry).await? else {
+        return Ok(Resealed::AlreadyCurrent);
+    };
     let mut flight = Flight::resealing(
         entry.user.clone(),
         Arc::clone(&inner.policy),
         inner.identity.clone(),
         inner.now(),
     );
-    let mut sent: Option<WriteId> = None;
-    let mut event = Event::Start;
-    let finish = loop {
-        let action = {
-            let now = inner.clock.now();
-            flight.step(event, now, &mut entry.lock().memory, &*inner.random)
-        };
-        event = match action {
-            Action::ReadToken => Event::TokenRead(match inner.bucket.get(&token_object).await {
-                Ok(None) => Ok(None),
-                Ok(Some(object)) => match decode(&inner, &entry.user, &object) {
-                    Ok(stored)
-                        if inner.codec.is_current(&object.content)
-                            && sent.as_ref() != Some(&stored.record.write_id) =>
-                    {
-                        return Ok(Resealed::AlreadyCurrent);
-                    }
-                    other => other.map(Some),
-                },
-                Err(error) => Err(read_fault(error)),
-            }),
-            Action::Finish(finish) => break finish,
-            action => {
-                if let Action::PutToken(record, _) = &action {
-                    sent = Some(record.write_id.clone());
-                }
-                carry_out(&inner, &entry.user, action).await
+    let mut first_read = Some(stored);
+    let finish = run(&inner, &entry.user, |event, now| {
+        let memory = &mut entry.lock().memory;
+        match flight.step(event, now, memory, &*inner.random) {
+            Action::ReadToken if first_read.is_some() => {
+                let event = Event::TokenRead(Ok(first_read.take()));
+                flight.step(event, now, memory, &*inner.random)
             }
-        };
-    };
+            action => action,
+        }
+    })
+    .await;
     inner.counters.flight_over(flight.notes(), &finish);
     match finish {
         Finish::Resealed(stored) => {
@@ -108,11 +92,28 @@ async fn reseal(inner: Arc<Inner>, entry: Arc<Entry>) -> Result<Resealed, Error>
             Ok(Resealed::Done)
         }
         Finish::Failed(error) => Err(error),
+        // Whoever wrote it, or is about to, seals it too.
         Finish::HeldElsewhere | Finish::Use(..) => {
+            if sealed_otherwise(&inner, &entry).await?.is_none() {
+                return Ok(Resealed::AlreadyCurrent);
+            }
             let seen = entry.lock().memory.observation.clone();
             let left = seen.map(|seen| seen.remaining(inner.now()));
             Ok(Resealed::Busy { retry_after: left.unwrap_or(inner.policy.poll_max) })
         }
+    }
+}
+
+/// The record, unless it is sealed with the primary key.
+async fn sealed_otherwise(inner: &Inner, entry: &Entry) -> Result<Option<Box<Stored>>, Error> {
+    let name = entry.user.token_object();
+    let Some(object) = inner.bucket.get(&name).await.map_err(unavailable)? else {
+        return Err(Error::NeedsConsent(ConsentReason::Unknown));
+    };
+    match inner.codec.decode(&entry.user, &object.content) {
+        Err(why) => Err(Error::Corrupt { object: name, why }),
+        Ok(_) if inner.codec.is_current(&object.content) => Ok(None),
+        Ok(record) => Ok(Some(Box::new(Stored { record, generation: object.generation }))),
     }
 }
 
@@ -121,14 +122,14 @@ impl Entry {
     /// next refresh does not take it for news.
     fn moved(&self, stored: &Stored) {
         let mut state = self.lock();
-        let Some(served) = state.held() else {
+        let Some(served) = &state.served else {
             return;
         };
         let held = served.held();
         let older = held.generation.is_some_and(|held| held < stored.generation);
         if older && held.record.grant_id == stored.record.grant_id {
             let moved = Arc::new(served.moved_to(stored.generation));
-            state.hold(Some(moved));
+            state.served = Some(moved);
         }
     }
 }

@@ -22,8 +22,7 @@ impl TokenStore {
     /// [`Error::NeedsConsent`] when the provider still rejects it; the record stays as it
     /// is. Else as [`TokenStore::get_credentials`].
     pub async fn retry(&self, user: &UserId) -> Result<Credentials, Error> {
-        let slot = self.0.slot(user);
-        let entry = Arc::clone(slot.entry());
+        let entry = self.0.entries.of(user);
         loop {
             let (mut running, mine) = {
                 let mut state = entry.lock();
@@ -39,7 +38,7 @@ impl TokenStore {
             };
             match self.join(&entry, &mut running).await {
                 _ if !mine && !self.0.stopping.is_cancelled() => {}
-                Some(Ok(served)) => return Ok(slot.hand_out(served, &self.0.slots)),
+                Some(Ok(served)) => return Ok(Credentials(served)),
                 Some(Err(error)) => return Err(error),
                 None => return Err(Error::Busy("another replica is refreshing this user".into())),
             }

@@ -1,14 +1,13 @@
 //! What callers are served from.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use crate::policy::Policy;
-use crate::ports::{Clock, Generation, Monotonic};
-use crate::protocol::{FreshSpan, Held};
+use crate::ports::{Generation, Monotonic};
+use crate::protocol::Held;
 use crate::record::WriteId;
 use crate::secret::Secret;
+use crate::user_id::UserDigest;
 
 /// A held record without what only a refresh needs: a refresh reads the record
 /// anew, so a replica's memory has no refresh tokens, and a hundred thousand users
@@ -16,25 +15,18 @@ use crate::secret::Secret;
 #[derive(Debug)]
 pub(super) struct Served {
     held: Held,
+    /// Of the user, for callers that log each use of the token.
+    digest: UserDigest,
     scopes: Arc<[String]>,
-    fresh: Option<FreshSpan>,
     /// When this replica first had this grant.
     since: Monotonic,
-    /// See [`Served::is_current`]; written under the lock of the entry.
-    current: AtomicBool,
 }
 
 /// Stands in where a record has no access token. None is handed out without one.
 static NO_TOKEN: LazyLock<Secret> = LazyLock::new(|| Secret::new(""));
 
 impl Served {
-    pub(super) fn new(
-        mut held: Held,
-        policy: &Policy,
-        known: &ScopeSets,
-        since: Monotonic,
-    ) -> Self {
-        let fresh = held.fresh_span(policy);
+    pub(super) fn new(mut held: Held, known: &ScopeSets, since: Monotonic) -> Self {
         let record = &mut held.record;
         let scopes = known.share(std::mem::take(&mut record.scopes));
         record.refresh_token = NO_TOKEN.clone();
@@ -43,19 +35,14 @@ impl Served {
         for text in [&mut record.token_uri, &mut record.client_id, &mut record.holder] {
             *text = String::new();
         }
-        Self { held, scopes, fresh, since, current: AtomicBool::new(false) }
+        let digest = held.record.user.digest();
+        Self { held, digest, scopes, since }
     }
 
     /// The same grant, stored at another version.
     pub(super) fn moved_to(&self, generation: Generation) -> Self {
         let held = Held { generation: Some(generation), ..self.held.clone() };
-        Self {
-            held,
-            scopes: Arc::clone(&self.scopes),
-            fresh: self.fresh,
-            since: self.since,
-            current: AtomicBool::new(false),
-        }
+        Self { held, digest: self.digest, scopes: Arc::clone(&self.scopes), since: self.since }
     }
 
     /// When this replica first had this grant.
@@ -68,21 +55,8 @@ impl Served {
         &self.held
     }
 
-    /// Whether nothing has to be done about it at this moment. Grants that an API
-    /// rejected are not known here.
-    pub(super) fn is_fresh(&self, clock: &dyn Clock) -> bool {
-        self.fresh.is_some_and(|span| span.covers(|| clock.monotonic(), || clock.wall()))
-    }
-
-    /// Whether its user's entry serves callers from it, and no API rejected its grant.
-    /// Callers who have it at hand need not ask the entry while this is so.
-    pub(super) fn is_current(&self) -> bool {
-        self.current.load(Ordering::Acquire)
-    }
-
-    /// For the entry alone, under its lock.
-    pub(super) fn set_current(&self, current: bool) {
-        self.current.store(current, Ordering::Release);
+    pub(super) fn digest(&self) -> UserDigest {
+        self.digest
     }
 
     pub(super) fn scopes(&self) -> &[String] {
@@ -134,9 +108,8 @@ mod tests {
             obtained_at: None,
             ahead: Duration::ZERO,
         };
-        let served =
-            Served::new(held, &Policy::default(), &ScopeSets::default(), Monotonic(Duration::ZERO))
-                .moved_to(Generation(2));
+        let served = Served::new(held, &ScopeSets::default(), Monotonic(Duration::ZERO))
+            .moved_to(Generation(2));
         assert_eq!(Some(served.access_token()), record.access_token.as_ref());
         assert_eq!(served.scopes(), record.scopes);
         let held = served.held();

@@ -1,16 +1,10 @@
 //! Carries out the writes that need no lease: logins, imports and deletion.
 
-use std::sync::Arc;
-
 use crate::error::Error;
-use crate::ports::Generation;
-use crate::protocol::{
-    Deletion, DeletionAction, DeletionEvent, Event, Grant, Granted, Granting, GrantingAction, Held,
-    Stored, Terms,
-};
+use crate::protocol::{Deletion, Grant, Granted, Granting, Held, Stored, Terms};
 use crate::user_id::UserId;
 
-use super::drive::{put_fault, put_token, read_token};
+use super::drive::run;
 use super::{Inner, TokenStore};
 
 /// What a login came to.
@@ -87,75 +81,32 @@ impl TokenStore {
     /// [`Error::Unavailable`] when the bucket does not answer; the record may be
     /// gone or not, and deleting again is safe.
     pub async fn delete(&self, user: &UserId) -> Result<bool, Error> {
-        let (token, lease) = (user.token_object(), user.lease_object());
         let inner = &self.0;
         let mut deletion = Deletion::new(&inner.policy, inner.now());
-        let mut event = DeletionEvent::Start;
-        loop {
-            event = match deletion.step(event, inner.now(), &*inner.random) {
-                DeletionAction::ReadLease => DeletionEvent::Seen(inner.generation(&lease).await),
-                DeletionAction::ReadToken => DeletionEvent::Seen(inner.generation(&token).await),
-                DeletionAction::DeleteToken(generation) => {
-                    let deleted = inner.bucket.delete(&token, generation).await;
-                    if deleted.is_ok() {
-                        inner.slots.remove(user);
-                    }
-                    DeletionEvent::Deleted(deleted.map(drop).map_err(put_fault))
-                }
-                DeletionAction::DeleteLease(generation) => {
-                    let deleted = inner.bucket.delete(&lease, generation).await;
-                    DeletionEvent::Deleted(deleted.map(drop).map_err(put_fault))
-                }
-                DeletionAction::Sleep(pause) => {
-                    inner.clock.sleep(pause).await;
-                    DeletionEvent::Slept
-                }
-                DeletionAction::Finish(existed) => {
-                    if existed.is_ok() {
-                        inner.slots.remove(user);
-                    }
-                    return existed;
-                }
-            };
+        let deleted =
+            run(inner, user, |event, now| deletion.step(event, now, &*inner.random)).await;
+        if deleted.is_ok() {
+            inner.entries.forget(user);
         }
+        deleted
     }
 }
 
 impl Inner {
     /// Drives a login or an import to its end.
     async fn grant(&self, user: &UserId, grant: Grant, terms: Terms) -> Result<Granted, Error> {
-        let name = user.token_object();
         let identity = self.identity.clone();
         let mut granting =
             Granting::new(user.clone(), &self.policy, identity, grant, terms, self.now());
-        let mut event = Event::Start;
-        loop {
-            event = match granting.step(event, self.clock.now(), &*self.random) {
-                GrantingAction::ReadToken => Event::TokenRead(read_token(self, user, &name).await),
-                GrantingAction::PutToken(record, expected) => {
-                    Event::TokenPut(put_token(self, &name, &record, expected).await)
-                }
-                GrantingAction::Sleep(pause) => {
-                    self.clock.sleep(pause).await;
-                    Event::Slept
-                }
-                GrantingAction::Finish(result) => return result,
-            };
-        }
-    }
-
-    /// The version of an object, whatever it holds.
-    async fn generation(&self, name: &str) -> Result<Option<Generation>, Arc<str>> {
-        let object = self.bucket.get(name).await.map_err(|e| Arc::from(e.to_string()))?;
-        Ok(object.map(|o| o.generation))
+        run(self, user, |event, now| granting.step(event, now, &*self.random)).await
     }
 
     /// Serves this process's callers from a record that it just wrote. While a
     /// flight is under way its own commit finds the new record instead.
     fn take_in(&self, user: &UserId, stored: Stored, obtained_now: bool) {
-        let slot = self.slot(user);
+        let entry = self.entries.of(user);
         let now = self.now();
-        let mut state = slot.entry().lock();
+        let mut state = entry.lock();
         if obtained_now {
             state.memory.obtained = Some((stored.record.grant_id.clone(), now));
         }
@@ -166,7 +117,7 @@ impl Inner {
             generation: Some(stored.generation),
         };
         let served = self.serve(held, &state);
-        state.hold(Some(served));
+        state.served = Some(served);
         state.look_at_will();
     }
 }

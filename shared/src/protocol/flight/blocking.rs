@@ -90,7 +90,7 @@ impl Flight {
     pub(super) fn blocked(&mut self, stored: Box<Stored>, around: &Around<'_>) -> Action {
         let held = self.hold(stored.record, Some(stored.generation), around);
         let now = around.now;
-        match held.freshness(&self.policy, &around.memory.rejected, || now) {
+        match held.freshness(&self.policy, &around.memory.rejected, now) {
             Freshness::Unusable => self.end(&held.record),
             _ if self.foreground || self.held != held.generation => {
                 self.finish(Finish::Use(Box::new(held), Source::Adopted))

@@ -67,15 +67,20 @@ impl Flight {
         &mut self,
         base: Box<Stored>,
         mine: Box<TokenRecord>,
-        put: &Result<Generation, PutFault>,
+        put: Result<Generation, PutFault>,
         around: &mut Around<'_>,
     ) -> Action {
-        match *put {
+        match put {
             Ok(generation) => {
                 let stored = Stored { record: *mine, generation };
                 self.use_record(stored, Source::Obtained, around)
             }
             Err(PutFault::Conflict) => self.enter(State::ReadingConflict { base, mine }),
+            // The lease is left: it keeps others from asking at once for the same again.
+            Err(PutFault::TooLarge(why)) => {
+                self.notes.lost_grant = true;
+                self.fail(Error::Unavailable(why))
+            }
             // Whatever else it is: the commit is tried again, never the refresh. What is
             // stored by now says whether it is needed.
             Err(PutFault::Unknown(_) | PutFault::Refused(_) | PutFault::Paused(_)) => {
@@ -94,7 +99,7 @@ impl Flight {
     ) -> Action {
         let stored = match read {
             Ok(stored) => stored,
-            Err(ReadFault::Corrupt(why)) => {
+            Err(ReadFault::Corrupt(why, _)) => {
                 self.notes.orphan = true;
                 return self.fail(Error::Corrupt { object: self.user.token_object(), why });
             }

@@ -69,7 +69,9 @@ impl Flight {
                 let next = State::ReadingLease { base, doubt: Some(taking) };
                 self.look_again(why, next, self.deadline, around)
             }
-            Err(PutFault::Refused(why)) => self.fail(Error::Unavailable(why)),
+            Err(PutFault::Refused(why) | PutFault::TooLarge(why)) => {
+                self.fail(Error::Unavailable(why))
+            }
             Err(PutFault::Paused(why)) => self.fail(why),
         }
     }

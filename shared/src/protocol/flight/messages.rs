@@ -23,9 +23,10 @@ pub struct Stored {
     pub generation: Generation,
 }
 
-/// What the driver is to do next. Each action is answered by one [`Event`].
+/// What the driver is to do next for a flight, a login or a deletion, which ends with `E`.
+/// Each action is answered by one [`Event`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
+pub enum Action<E = Finish> {
     /// Read the token object.
     ReadToken,
     /// Read the lease object.
@@ -40,16 +41,20 @@ pub enum Action {
     /// Write the token object if it is at this generation, and wait for at most
     /// [`Policy::commit_limit`](crate::Policy::commit_limit).
     PutToken(Box<TokenRecord>, Generation),
+    /// Delete the token object if it is at this generation.
+    DeleteToken(Generation),
+    /// Delete the lease object if it is at this generation.
+    DeleteLease(Generation),
     /// Let time pass.
     Sleep(Duration),
-    /// The flight is over.
-    Finish(Finish),
+    /// It is over.
+    Finish(E),
 }
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// The flight begins.
+    /// It begins.
     Start,
     /// The token object, or that there is none.
     TokenRead(Result<Option<Box<Stored>>, ReadFault>),
@@ -63,6 +68,8 @@ pub enum Event {
     Judged(Blame),
     /// The token is written.
     TokenPut(Result<Generation, PutFault>),
+    /// The object is gone.
+    Deleted(Result<(), PutFault>),
     /// The time has passed.
     Slept,
 }
@@ -83,8 +90,8 @@ pub enum ReadFault {
     Unavailable(Arc<str>),
     /// Not before an operator acts.
     Refused(Arc<str>),
-    /// The object is no record.
-    Corrupt(BadRecord),
+    /// The object at this version is no record.
+    Corrupt(BadRecord, Generation),
 }
 
 /// Why a write failed.
@@ -96,6 +103,8 @@ pub enum PutFault {
     Unknown(Arc<str>),
     /// Not applied, and not before an operator acts.
     Refused(Arc<str>),
+    /// Not sent: the record is larger than anybody would read.
+    TooLarge(Arc<str>),
     /// Not sent, for this reason: this replica takes no leases at the moment.
     Paused(Error),
 }
@@ -234,8 +243,8 @@ pub struct Notes {
     pub takeovers: u32,
     /// Renewals of them.
     pub renewals: u32,
-    /// A grant was found dead after a takeover or a lost answer: nobody has its
-    /// successor.
+    /// Nobody has the successor of a refresh token that was spent: it was found dead after a
+    /// takeover or a lost answer, or the answer is too large to store.
     pub lost_grant: bool,
     /// An answer could not be stored since the user was deleted or the record
     /// had become unreadable.

@@ -307,7 +307,7 @@ impl Flight {
                 self.on_refreshed(base, answer, around)
             }
             (State::Committing { base, mine, .. }, Event::TokenPut(put)) => {
-                self.on_committed(base, mine, &put, around)
+                self.on_committed(base, mine, put, around)
             }
             (State::ReadingConflict { base, mine }, Event::TokenRead(read)) => {
                 self.on_conflict_read(base, mine, read, around)
@@ -424,6 +424,10 @@ impl Flight {
     fn judge_token(&mut self, stored: Box<Stored>, around: &mut Around<'_>) -> Action {
         self.hold = None;
         if self.errand == Errand::Reseal {
+            // Whoever wrote it meanwhile has sealed it.
+            if *self.held.get_or_insert(stored.generation) != stored.generation {
+                return self.finish(Finish::HeldElsewhere);
+            }
             // A revoked record is sealed like any other, and no secret is sent.
             return self.seek_lease(stored, around);
         }
@@ -435,7 +439,7 @@ impl Flight {
         }
         let held = self.hold(stored.record.clone(), Some(stored.generation), around);
         let now = around.now;
-        match held.freshness(&self.policy, &around.memory.rejected, || now) {
+        match held.freshness(&self.policy, &around.memory.rejected, now) {
             Freshness::Fresh => self.finish(Finish::Use(Box::new(held), Source::Adopted)),
             Freshness::Due if self.held != Some(stored.generation) => {
                 self.finish(Finish::Use(Box::new(held), Source::Adopted))
@@ -512,7 +516,7 @@ impl Flight {
             ReadFault::Unavailable(why) | ReadFault::Refused(why) => {
                 self.fail(Error::Unavailable(why))
             }
-            ReadFault::Corrupt(why) => {
+            ReadFault::Corrupt(why, _) => {
                 self.fail(Error::Corrupt { object: self.user.token_object(), why })
             }
         }

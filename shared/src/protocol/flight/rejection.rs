@@ -120,6 +120,7 @@ impl Flight {
                 let until = self.rejection_ends();
                 self.look_again(why, State::ReadingRejection { base, reason }, until, around)
             }
+            Err(PutFault::TooLarge(why)) => self.fail(Error::Unavailable(why)),
             Err(PutFault::Paused(_)) => unreachable!("only leases are paused"),
         }
     }

@@ -62,7 +62,9 @@ impl Flight {
             Err(PutFault::Conflict) => {
                 return self.enter(State::ReadingRewritten { base, again });
             }
-            Err(PutFault::Refused(why)) => return self.fail(Error::Unavailable(why)),
+            Err(PutFault::Refused(why) | PutFault::TooLarge(why)) => {
+                return self.fail(Error::Unavailable(why));
+            }
             Err(PutFault::Unknown(why)) => why,
             Err(PutFault::Paused(_)) => unreachable!("only leases are paused"),
         };

@@ -90,6 +90,7 @@ fn what(action: &Action) -> String {
         Action::Refresh(_, limits) => format!("sends a refresh, for at most {:.0?}", limits.answer),
         Action::Judge(refusal) => format!("asks about the code {}", refusal.code),
         Action::PutToken(_, expected) => format!("writes the token on {expected}"),
+        Action::DeleteToken(_) | Action::DeleteLease(_) => unreachable!("no flight deletes"),
         Action::Sleep(pause) => format!("waits {pause:.1?}"),
         Action::Finish(Finish::Use(held, Source::Obtained)) => {
             format!("has obtained grant {}", held.record.grant_id.0)

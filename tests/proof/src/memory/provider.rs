@@ -31,6 +31,8 @@ pub enum AnswerFault {
     MistakenlyInvalid,
     /// Carried out, and granted without an access token.
     NoAccessToken,
+    /// Carried out, and granted with more scopes than a record can hold.
+    Vast,
     /// A gateway gave up, with the request carried out.
     GatewayTimeout,
     /// Carried out and answered after this long.
@@ -282,6 +284,10 @@ impl TokenEndpoint for Provider {
                 Some(AnswerFault::NoAccessToken) => {
                     answer.map(|answer| Answer { access_token: None, ..answer })
                 }
+                Some(AnswerFault::Vast) => answer.map(|answer| {
+                    let scopes = (0..4000).map(|n| format!("https://scopes.test/{n:0>60}"));
+                    Answer { scopes: Some(scopes.collect()), ..answer }
+                }),
                 _ if latency > limits.answer => Err(lost()),
                 _ => answer,
             }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use shared::ports::{Generation, Now};
 use shared::protocol::{
-    Action, Deletion, DeletionAction, DeletionEvent, Draw, Event, Finish, Flight, Granted,
-    Granting, GrantingAction, Lease, Memory,
+    Action, Deletion, Draw, Event, Finish, Flight, Granted, Granting, Lease, Memory,
 };
 use shared::record::TokenRecord;
 use shared::{Error, Secret};
@@ -58,34 +57,9 @@ impl Course {
         draw: &dyn Draw,
     ) -> Next {
         match self {
-            Self::Flight(flight) => match flight.step(event, now, memory, draw) {
-                Action::ReadToken => Next::Ask(Ask::ReadToken),
-                Action::ReadLease => Next::Ask(Ask::ReadLease),
-                Action::PutLease(lease, expected) => Next::Ask(Ask::PutLease(lease, expected)),
-                Action::Judge(_) => unreachable!("the model's provider refuses nobody like that"),
-                Action::Refresh(token, _) => Next::Ask(Ask::Refresh(token)),
-                Action::PutToken(record, expected) => Next::Ask(Ask::PutToken(record, expected)),
-                Action::Sleep(pause) => Next::Sleep(pause),
-                Action::Finish(finish) => Next::End(End::Flight(finish)),
-            },
-            Self::Granting(granting) => match granting.step(event, now, draw) {
-                GrantingAction::ReadToken => Next::Ask(Ask::ReadToken),
-                GrantingAction::PutToken(record, expected) => {
-                    Next::Ask(Ask::PutToken(record, expected))
-                }
-                GrantingAction::Sleep(pause) => Next::Sleep(pause),
-                GrantingAction::Finish(result) => Next::End(End::Granting(result)),
-            },
-            Self::Deletion(deletion) => {
-                match deletion.step(of_deletion(event), now.monotonic, draw) {
-                    DeletionAction::ReadLease => Next::Ask(Ask::ReadLease),
-                    DeletionAction::ReadToken => Next::Ask(Ask::ReadToken),
-                    DeletionAction::DeleteToken(expected) => Next::Ask(Ask::DeleteToken(expected)),
-                    DeletionAction::DeleteLease(expected) => Next::Ask(Ask::DeleteLease(expected)),
-                    DeletionAction::Sleep(pause) => Next::Sleep(pause),
-                    DeletionAction::Finish(result) => Next::End(End::Deletion(result)),
-                }
-            }
+            Self::Flight(flight) => wanted(flight.step(event, now, memory, draw), End::Flight),
+            Self::Granting(granting) => wanted(granting.step(event, now, draw), End::Granting),
+            Self::Deletion(deletion) => wanted(deletion.step(event, now, draw), End::Deletion),
         }
     }
 
@@ -111,19 +85,17 @@ impl Course {
     }
 }
 
-/// A deletion sees versions, not contents.
-fn of_deletion(event: Event) -> DeletionEvent {
-    let why = |fault| format!("{fault:?}").into();
-    match event {
-        Event::Start => DeletionEvent::Start,
-        Event::Slept => DeletionEvent::Slept,
-        Event::LeaseRead(read) => {
-            DeletionEvent::Seen(read.map(|seen| seen.map(|s| s.generation)).map_err(why))
-        }
-        Event::TokenRead(read) => {
-            DeletionEvent::Seen(read.map(|seen| seen.map(|s| s.generation)).map_err(why))
-        }
-        Event::TokenPut(gone) | Event::LeasePut(gone) => DeletionEvent::Deleted(gone.map(drop)),
-        Event::Refreshed(_) | Event::Judged(_) => unreachable!("a deletion refreshes nothing"),
+fn wanted<E>(action: Action<E>, end: impl FnOnce(E) -> End) -> Next {
+    match action {
+        Action::ReadToken => Next::Ask(Ask::ReadToken),
+        Action::ReadLease => Next::Ask(Ask::ReadLease),
+        Action::PutLease(lease, expected) => Next::Ask(Ask::PutLease(lease, expected)),
+        Action::Judge(_) => unreachable!("the model's provider refuses nobody like that"),
+        Action::Refresh(token, _) => Next::Ask(Ask::Refresh(token)),
+        Action::PutToken(record, expected) => Next::Ask(Ask::PutToken(record, expected)),
+        Action::DeleteToken(expected) => Next::Ask(Ask::DeleteToken(expected)),
+        Action::DeleteLease(expected) => Next::Ask(Ask::DeleteLease(expected)),
+        Action::Sleep(pause) => Next::Sleep(pause),
+        Action::Finish(how) => Next::End(end(how)),
     }
 }

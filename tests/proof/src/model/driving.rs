@@ -30,7 +30,7 @@ impl World {
         let now = self.now;
         let replica = self.replica(i);
         if let Some(held) = &replica.held
-            && held.freshness(&setup.policy(), &replica.memory.rejected, || at(now, 0))
+            && held.freshness(&setup.policy(), &replica.memory.rejected, at(now, 0))
                 != Freshness::Unusable
         {
             // Served from memory, which is held against I5 like any other.
@@ -106,7 +106,7 @@ impl World {
     pub(super) fn give_up_and_call(&mut self, setup: &Setup, i: usize) {
         let replica = self.replica(i);
         if let Some(seen) = &replica.memory.observation {
-            replica.memory.observation = Some(expired(seen.generation));
+            replica.memory.observation = Some(Box::new(expired(seen.generation)));
         }
         replica.course = None;
         replica.keeping = None;

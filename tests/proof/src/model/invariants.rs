@@ -255,7 +255,7 @@ impl Watch {
         now: u64,
     ) {
         let usable = || {
-            let freshness = held.freshness(&setup.policy(), &Rejected::default(), || at(now, 0));
+            let freshness = held.freshness(&setup.policy(), &Rejected::default(), at(now, 0));
             freshness != Freshness::Unusable
         };
         let had_by_this_call = Some(&held.record.grant_id) != deeds.began_with.as_ref();

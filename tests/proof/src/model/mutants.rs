@@ -55,7 +55,7 @@ impl World {
                         .is_ok_and(|end| end <= at(now, ahead).wall)
                 });
                 if over {
-                    self.replica(i).memory.observation = Some(expired(seen.generation));
+                    self.replica(i).memory.observation = Some(Box::new(expired(seen.generation)));
                 }
             }
             (Event::LeaseRead(Ok(Some(seen))), Mutant::GuardIgnored) => {
@@ -72,7 +72,7 @@ impl World {
                 if now >= replica.deeds.began_at + u64::from(setup.patience)
                     && let Some(seen) = &replica.memory.observation
                 {
-                    self.replica(i).memory.observation = Some(expired(seen.generation));
+                    self.replica(i).memory.observation = Some(Box::new(expired(seen.generation)));
                 }
             }
             (Event::LeasePut(put), Mutant::LostReplyIsSuccess) => {
@@ -119,10 +119,10 @@ pub(super) fn wall_ahead(setup: &Setup, i: usize) -> u64 {
     if setup.is(Mutant::TakeoverByWallClock) { 4 * i as u64 } else { 0 }
 }
 
-/// The step at which the clock stands of somebody who does not look at it again, from the
-/// moment of asking for the lease.
+/// The step at which the clock stands of a holder who does not look at it again: that of
+/// asking for the lease.
 pub(super) fn frozen(setup: &Setup, i: usize, replica: &Replica) -> Option<u64> {
-    let series = replica.deeds.series.as_ref()?;
+    let series = replica.deeds.series.as_ref().filter(|series| series.applied)?;
     let stands = if i < setup.replicas {
         setup.is(Mutant::RefreshAfterItsTtl)
     } else {
@@ -132,11 +132,11 @@ pub(super) fn frozen(setup: &Setup, i: usize, replica: &Replica) -> Option<u64> 
 }
 
 /// An observation that allows a takeover at once.
-pub(super) fn expired(generation: Generation) -> Box<Observation> {
-    Box::new(Observation {
+pub(super) fn expired(generation: Generation) -> Observation {
+    Observation {
         generation,
         since: Monotonic(std::time::Duration::ZERO),
         ttl: std::time::Duration::ZERO,
         holder: None,
-    })
+    }
 }

@@ -51,8 +51,9 @@ impl World {
             Ask::ReadLease => Event::LeaseRead(Ok(self.bucket.read_lease())),
             Ask::Refresh(token) => Event::Refreshed(self.refresh(setup, i, token, fate)),
             Ask::PutLease(..) => Event::LeasePut(self.put(setup, i, &ask, fate)),
-            Ask::PutToken(..) | Ask::DeleteToken(_) | Ask::DeleteLease(_) => {
-                Event::TokenPut(self.put(setup, i, &ask, fate))
+            Ask::PutToken(..) => Event::TokenPut(self.put(setup, i, &ask, fate)),
+            Ask::DeleteToken(_) | Ask::DeleteLease(_) => {
+                Event::Deleted(self.put(setup, i, &ask, fate).map(drop))
             }
         };
         let now = self.now;
