@@ -217,7 +217,8 @@ impl World {
                 process.freeze(pause);
                 self.stumbles(process, pause);
             }
-            Some(Blow::Crash) if !process.is_dead() => {
+            // What is under way when the world heals kills nobody who would not be replaced.
+            Some(Blow::Crash) if !process.is_dead() && !self.with(|s| s.healed) => {
                 self.note(&format!("crash of {}", process.name));
                 self.with(|s| s.totals.crashes += 1);
                 process.crash();
