@@ -102,7 +102,8 @@
 //! reuse) none of the users was revoked and each expiry cost one request. An answer later
 //! than four ttls counts as lost, and so does one that a gateway gives up (a 504 after 29
 //! or 60 s): the request is sent once more, which helps where the provider allows reuse for
-//! a while, and where it does not the grant is lost and counted.
+//! a while, and where it does not the grant is lost and counted. So is an answer that would
+//! make a record of more than 256 KiB, which nobody reads.
 //!
 //! A re-seal can make the first window, too: its PUT is sent within the ttl, but one
 //! that is held up on its way until another replica has taken the lease over and spent

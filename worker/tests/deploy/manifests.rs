@@ -160,7 +160,11 @@ fn the_grace_period_covers_the_longest_job_and_the_refresh_after_it() {
     // A request of an `api` job may take 60 s.
     assert!(drain >= wait_limit + 60, "{drain}");
     let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
-    assert!(grace >= drain + RELEASES + lease_ttl + 10, "{grace}");
+    assert!(grace >= drain + RELEASES + 4 * lease_ttl, "{grace}");
+    let (container, _, pod) = containers.iter().find(|(_, words, _)| words[0] == "web").unwrap();
+    let pause = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap();
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(grace >= pause + RELEASES + 4 * lease_ttl, "{grace}");
 }
 
 /// Words of the `fleet` commands in a page's console blocks, continued lines joined.
