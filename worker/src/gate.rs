@@ -20,6 +20,9 @@ pub(crate) enum Trouble {
     Topic(String),
     /// The bucket takes nothing, so ends of jobs cannot be written.
     Bucket,
+    /// The bucket does not say which ends it remembers. Each job asks before it runs, so
+    /// nothing but the intake waits for that.
+    Recall,
     /// No stored credential can be used.
     Records,
     /// Credentials of many users cannot be had.
@@ -40,6 +43,7 @@ impl fmt::Display for Trouble {
         match self {
             Self::Topic(topic) => write!(f, "{topic} takes no messages"),
             Self::Bucket => f.write_str("the bucket takes no objects"),
+            Self::Recall => f.write_str("the ends that the bucket remembers cannot be read"),
             Self::Records => f.write_str("no stored credential can be used"),
             Self::Credentials => f.write_str("the credentials of many users cannot be had"),
             Self::Held => f.write_str("too many jobs wait for their users' credentials"),

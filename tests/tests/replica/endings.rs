@@ -432,6 +432,25 @@ async fn what_did_nothing_can_run_again_and_what_is_spent_cannot() {
     replica.end().await;
 }
 
+/// A read that fails pauses the intake; the one that succeeds after it resumes it.
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_does_not_say_what_it_remembers_pauses_the_intake_until_it_does() {
+    let house = house().await;
+    let bucket = Arc::<tests::memory::FaultyBucket>::clone(&house.fleet.bucket);
+    let notebook = Notebook::default();
+    let replica = house.start("a", notebook.clone(), |b| b.dedupe(Dedupe::bucket(bucket)));
+    pass(SECOND).await;
+    house.fleet.bucket.set_down(true);
+    house.jobs.publish(&job("first", "ann", "k"), "");
+    pass(5 * SECOND).await;
+    assert!(notebook.ids().is_empty(), "it may have ended before");
+    house.fleet.bucket.set_down(false);
+    house.jobs.publish(&job("second", "ann", "k"), "");
+    house.jobs.drained().await;
+    assert_eq!(notebook.ids(), ["first", "second"]);
+    replica.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_id_counts_for_its_kind_and_its_parameters() {
     let house = house().await;

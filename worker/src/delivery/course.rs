@@ -190,7 +190,7 @@ impl<'a> Course<'a> {
         let Some(job) = self.job else { return Event::NotRemembered };
         let recalled = self.shared.dedupe.recall(job).await;
         if recalled.is_ok() {
-            self.shared.gate.open(&Trouble::Bucket);
+            self.shared.gate.open(&Trouble::Recall);
         }
         match recalled {
             Ok(None) => Event::NotRemembered,
@@ -206,7 +206,7 @@ impl<'a> Course<'a> {
                 Event::Ran(Ran::Rejected, Knowledge::NOTHING)
             }
             Err(why) => {
-                self.shared.gate.close(Trouble::Bucket, &why);
+                self.shared.gate.close(Trouble::Recall, &why);
                 Event::Unwritten
             }
         }
