@@ -16,6 +16,9 @@
 //! Each write of the object, the last one included, is on the condition that it is still the
 //! one that this process wrote before. So of two processes that claim one end, one goes on;
 //! and whoever finds the object changed stops there.
+//!
+//! Once the claim is written, no write of the object is given up before the process ends:
+//! whoever takes the claim over would publish again what this process has published.
 
 use std::time::Duration;
 
@@ -25,9 +28,8 @@ use crate::claim::{Judged, STOP_AFTER, Sighting, judge};
 
 /// One object may change once a second.
 pub const PAUSE: Duration = Duration::from_secs(1);
-/// How often a write of the object is tried once something was published: not to write it
-/// would publish that again.
-const TRIES: u32 = 8;
+/// The pauses between tries to write the object double up to this many times.
+const DOUBLINGS: u32 = 5;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -62,6 +64,8 @@ pub enum Event {
     Refused,
     /// To [`Step::Wait`]: the time has passed.
     Waited,
+    /// To a [`Step::Wait`] that is longer than [`PAUSE`]: the process ends.
+    Stopped,
     /// To [`Step::Delete`]: it is deleted.
     Deleted,
 }
@@ -137,14 +141,15 @@ pub struct Clearing {
     /// The object as this process wrote it last, and when.
     saved: Generation,
     saved_at: Monotonic,
-    tries: u32,
+    /// How often a write of the object failed in a row.
+    failures: u32,
 }
 
 impl Clearing {
     /// Begins; `seen` is what this process remembers of another's claim to it.
     pub fn new(seen: Option<Sighting>) -> Self {
         let saved_at = Monotonic(Duration::ZERO);
-        Self { seen, state: State::New, saved: Generation::ABSENT, saved_at, tries: 0 }
+        Self { seen, state: State::New, saved: Generation::ABSENT, saved_at, failures: 0 }
     }
 
     /// What to do next.
@@ -184,6 +189,7 @@ impl Clearing {
             (State::Waiting { parts, save }, Event::Waited) => {
                 self.go(State::Saving { parts, save }, self.save(save))
             }
+            (State::Waiting { .. }, Event::Stopped) => self.end(Ended::Unwritten),
             (
                 State::Claiming { parts } | State::Saving { parts, save: Save::Rewrite },
                 Event::Saved(generation, at),
@@ -199,11 +205,9 @@ impl Clearing {
                 self.end(Ended::Lost)
             }
             (State::Saving { parts, save }, Event::NotSaved) => {
-                self.tries += 1;
-                if self.tries >= TRIES {
-                    return self.end(Ended::Unwritten);
-                }
-                self.wait(parts, save)
+                let pause = PAUSE * 2_u32.pow(self.failures);
+                self.failures = (self.failures + 1).min(DOUBLINGS);
+                self.go(State::Waiting { parts, save }, Step::Wait(pause))
             }
             (state, event) => unreachable!("{event:?} does not answer {state:?}"),
         }
@@ -224,7 +228,7 @@ impl Clearing {
     fn saved(&mut self, generation: Generation, at: Monotonic) {
         self.saved = generation;
         self.saved_at = at;
-        self.tries = 0;
+        self.failures = 0;
     }
 
     fn save(&self, save: Save) -> Step {

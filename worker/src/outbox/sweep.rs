@@ -16,7 +16,7 @@ use crate::claim::Sighting;
 use crate::metrics;
 use crate::pubsub::{PublishError, Topic};
 
-use super::clearing::{Clearing, Ended, Event, Step};
+use super::clearing::{Clearing, Ended, Event, PAUSE, Step};
 use super::ending::{ClaimedBy, PREFIX, StoredEnding, Writable};
 
 /// How long between two sweeps, about.
@@ -167,7 +167,7 @@ impl OutboxSweep {
                     all.extend(topics);
                 }
             }
-            let (written, unwritten) = self.clear(memory, names).await;
+            let (written, unwritten) = self.clear(memory, names, stop).await;
             cleared += written;
             if unwritten {
                 taking.retain(|topic| !all.contains(topic));
@@ -229,11 +229,16 @@ impl OutboxSweep {
     }
 
     /// Writes these ends: how many were, and whether a topic or the bucket took nothing.
-    async fn clear(&self, memory: &mut Memory, names: Vec<String>) -> (usize, bool) {
+    async fn clear(
+        &self,
+        memory: &mut Memory,
+        names: Vec<String>,
+        stop: &CancellationToken,
+    ) -> (usize, bool) {
         let clearing = names.into_iter().map(|name| {
             let seen = memory.claims.get(&name).copied();
             async move {
-                let ended = self.clear_one(&name, seen).await;
+                let ended = self.clear_one(&name, seen, stop).await;
                 (name, ended)
             }
         });
@@ -262,7 +267,12 @@ impl OutboxSweep {
     }
 
     /// Drives one [`Clearing`].
-    async fn clear_one(&self, name: &str, seen: Option<Sighting>) -> Ended {
+    async fn clear_one(
+        &self,
+        name: &str,
+        seen: Option<Sighting>,
+        stop: &CancellationToken,
+    ) -> Ended {
         let mut clearing = Clearing::new(seen);
         let mut ending = None;
         let mut event = Event::Start;
@@ -288,10 +298,11 @@ impl OutboxSweep {
                         }
                     },
                 },
-                (Step::Wait(pause), _) => {
-                    self.clock.sleep(pause).await;
-                    Event::Waited
-                }
+                (Step::Wait(pause), _) => tokio::select! {
+                    biased;
+                    () = stop.cancelled(), if pause > PAUSE => Event::Stopped,
+                    () = self.clock.sleep(pause) => Event::Waited,
+                },
                 (Step::Delete(expected), _) => match self.bucket.delete(name, expected).await {
                     Ok(_) => Event::Deleted,
                     Err(error) => not_saved(&error),

@@ -310,6 +310,23 @@ fn a_pause_lies_between_two_writes_of_the_object() {
     );
 }
 
+/// To give a write of the object up would publish again what was published.
+#[test]
+fn the_object_is_written_until_the_process_ends() {
+    let mut clearing = Clearing::new(None);
+    clearing.step(&Event::Start, AT_ONCE);
+    clearing.step(&found(1, false, 2), AT_ONCE);
+    clearing.step(&Event::Saved(Generation(2), AT_ONCE), AT_ONCE);
+    assert_eq!(clearing.step(&Event::Written, AT_ONCE), Step::Wait(PAUSE));
+    for doublings in [0, 1, 2, 3, 4, 5, 5, 5] {
+        let rewrite = clearing.step(&Event::Waited, AT_ONCE);
+        assert_eq!(rewrite, Step::Rewrite(Generation(2)));
+        let pause = PAUSE * 2_u32.pow(doublings);
+        assert_eq!(clearing.step(&Event::NotSaved, AT_ONCE), Step::Wait(pause));
+    }
+    assert_eq!(clearing.step(&Event::Stopped, AT_ONCE), Step::End(Ended::Unwritten));
+}
+
 /// A process that stood still must not meet whoever takes its claim over.
 #[test]
 fn nothing_is_written_under_an_old_claim() {
