@@ -14,10 +14,9 @@ use serde_json::json;
 use shared::UserId;
 use shared::ports::{Bucket, Generation, Randomness};
 use tests::memory::{FaultyBucket, VirtualClock, WriteFault, pass};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use worker::Effect;
-use worker::outbox::{Memory, Outbox, OutboxSweep, Own, StoredEnding, Swept, Writable};
+use worker::outbox::{Memory, Outbox, OutboxSweep, Own, Sight, StoredEnding, Swept, Writable};
 use worker::outcome::Status;
 use worker::pubsub::{Outgoing, PublishError, Topic};
 
@@ -64,8 +63,7 @@ struct World {
     dead: Arc<Named>,
     outcomes: Arc<Named>,
     log: Log,
-    written: Arc<Mutex<Vec<String>>>,
-    trouble: watch::Sender<bool>,
+    seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl World {
@@ -80,8 +78,7 @@ impl World {
             dead: topic(DEAD),
             outcomes: topic(OUTCOMES),
             log: Arc::clone(&log),
-            written: Arc::default(),
-            trouble: watch::Sender::new(false),
+            seen: Arc::default(),
         }
     }
 
@@ -90,7 +87,7 @@ impl World {
     }
 
     fn sweep(&self, name: &str) -> OutboxSweep {
-        let written = Arc::clone(&self.written);
+        let all = Arc::clone(&self.seen);
         let (dead, outcomes): (Arc<dyn Topic>, Arc<dyn Topic>) =
             (Arc::<Named>::clone(&self.dead), Arc::<Named>::clone(&self.outcomes));
         OutboxSweep {
@@ -99,16 +96,23 @@ impl World {
             clock: Arc::new(VirtualClock::new(SignedDuration::ZERO)),
             random: Arc::new(Randomness::seeded(name.len() as u64)),
             holder: name.to_owned(),
-            on_written: Arc::new(move |topic| written.lock().unwrap().push(topic.to_owned())),
-            trouble: {
-                let trouble = self.trouble.subscribe();
-                Arc::new(move || *trouble.borrow())
-            },
+            on_sight: Arc::new(move |sight| {
+                let seen = match sight {
+                    Sight::TopicTakes(topic) => topic,
+                    Sight::BucketTakes => "bucket",
+                    Sight::NothingWaits => "nothing waits",
+                };
+                all.lock().unwrap().push(seen.to_owned());
+            }),
         }
     }
 
     async fn store(&self, ending: &StoredEnding) {
         Outbox::new(self.bucket()).store(ending).await.unwrap();
+    }
+
+    fn take_seen(&self) -> Vec<String> {
+        std::mem::take(&mut *self.seen.lock().unwrap())
     }
 
     async fn left(&self) -> usize {
@@ -175,7 +179,8 @@ async fn what_is_stored_is_written_in_order_and_then_gone() {
     assert_eq!(swept, Swept { written: 1, left: 0, refused: 0 });
     assert_eq!(world.published(), told(&["j"]));
     assert!(world.bucket.get("done/ann/j.json").await.unwrap().is_some());
-    assert_eq!(*world.written.lock().unwrap(), [DEAD, OUTCOMES]);
+    let seen = ["bucket", "bucket", DEAD, "bucket", OUTCOMES];
+    assert_eq!(world.take_seen(), seen, "it is claimed, and written again after each part");
     assert_eq!(world.left().await, 0);
     assert_eq!(world.bucket.take_requests().too_fast, 0, "an object changes once a second");
 }
@@ -327,19 +332,21 @@ async fn a_pause_ends_when_nothing_waits_any_more() {
     let world = World::new();
     let (sweep, mut memory) = (world.sweep("a"), Memory::default());
     sweep.turn(&mut memory, &stop()).await.unwrap();
-    assert!(world.written.lock().unwrap().is_empty(), "there is no trouble");
-    world.trouble.send_replace(true);
+    assert_eq!(world.take_seen(), ["nothing waits"]);
     world.store(&ending("j", 1)).await;
     world.outcomes.is_down.store(true, Ordering::SeqCst);
     pass(Duration::from_secs(60)).await;
     sweep.turn(&mut memory, &stop()).await.unwrap();
-    assert_eq!(*world.written.lock().unwrap(), [DEAD], "the outcomes topic takes nothing");
+    let seen = world.take_seen();
+    assert!(seen.contains(&DEAD.to_owned()), "{seen:?}");
+    let not_yet = [OUTCOMES.to_owned(), "nothing waits".to_owned()];
+    assert!(!seen.iter().any(|seen| not_yet.contains(seen)), "the outcomes topic takes nothing");
     world.outcomes.is_down.store(false, Ordering::SeqCst);
     pass(Duration::from_secs(60)).await;
     world.sweep("bb").turn(&mut Memory::default(), &stop()).await.unwrap();
-    world.written.lock().unwrap().clear();
+    world.take_seen();
     sweep.turn(&mut memory, &stop()).await.unwrap();
-    assert_eq!(*world.written.lock().unwrap(), [DEAD, OUTCOMES]);
+    assert_eq!(world.take_seen(), ["nothing waits"]);
 }
 
 /// Every write of the object may fail or lose its answer; every part is written, and twice

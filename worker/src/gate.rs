@@ -106,6 +106,16 @@ impl Gate {
         self.change(|troubles| troubles.remove(trouble).is_some());
     }
 
+    /// Nothing tells any more whether ends can be written, so jobs begin again: the next end
+    /// tells.
+    pub(crate) fn let_jobs_begin(&self) {
+        self.change(|troubles| {
+            let before = troubles.len();
+            troubles.retain(|trouble, _| !trouble.stops_jobs());
+            troubles.len() < before
+        });
+    }
+
     /// Whether there is no trouble.
     pub(crate) fn is_open(&self) -> bool {
         self.open.borrow().intake
@@ -161,5 +171,17 @@ mod tests {
         assert_eq!(now(), (false, false));
         gate.open(&Trouble::Topic("outcomes".into()));
         assert_eq!(now(), (true, true));
+    }
+
+    #[test]
+    fn jobs_begin_again_where_nothing_tells_whether_ends_can_be_written() {
+        let gate = Gate::default();
+        gate.close(Trouble::Topic("outcomes".into()), &"permission denied");
+        gate.close(Trouble::Bucket, &"no answer");
+        gate.close(Trouble::Credentials, &"the endpoint does not answer");
+        gate.let_jobs_begin();
+        assert!(!gate.stops_jobs() && !gate.is_open(), "credentials are another trouble");
+        gate.open(&Trouble::Credentials);
+        assert!(gate.is_open());
     }
 }

@@ -432,6 +432,53 @@ async fn what_did_nothing_can_run_again_and_what_is_spent_cannot() {
     replica.end().await;
 }
 
+/// A refusal by the bucket stops jobs whichever part of an end it was that it did not take.
+#[tokio::test(start_paused = true)]
+async fn nothing_begins_while_the_bucket_does_not_keep_an_end_that_was_refused_for_itself() {
+    let house = house().await;
+    refuse(&house, "refused-job");
+    let script = Script::of(|_| posted());
+    let replica = house.start("a", script.clone(), |b| b);
+    house.jobs.publish(&job("before", "bob", "k"), "");
+    house.jobs.drained().await;
+    house.fleet.bucket.set_down(true);
+    house.jobs.publish(&job("refused-job", "bob", "k"), "");
+    pass(5 * SECOND).await;
+    house.jobs.publish(&job("after", "bob", "k"), "");
+    pass(5 * MINUTE).await;
+    assert_eq!(runs(&script), 2, "an end is neither written nor kept");
+    let why = replica.ready.check().unwrap_err();
+    assert!(why.contains("the bucket takes no objects"), "{why}");
+    house.fleet.bucket.set_down(false);
+    house.jobs.drained().await;
+    assert_eq!((runs(&script), house.jobs.deliveries()), (3, 3));
+    replica.end().await;
+}
+
+/// The bucket did not keep an end, and then its topic takes it: nothing is to be written to
+/// the bucket any more that could tell that it takes objects again.
+#[tokio::test(start_paused = true)]
+async fn a_bucket_that_nobody_needs_any_more_pauses_nobody() {
+    let house = house().await;
+    let script = Script::of(|_| posted());
+    let replica = house.start("a", script.clone(), |b| b);
+    house.jobs.publish(&job("before", "bob", "k"), "");
+    house.jobs.drained().await;
+    house.outcomes.close();
+    house.fleet.bucket.set_down(true);
+    house.jobs.publish(&job("first", "bob", "k"), "");
+    pass(20 * MINUTE).await;
+    let why = replica.ready.check().unwrap_err();
+    assert!(why.contains("takes no objects") && why.contains("takes no messages"), "{why}");
+    house.outcomes.open();
+    house.fleet.bucket.set_down(false);
+    house.jobs.publish(&job("second", "bob", "k"), "");
+    pass(3 * MINUTE).await;
+    assert_eq!((runs(&script), house.jobs.backlog()), (3, 0));
+    assert_eq!(replica.ready.check(), Ok(()));
+    replica.end().await;
+}
+
 /// A read that fails pauses the intake; the one that succeeds after it resumes it.
 #[tokio::test(start_paused = true)]
 async fn a_bucket_that_does_not_say_what_it_remembers_pauses_the_intake_until_it_does() {

@@ -205,9 +205,13 @@ impl Deliveries {
         self.give_back(follow.unwrap_or_default());
     }
 
-    /// Whether a topic took nothing when it was tried last and no delivery tries it any more.
-    pub(crate) fn is_left_alone(&self) -> bool {
-        self.stuck.load(Ordering::Relaxed) == 0 && self.gate.stops_jobs()
+    /// No stored end of this worker's waits. Where no delivery has an unwritten end either,
+    /// others have written what was stored, and nothing here tells whether topics and bucket
+    /// take something.
+    pub(crate) fn nothing_waits(&self) {
+        if self.stuck.load(Ordering::Relaxed) == 0 {
+            self.gate.let_jobs_begin();
+        }
     }
 
     fn now(&self) -> Monotonic {

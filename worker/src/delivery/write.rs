@@ -40,13 +40,17 @@ impl Course<'_> {
             event = writing => event,
             () = over.cancelled() => Event::TimeIsOver,
         };
-        match event {
-            Event::Unwritten => {
-                self.stuck.get_or_insert_with(|| Stuck::new(&self.shared.stuck));
-            }
-            _ => self.stuck = None,
-        }
+        self.count_stuck(event == Event::Unwritten);
         event
+    }
+
+    /// Counts the delivery among those whose end is not taken, or no longer.
+    fn count_stuck(&mut self, is_stuck: bool) {
+        if is_stuck {
+            self.stuck.get_or_insert_with(|| Stuck::new(&self.shared.stuck));
+        } else {
+            self.stuck = None;
+        }
     }
 
     /// Notes the end where later deliveries of the job look.
@@ -186,13 +190,16 @@ impl Course<'_> {
             rest: writables,
             stored_at: self.shared.clock.wall(),
         };
-        match self.shared.outbox.store(&stored).await {
+        let kept = self.shared.outbox.store(&stored).await;
+        self.count_stuck(kept.is_err());
+        match kept {
             Ok(()) => {
                 self.shared.gate.open(&Trouble::Bucket);
                 Event::Stored
             }
             Err(why) => {
                 error!(job = self.job_id(), "the job's end cannot be kept in the bucket: {why}");
+                self.shared.gate.close(Trouble::Bucket, &why);
                 Event::NotStored
             }
         }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use shared::ports::{Bucket, BucketError, Generation};
 
 pub use ending::{BadEnding, PREFIX, StoredEnding, Writable, prefix_of};
-pub use sweep::{Memory, OutboxSweep, Own, Swept};
+pub use sweep::{Memory, OutboxSweep, Own, Sight, Swept};
 
 /// Stores ends.
 #[derive(Debug, Clone)]

@@ -47,11 +47,19 @@ pub struct OutboxSweep {
     pub random: Arc<Randomness>,
     /// The name of this process in claims.
     pub holder: String,
-    /// Hears the full name of a topic that took an end: it takes messages.
-    pub on_written: Arc<dyn Fn(&str) + Send + Sync>,
-    /// Whether one of the own topics took nothing when it was tried last, and no delivery is
-    /// trying it any more.
-    pub trouble: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Hears what a sweep shows of the topics and the bucket.
+    pub on_sight: Arc<dyn Fn(Sight<'_>) + Send + Sync>,
+}
+
+/// What a sweep shows of the places that ends are written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight<'a> {
+    /// The topic of this full name took a part of an end.
+    TopicTakes(&'a str),
+    /// The bucket took a claim.
+    BucketTakes,
+    /// The bucket was listed, and no end of this worker's waits in it.
+    NothingWaits,
 }
 
 /// What one sweep found and did.
@@ -180,10 +188,8 @@ impl OutboxSweep {
         let left = listed.len() - cleared;
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         metrics::set(metrics::ENDINGS, left as f64);
-        if (self.trouble)() && !waited_for_own {
-            // Others have written what was stored, so nothing here tells whether the topics
-            // take messages. The next end of a job does.
-            self.own.names().for_each(|topic| (self.on_written)(topic));
+        if !waited_for_own {
+            (self.on_sight)(Sight::NothingWaits);
         }
         Ok(Swept { written: cleared, left, refused })
     }
@@ -331,7 +337,10 @@ impl OutboxSweep {
             claimed.then(|| ClaimedBy { holder: self.holder.clone(), turn: self.random.id() });
         let asked = self.clock.monotonic();
         match self.bucket.put(name, ending.encode_claimed(claim), expected).await {
-            Ok(generation) => Event::Saved(generation, asked),
+            Ok(generation) => {
+                (self.on_sight)(Sight::BucketTakes);
+                Event::Saved(generation, asked)
+            }
             Err(error) => not_saved(&error),
         }
     }
@@ -351,7 +360,7 @@ impl OutboxSweep {
                 let Some(publisher) = self.own.topic(part) else { return Event::Unwritten };
                 match publisher.publish_alone(message.clone()).await {
                     Ok(_) => {
-                        (self.on_written)(topic);
+                        (self.on_sight)(Sight::TopicTakes(topic));
                         Event::Written
                     }
                     Err(PublishError::Refused { .. }) => Event::Refused,
@@ -374,10 +383,6 @@ fn not_saved(error: &BucketError) -> Event {
 }
 
 impl Own {
-    fn names(&self) -> impl Iterator<Item = &str> {
-        [&self.dead, &self.outcomes].into_iter().flatten().map(|topic| topic.name())
-    }
-
     /// Where a part goes, if that is this worker's topic for it.
     fn topic(&self, part: &Writable) -> Option<&dyn Topic> {
         let (own, topic) = match part {

@@ -20,7 +20,7 @@ use crate::gate::{Gate, Trouble};
 use crate::health::{Beat, Gap, Lack};
 use crate::message::InHand;
 use crate::metrics::Meters;
-use crate::outbox::{Outbox, OutboxSweep};
+use crate::outbox::{Outbox, OutboxSweep, Own, Sight};
 use crate::parking::Parking;
 use crate::pubsub::{IntakeError, Source, TopicRefuses, Window};
 use crate::rate_limits::RateLimits;
@@ -245,18 +245,21 @@ impl Sweeping {
 
 fn sweep_outbox(deliveries: &Arc<Deliveries>) -> Sweeping {
     let stop = CancellationToken::new();
-    let (told, asked) = (Arc::clone(deliveries), Arc::clone(deliveries));
+    let told = Arc::clone(deliveries);
     let sweep = OutboxSweep {
         bucket: Arc::clone(&deliveries.bucket),
         holder: deliveries.carrier.store.holder().to_owned(),
-        own: crate::outbox::Own {
+        own: Own {
             dead: Some(Arc::clone(&deliveries.topics.dead)),
             outcomes: deliveries.topics.outcomes.clone(),
         },
-        trouble: Arc::new(move || asked.is_left_alone()),
         clock: Arc::clone(&deliveries.clock),
         random: Arc::clone(&deliveries.random),
-        on_written: Arc::new(move |topic: &str| told.gate.open(&Trouble::Topic(topic.to_owned()))),
+        on_sight: Arc::new(move |sight| match sight {
+            Sight::TopicTakes(topic) => told.gate.open(&Trouble::Topic(topic.to_owned())),
+            Sight::BucketTakes => told.gate.open(&Trouble::Bucket),
+            Sight::NothingWaits => told.nothing_waits(),
+        }),
     };
     let task = tokio::spawn(sweep.run(stop.clone()));
     Sweeping { stop, task }
