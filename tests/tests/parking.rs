@@ -660,17 +660,26 @@ async fn the_jobs_of_a_blocked_user_go_on_when_the_policy_is_lifted() {
     assert!(fleet.replica("reader").read_record(&ann()).await.unwrap().blocked.is_none());
 }
 
-/// A write whose answer was lost, and a login before it is tried again: the job is parked
-/// and does not run beside that.
+/// A write whose answer was lost is read back. Where even that tells nothing, and the user
+/// logs in before it is tried again, the job is parked and does not run beside that.
 #[tokio::test(start_paused = true)]
 async fn a_job_that_may_be_parked_does_not_run_too() {
+    let fleet = Fleet::new(false);
+    let other = received("ann", "ann-01", 2);
+    let job = Job::of(&other).unwrap();
+    let parking = Parking::new(bucket(&fleet), fleet.replica("worker"));
+    fleet.bucket.fail_write("parked/", tests::memory::WriteFault::ReplyLost);
+    let parked = parking.park(&job, &other, &ConsentReason::Unknown, clock().wall()).await;
+    assert_eq!(parked.unwrap(), Parked::Stored { moved: false });
     let fleet = Fleet::new(false);
     let received = received("ann", "ann-00", 1);
     let job = Job::of(&received).unwrap();
     let parking = Parking::new(bucket(&fleet), fleet.replica("worker"));
     let parked = || parking.park(&job, &received, &ConsentReason::Unknown, clock().wall());
-    fleet.bucket.fail_write("parked/", tests::memory::WriteFault::ReplyLost);
-    assert!(parked().await.is_err());
+    let late = Duration::from_secs(1);
+    fleet.bucket.fail_write("parked/", tests::memory::WriteFault::Late(late));
+    assert!(parked().await.is_err(), "it is not there yet");
+    tests::memory::pass(2 * late).await;
     fleet.user("ann").await;
     assert_eq!(parked().await.unwrap(), Parked::Stored { moved: true });
 }

@@ -479,6 +479,29 @@ async fn a_bucket_that_nobody_needs_any_more_pauses_nobody() {
     replica.end().await;
 }
 
+/// The end of the replica does not come between a job that is being parked and the
+/// acknowledgement of its message: the job would run from both.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_being_parked_at_the_end_is_parked_or_given_back_and_never_both() {
+    use tests::memory::WriteFault::{NotApplied, ReplyLost, Slow};
+    for (fault, is_parked) in [(Slow(4 * SECOND), true), (ReplyLost, true), (NotApplied, false)] {
+        let house = house().await;
+        let parks = |_: &Job| Verdict::MissingScopes { scopes: vec!["s".into()] };
+        let replica = house.start("a", Script::of(parks), |b| b.drain(SECOND));
+        pass(SECOND).await;
+        for _ in 0..8 {
+            house.fleet.bucket.fail_write("parked/", fault);
+        }
+        house.jobs.publish(&job("j", "ann", "k"), "");
+        pass(SECOND / 2).await;
+        replica.end().await;
+        let objects = house.fleet.bucket.list("parked/", None).await.unwrap().objects;
+        let acknowledged = usize::try_from(house.jobs.acknowledged()).unwrap();
+        assert_eq!((objects.len(), acknowledged), (usize::from(is_parked), usize::from(is_parked)));
+        assert_eq!(house.jobs.backlog(), usize::from(!is_parked), "{fault:?}");
+    }
+}
+
 /// A read that fails pauses the intake; the one that succeeds after it resumes it.
 #[tokio::test(start_paused = true)]
 async fn a_bucket_that_does_not_say_what_it_remembers_pauses_the_intake_until_it_does() {

@@ -18,7 +18,8 @@ use super::course::{Course, Stuck};
 use super::report::Report;
 
 impl Course<'_> {
-    /// Writes one part; gives it up when the replica's time is over.
+    /// Writes one part; gives it up when the replica's time is over. Parking is not given up:
+    /// where the object is stored the message must be acknowledged, or the job runs twice.
     pub(super) async fn write(&mut self, part: Part, ending: Ending, cut: Cut) -> Event {
         let over = self.shared.ends.over.clone();
         let writing = async {
@@ -38,7 +39,7 @@ impl Course<'_> {
         let event = tokio::select! {
             biased;
             event = writing => event,
-            () = over.cancelled() => Event::TimeIsOver,
+            () = over.cancelled(), if part != Part::Park => Event::TimeIsOver,
         };
         self.count_stuck(event == Event::Unwritten);
         event

@@ -64,12 +64,12 @@ impl Parking {
     /// write closes the race with a login: whoever comes second sees the other, so no job
     /// sleeps beside an active credential.
     ///
-    /// Cancelling it may leave the job parked; it is then delivered again and
-    /// found parked.
+    /// Cancelling it may leave the job parked, as does an error. Delivered again, it is found
+    /// parked; but if the user consents before that, it runs once by each of the two.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the bucket does not answer. The job may be stored all
-    /// the same; parking it again is harmless.
+    /// [`Error::Unavailable`] when the bucket takes nothing and does not say whether it has
+    /// the job. Parking it again is harmless.
     pub async fn park(
         &self,
         job: &Job,
@@ -91,7 +91,11 @@ impl Parking {
         match self.bucket.put(&name, content.into(), Generation::ABSENT).await {
             // Parked by an earlier delivery, or by this very write.
             Ok(_) | Err(BucketError::PreconditionFailed) => {}
-            Err(error) => return Err(text(error)),
+            // Only the answer may be lost.
+            Err(error) => match self.bucket.get(&name).await {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return Err(text(error)),
+            },
         }
         // The job is stored, so that the message must be acknowledged: where this look
         // fails, resuming looks again.
