@@ -39,6 +39,8 @@ const STARTUP: Duration = Duration::from_secs(30);
 const TURN: Duration = Duration::from_secs(1);
 /// How often one message is let in while no stored record can be used.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
+/// How long it may take to come: its stream has to be opened first.
+const PROBE_FOR: Duration = Duration::from_secs(10);
 
 /// Why a replica ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -208,7 +210,8 @@ async fn probe_records(
                 deliveries.receive(delivery);
             }
         }
-        () = deliveries.clock.sleep(TURN) => {}
+        () = deliveries.ends.stopping.cancelled() => {}
+        () = deliveries.clock.sleep(PROBE_FOR) => {}
     }
     for delivery in source.pause().await {
         deliveries.receive(delivery);
