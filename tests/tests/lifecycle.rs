@@ -197,3 +197,19 @@ async fn googles_emulator_dead_letters_it_too() -> anyhow::Result<()> {
         None => Ok(()),
     }
 }
+
+/// Nothing of the replica goes on once it has ended by an error, so it ends at once. The
+/// sweep of parked jobs, which does not know of the error, may take 5 s to end.
+#[tokio::test]
+async fn a_bucket_that_is_missing_at_the_start_ends_the_replica_at_once() -> anyhow::Result<()> {
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    let mut worker = stage.start_worker(&["--bucket", "missing-bucket"])?;
+    worker.wait_for(|line| line["message"] == "starting").await?;
+    let started = Instant::now();
+    assert_eq!(worker.ended().await?, 1);
+    let took = started.elapsed();
+    let log = worker.log_text();
+    assert!(log.contains("missing-bucket"), "{log}");
+    assert!(took < Duration::from_secs(5), "{took:?}: {log}");
+    Ok(())
+}

@@ -110,7 +110,12 @@ impl Sweep {
     /// Sweeps until `stop`: soon after the start, and then at every turn that no
     /// other replica took. It ends after the user that it is at.
     pub async fn run(self, stop: CancellationToken) {
-        let mut seen = self.look().await.ok().map(|marker| generation(marker.as_ref()));
+        let looked = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            looked = self.look() => looked,
+        };
+        let mut seen = looked.ok().map(|marker| generation(marker.as_ref()));
         let mut claims = Claims::default();
         let first = self.every.mul_f64(self.random.unit()) / START_SHARE;
         let mut turn_at = self.clock.monotonic().plus(first);

@@ -224,7 +224,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             stop.cut.cancel();
         });
     }
-    let mut sweeping = tokio::spawn(sweep.run(stop.drain.clone()));
+    let sweep_stop = stop.drain.child_token();
+    let mut sweeping = tokio::spawn(sweep.run(sweep_stop.clone()));
     let ready = worker.readiness();
     let pulse = ready.pulse().clone();
     let probes = Probes {
@@ -243,6 +244,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         never = pulse.keep() => match never {},
     };
     serving.abort();
+    // The replica may have ended by an error, unasked.
+    sweep_stop.cancel();
     // Cut between publishing and deleting, it would run jobs twice.
     tokio::select! {
         biased;
