@@ -8,6 +8,8 @@ use emulators::google::{Operation, StatsQuery};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::stage::{Cloud, PATIENCE, Stage, full};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 fn job(id: &str, user: &str) -> Value {
@@ -211,5 +213,31 @@ async fn a_bucket_that_is_missing_at_the_start_ends_the_replica_at_once() -> any
     let log = worker.log_text();
     assert!(log.contains("missing-bucket"), "{log}");
     assert!(took < Duration::from_secs(5), "{took:?}: {log}");
+    Ok(())
+}
+
+/// The API has carried out a POST and is still sending its answer when the replica is cut.
+#[tokio::test]
+async fn a_call_whose_answer_is_being_read_at_the_cut_is_done() -> anyhow::Result<()> {
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    stage.write_user("ann", Duration::from_secs(3600)).await?;
+    let api = TcpListener::bind("127.0.0.1:0").await?;
+    let root = format!("http://{}", api.local_addr()?);
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut worker = stage.start_worker_with(&["--drain", "6s"], &[("FLEET_API_ROOT", &*root)])?;
+    worker.wait_for(|line| line["message"] == "taking jobs").await?;
+    let params = json!({"method": "POST", "url": "https://tasks.googleapis.com/x", "body": {}});
+    let job = json!({"id": "j", "user": "ann", "kind": "api", "params": params});
+    stage.publish(&[job], &[]).await?;
+    let (mut connection, _) = tokio::time::timeout(PATIENCE, api.accept()).await??;
+    let mut request = [0; 4096];
+    assert!(connection.read(&mut request).await? > 0);
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 64\r\n\r\n{";
+    connection.write_all(head.as_bytes()).await?;
+    assert_eq!(worker.terminate().await?, 0);
+    let outcome = outcomes.outcomes(1).await?.remove("j").unwrap();
+    assert_eq!((&outcome["status"], &outcome["effect"]), (&json!("done"), &json!("done")));
+    assert_eq!(outcome["http_status"], 200);
+    assert!(outcome["warning"].to_string().contains("was not read"), "{outcome}");
     Ok(())
 }

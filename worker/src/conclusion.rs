@@ -6,6 +6,8 @@
 //!
 //! [`CallLedger`]: crate::effect::CallLedger
 
+use serde_json::Value;
+
 use crate::effect::{Calls, Effect, Knowledge};
 use crate::outcome::Verdict;
 
@@ -44,9 +46,20 @@ impl Conclusion {
 
     /// The run was cut: its future was dropped for the reason `why`. A run that had begun no
     /// call goes back; one that did not use [`Session::request`](crate::Session::request) says
-    /// by [`Session::begin_call`](crate::Session::begin_call) that it must not.
+    /// by [`Session::begin_call`](crate::Session::begin_call) that it must not. Where only the
+    /// answer was still being read, the job is done.
     pub(crate) fn of_cut(why: &str, calls: &Calls) -> Self {
-        Self::of(Verdict::retry(why), calls)
+        let verdict = match calls.carried_out {
+            Some(status) => Verdict::Done {
+                http_status: Some(status),
+                result: Value::Null,
+                warning: Some(format!(
+                    "the API carried out the call, but its answer was not read: {why}"
+                )),
+            },
+            None => Verdict::retry(why),
+        };
+        Self::of(verdict, calls)
     }
 }
 
@@ -104,7 +117,6 @@ mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
-    use serde_json::Value;
 
     use super::*;
     use crate::effect::CallLedger;
@@ -232,6 +244,16 @@ mod tests {
         assert_eq!(cut().knowledge, Knowledge { effect: UNKNOWN, repeatable: false });
         written.ended(Effect::None);
         assert_eq!(cut().verdict, Verdict::retry("cut"));
+        // Cut while the answer is read to the one call that the job consists of.
+        ledger.begin(false).ended(Effect::Done);
+        ledger.job_is_carried_out(201);
+        let Verdict::Done { http_status: Some(201), result: Value::Null, warning: Some(why) } =
+            cut().verdict
+        else {
+            panic!("{:?}", cut().verdict)
+        };
+        assert!(why.ends_with("not read: cut"), "{why}");
+        assert_eq!(cut().knowledge, Knowledge { effect: UNKNOWN, repeatable: false }, "of the GET");
     }
 
     fn effect() -> impl Strategy<Value = Effect> {

@@ -111,6 +111,8 @@ pub struct Calls {
     repeatable_under_way: u32,
     /// Calls under way that may not.
     unrepeatable_under_way: u32,
+    /// The HTTP status with which the API carried out the call that the job consists of.
+    pub(crate) carried_out: Option<u16>,
 }
 
 impl Default for Calls {
@@ -120,6 +122,7 @@ impl Default for Calls {
             ended: Knowledge::NOTHING,
             repeatable_under_way: 0,
             unrepeatable_under_way: 0,
+            carried_out: None,
         }
     }
 }
@@ -150,6 +153,12 @@ impl CallLedger {
     /// A call that must not be repeated may have been sent and is not answered yet.
     pub fn is_unrepeatable_call_under_way(&self) -> bool {
         self.calls().unrepeatable_under_way > 0
+    }
+
+    /// Notes that the API carried out the one call that the job consists of, with this HTTP
+    /// status: whatever its answer looks like, and whether it is read or not, the job is done.
+    pub(crate) fn job_is_carried_out(&self, http_status: u16) {
+        self.change(|calls| calls.carried_out = Some(http_status));
     }
 
     /// Notes a call whose first byte may be sent from now on.

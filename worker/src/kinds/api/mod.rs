@@ -88,6 +88,9 @@ impl ApiHandler {
             (None, None) => {
                 let single = async {
                     let response = send(session, call, &call.url, "`url`").await?;
+                    if !call.repeatable && response.status().is_success() {
+                        session.ledger().job_is_carried_out(response.status().as_u16());
+                    }
                     Ok(inline(response).await)
                 };
                 (INLINE, single.boxed())
