@@ -5,4 +5,4 @@ pub mod gateway;
 pub mod report;
 pub mod stage;
 
-pub use proof::{memory, model, simulation};
+pub use proof::{memory, model, settling, simulation};

@@ -3,6 +3,9 @@
 //! that take minutes.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "model/settling.rs"]
+mod settling;
+
 use tests::model::{INVARIANTS, Mutant, Setup, check};
 use tests::report::say;
 
