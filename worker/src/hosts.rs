@@ -3,22 +3,28 @@
 //! A URL is parsed once, by the rules of browsers (WHATWG): case, percent-encoding
 //! and IDN are folded before anything is compared, and the request is made to what
 //! was compared. Spellings that other parsers read differently (backslashes, white
-//! space, control characters) are refused all the same.
+//! space, control characters) are refused all the same, and so is what would be sent
+//! with another path or query than it was given.
 //!
 //! | | |
 //! |---|---|
 //! | scheme and port | `https` on 443, also for the operator's hosts |
 //! | Google's APIs | every name under `googleapis.com`, not `googleapis.com` itself |
-//! | token services | `oauth2`, `iamcredentials` and `sts`, as a label of the name or as a part of one between hyphens: that takes in `sts.mtls.googleapis.com`, `iamcredentials.us-east1.rep.googleapis.com` and the endpoints of Private Service Connect, `sts-NAME.p.googleapis.com` |
+//! | token services | `oauth2`, `iamcredentials`, `sts`, `securetoken` and `identitytoolkit`, as a label of the name or as a part of one between hyphens: that takes in `sts.mtls.googleapis.com`, `iamcredentials.us-east1.rep.googleapis.com` and the endpoints of Private Service Connect, `sts-NAME.p.googleapis.com` |
+//! | their paths | the same services by path (`www.googleapis.com/oauth2/v4/token`, not `userinfo`), and the token bucket in every form of Cloud Storage's APIs; batches and gRPC calls of Cloud Storage, whose body names the bucket |
 //! | the operator's hosts | exactly the names given with `--allow-host`: no subdomains, wildcards, addresses or token services |
 //! | addresses | never, however they are written |
 //! | a trailing dot | refused: certificates and virtual hosts take it differently |
+
+mod exact;
+mod targets;
 
 use url::{Host, Url};
 
 /// Google's hosts that trade in tokens rather than data: a job has no business
 /// there.
-const TOKEN_SERVICES: [&str; 3] = ["oauth2", "iamcredentials", "sts"];
+const TOKEN_SERVICES: [&str; 5] =
+    ["oauth2", "iamcredentials", "sts", "securetoken", "identitytoolkit"];
 const GOOGLE: &str = ".googleapis.com";
 /// The longest URL that is sent, in bytes, query included.
 const MAX_URL_BYTES: usize = 16 * 1024;
@@ -30,6 +36,7 @@ const MAX_LABEL_BYTES: usize = 63;
 #[derive(Debug, Clone, Default)]
 pub struct HostRules {
     allowed: Vec<String>,
+    token_bucket: Option<String>,
 }
 
 /// Why a URL may not have the token.
@@ -41,6 +48,14 @@ pub enum Forbidden {
     /// What readers of URLs do not agree about.
     #[error("the URL contains a backslash, white space or a control character; percent-encode it")]
     Ambiguous,
+    /// Everything from `#` on would be left out.
+    #[error("the URL contains `#`, and nothing after that is ever sent; write %23 for it")]
+    Fragment,
+    /// Parsing folds it to another URL.
+    #[error(
+        "the URL would be sent with another path than it has: a segment `.` or `..`, also written %2e, is folded away; write the path that is meant"
+    )]
+    Altered,
     /// Longer than servers accept.
     #[error("the URL is longer than {MAX_URL_BYTES} bytes")]
     TooLong,
@@ -56,6 +71,14 @@ pub enum Forbidden {
     /// Not on the list.
     #[error("the host is not a Google API and was not allowed by the operator (--allow-host)")]
     Host,
+    /// On a host that may have the token, a service that trades in tokens.
+    #[error("the URL leads to a token service, which no job may reach")]
+    TokenService,
+    /// Where credentials are kept, or what may lead there unseen.
+    #[error(
+        "the URL leads to the token bucket, or is a batch or gRPC call of Cloud Storage, which could; no job may reach it"
+    )]
+    TokenBucket,
 }
 
 impl HostRules {
@@ -65,11 +88,18 @@ impl HostRules {
     /// The first entry that is not a plain host name, and why.
     pub fn new<S: AsRef<str>>(allowed: impl IntoIterator<Item = S>) -> Result<Self, String> {
         let hosts = allowed.into_iter().map(|entry| plain_name(entry.as_ref().trim()));
-        Ok(Self { allowed: hosts.collect::<Result<_, _>>()? })
+        Ok(Self { allowed: hosts.collect::<Result<_, _>>()?, token_bucket: None })
+    }
+
+    /// Keeps jobs out of this bucket of Cloud Storage, where the credentials are.
+    #[must_use]
+    pub fn without_bucket(self, token_bucket: &str) -> Self {
+        Self { token_bucket: Some(token_bucket.to_owned()), ..self }
     }
 
     /// Checks a URL: before the first request, and again on every redirect and
-    /// page. The result has no fragment.
+    /// page. What is sent has the path and the query of what is given, but that characters
+    /// which a URL cannot hold are percent-encoded.
     ///
     /// # Errors
     /// [`Forbidden`] says why.
@@ -80,7 +110,8 @@ impl HostRules {
         if url.contains(|c: char| c == '\\' || c.is_whitespace() || c.is_control()) {
             return Err(Forbidden::Ambiguous);
         }
-        let mut url = Url::parse(url).map_err(|_| Forbidden::NotAUrl)?;
+        let given = url;
+        let url = Url::parse(given).map_err(|_| Forbidden::NotAUrl)?;
         // Encoding what is not ASCII makes it longer.
         if url.as_str().len() > MAX_URL_BYTES {
             return Err(Forbidden::TooLong);
@@ -99,7 +130,8 @@ impl HostRules {
             Some(_) => return Err(Forbidden::Host),
             None => return Err(Forbidden::NotAUrl),
         }
-        url.set_fragment(None);
+        exact::check(given, &url)?;
+        targets::check(&url, self.token_bucket.as_deref())?;
         Ok(url)
     }
 

@@ -135,6 +135,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let subscription = project.subscription(&jobs.subscription)?;
     let hosts =
         HostRules::new(named(&jobs.allow_host)).map_err(|e| Usage(format!("--allow-host: {e}")))?;
+    let hosts = hosts.without_bucket(&store.bucket);
     let output_rules = OutputRules::new(named(&jobs.allow_bucket), &store.bucket)
         .map_err(|e| Usage(format!("--allow-bucket: {e}")))?;
     let userinfo_url = userinfo_url()?;

@@ -13,7 +13,7 @@ use crate::hosts::HostRules;
 
 /// Set by the worker, by HTTP itself or by proxies; a job cannot. The worker
 /// decodes what it asks for, so it also says what it accepts.
-const RESERVED_HEADERS: [&str; 12] = [
+const RESERVED_HEADERS: [&str; 15] = [
     "accept-encoding",
     "authorization",
     "connection",
@@ -26,6 +26,10 @@ const RESERVED_HEADERS: [&str; 12] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    // With one of these the call is another one than `method` says.
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
 ];
 
 #[derive(Deserialize)]
@@ -177,7 +181,7 @@ mod tests {
     #[test]
     fn reads_a_call() {
         let call = call(json!({
-            "method": "post", "url": "https://tasks.googleapis.com/tasks/v1/lists?a=1#frag",
+            "method": "post", "url": "https://tasks.googleapis.com/tasks/v1/lists?a=1",
             "query": {"b": 2, "c": ["x", "y z"], "d": true}, "headers": {"X-Goog-User-Project": "p"},
             "body": {"title": "t"}, "output": "gs://exports/a/b.json",
         }))
@@ -200,6 +204,12 @@ mod tests {
             (json!({}), "`url` is missing"),
             (json!({"url": 7}), "wrong type"),
             (json!({"url": "https://evil.example/"}), "not a Google API"),
+            (json!({"url": "https://www.googleapis.com/team#holiday"}), "write %23"),
+            (
+                json!({"url": "https://www.googleapis.com/v4?q=C#&a=1", "query": {"b": 1}}),
+                "write %23",
+            ),
+            (json!({"url": "https://www.googleapis.com/f/.."}), "folded away"),
             (json!({"url": url, "method": "TRACE"}), "`method` must be"),
             (json!({"url": url, "method": "GET "}), "`method` must be"),
             (json!({"url": url, "colour": 1}), "unknown parameter \"colour\""),
@@ -210,6 +220,9 @@ mod tests {
             (json!({"url": url, "headers": {"Accept-Encoding": "br"}}), "cannot set"),
             (json!({"url": url, "headers": {"Proxy-Authorization": "x"}}), "cannot set"),
             (json!({"url": url, "headers": {"Proxy-X": "x"}}), "cannot set"),
+            (json!({"url": url, "headers": {"X-HTTP-Method-Override": "DELETE"}}), "cannot set"),
+            (json!({"url": url, "headers": {"X-HTTP-Method": "DELETE"}}), "cannot set"),
+            (json!({"url": url, "headers": {"x-method-override": "DELETE"}}), "cannot set"),
             (json!({"url": url, "headers": {"a b": "x"}}), "does not allow"),
             (json!({"url": url, "headers": {"a": "x\r\nb: c"}}), "does not allow"),
             (json!({"url": url, "headers": {"a": 7}}), "does not allow"),

@@ -63,10 +63,12 @@ fn follows(call: &Call, status: StatusCode) -> bool {
     }
 }
 
-/// Where a redirect leads.
+/// Where a redirect leads. Its fragment is for whoever shows a page.
 fn target(from: &Url, response: &Response) -> Option<Url> {
     let location = response.headers().get(LOCATION)?.to_str().ok()?;
-    from.join(location).ok()
+    let mut target = from.join(location).ok()?;
+    target.set_fragment(None);
+    Some(target)
 }
 
 /// Tells a 2xx from the rest.
