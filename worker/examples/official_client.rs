@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use google_cloud_storage::client::Storage;
+use serde::Deserialize;
 use serde_json::json;
 use shared::adapters::{CloudStorage, CloudStorageConfig, HttpTokenEndpoint, http_client};
 use shared::ports::Bucket;
@@ -29,10 +30,15 @@ use worker::{Job, Session, Verdict, Worker};
 /// The most of an object that is read, in bytes.
 const LIMIT: usize = 1024 * 1024;
 
+#[derive(Deserialize)]
+struct Params {
+    bucket: String,
+    object: String,
+}
+
 fn read<'a>(job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
     async move {
-        let text = |name: &str| job.params.get(name).and_then(|value| value.as_str());
-        let (Some(bucket), Some(object)) = (text("bucket"), text("object")) else {
+        let Ok(Params { bucket, object }) = job.params.read() else {
             return Verdict::reject("`bucket` and `object` must be strings");
         };
         // The client asks these credentials before each request, so its token is fresh.

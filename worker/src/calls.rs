@@ -9,12 +9,15 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response};
 use serde::Serialize;
+use shared::Secret;
 use shared::ports::Clock;
 use tracing::Instrument as _;
+use url::Url;
 
 use crate::effect::{CallLedger, Effect};
 use crate::metrics::ApiSeries;
 use crate::retry_after::asks_to_wait;
+use crate::session::Carrier;
 use crate::spans;
 
 /// Counts calls and times them.
@@ -55,6 +58,13 @@ pub enum CallError {
     /// Try again. Nothing was sent.
     #[error("the API cannot be reached")]
     Unreachable(#[source] reqwest::Error),
+    /// The API refuses calls of many users, so that this replica makes none for a while.
+    /// Nothing was sent.
+    #[error("the API limits the rate of all users for another {wait:.0?}")]
+    Paused {
+        /// Until the next call may be made.
+        wait: Duration,
+    },
     /// The connection broke. The call may have been carried out.
     #[error("the connection to the API failed")]
     Lost {
@@ -76,29 +86,33 @@ pub enum CallError {
 impl CallError {
     fn effect(&self) -> Effect {
         match self {
-            Self::NotARequest(_) | Self::Unreachable(_) => Effect::None,
+            Self::NotARequest(_) | Self::Unreachable(_) | Self::Paused { .. } => Effect::None,
             Self::Lost { .. } | Self::TimedOut { .. } => Effect::Unknown,
         }
     }
 }
 
 /// What is remembered of a call with its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct SentCall {
     /// It asks for nothing to be done (GET, HEAD).
     pub(crate) safe: bool,
     /// Making it again does no harm.
     pub(crate) repeatable: bool,
+    /// The API that was asked, whatever stands in for it.
+    pub(crate) host: Arc<str>,
+    /// What it carried, and its answer must not repeat.
+    pub(crate) token: Secret,
 }
 
 impl SentCall {
     /// The call that `response` answers, if it was an [`ApiRequest`].
-    pub(crate) fn of(response: &Response) -> Option<Self> {
-        response.extensions().get().copied()
+    pub(crate) fn of(response: &Response) -> Option<&Self> {
+        response.extensions().get()
     }
 
     /// What is known of its effect when this status came.
-    fn effect(self, response: &Response) -> Effect {
+    fn effect(&self, response: &Response) -> Effect {
         match response.status().as_u16() {
             // Nothing but the way to the answer: told as unknown, every GET that was
             // redirected would be.
@@ -115,23 +129,34 @@ pub struct ApiRequest<'a> {
     builder: RequestBuilder,
     method: Method,
     /// The API's, whatever stands in for it.
-    host: String,
-    observer: &'a Observer,
+    host: Arc<str>,
+    token: Secret,
+    carrier: &'a Carrier,
     ledger: &'a Arc<CallLedger>,
     repeatable: bool,
     limit: Option<Duration>,
 }
 
 impl<'a> ApiRequest<'a> {
+    /// A request to `url`, for which `target` may stand in, with `token`.
     pub(crate) fn new(
-        builder: RequestBuilder,
-        method: Method,
-        host: &str,
-        observer: &'a Observer,
+        carrier: &'a Carrier,
         ledger: &'a Arc<CallLedger>,
+        token: &Secret,
+        method: Method,
+        url: &Url,
+        target: Url,
     ) -> Self {
-        let repeatable = method.is_idempotent();
-        Self { builder, method, host: host.to_owned(), observer, ledger, repeatable, limit: None }
+        Self {
+            builder: carrier.http.request(method.clone(), target).bearer_auth(token.expose()),
+            repeatable: method.is_idempotent(),
+            method,
+            host: url.host_str().unwrap_or_default().into(),
+            token: token.clone(),
+            carrier,
+            ledger,
+            limit: None,
+        }
     }
 
     /// Says that making this call again does no harm, as it does none with GET, HEAD, PUT
@@ -187,8 +212,11 @@ impl<'a> ApiRequest<'a> {
     /// When no answer begins; [`CallError`] says whether anything was sent, and
     /// [`Verdict::of_call_error`](crate::Verdict::of_call_error) what it means for the job.
     pub async fn send(self) -> Result<Response, CallError> {
-        let Self { builder, method, host, observer, ledger, repeatable, limit } = self;
-        let sent = SentCall { safe: method.is_safe(), repeatable };
+        let Self { builder, method, host, token, carrier, ledger, repeatable, limit } = self;
+        let wait = carrier.host_limits.wait(&host, carrier.observer.clock.monotonic());
+        if !wait.is_zero() {
+            return Err(CallError::Paused { wait });
+        }
         let sending = async {
             let failed = |error: reqwest::Error| {
                 // Its path and query may hold personal data.
@@ -208,8 +236,9 @@ impl<'a> ApiRequest<'a> {
             }
         };
         let call = ledger.begin(repeatable);
-        match observer.observe(&method, &host, sending).await {
+        match carrier.observer.observe(&method, &host, sending).await {
             Ok(mut response) => {
+                let sent = SentCall { safe: method.is_safe(), repeatable, host, token };
                 call.ended(sent.effect(&response));
                 response.extensions_mut().insert(sent);
                 Ok(response)

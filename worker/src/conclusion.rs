@@ -120,6 +120,7 @@ mod tests {
 
     use super::*;
     use crate::effect::CallLedger;
+    use crate::outcome::Limit;
 
     const NONE: Effect = Effect::None;
     const DONE: Effect = Effect::Done;
@@ -135,7 +136,7 @@ mod tests {
     }
 
     fn limited() -> Verdict {
-        Verdict::RateLimited { http_status: Some(429), after: None }
+        Verdict::RateLimited { http_status: Some(429), after: None, limit: Limit::default() }
     }
 
     fn missing() -> Verdict {

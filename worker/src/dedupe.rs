@@ -16,12 +16,11 @@ mod object;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use shared::ports::{Bucket, BucketError, Clock, Generation};
 
 use crate::effect::{Effect, Knowledge};
 use crate::job::Job;
+use crate::json::Json;
 use crate::outcome::Status;
 
 pub use memory::Remembered;
@@ -47,7 +46,7 @@ pub enum Dedupe {
 }
 
 /// An end that is remembered, and is told again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Told {
     /// How the job ended.
     pub status: Status,
@@ -58,10 +57,8 @@ pub struct Told {
     /// The API's status, if there was one.
     pub http_status: Option<u16>,
     /// The handler's result; null where there was no room to remember it.
-    #[serde(default)]
-    pub result: Value,
+    pub result: Json,
     /// What went wrong.
-    #[serde(default)]
     pub reason: Option<String>,
 }
 

@@ -14,19 +14,26 @@ use crate::session::Session;
 /// ```
 /// use futures_util::FutureExt as _;
 /// use futures_util::future::BoxFuture;
-/// use worker::{Effect, Job, Session, Verdict};
+/// use worker::{Effect, Job, Json, Session, Verdict};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Append {
+///     sheet: String,
+///     /// As the publisher wrote it, every digit of its numbers.
+///     row: Json,
+/// }
 ///
 /// fn append<'a>(job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
 ///     async move {
-///         let Some(sheet) = job.params.get("sheet").and_then(|value| value.as_str()) else {
-///             return Verdict::reject("`sheet` is missing").effect(Effect::None);
+///         let Ok(Append { sheet, row }) = job.params.read() else {
+///             return Verdict::reject("`sheet` and `row` are needed").effect(Effect::None);
 ///         };
 ///         let url = format!("https://sheets.googleapis.com/v4/spreadsheets/{sheet}/values/A1:append");
 ///         let request = match session.request(reqwest::Method::POST, &url) {
 ///             Ok(request) => request.query(&[("valueInputOption", "RAW")]),
 ///             Err(why) => return Verdict::reject(why.to_string()).effect(Effect::None),
 ///         };
-///         match request.json(&job.params["row"]).send().await {
+///         match request.json(&row).send().await {
 ///             Ok(response) => Verdict::of_response(response).await,
 ///             Err(error) => Verdict::of_call_error(&error),
 ///         }

@@ -3,12 +3,11 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use crate::effect::Effect;
+use crate::json::Json;
+use crate::retry_after::{asks_to_wait, retry_after};
 use google_cloud_gax::error::rpc::Code;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-use crate::effect::Effect;
-use crate::retry_after::{asks_to_wait, retry_after};
 
 /// What a handler says about one run of a job.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,7 +17,7 @@ pub enum Verdict {
         /// The API's status, if there was one.
         http_status: Option<u16>,
         /// Published with the outcome, never logged.
-        result: Value,
+        result: Json,
         /// Why the result is not what was asked for, though the job is done; logged, so it
         /// must not quote an API's answer.
         warning: Option<String>,
@@ -32,6 +31,8 @@ pub enum Verdict {
         http_status: Option<u16>,
         /// How long the API asked to wait.
         after: Option<Duration>,
+        /// What the limit is on.
+        limit: Limit,
     },
     /// Try again: at once a few times, with growing pauses, then by giving the
     /// message back. Only where a repetition does no harm.
@@ -70,10 +71,20 @@ pub enum Verdict {
     },
 }
 
+/// What an API's limit is on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// A quota, which lasts longer than a limit on the rate: so does the first pause.
+    pub quota: bool,
+    /// The host, unless its limit is named as the user's own. When it refuses several users at
+    /// once, the limit is taken for the whole project's, and the host is left alone for a while.
+    pub host: Option<String>,
+}
+
 impl Verdict {
     /// The job is done; `result` is published with its outcome.
-    pub fn done(result: Value) -> Self {
-        Self::Done { http_status: None, result, warning: None }
+    pub fn done(result: impl Into<Json>) -> Self {
+        Self::Done { http_status: None, result: result.into(), warning: None }
     }
 
     /// Try again later. The reason is logged, so it must not quote an API's answer or a
@@ -151,7 +162,8 @@ impl Verdict {
         let verdict = match (http_status, code) {
             (Some(401), _) | (_, Some(Code::Unauthenticated)) => Self::Unauthorized,
             (Some(429), _) | (_, Some(Code::ResourceExhausted)) => {
-                Self::RateLimited { http_status, after: error.http_headers().and_then(retry_after) }
+                let after = error.http_headers().and_then(retry_after);
+                Self::RateLimited { http_status, after, limit: Limit::default() }
             }
             (Some(408 | 425 | 500..=599), _) | (_, Some(Code::Unavailable | Code::Aborted)) => {
                 again("the API failed")
@@ -241,7 +253,7 @@ pub struct Outcome<'a> {
     /// Whether doing it again does no harm.
     pub repeatable: bool,
     /// The handler's result.
-    pub result: &'a Value,
+    pub result: &'a Json,
     /// Why the result of a job that is done is not what was asked for.
     pub warning: Option<&'a str>,
     /// What went wrong.

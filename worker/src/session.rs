@@ -11,6 +11,7 @@ use url::Url;
 use crate::calls::{ApiRequest, Observer};
 use crate::effect::{CallLedger, CallUnderWay};
 use crate::hosts::{Forbidden, HostRules, stand_in};
+use crate::rate_limits::HostLimits;
 
 /// What the sessions of a worker share.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub(crate) struct Carrier {
     /// Stands in for Google's API origins, with emulators only.
     pub(crate) api_root: Option<Url>,
     pub(crate) observer: Arc<Observer>,
+    /// Which hosts are left alone for a while.
+    pub(crate) host_limits: Arc<HostLimits>,
 }
 
 impl Carrier {
@@ -62,11 +65,8 @@ impl Session<'_> {
 
     /// The same to a URL that was checked, or that the operator configured.
     pub(crate) fn request_trusted(&self, method: Method, url: &Url) -> ApiRequest<'_> {
-        let Carrier { http, observer, .. } = self.carrier;
-        let token = self.credentials.access_token().expose();
-        let request = http.request(method.clone(), self.resolve(url)).bearer_auth(token);
-        let host = url.host_str().unwrap_or_default();
-        ApiRequest::new(request, method, host, observer, &self.ledger)
+        let token = self.credentials.access_token();
+        ApiRequest::new(self.carrier, &self.ledger, token, method, url, self.resolve(url))
     }
 
     /// Where the user's token may go.
@@ -166,6 +166,7 @@ pub(crate) mod stand {
             hosts: HostRules::default(),
             api_root: Some(api_root.parse().unwrap()),
             observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),
+            host_limits: Arc::default(),
         };
         (carrier, credentials)
     }

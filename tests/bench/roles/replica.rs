@@ -17,7 +17,7 @@ use shared::{TokenStore, UserId};
 use tests::stage::BUCKET;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Notify;
-use worker::kinds::{KindSettings, Kinds, builtin};
+use worker::kinds::{BODY_MEMORY, KindSettings, Kinds, builtin};
 use worker::metered::{MeteredBucket, MeteredEndpoint};
 use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES};
 use worker::replica::Stop;
@@ -142,14 +142,17 @@ pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
         result: OnceLock::new(),
         over: Notify::new(),
     });
-    let mut kinds: Kinds =
-        builtin(KindSettings { userinfo_url: place.userinfo.clone(), outputs: None })
-            .into_iter()
-            .map(|(kind, inner)| {
-                let counted = Counted { inner: Some(inner), count: Arc::clone(&count) };
-                (kind, Arc::new(counted) as Arc<dyn Handler>)
-            })
-            .collect();
+    let mut kinds: Kinds = builtin(KindSettings {
+        userinfo_url: place.userinfo.clone(),
+        outputs: None,
+        body_memory: BODY_MEMORY,
+    })
+    .into_iter()
+    .map(|(kind, inner)| {
+        let counted = Counted { inner: Some(inner), count: Arc::clone(&count) };
+        (kind, Arc::new(counted) as Arc<dyn Handler>)
+    })
+    .collect();
     let nothing = Counted { inner: None, count: Arc::clone(&count) };
     kinds.insert("nothing".to_owned(), Arc::new(nothing));
     metrics::begin(metrics::Process::Worker, kinds.keys().map(String::as_str));

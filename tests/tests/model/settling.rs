@@ -128,11 +128,7 @@ fn every_missing_rule_breaks_a_property() {
         (Mutant::PublishBeforeClaiming, P1, failing),
         (Mutant::NoSecondListing, P5, twice),
         (Mutant::OutboxWithoutClaim, P8, Setup { faults: 2, kinds: &[Down], ..spent.clone() }),
-        (
-            Mutant::OutboxGivesUp,
-            P8,
-            Setup { faults: 2, kinds: &[Drain, Once], ..spent.clone() },
-        ),
+        (Mutant::OutboxGivesUp, P8, Setup { faults: 2, kinds: &[Drain, Once], ..spent.clone() }),
         (Mutant::NackAtTheEnd, P1, down),
         (
             Mutant::UnkeptEndsStopNobody,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tests::memory::{AnswerFault, QueueSettings, pass};
 use tests::report;
-use worker::{Dedupe, Verdict};
+use worker::{Dedupe, Limit, Verdict};
 
 use crate::house::{House, job, now};
 use crate::retries::Script;
@@ -32,7 +32,11 @@ async fn a_day_of_jobs_outages_limits_and_panics_leaks_nothing() {
         let n = serial.fetch_add(1, Ordering::Relaxed);
         assert!(n % 97 != 3, "a handler's own trouble");
         match n % 50 {
-            7 => Verdict::RateLimited { http_status: Some(429), after: None },
+            7 => Verdict::RateLimited {
+                http_status: Some(429),
+                after: None,
+                limit: Limit::default(),
+            },
             11 | 12 => {
                 Verdict::Retry { why: "flaky".to_owned(), http_status: Some(503), after: None }
             }

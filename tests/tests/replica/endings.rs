@@ -10,7 +10,7 @@ use shared::ports::Bucket as _;
 use tests::memory::{QueueSettings, pass};
 use worker::effect::Effect;
 use worker::pubsub::PublishError;
-use worker::{Dedupe, Handler, Job, Session, Verdict};
+use worker::{Dedupe, Handler, Job, Limit, Session, Verdict};
 
 use crate::house::{House, Notebook, job, now};
 use crate::retries::Script;
@@ -299,6 +299,7 @@ async fn a_job_that_waits_as_long_as_the_api_asked_is_held() {
         let script = Script::first(vec![Verdict::RateLimited {
             http_status: Some(429),
             after: Some(Duration::from_secs(after)),
+            limit: Limit::default(),
         }]);
         let replica = house.start("a", script.clone(), |b| b);
         let before = house.jobs.deliveries();
@@ -392,7 +393,11 @@ impl Handler for Mixed {
             let verdict = self.0.handle(job, session).await;
             if job.user.as_str() == "slow" {
                 let after = Some(Duration::from_secs(3600));
-                return Verdict::RateLimited { http_status: Some(429), after };
+                return Verdict::RateLimited {
+                    http_status: Some(429),
+                    after,
+                    limit: Limit::default(),
+                };
             }
             verdict
         }

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use shared::ports::Monotonic;
 use tests::memory::{QueueSettings, pass};
-use worker::{Dedupe, Handler, Job, Session, Verdict};
+use worker::{Dedupe, Handler, Job, Limit, Session, Verdict};
 
 use crate::house::{House, Notebook, job, now};
 
@@ -51,7 +51,11 @@ fn failed(after: Option<u64>) -> Verdict {
 }
 
 fn limited(after: Option<u64>) -> Verdict {
-    Verdict::RateLimited { http_status: Some(429), after: after.map(Duration::from_secs) }
+    Verdict::RateLimited {
+        http_status: Some(429),
+        after: after.map(Duration::from_secs),
+        limit: Limit::default(),
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::json;
 use shared::UserId;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
+use worker::Json;
 use worker::job::Job;
 use worker::pubsub::{Outgoing, Publisher};
 use worker::spans;
@@ -94,23 +96,31 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 
 impl Args {
     fn single(&self) -> Result<Vec<u8>, Usage> {
-        let mut job = Map::new();
-        if let Some(id) = &self.id {
-            job.insert("id".into(), id.as_str().into());
-        }
-        if let Some(user) = &self.user {
-            job.insert("user".into(), user.as_str().into());
-        }
-        if let Some(kind) = &self.kind {
-            job.insert("kind".into(), kind.as_str().into());
-        }
-        if let Some(params) = &self.params {
-            let params: Value = serde_json::from_str(params)
-                .map_err(|e| Usage(format!("--params is not JSON: {e}")))?;
-            job.insert("params".into(), params);
-        }
-        Ok(Value::Object(job).to_string().into_bytes())
+        let params = match &self.params {
+            None => None,
+            Some(params) => Some(Json::parse(params.as_bytes()).map_err(|e| {
+                Usage(format!("--params is not JSON (line {}, column {})", e.line(), e.column()))
+            })?),
+        };
+        let job = Single {
+            id: self.id.as_deref(),
+            user: self.user.as_ref().map(UserId::as_str),
+            kind: self.kind.as_deref(),
+            params,
+        };
+        Ok(serde_json::to_vec(&job).expect("strings and JSON are JSON"))
     }
+}
+
+/// A job of flags; its parameters as they were given.
+#[derive(Serialize)]
+struct Single<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    user: Option<&'a str>,
+    kind: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params: Option<Json>,
 }
 
 /// The trace that the environment names, as attributes of a message.

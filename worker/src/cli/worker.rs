@@ -13,7 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use worker::health::{self, Probes};
-use worker::kinds::{HostRules, KindSettings, OutputRules, Outputs, builtin};
+use worker::kinds::{
+    BODY_MEMORY, HostRules, KindSettings, MIN_BODY_MEMORY, OutputRules, Outputs, builtin,
+};
 use worker::log_user_ids;
 use worker::metrics::{self, Process, Render};
 use worker::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Topic};
@@ -83,6 +85,9 @@ struct JobArgs {
     /// How many bytes of messages are held at once
     #[arg(long, env = "FLEET_OUTSTANDING_BYTES", default_value_t = OUTSTANDING_BYTES)]
     outstanding_bytes: usize,
+    /// How many bytes the bodies and pages of all `api` jobs may hold together
+    #[arg(long, env = "FLEET_BODY_MEMORY", default_value_t = BODY_MEMORY, value_name = "BYTES")]
+    body_memory: usize,
     /// How many jobs run at once
     #[arg(long, env = "FLEET_CONCURRENCY", default_value_t = 64)]
     concurrency: usize,
@@ -166,7 +171,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let scrape = Scrape::start()?;
     let api_root = place.emulators.as_ref().and_then(|e| e.api_root.clone());
-    let kinds = builtin(KindSettings { userinfo_url, outputs });
+    let kinds = builtin(KindSettings { userinfo_url, outputs, body_memory: jobs.body_memory });
     metrics::begin(Process::Worker, kinds.keys().map(String::as_str));
     info!(
         replica = connected.store.holder(),
@@ -274,6 +279,12 @@ impl JobArgs {
                 "--outstanding is {}; it must be 1 to 4 times --concurrency ({})",
                 self.outstanding(),
                 self.concurrency
+            )));
+        }
+        if self.body_memory < MIN_BODY_MEMORY {
+            return Err(Usage(format!(
+                "--body-memory is {}; one upload needs {MIN_BODY_MEMORY}",
+                self.body_memory
             )));
         }
         if self.sweep < SWEEP_MIN {

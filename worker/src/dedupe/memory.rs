@@ -4,9 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use serde_json::Value;
-
 use crate::job::Job;
+use crate::json::Json;
 
 use super::{Recalled, Told};
 
@@ -43,8 +42,7 @@ struct End {
 
 /// What may be dropped.
 struct Text {
-    /// The result as JSON.
-    result: String,
+    result: Json,
     reason: Option<String>,
     number: u64,
 }
@@ -95,7 +93,7 @@ impl Remembered {
 impl Ends {
     fn insert(&mut self, key: Key, params: String, told: &Told) {
         let text = self.text_of(key, told);
-        let told = Told { result: Value::Null, reason: None, ..told.clone() };
+        let told = Told { result: Json::null(), reason: None, ..told.clone() };
         match self.known.insert(key, End { params, told, text }) {
             Some(before) => self.text -= before.text_len(),
             None => self.order.push_back(key),
@@ -132,7 +130,7 @@ impl Ends {
             return None;
         }
         self.written += 1;
-        let (result, reason) = (told.result.to_string(), told.reason.clone());
+        let (result, reason) = (told.result.clone(), told.reason.clone());
         let text = Text { result, reason, number: self.written };
         self.text += text.len();
         self.with_text.push_back((key, text.number));
@@ -144,7 +142,7 @@ impl End {
     /// What is remembered, and whether that is all of it.
     fn told(&self) -> (Told, bool) {
         let Some(text) = &self.text else { return (self.told.clone(), false) };
-        let result = serde_json::from_str(&text.result).unwrap_or_default();
+        let result = text.result.clone();
         (Told { result, reason: text.reason.clone(), ..self.told.clone() }, true)
     }
 
@@ -155,7 +153,7 @@ impl End {
 
 impl Text {
     fn len(&self) -> usize {
-        self.result.len() + self.reason.as_ref().map_or(0, String::len)
+        self.result.text().len() + self.reason.as_ref().map_or(0, String::len)
     }
 }
 
@@ -168,7 +166,7 @@ impl fmt::Debug for Remembered {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use crate::effect::Effect;
     use crate::outcome::Status;
@@ -181,7 +179,7 @@ mod tests {
             effect: Effect::Done,
             repeatable: false,
             http_status: Some(200),
-            result,
+            result: result.into(),
             reason: None,
         }
     }

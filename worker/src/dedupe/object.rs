@@ -8,6 +8,7 @@ use shared::encode_segment;
 
 use crate::effect::Effect;
 use crate::job::Job;
+use crate::json::Json;
 use crate::outcome::Status;
 
 use super::{PREFIX, Recalled, Told};
@@ -28,8 +29,14 @@ struct Stored {
     at: Timestamp,
     /// Digest of the job's parameters.
     params: String,
-    #[serde(flatten)]
-    told: Told,
+    status: Status,
+    effect: Effect,
+    repeatable: bool,
+    http_status: Option<u16>,
+    #[serde(default)]
+    result: Json,
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 /// What an object says.
@@ -52,7 +59,12 @@ pub(super) fn new(job: &Job, told: &Told, now: Timestamp) -> (String, Bytes) {
         run: job.run,
         at: now,
         params: job.params_digest(),
-        told: told.clone(),
+        status: told.status,
+        effect: told.effect,
+        repeatable: told.repeatable,
+        http_status: told.http_status,
+        result: told.result.clone(),
+        reason: told.reason.clone(),
     };
     (name(job), serde_json::to_vec(&stored).expect("strings and numbers are JSON").into())
 }
@@ -69,10 +81,14 @@ pub(super) fn old_name(job: &Job) -> Option<String> {
 
 impl Content {
     pub(super) fn read(content: &[u8]) -> Self {
-        match serde_json::from_slice(content) {
-            Ok(Stored { version: VERSION, params, told, .. }) => Self::End { params, told },
-            _ => Self::Unreadable,
+        let Ok(stored) = serde_json::from_slice::<Stored>(content) else {
+            return Self::Unreadable;
+        };
+        if stored.version != VERSION {
+            return Self::Unreadable;
         }
+        let Stored { params, status, effect, repeatable, http_status, result, reason, .. } = stored;
+        Self::End { params, told: Told { status, effect, repeatable, http_status, result, reason } }
     }
 
     /// Reads an object that has an old name. Anything but an old object is the end of
@@ -88,7 +104,7 @@ impl Content {
             effect,
             repeatable: false,
             http_status: None,
-            result: Value::Null,
+            result: Json::null(),
             reason,
         };
         Recalled::Same(match self {

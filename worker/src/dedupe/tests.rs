@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::adapters::{MemoryBucket, SystemClock};
 
 use super::*;
@@ -14,7 +14,7 @@ fn told(result: Value) -> Told {
         effect: Effect::Done,
         repeatable: false,
         http_status: Some(200),
-        result,
+        result: result.into(),
         reason: None,
     }
 }

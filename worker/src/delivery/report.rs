@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tracing::{Span, info, warn};
 
 use crate::dead_letter::clip;
 use crate::dedupe::Told;
 use crate::effect::Knowledge;
+use crate::json::Json;
 use crate::logged_user::log_user;
 use crate::outcome::{Outcome, Status};
 use crate::pubsub::Outgoing;
@@ -25,7 +26,7 @@ const MAX_ATTRIBUTE: usize = 1024;
 pub(super) struct Report {
     pub(super) http_status: Option<u16>,
     /// Published, never logged.
-    pub(super) result: Value,
+    pub(super) result: Json,
     /// Why the job did not end as it should; logged.
     pub(super) reason: Option<String>,
     /// What an API said; published, never logged.
@@ -93,7 +94,7 @@ impl Course<'_> {
     pub(super) fn outcome_message(&self, ending: Ending, cut: Cut) -> Outgoing {
         let mut outcome = self.outcome(ending.status, ending.known);
         let (status, effect) = (outcome.status.as_str(), outcome.effect.as_str());
-        let without_result = Value::Null;
+        let without_result = Json::null();
         let data = match cut {
             Cut::Whole => serde_json::to_vec(&outcome),
             Cut::WithoutResult => {

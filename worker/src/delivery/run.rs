@@ -175,10 +175,15 @@ impl<'a> Course<'a> {
                 self.report = Report::failed(reason, Some(401));
                 Ran::Failed { after: None }
             }
-            Verdict::RateLimited { http_status, after } => {
+            Verdict::RateLimited { http_status, after, limit } => {
                 metrics::count(metrics::SLOWED);
                 let (now, limits) = (self.shared.now(), &self.shared.rate_limits);
-                limits.refused(&job.user, after, now, self.shared.random.unit());
+                let unit = self.shared.random.unit();
+                limits.refused(&job.user, after, limit.quota, now, unit);
+                if let Some(host) = &limit.host {
+                    let hosts = &self.shared.carrier.host_limits;
+                    hosts.refused(host, &job.user, limit.quota, now, unit);
+                }
                 self.report = Report::failed("the API limits the user's rate", http_status);
                 Ran::Failed { after: Some(limits.wait(&job.user, now)) }
             }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::Job;
+use super::canonical::canonical;
 
 /// A job's identity: its user, ID, kind and run. Job IDs are the publisher's word, so they
 /// count for their user only: nobody keeps somebody else's job from running.
@@ -28,11 +28,9 @@ impl Job {
     }
 
     /// A digest of the parameters as JSON values, in hex: the order of an object's members,
-    /// and white space, make no difference.
+    /// white space, escapes and the spelling of a number make no difference.
     pub fn params_digest(&self) -> String {
-        let mut hash = Sha256::new();
-        digest_object(&mut hash, &self.params);
-        hex(&hash.finalize()[..16])
+        hex(&Sha256::digest(canonical(self.params.text()))[..16])
     }
 }
 
@@ -58,41 +56,6 @@ impl Identity<'_> {
 fn digest_text(hash: &mut Sha256, text: &str) {
     hash.update((text.len() as u64).to_be_bytes());
     hash.update(text);
-}
-
-fn digest_object(hash: &mut Sha256, object: &Map<String, Value>) {
-    let mut members: Vec<_> = object.iter().collect();
-    members.sort_unstable_by_key(|(name, _)| *name);
-    hash.update(b"{");
-    hash.update((members.len() as u64).to_be_bytes());
-    for (name, value) in members {
-        digest_text(hash, name);
-        digest_value(hash, value);
-    }
-}
-
-fn digest_value(hash: &mut Sha256, value: &Value) {
-    match value {
-        Value::Null => hash.update(b"n"),
-        Value::Bool(true) => hash.update(b"t"),
-        Value::Bool(false) => hash.update(b"f"),
-        Value::Number(number) => {
-            hash.update(b"#");
-            digest_text(hash, &number.to_string());
-        }
-        Value::String(text) => {
-            hash.update(b"\"");
-            digest_text(hash, text);
-        }
-        Value::Array(items) => {
-            hash.update(b"[");
-            hash.update((items.len() as u64).to_be_bytes());
-            for item in items {
-                digest_value(hash, item);
-            }
-        }
-        Value::Object(object) => digest_object(hash, object),
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -136,6 +99,7 @@ mod tests {
         let alike = of(r#"{"a":1,"b":{"c":[true,null],"d":"x"}}"#);
         assert_eq!(alike, of(r#" { "b" : {"d":"\u0078","c":[true, null]}, "a":1 } "#));
         assert_eq!(of("{}"), of("null"));
+        assert_eq!(of(r#"{"a":1}"#), of(r#"{"a":1.0}"#));
         let others = [
             r#"{"a":2,"b":{"c":[true,null],"d":"x"}}"#,
             r#"{"a":1,"b":{"c":[null,true],"d":"x"}}"#,
@@ -144,6 +108,8 @@ mod tests {
             r#"{"a":1,"b":{"c":[true,null,"d"],"d":"x"}}"#,
             r#"{"a":1,"b":{"c":[false,null],"d":"x"}}"#,
             r#"{"a":1}"#,
+            r#"{"a":123456789012345678901234567890}"#,
+            r#"{"a":123456789012345678901234567891}"#,
             "{}",
         ];
         let digests: HashSet<_> = others.iter().map(|params| of(params)).collect();

@@ -5,16 +5,27 @@ use serde_json::Value;
 
 use crate::calls::SentCall;
 use crate::effect::Effect;
-use crate::outcome::Verdict;
+use crate::json::Json;
+use crate::outcome::{Limit, Verdict};
 use crate::retry_after::{asks_to_wait, retry_after};
 
 use super::challenge;
 
 /// The longest text of an API that goes into an outcome, in characters.
 const LONGEST_DETAIL: usize = 500;
-/// Reasons with which a 403 is a limit on the rate, in the old and the new form.
+/// Reasons with which a 403 is a limit that passes, in the old and the new form: on the rate,
+/// and quotas, which take longer. Others (`storageQuotaExceeded`) do not pass by themselves.
 const RATE_LIMITS: [&str; 3] =
     ["rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED"];
+const QUOTAS: [&str; 5] = [
+    "quotaExceeded",
+    "dailyLimitExceeded",
+    "concurrentLimitExceeded",
+    "QUOTA_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+];
+/// Those that are named as the user's own.
+const OF_THE_USER: [&str; 2] = ["userRateLimitExceeded", "concurrentLimitExceeded"];
 
 /// Why a call is not made again.
 pub(super) const NOT_REPEATED: &str = "whether it was carried out is not known, and a call that is not said to be idempotent is not repeated";
@@ -25,7 +36,7 @@ pub(super) fn judge(
     status: u16,
     headers: &HeaderMap,
     body: &[u8],
-    call: Option<SentCall>,
+    call: Option<&SentCall>,
 ) -> Verdict {
     let said = Said::of(body);
     let spent = call.is_some_and(|call| !call.repeatable)
@@ -38,22 +49,22 @@ pub(super) fn judge(
             http_status,
         },
         // It comes only to who asked for it by a conditional header: there is nothing new.
-        304 => Verdict::Done { http_status, result: Value::Null, warning: None },
+        304 => Verdict::Done { http_status, result: Json::null(), warning: None },
         303 if call.is_none_or(|call| !call.safe) => Verdict::Done {
             http_status,
-            result: Value::Null,
+            result: Json::null(),
             warning: Some(
                 "the API carried out the call and answered with a redirect (HTTP status 303), which is not followed"
                     .to_owned(),
             ),
         },
         401 => Verdict::Unauthorized,
-        403 if said.is(&RATE_LIMITS) => limited(status, headers),
+        403 if said.is(&RATE_LIMITS) || said.is(&QUOTAS) => limited(status, headers, &said, call),
         403 if lacks_scope(headers, &said) => {
             Verdict::MissingScopes { scopes: missing_scopes(headers, said) }
         }
         408 | 425 => retry(status, headers, "the API asks to try again"),
-        429 => limited(status, headers),
+        429 => limited(status, headers, &said, call),
         500..=599 => retry(status, headers, "the API failed"),
         300..=399 => Verdict::Reject {
             reason: format!("the API redirects (HTTP status {status}), which is not followed"),
@@ -79,8 +90,12 @@ fn retry(status: u16, headers: &HeaderMap, why: &str) -> Verdict {
     }
 }
 
-fn limited(status: u16, headers: &HeaderMap) -> Verdict {
-    Verdict::RateLimited { http_status: Some(status), after: retry_after(headers) }
+fn limited(status: u16, headers: &HeaderMap, said: &Said, call: Option<&SentCall>) -> Verdict {
+    // A plain limit on the rate has the status RESOURCE_EXHAUSTED as well.
+    let is_rate = said.is(&RATE_LIMITS) || (status == 429 && said.is(&["RESOURCE_EXHAUSTED"]));
+    let host = call.filter(|_| !said.is(&OF_THE_USER)).map(|call| call.host.to_string());
+    let limit = Limit { quota: !is_rate && said.is(&QUOTAS), host };
+    Verdict::RateLimited { http_status: Some(status), after: retry_after(headers), limit }
 }
 
 /// Whether the token lacks a scope: Google says so in the error's details, older
@@ -168,13 +183,46 @@ mod tests {
         json!({"error": {"message": "said", "errors": [{"reason": reason}]}})
     }
 
-    /// Newer APIs say it in capitals (`google.api.ErrorReason`).
     #[test]
-    fn rate_limits_of_newer_apis() {
-        let body = json!({"error": {"details": [{"reason": "RATE_LIMIT_EXCEEDED"}]}});
-        assert!(matches!(verdict(403, &[], &body), Verdict::RateLimited { .. }));
-        let quota = verdict(403, &[], &reason("dailyLimitExceeded"));
-        assert!(matches!(quota, Verdict::Reject { .. }), "{quota:?}");
+    fn limits() {
+        let call = SentCall {
+            safe: true,
+            repeatable: true,
+            host: "www.googleapis.com".into(),
+            token: "fake-token".into(),
+        };
+        let limit = |status: u16, body: &Value| {
+            let body = body.to_string();
+            match judge(status, &HeaderMap::new(), body.as_bytes(), Some(&call)) {
+                Verdict::RateLimited { limit, http_status, .. } => {
+                    assert_eq!(http_status, Some(status));
+                    Some((limit.quota, limit.host.is_some()))
+                }
+                Verdict::Reject { .. } => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        let status = |name: &str| json!({"error": {"code": 403, "status": name}});
+        let detail = |name: &str| json!({"error": {"status": "PERMISSION_DENIED", "details": [{"reason": name}]}});
+        for (body, says) in [
+            (reason("rateLimitExceeded"), Some((false, true))),
+            (reason("userRateLimitExceeded"), Some((false, false))),
+            (detail("RATE_LIMIT_EXCEEDED"), Some((false, true))),
+            (reason("quotaExceeded"), Some((true, true))),
+            (reason("dailyLimitExceeded"), Some((true, true))),
+            (reason("concurrentLimitExceeded"), Some((true, false))),
+            (status("RESOURCE_EXHAUSTED"), Some((true, true))),
+            (detail("QUOTA_EXCEEDED"), Some((true, true))),
+            (reason("storageQuotaExceeded"), None),
+            (reason("dailyLimitExceededUnreg"), None),
+            (status("PERMISSION_DENIED"), None),
+        ] {
+            assert_eq!(limit(403, &body), says, "{body}");
+        }
+        assert_eq!(limit(429, &Value::Null), Some((false, true)));
+        assert_eq!(limit(429, &status("RESOURCE_EXHAUSTED")), Some((false, true)));
+        assert_eq!(limit(429, &reason("quotaExceeded")), Some((true, true)));
+        assert_eq!(limit(404, &reason("quotaExceeded")), None);
     }
 
     #[test]
@@ -189,11 +237,13 @@ mod tests {
         }
         assert_eq!(verdict(401, &[], &Value::Null), Verdict::Unauthorized);
         for name in ["rateLimitExceeded", "userRateLimitExceeded"] {
-            let limited = Verdict::RateLimited { http_status: Some(403), after: None };
+            let limit = Limit::default();
+            let limited = Verdict::RateLimited { http_status: Some(403), after: None, limit };
             assert_eq!(verdict(403, &[], &reason(name)), limited);
         }
         let after = Some(Duration::from_secs(7));
-        let limited = Verdict::RateLimited { http_status: Some(429), after };
+        let limit = Limit::default();
+        let limited = Verdict::RateLimited { http_status: Some(429), after, limit };
         assert_eq!(verdict(429, &[("retry-after", "7")], &Value::Null), limited);
         let bearer = r#"Bearer realm="x", error="insufficient_scope", scope="https://a https://b""#;
         let missing =

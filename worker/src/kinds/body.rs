@@ -11,6 +11,10 @@ use reqwest::header::{CONTENT_ENCODING, TRANSFER_ENCODING};
 use reqwest::{Response, Version};
 use tokio_util::io::{ReaderStream, StreamReader};
 
+use crate::calls::SentCall;
+
+use super::hidden::Hidden;
+
 /// Bytes that the decoder hands on at once: however well an answer is compressed,
 /// no more of it is in memory.
 const DECODED: usize = 64 * 1024;
@@ -39,10 +43,13 @@ pub(super) struct Body {
     pub(super) length: Option<u64>,
     /// Whether an end that came too early would be noticed.
     framed: bool,
+    /// What the answer must not repeat.
+    hidden: Hidden,
 }
 
 impl Body {
-    /// The body of `response`; between two pieces it may take `idle`.
+    /// The body of `response`; between two pieces it may take `idle`. The token of the call
+    /// that it answers is replaced by as many `*`.
     pub(super) fn new(response: Response, idle: Duration) -> Result<Self, Broken> {
         let encoding = response.headers().get(CONTENT_ENCODING).map(|v| v.as_bytes().trim_ascii());
         let gzip = match encoding {
@@ -60,6 +67,8 @@ impl Body {
             || length.is_some()
             || response.version() >= Version::HTTP_2
             || response.headers().contains_key(TRANSFER_ENCODING);
+        let hidden = SentCall::of(&response).map(|call| Hidden::new(call.token.expose()));
+        let hidden = hidden.unwrap_or_default();
         let raw = stream::unfold(Some(response), move |response| async move {
             let mut response = response?;
             match tokio::time::timeout(idle, response.chunk()).await {
@@ -71,12 +80,12 @@ impl Body {
         });
         // An answer without content (to HEAD, or a 204) is not compressed either.
         if !gzip || length == Some(0) {
-            return Ok(Self { pieces: raw.boxed(), length, framed });
+            return Ok(Self { pieces: raw.fuse().boxed(), length, framed, hidden });
         }
         let mut decoder = GzipDecoder::new(StreamReader::new(raw.boxed()));
         decoder.multiple_members(true);
-        let pieces = ReaderStream::with_capacity(decoder, DECODED).boxed();
-        Ok(Self { pieces, length: None, framed })
+        let pieces = ReaderStream::with_capacity(decoder, DECODED).fuse().boxed();
+        Ok(Self { pieces, length: None, framed, hidden })
     }
 
     /// Refuses a body whose end cannot be told from a failure.
@@ -84,13 +93,29 @@ impl Body {
         if self.framed { Ok(self) } else { Err(Broken::NoLength) }
     }
 
+    /// Whether an end that came too early would be noticed.
+    pub(super) fn is_framed(&self) -> bool {
+        self.framed
+    }
+
     /// The next piece. Dropping the future loses none.
     pub(super) async fn next(&mut self) -> Option<Result<Bytes, Broken>> {
-        let piece = self.pieces.next().await?;
-        Some(piece.map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => Broken::Idle,
-            _ => Broken::Cut,
-        }))
+        loop {
+            let (piece, is_last) = match self.pieces.next().await {
+                Some(Ok(piece)) => (self.hidden.clean(piece), false),
+                Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Some(Err(Broken::Idle));
+                }
+                Some(Err(_)) => return Some(Err(Broken::Cut)),
+                None => (self.hidden.rest(), true),
+            };
+            if !piece.is_empty() {
+                return Some(Ok(piece));
+            }
+            if is_last {
+                return None;
+            }
+        }
     }
 
     /// As much as there is up to `limit`, and whether there is more.

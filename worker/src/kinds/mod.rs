@@ -4,6 +4,7 @@ mod answer;
 mod api;
 mod body;
 mod challenge;
+mod hidden;
 mod profile;
 mod response;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use crate::handler::Handler;
 
-pub use api::{ApiHandler, OutputRules, OutputStore, Outputs};
+pub use api::{ApiHandler, MIN_BODY_MEMORY, OutputRules, OutputStore, Outputs};
 pub use profile::ProfileHandler;
 
 pub use crate::hosts::{Forbidden, HostRules};
@@ -27,12 +28,18 @@ pub struct KindSettings {
     pub userinfo_url: String,
     /// Where `output` may go; nowhere if `None`.
     pub outputs: Option<Outputs>,
+    /// What bodies and pages of all jobs may hold together, in bytes; at least
+    /// [`MIN_BODY_MEMORY`].
+    pub body_memory: usize,
 }
+
+/// What bodies and pages of all jobs may hold together unless the operator says otherwise.
+pub const BODY_MEMORY: usize = 128 * 1024 * 1024;
 
 /// `profile` and `api`.
 pub fn builtin(settings: KindSettings) -> Kinds {
-    let KindSettings { userinfo_url, outputs } = settings;
+    let KindSettings { userinfo_url, outputs, body_memory } = settings;
     let profile: Arc<dyn Handler> = Arc::new(ProfileHandler::new(&userinfo_url));
-    let api: Arc<dyn Handler> = Arc::new(ApiHandler::new(outputs));
+    let api: Arc<dyn Handler> = Arc::new(ApiHandler::new(outputs, body_memory));
     BTreeMap::from([("profile".to_owned(), profile), ("api".to_owned(), api)])
 }

@@ -3,13 +3,14 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use reqwest::{Method, Response};
-use serde_json::{Map, Value};
+use serde::Deserialize;
 use shared::profile::LIMIT;
 use url::Url;
 
 use crate::calls::SentCall;
 use crate::handler::Handler;
 use crate::job::Job;
+use crate::json::Json;
 use crate::outcome::Verdict;
 use crate::session::Session;
 
@@ -19,6 +20,10 @@ use super::response::by_session_alone;
 
 /// A profile is small; more than this is not one.
 const MAX_PROFILE_BYTES: usize = 256 * 1024;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParams {}
 
 /// Fetches the profile from the operator's userinfo endpoint.
 #[derive(Debug)]
@@ -50,14 +55,14 @@ impl ProfileHandler {
 /// Reads the endpoint's answer, which may be asked for again.
 async fn read(response: Response) -> Verdict {
     let status = response.status();
-    let (call, headers) = (SentCall::of(&response), response.headers().clone());
+    let (call, headers) = (SentCall::of(&response).cloned(), response.headers().clone());
     let (body, ended) = match Body::new(response, LIMIT) {
         Ok(body) => body.read(MAX_PROFILE_BYTES).await,
         Err(broken) => (Vec::new(), Ended::Broken(broken)),
     };
     let http_status = Some(status.as_u16());
     if !status.is_success() {
-        return match judge(status.as_u16(), &headers, &body, call) {
+        return match judge(status.as_u16(), &headers, &body, call.as_ref()) {
             // The userinfo endpoint needs `openid` or `profile`.
             Verdict::Reject { http_status: Some(403), .. } => {
                 Verdict::MissingScopes { scopes: vec!["openid".to_owned()] }
@@ -66,12 +71,11 @@ async fn read(response: Response) -> Verdict {
         };
     }
     let why = match ended {
-        Ended::Whole => match serde_json::from_slice::<Map<String, Value>>(&body) {
-            Ok(profile) => {
-                let result = Value::Object(profile);
+        Ended::Whole => match Json::parse(&body) {
+            Ok(result) if result.is_object() => {
                 return Verdict::Done { http_status, result, warning: None };
             }
-            Err(_) => "gave an answer that is no JSON object".to_owned(),
+            _ => "gave an answer that is no JSON object".to_owned(),
         },
         Ended::TooLarge => "gave an answer that is too large".to_owned(),
         Ended::Broken(broken) => format!("gave no whole answer: {broken}"),
@@ -82,9 +86,8 @@ async fn read(response: Response) -> Verdict {
 impl Handler for ProfileHandler {
     fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
         async move {
-            if let Some(name) = job.params.keys().next() {
-                let name: String = name.chars().take(64).collect();
-                let reason = format!("kind `profile` takes no parameters, and got {name:?}");
+            if job.params.read::<NoParams>().is_err() {
+                let reason = "kind `profile` takes no parameters";
                 return by_session_alone(Verdict::reject(reason));
             }
             by_session_alone(self.fetch(session).await)
@@ -116,9 +119,12 @@ mod tests {
         let of = |status: &str, body: &str| {
             format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len())
         };
-        let done =
-            Verdict::Done { http_status: Some(200), result: json!({"sub": "ann"}), warning: None };
-        assert_eq!(profile(Some(&of("200", r#"{"sub": "ann"}"#))).await, done);
+        let done = Verdict::Done {
+            http_status: Some(200),
+            result: json!({"sub": "ann"}).into(),
+            warning: None,
+        };
+        assert_eq!(profile(Some(&of("200", r#" {"sub":"ann"}"#))).await, done);
         let openid = Verdict::MissingScopes { scopes: vec!["openid".to_owned()] };
         assert_eq!(profile(Some(&of("403", ""))).await, openid);
         assert_eq!(profile(Some(&of("401", ""))).await, Verdict::Unauthorized);

@@ -5,21 +5,25 @@
 //! | nothing, and nothing was sent | `retry` | `retry` |
 //! | nothing, and it was sent | `retry` | `rejected`, effect `unknown` |
 //! | 2xx, and its content | `done` | `done` |
-//! | 2xx, and it was cut off | `retry` | `done` with a warning |
-//! | 2xx that is too large, or has another encoding or charset | `rejected` | `done` with a warning |
+//! | 2xx, and it was cut off: before the length that it says, or in the middle of its JSON | `retry` | `done` with a warning |
+//! | 2xx that is too large, or has another encoding or charset, or text of unknown length | `rejected` | `done` with a warning |
 //! | 303 | `done` with a warning; GET and HEAD: `rejected` | `done` with a warning |
-//! | 401, 403 for want of a scope, 429 and 403 for the rate | renewed, `parked`, paused | the same: nothing was done |
+//! | 401, 403 for want of a scope, 429 and 403 for the rate or a quota | renewed, `parked`, paused | the same: nothing was done |
 //! | 425, 503 with `Retry-After` | `retry` | `retry` |
 //! | 408, other 5xx | `retry` | `rejected`, effect `unknown` |
 //! | other 3xx and 4xx | `rejected` | `rejected` |
+//!
+//! Of these, kind `api` counts 404, 409, 410 and 412 as `done` where its job expects them.
 
 use std::time::Duration;
 
 use reqwest::Response;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde_json::Value;
 
 use crate::calls::{CallError, SentCall};
 use crate::effect::Effect;
+use crate::json::Json;
 use crate::outcome::Verdict;
 use crate::retry_after::asks_to_wait;
 
@@ -29,6 +33,7 @@ use super::body::{Body, Broken, Ended};
 /// The largest answer that goes into an outcome, in bytes after decoding; for
 /// pages, of what they were merged into.
 pub(super) const MAX_INLINE_BYTES: usize = 64 * 1024;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Between two pieces of an answer's body.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
@@ -45,7 +50,7 @@ impl Verdict {
     /// Cancelling it loses the answer.
     pub async fn of_response(response: Response) -> Self {
         let status = response.status();
-        let known = SentCall::of(&response);
+        let known = SentCall::of(&response).cloned();
         let effect = Effect::of_status(status.as_u16(), asks_to_wait(response.headers()));
         let verdict = if status.is_success() {
             inline(response).await
@@ -56,7 +61,7 @@ impl Verdict {
                 Ok(body) => body.read(MAX_INLINE_BYTES).await.0,
                 Err(_) => Vec::new(),
             };
-            judge(status.as_u16(), &headers, &body, known)
+            judge(status.as_u16(), &headers, &body, known.as_ref())
         };
         match known {
             Some(_) => verdict,
@@ -69,6 +74,9 @@ impl Verdict {
     pub fn of_call_error(error: &CallError) -> Self {
         match error {
             CallError::NotARequest(_) => Self::reject(error.to_string()),
+            CallError::Paused { wait } => {
+                Self::Retry { why: error.to_string(), http_status: None, after: Some(*wait) }
+            }
             CallError::Lost { repeatable: false, .. }
             | CallError::TimedOut { repeatable: false, .. } => {
                 Self::reject(format!("{error}; {NOT_REPEATED}"))
@@ -89,8 +97,6 @@ pub(super) enum Unusable {
         "the answer is larger than {MAX_INLINE_BYTES} bytes, the most that fits into an outcome; use `output`"
     )]
     TooLarge,
-    #[error("a page is larger than {0} bytes; ask for smaller ones")]
-    LargePage(usize),
     #[error("the answer is larger than {0} bytes, the most that is stored; nothing was stored")]
     LargeObject(u64),
     #[error("the answer is neither JSON nor text in UTF-8; use `output`")]
@@ -110,7 +116,7 @@ impl Unusable {
     pub(super) fn verdict(self, repeatable: bool, http_status: Option<u16>) -> Verdict {
         if !repeatable {
             let warning = format!("the API carried out the call, but {self}");
-            return Verdict::Done { http_status, result: Value::Null, warning: Some(warning) };
+            return Verdict::Done { http_status, result: Json::null(), warning: Some(warning) };
         }
         if self.may_pass() {
             return Verdict::Retry { why: self.to_string(), http_status, after: None };
@@ -132,31 +138,51 @@ pub(super) fn by_session_alone(verdict: Verdict) -> Verdict {
 pub(super) async fn inline(response: Response) -> Verdict {
     let repeatable = SentCall::of(&response).is_some_and(|call| call.repeatable);
     let http_status = Some(response.status().as_u16());
-    let done = |result| Verdict::Done { http_status, result, warning: None };
-    match content(response, MAX_INLINE_BYTES, Unusable::TooLarge).await {
-        Ok(body) if body.is_empty() => done(Value::Null),
-        Ok(body) => match serde_json::from_slice(&body) {
-            Ok(json) => done(json),
-            Err(_) => match String::from_utf8(body) {
-                Ok(text) => done(Value::String(text)),
-                Err(_) => Unusable::NotText.verdict(repeatable, http_status),
-            },
-        },
+    match result(response).await {
+        Ok(result) => Verdict::Done { http_status, result, warning: None },
         Err(unusable) => unusable.verdict(repeatable, http_status),
     }
 }
 
-/// The whole content of a successful answer, up to `limit`.
-pub(super) async fn content(
-    response: Response,
-    limit: usize,
-    too_large: Unusable,
-) -> Result<Vec<u8>, Unusable> {
-    match Body::new(response, IDLE).map_err(Unusable::Broken)?.read(limit).await {
-        (content, Ended::Whole) => Ok(content),
-        (_, Ended::TooLarge) => Err(too_large),
+/// What an answer says: its JSON, byte for byte, or its text as a JSON string.
+pub(super) async fn result(response: Response) -> Result<Json, Unusable> {
+    let is_json = says_json(response.headers());
+    let body = Body::new(response, IDLE).map_err(Unusable::Broken)?;
+    let is_framed = body.is_framed();
+    match body.read(MAX_INLINE_BYTES).await {
+        (content, Ended::Whole) => read_content(content, is_json, is_framed),
+        (_, Ended::TooLarge) => Err(Unusable::TooLarge),
         (_, Ended::Broken(broken)) => Err(Unusable::Broken(broken)),
     }
+}
+
+/// Whether the answer says that it is JSON.
+fn says_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = value.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
+    let essence = essence.to_ascii_lowercase();
+    essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
+}
+
+/// Tells half a JSON from a text. An end that nothing announced may be any place in a text or
+/// a number, but closes an object.
+fn read_content(content: Vec<u8>, is_json: bool, is_framed: bool) -> Result<Json, Unusable> {
+    const CUT: Unusable = Unusable::Broken(Broken::Cut);
+    let json = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content).trim_ascii();
+    if json.is_empty() && (is_json || content.is_empty()) {
+        return if is_framed { Ok(Json::null()) } else { Err(CUT) };
+    }
+    let is_closed = json.starts_with(b"{") || json.starts_with(b"[") || json.starts_with(b"\"");
+    match Json::parse(json) {
+        Ok(json) if is_framed || is_closed => return Ok(json),
+        Err(error) if error.is_eof() && (is_json || (!is_framed && is_closed)) => return Err(CUT),
+        Ok(_) | Err(_) => {}
+    }
+    let text = String::from_utf8(content).map_err(|_| Unusable::NotText)?;
+    if !is_framed {
+        return Err(Unusable::Broken(Broken::NoLength));
+    }
+    Ok(Json::from(Value::String(text)))
 }
 
 #[cfg(test)]
@@ -207,7 +233,7 @@ mod tests {
         let verdict = match &conclusion.verdict {
             Verdict::Done { warning: None, .. } => "done",
             Verdict::Done { warning: Some(_), result, .. } => {
-                assert_eq!(result, &Value::Null);
+                assert!(result.is_null());
                 "warned"
             }
             Verdict::Unauthorized => "unauthorized",
@@ -239,6 +265,9 @@ mod tests {
         let brotli = ok("content-encoding: br\r\n", b"\x0b\x02\x80{}\x03");
         let mut gzip = Vec::new();
         GzipEncoder::new(&b"{\"a\": 1}"[..]).read_to_end(&mut gzip).await.unwrap();
+        let unframed =
+            |head: &str, body: &str| format!("HTTP/1.1 200 OK\r\n{head}\r\n{body}").into_bytes();
+        let json_type = "content-type: application/json; charset=UTF-8\r\n";
         let half_gzip = ok("content-encoding: gzip\r\n", &gzip[..gzip.len() / 2]);
         let cut = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"a\":".to_vec();
         let cut_chunk =
@@ -257,6 +286,17 @@ mod tests {
             (cut, ("warned", "done", true), ("retry", "done", false)),
             (cut_chunk, ("warned", "done", true), ("retry", "done", false)),
             (half_gzip, ("warned", "done", true), ("retry", "done", false)),
+            (ok(json_type, b"{\"a\":"), ("warned", "done", true), ("retry", "done", false)),
+            (
+                ok(json_type, b"{\"a\":\"caf\xc3"),
+                ("warned", "done", true),
+                ("retry", "done", false),
+            ),
+            (unframed(json_type, "{\"a\": 1"), ("warned", "done", true), ("retry", "done", false)),
+            (unframed("", "[{\"a\": 1}"), ("warned", "done", true), ("retry", "done", false)),
+            (unframed(json_type, ""), ("warned", "done", true), ("retry", "done", false)),
+            (unframed("", "some te"), ("warned", "done", true), ("rejected", "done", false)),
+            (unframed(json_type, "12"), ("warned", "done", true), ("rejected", "done", false)),
             (large, ("warned", "done", true), ("rejected", "done", false)),
             (latin, ("warned", "done", true), ("rejected", "done", false)),
             (brotli, ("warned", "done", true), ("rejected", "done", false)),
@@ -266,6 +306,9 @@ mod tests {
                 ("warned", "done", false),
             ),
             // Carried out.
+            (unframed(json_type, "{\"a\": 1} "), ("done", "done", true), ("done", "done", false)),
+            (ok("", b"{\"a\":"), ("done", "done", true), ("done", "done", false)),
+            (ok(json_type, b""), ("done", "done", true), ("done", "done", false)),
             (ok("", b"{}"), ("done", "done", true), ("done", "done", false)),
             (
                 ok("content-encoding: gzip\r\n", &gzip),
@@ -320,6 +363,60 @@ mod tests {
                 _ => assert_eq!(told(&got), again, "{shown}"),
             }
         }
+    }
+
+    #[test]
+    fn what_an_answer_says() {
+        let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
+        let of = |content: &str, is_json| read_content(content.as_bytes().to_vec(), is_json, true);
+        for json in [
+            "117.63331139400017",
+            "{\"a\": 9007199254740991.0}",
+            "1e400",
+            "123456789012345678901234567890",
+            &deep,
+        ] {
+            for is_json in [true, false] {
+                assert_eq!(of(json, is_json).unwrap().text(), json);
+                assert_eq!(of(&format!("\u{feff}{json}\n"), is_json).unwrap().text(), json);
+            }
+        }
+        assert_eq!(of("NaN", true).unwrap().text(), "\"NaN\"");
+        assert_eq!(of("{\"a\"", false).unwrap().text(), r#""{\"a\"""#);
+        assert_eq!(of("", true).unwrap().text(), "null");
+        assert_eq!(of("\n", false).unwrap().text(), r#""\n""#);
+        assert_eq!(read_content(vec![b'"', 0xff, b'"'], true, true), Err(Unusable::NotText));
+        for (value, is_json) in [
+            ("application/json", true),
+            ("Application/JSON ; charset=utf-8", true),
+            ("application/problem+json", true),
+            ("text/json", true),
+            ("application/jsonl", false),
+            ("text/plain", false),
+        ] {
+            let headers = [(CONTENT_TYPE, value.parse().unwrap())].into_iter().collect();
+            assert_eq!(says_json(&headers), is_json, "{value}");
+        }
+    }
+
+    /// A host that echoes the request must not make the token public.
+    #[tokio::test]
+    async fn a_token_that_is_repeated_is_hidden() {
+        for body in [r#"{"a": "Bearer fake-access"}"#, "Bearer fake-access"] {
+            let Verdict::Done { result, .. } = run(Get, &ok("", body.as_bytes())).await.verdict
+            else {
+                panic!("it is done");
+            };
+            let text = result.text();
+            assert!(text.contains("Bearer ***********") && !text.contains("fake"), "{text}");
+        }
+        let refused = r#"{"error": {"message": "no fake-access here"}}"#;
+        let length = refused.len();
+        let answer = format!("HTTP/1.1 404 No\r\ncontent-length: {length}\r\n\r\n{refused}");
+        let Verdict::Reject { detail, .. } = run(Get, answer.as_bytes()).await.verdict else {
+            panic!("it is rejected");
+        };
+        assert_eq!(detail.as_deref(), Some("no *********** here"));
     }
 
     #[tokio::test]

@@ -183,6 +183,10 @@ metrics_list! {
         "Times that a user's jobs were held back because an API limits their rate.";
     SLOWED_USERS = "fleet_users_slowed", WORKER, Gauge, [],
         "Users whose rate an API limited lately.";
+    HOST_PAUSES = "fleet_host_pauses_total", WORKER, Counter, [],
+        "Times that no call was made to a host for a while because it refused many users.";
+    PAUSED_HOSTS = "fleet_hosts_paused", WORKER, Gauge, [],
+        "Hosts to which no call is made now because they refuse many users.";
     CREDENTIALS = "fleet_credentials_total", WORKER, Counter,
         ["result": &["hit", "wait", "error"]],
         "Credentials asked for: hit (in memory), wait (a read or a refresh), error.";

@@ -7,8 +7,8 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use crate::outcome::Status;
 
 use super::{
-    CREDENTIALS, HELD, Had, IN_FLIGHT, JOB_SECONDS, JOBS, LEASE_WAIT, OUTSTANDING, QUEUE_WAIT,
-    QUEUED_USERS, SLOWED_USERS, UNKNOWN, level,
+    CREDENTIALS, HELD, Had, IN_FLIGHT, JOB_SECONDS, JOBS, LEASE_WAIT, OUTSTANDING, PAUSED_HOSTS,
+    QUEUE_WAIT, QUEUED_USERS, SLOWED_USERS, UNKNOWN, level,
 };
 
 const STATUSES: [Status; 4] = [Status::Done, Status::Retry, Status::Parked, Status::Rejected];
@@ -21,6 +21,7 @@ pub(crate) struct Meters {
     queue_wait: Histogram,
     queued_users: Gauge,
     slowed_users: Gauge,
+    paused_hosts: Gauge,
     outstanding: Gauge,
     held: Gauge,
     hit: Counter,
@@ -60,6 +61,7 @@ impl Default for Meters {
             queue_wait: histogram!(QUEUE_WAIT),
             queued_users: gauge!(QUEUED_USERS),
             slowed_users: gauge!(SLOWED_USERS),
+            paused_hosts: gauge!(PAUSED_HOSTS),
             outstanding: gauge!(OUTSTANDING),
             held: gauge!(HELD),
             hit: credentials(Had::Hit),
@@ -75,6 +77,11 @@ impl Meters {
     pub(crate) fn set_users(&self, queued: usize, slowed: usize) {
         self.queued_users.set(level(queued));
         self.slowed_users.set(level(slowed));
+    }
+
+    /// Tells how many hosts are left alone because they refuse many users.
+    pub(crate) fn set_paused_hosts(&self, paused: usize) {
+        self.paused_hosts.set(level(paused));
     }
 
     /// Tells how many messages are received and not settled, and how many of them are

@@ -113,9 +113,10 @@ fn write_everything(store: &TokenStore) {
     meters.turn(SECOND);
     std::mem::forget(meters.run());
     meters.set_users(2, 1);
+    meters.set_paused_hosts(1);
     meters.set_jobs(3, 1);
     ApiSeries::default().note("www.example.com", Some(200), SECOND);
-    for counter in [DEDUPED, SLOWED, RESUMED, PARKED_REFUSED] {
+    for counter in [DEDUPED, SLOWED, HOST_PAUSES, RESUMED, PARKED_REFUSED] {
         count(counter);
     }
     for gauge in [PAUSED, NEED_CONSENT, PARKED_JOBS, ENDINGS] {

@@ -45,7 +45,7 @@ const USER_AGENT: &str = concat!("fleet/", env!("CARGO_PKG_VERSION"), " (gzip)")
 /// use worker::{Job, Session, Verdict};
 ///
 /// fn greet<'a>(job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
-///     async move { Verdict::done(json!({ "hello": job.params.get("name") })) }.boxed()
+///     async move { Verdict::done(json!({ "hello": job.user.as_str() })) }.boxed()
 /// }
 ///
 /// # async fn example(
@@ -351,6 +351,7 @@ impl Builder {
                 hosts: self.hosts,
                 api_root: self.api_root,
                 observer: Arc::new(Observer::new(Arc::clone(&clock))),
+                host_limits: Arc::default(),
             },
             bucket: self.bucket.ok_or(BuildError::Missing("the bucket of its store"))?,
             source: self.source.ok_or(BuildError::Missing("a source of jobs"))?,

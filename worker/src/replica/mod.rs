@@ -179,6 +179,7 @@ fn tell(deliveries: &Deliveries, ready: &Readiness) {
     let Deliveries { scheduler, meters, rate_limits, in_hand, gate, .. } = deliveries;
     meters.set_users(scheduler.users(), rate_limits.users());
     meters.set_jobs(in_hand.len(), scheduler.held());
+    meters.set_paused_hosts(deliveries.carrier.host_limits.paused(deliveries.clock.monotonic()));
     match gate.reasons().as_slice() {
         [] => ready.has(Lack::Pause),
         reasons => ready.lacks(Lack::Pause, reasons.join("; ")),

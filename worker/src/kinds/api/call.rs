@@ -1,15 +1,21 @@
 //! What a job of kind `api` asks for, read from its parameters.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use url::Url;
 
-use super::limits::JOB_HEADERS;
+use super::limits::{INLINE, JOB_HEADERS, OUTPUT};
+use super::memory::Need;
 use super::output::{OutputRules, Target};
 use super::paging::Paging;
 use crate::hosts::HostRules;
+use crate::json::{Json, Members};
 
 /// Set by the worker, by HTTP itself or by proxies; a job cannot. The worker
 /// decodes what it asks for, so it also says what it accepts.
@@ -32,25 +38,42 @@ const RESERVED_HEADERS: [&str; 15] = [
     "x-method-override",
 ];
 
+/// The statuses that a job may expect: what it asks for is so already, or no more.
+const EXPECTABLE: [u16; 4] = [404, 409, 410, 412];
+
 #[derive(Deserialize)]
-struct Wire {
+struct Wire<'a> {
     method: Option<String>,
     url: Option<String>,
-    #[serde(default)]
-    query: Map<String, Value>,
-    #[serde(default)]
-    headers: Map<String, Value>,
-    body: Option<Value>,
+    #[serde(borrow, default)]
+    query: Members<'a>,
+    #[serde(borrow, default)]
+    headers: Members<'a>,
+    body: Option<Json>,
     #[serde(default)]
     idempotent: bool,
     paginate: Option<Value>,
     output: Option<String>,
     #[serde(default)]
     overwrite: bool,
+    #[serde(default)]
+    expect: Vec<u16>,
+    timeout_s: Option<u64>,
 }
 
-const FIELDS: [&str; 9] =
-    ["method", "url", "query", "headers", "body", "idempotent", "paginate", "output", "overwrite"];
+const FIELDS: [&str; 11] = [
+    "method",
+    "url",
+    "query",
+    "headers",
+    "body",
+    "idempotent",
+    "paginate",
+    "output",
+    "overwrite",
+    "expect",
+    "timeout_s",
+];
 
 /// A call that may be made.
 #[derive(Debug)]
@@ -58,32 +81,35 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
-    pub(super) body: Option<Vec<u8>>,
+    pub(super) body: Option<Bytes>,
     /// Making it twice does no harm.
     pub(super) repeatable: bool,
     pub(super) paging: Option<Paging>,
     pub(super) output: Option<Target>,
+    /// Refusals with which it is done.
+    pub(super) expect: Vec<u16>,
+    /// The job's own limit on the time that it takes.
+    pub(super) timeout: Option<Duration>,
 }
 
 impl Call {
     /// Reads a job's parameters; the text says what is wrong without quoting a
     /// value.
     pub(super) fn read(
-        params: &Map<String, Value>,
+        params: &Json,
         hosts: &HostRules,
         outputs: &OutputRules,
     ) -> Result<Self, String> {
-        for name in params.keys() {
-            if !FIELDS.contains(&name.as_str()) {
-                let name: String = name.chars().take(64).collect();
-                return Err(format!(
-                    "unknown parameter {name:?}; kind `api` takes {}",
-                    FIELDS.join(", ")
-                ));
-            }
+        let wrong_type = |_| "a parameter of kind `api` has the wrong type".to_owned();
+        let Members(members) = params.read().map_err(wrong_type)?;
+        if let Some((name, _)) = members.iter().find(|(name, _)| !FIELDS.contains(&name.as_str())) {
+            let name: String = name.chars().take(64).collect();
+            return Err(format!(
+                "unknown parameter {name:?}; kind `api` takes {}",
+                FIELDS.join(", ")
+            ));
         }
-        let wire: Wire = serde_json::from_value(Value::Object(params.clone()))
-            .map_err(|_| "a parameter of kind `api` has the wrong type".to_owned())?;
+        let wire: Wire<'_> = params.read().map_err(wrong_type)?;
         let method = read_method(wire.method.as_deref())?;
         let url = wire.url.ok_or("`url` is missing")?;
         let mut url = hosts.check(&url).map_err(|e| format!("`url`: {e}"))?;
@@ -91,24 +117,56 @@ impl Call {
         let url = hosts.check(url.as_str()).map_err(|e| format!("`url` with `query`: {e}"))?;
         let mut headers = read_headers(&wire.headers)?;
         let body = match wire.body {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => Some(text.into_bytes()),
+            None => None,
+            Some(text) if text.text().starts_with('"') => {
+                let text: String = text.read().map_err(wrong_type)?;
+                Some(text.into_bytes().into())
+            }
             Some(json) => {
                 headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
-                Some(json.to_string().into_bytes())
+                Some(Bytes::copy_from_slice(json.text().as_bytes()))
             }
         };
         let paging = wire.paginate.map_or(Ok(None), Paging::read)?;
-        if paging.is_some() && method != Method::GET {
-            return Err("`paginate` is for GET only".to_owned());
+        if let Some(paging) = &paging {
+            if method != Method::GET {
+                return Err("`paginate` is for GET only".to_owned());
+            }
+            paging.check_masks(&url, &headers)?;
         }
         let output = match wire.output {
             Some(output) => Some(outputs.target(&output, wire.overwrite)?),
             None if wire.overwrite => return Err("`overwrite` needs `output`".to_owned()),
             None => None,
         };
+        if wire.expect.iter().any(|status| !EXPECTABLE.contains(status)) {
+            return Err("`expect` may list 404, 409, 410 and 412".to_owned());
+        }
+        let most = if output.is_some() { OUTPUT } else { INLINE };
+        let timeout = match wire.timeout_s.map(Duration::from_secs) {
+            Some(timeout) if timeout.is_zero() || timeout > most => {
+                return Err(format!("`timeout_s` must be 1 to {}", most.as_secs()));
+            }
+            timeout => timeout,
+        };
         let repeatable = wire.idempotent || method.is_idempotent();
-        Ok(Self { method, url, headers, body, repeatable, paging, output })
+        let expect = wire.expect;
+        Ok(Self { method, url, headers, body, repeatable, paging, output, expect, timeout })
+    }
+
+    /// What it may need of the memory for bodies.
+    pub(super) fn need(&self) -> Need {
+        let body = self.body.as_ref().map_or(0, Bytes::len);
+        match self.output {
+            Some(_) => Need::upload(body),
+            None => Need::inline(body),
+        }
+    }
+
+    /// How long the whole job may take.
+    pub(super) fn limit(&self) -> Duration {
+        let most = if self.output.is_some() { OUTPUT } else { INLINE };
+        self.timeout.unwrap_or(most)
     }
 }
 
@@ -124,28 +182,35 @@ fn read_method(name: Option<&str>) -> Result<Method, String> {
     }
 }
 
-fn add_query(url: &mut Url, query: &Map<String, Value>) -> Result<(), String> {
+/// Numbers go into the query as they were written.
+fn add_query(url: &mut Url, Members(query): &Members<'_>) -> Result<(), String> {
+    const WRONG: &str = "`query` values must be strings, numbers or booleans";
     if query.is_empty() {
         return Ok(());
     }
     let mut pairs = url.query_pairs_mut();
     for (name, value) in query {
-        let values = match value {
-            Value::Array(values) => values.as_slice(),
-            single => std::slice::from_ref(single),
+        let values: Vec<&RawValue> = match value.get().as_bytes() {
+            [b'[', ..] => serde_json::from_str(value.get()).map_err(|_| WRONG)?,
+            _ => vec![value],
         };
         for value in values {
-            match value {
-                Value::String(text) => pairs.append_pair(name, text),
-                Value::Number(_) | Value::Bool(_) => pairs.append_pair(name, &value.to_string()),
-                _ => return Err("`query` values must be strings, numbers or booleans".to_owned()),
-            };
+            match value.get().as_bytes() {
+                [b'"', ..] => {
+                    let text: String = serde_json::from_str(value.get()).map_err(|_| WRONG)?;
+                    pairs.append_pair(name, &text);
+                }
+                [b'{' | b'[' | b'n', ..] => return Err(WRONG.to_owned()),
+                _ => {
+                    pairs.append_pair(name, value.get());
+                }
+            }
         }
     }
     Ok(())
 }
 
-fn read_headers(wanted: &Map<String, Value>) -> Result<HeaderMap, String> {
+fn read_headers(Members(wanted): &Members<'_>) -> Result<HeaderMap, String> {
     if wanted.len() > JOB_HEADERS {
         return Err(format!("`headers` has more than {JOB_HEADERS} entries"));
     }
@@ -156,9 +221,9 @@ fn read_headers(wanted: &Map<String, Value>) -> Result<HeaderMap, String> {
         if RESERVED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
             return Err(format!("a job cannot set the header {name}"));
         }
+        let value = serde_json::from_str::<String>(value.get()).ok();
         let value = value
-            .as_str()
-            .and_then(|v| HeaderValue::from_str(v).ok())
+            .and_then(|value| HeaderValue::from_str(&value).ok())
             .ok_or_else(|| format!("the header {name} has a value that HTTP does not allow"))?;
         headers.insert(name, value);
     }
@@ -171,11 +236,12 @@ mod tests {
     use serde_json::json;
 
     fn call(params: Value) -> Result<Call, String> {
-        let Value::Object(params) = params else {
-            panic!("an object");
-        };
+        read(&params.to_string())
+    }
+
+    fn read(params: &str) -> Result<Call, String> {
         let outputs = OutputRules::new(["exports"], "tokens").unwrap();
-        Call::read(&params, &HostRules::default(), &outputs)
+        Call::read(&Json::parse(params.as_bytes()).unwrap(), &HostRules::default(), &outputs)
     }
 
     #[test]
@@ -199,7 +265,8 @@ mod tests {
     #[test]
     fn says_what_is_wrong() {
         let url = "https://www.googleapis.com/";
-        let many: Map<String, Value> = (0..65).map(|i| (format!("x-{i}"), json!("v"))).collect();
+        let many: serde_json::Map<String, Value> =
+            (0..65).map(|i| (format!("x-{i}"), json!("v"))).collect();
         for (params, says) in [
             (json!({}), "`url` is missing"),
             (json!({"url": 7}), "wrong type"),
@@ -232,10 +299,50 @@ mod tests {
             (json!({"url": url, "output": "gs://others/x"}), "--allow-bucket"),
             (json!({"url": url, "output": "gs://tokens/x"}), "token bucket"),
             (json!({"url": url, "overwrite": true}), "needs `output`"),
+            (json!({"url": url, "paginate": true, "query": {"fields": "files(id)"}}), "leaves out"),
+            (json!({"url": url, "expect": [200]}), "`expect` may list"),
+            (json!({"url": url, "expect": [404, 403]}), "`expect` may list"),
+            (json!({"url": url, "expect": 404}), "wrong type"),
+            (json!({"url": url, "timeout_s": 0}), "1 to 300"),
+            (json!({"url": url, "timeout_s": 301}), "1 to 300"),
+            (json!({"url": url, "timeout_s": 1801, "output": "gs://exports/x"}), "1 to 1800"),
+            (json!({"url": url, "timeout_s": 1.5}), "wrong type"),
         ] {
             let error = call(params.clone()).unwrap_err();
             assert!(error.contains(says), "{params}: {error}");
         }
+    }
+
+    #[test]
+    fn bytes_stay_as_they_were_written() {
+        let call = read(
+            r#"{"url": "https://www.googleapis.com/?n=1.0", "query": {"z": 1e400, "a": [9007199254740991.0, "1"]},
+                "body": {"b" : [117.63331139400017, -0, "\u00fc"], "a": 123456789012345678901234567890}}"#,
+        )
+        .unwrap();
+        assert_eq!(call.url.query(), Some("n=1.0&z=1e400&a=9007199254740991.0&a=1"));
+        let body =
+            r#"{"b" : [117.63331139400017, -0, "\u00fc"], "a": 123456789012345678901234567890}"#;
+        assert_eq!(call.body.as_deref(), Some(body.as_bytes()));
+        let text =
+            read(r#"{"url": "https://www.googleapis.com/", "body": "{\"a\": 1.0}"}"#).unwrap();
+        assert_eq!(text.body.as_deref(), Some(&b"{\"a\": 1.0}"[..]));
+        assert!(!text.headers.contains_key(CONTENT_TYPE), "a text is the publisher's own");
+        let none = read(r#"{"url": "https://www.googleapis.com/", "body": null}"#).unwrap();
+        assert!(none.body.is_none());
+    }
+
+    #[test]
+    fn what_is_asked_besides() {
+        let url = "https://www.googleapis.com/";
+        let headers = json!({"If-Match": "\"1\"", "If-None-Match": "*", "Range": "bytes=0-9"});
+        let asked =
+            call(json!({"url": url, "expect": [404, 412], "timeout_s": 7, "headers": headers}));
+        let asked = asked.unwrap();
+        assert_eq!((asked.expect.as_slice(), asked.limit().as_secs()), (&[404, 412][..], 7));
+        assert_eq!(asked.headers["if-match"], "\"1\"");
+        let plain = call(json!({"url": url})).unwrap();
+        assert_eq!((plain.limit(), plain.timeout), (INLINE, None));
     }
 
     #[test]

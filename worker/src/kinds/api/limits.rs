@@ -5,9 +5,6 @@
 
 use std::time::Duration;
 
-/// The largest single page of a paginated answer, in bytes after decoding. A page
-/// is held whole, since its token may stand at its end.
-pub(super) const MAX_PAGE_BYTES: usize = 10 * 1024 * 1024;
 /// The largest object that a job may write, in bytes after decoding: a small
 /// compressed answer must not fill a bucket.
 pub(super) const MAX_OUTPUT_BYTES: u64 = 16 * 1024 * 1024 * 1024;

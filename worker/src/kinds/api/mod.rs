@@ -11,15 +11,16 @@
 //! job asked for it: such a job is `rejected`, with the effect `done`.
 
 mod call;
+mod collect;
 mod feed;
 mod limits;
+mod memory;
 mod output;
+mod page;
 mod paging;
 mod request;
 mod storage_failure;
 mod upload;
-
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -35,16 +36,20 @@ use crate::session::Session;
 
 use super::answer::NOT_REPEATED;
 use super::body::{Body, Broken};
-use super::response::{IDLE, Unusable, by_session_alone, content, inline};
+use super::response::{IDLE, Unusable, by_session_alone, inline};
 use call::Call;
+use collect::{Lines, Merged};
 use feed::{Feed, Stopped, feed};
-use limits::{INLINE, MAX_OUTPUT_BYTES, MAX_PAGE_BYTES, OUTPUT};
+use limits::MAX_OUTPUT_BYTES;
+use memory::BodyMemory;
 use output::Target;
-use paging::{BadPage, Merged, Pages, Paging};
+use page::{Collect, PageReader};
+use paging::{BadPage, Pages, Paging};
 use request::send;
 use storage_failure::NotStored;
 use upload::{Found, Stored};
 
+pub use memory::MIN_BODY_MEMORY;
 pub use output::OutputRules;
 pub use upload::OutputStore;
 
@@ -67,12 +72,14 @@ pub struct Outputs {
 #[derive(Debug)]
 pub struct ApiHandler {
     outputs: Option<Outputs>,
+    memory: BodyMemory,
 }
 
 impl ApiHandler {
-    /// A handler that writes to `outputs`; without them every `output` is refused.
-    pub fn new(outputs: Option<Outputs>) -> Self {
-        Self { outputs }
+    /// A handler that writes to `outputs`; without them every `output` is refused. The bodies
+    /// of all its jobs take at most `body_memory` bytes, at least [`MIN_BODY_MEMORY`].
+    pub fn new(outputs: Option<Outputs>, body_memory: usize) -> Self {
+        Self { outputs, memory: BodyMemory::new(body_memory) }
     }
 
     fn read(&self, job: &Job, session: &Session<'_>) -> Result<Call, String> {
@@ -82,24 +89,24 @@ impl ApiHandler {
     }
 
     async fn run(&self, job: &Job, call: &Call, session: &Session<'_>) -> Verdict {
-        let (limit, running) = match (&call.output, &call.paging) {
-            (Some(target), _) => (OUTPUT, self.store(job, call, target, session).boxed()),
-            (None, Some(paging)) => (INLINE, merge(call, paging, session).boxed()),
+        let _memory = self.memory.take(call.need()).await;
+        let running = match (&call.output, &call.paging) {
+            (Some(target), _) => self.store(job, call, target, session).boxed(),
+            (None, Some(paging)) => merge(call, paging, session).boxed(),
             (None, None) => {
                 let single = async {
-                    let response = send(session, call, &call.url, "`url`").await?;
+                    let response = first(call, session).await?;
                     if !call.repeatable && response.status().is_success() {
                         session.ledger().job_is_carried_out(response.status().as_u16());
                     }
                     Ok(inline(response).await)
                 };
-                (INLINE, single.boxed())
+                single.boxed()
             }
         };
-        let ended = tokio::time::timeout(limit, running).await;
-        match ended {
+        match tokio::time::timeout(call.limit(), running).await {
             Ok(Ok(verdict) | Err(verdict)) => verdict,
-            Err(_late) => late(limit, call, session),
+            Err(_late) => late(call, session),
         }
     }
 
@@ -127,7 +134,7 @@ impl ApiHandler {
                 }
             }
         }
-        let response = send(session, call, &call.url, "`url`").await?;
+        let response = first(call, session).await?;
         let status = response.status().as_u16();
         let http_status = Some(status);
         let unusable = |why: Unusable| why.verdict(call.repeatable, http_status);
@@ -139,7 +146,7 @@ impl ApiHandler {
         let (source, read) = if let Some(paging) = &call.paging {
             let (feed, source) = feed(None);
             let closed = feed.closed();
-            let reading = feed_pages(response, call, paging, session, feed);
+            let reading = feed_pages(response, call, paging, session, feed).boxed();
             (source, until_closed(closed, reading).boxed())
         } else {
             let body = Body::new(response, IDLE).and_then(Body::must_be_whole);
@@ -154,6 +161,7 @@ impl ApiHandler {
             (Err(Unread::Broken(broken)), _) => Err(unusable(Unusable::Broken(broken))),
             (Err(Unread::TooLarge), _) => Err(unusable(Unusable::LargeObject(MAX_OUTPUT_BYTES))),
             (Err(Unread::Page(verdict)), _) => Err(verdict),
+            (Err(Unread::Bad(bad)), _) => Err(bad_page(&bad, http_status)),
             (_, Err(NotStored::Exists)) => Err(exists(call, target, http_status)),
             (_, Err(NotStored::Failed(why))) => Err(not_stored(call, &why, status)),
             (Err(Unread::Closed), Ok(_)) => {
@@ -164,54 +172,82 @@ impl ApiHandler {
     }
 }
 
-/// All pages as the outcome's result.
-async fn merge(call: &Call, paging: &Paging, session: &Session<'_>) -> Result<Verdict, Verdict> {
-    let (mut pages, mut merged) = (Pages::new(paging), Merged::default());
-    let mut response = send(session, call, &call.url, "`url`").await?;
-    let status = response.status().as_u16();
-    loop {
-        let body = page(response, call).await?;
-        let (page, next) = pages.take(&body).map_err(|bad| bad_page(&bad, status))?;
-        merged.add(&page, paging).map_err(|bad| bad_page(&bad, status))?;
-        match next {
-            Some(token) => response = next_page(call, paging, &token, session).await?,
-            None => break,
-        }
-    }
-    let result = merged.finish().map_err(|bad| bad_page(&bad, status))?;
-    Ok(Verdict::Done { http_status: Some(status), result, warning: None })
+/// The answer to the call itself, not to one for a later page.
+async fn first(call: &Call, session: &Session<'_>) -> Result<Response, Verdict> {
+    send(session, call, &call.url, "`url`", &call.expect).await
 }
 
-async fn next_page(
-    call: &Call,
-    paging: &Paging,
-    token: &str,
-    session: &Session<'_>,
-) -> Result<Response, Verdict> {
-    send(session, call, &paging.url(&call.url, token), "the next page's URL").await
+/// All pages as the outcome's result.
+async fn merge(call: &Call, paging: &Paging, session: &Session<'_>) -> Result<Verdict, Verdict> {
+    let mut merged = Merged::new(paging);
+    let response = first(call, session).await?;
+    let http_status = Some(response.status().as_u16());
+    let read = read_pages(response, call, paging, session, &mut merged, None).await;
+    match read.and_then(|_| Ok(merged.finish()?)) {
+        Ok(result) => Ok(Verdict::Done { http_status, result, warning: None }),
+        Err(Unread::Page(verdict)) => Err(verdict),
+        Err(Unread::Bad(bad)) => Err(bad_page(&bad, http_status)),
+        Err(Unread::Broken(broken)) => {
+            Err(Unusable::Broken(broken).verdict(call.repeatable, http_status))
+        }
+        Err(Unread::TooLarge | Unread::Closed) => unreachable!("nothing is fed"),
+    }
 }
 
 /// Feeds the elements of all pages; how many pages there were.
 async fn feed_pages(
-    mut response: Response,
+    response: Response,
     call: &Call,
     paging: &Paging,
     session: &Session<'_>,
     mut feed: Feed,
 ) -> Result<Option<u32>, Unread> {
+    let mut lines = Lines::new(paging);
+    let pages = read_pages(response, call, paging, session, &mut lines, Some(&mut feed)).await?;
+    feed.end().await?;
+    Ok(Some(pages))
+}
+
+/// Reads the first page, which has begun to come, and all others; how many there were.
+async fn read_pages(
+    mut response: Response,
+    call: &Call,
+    paging: &Paging,
+    session: &Session<'_>,
+    collect: &mut (impl Collect + Send),
+    mut feed: Option<&mut Feed>,
+) -> Result<u32, Unread> {
     let mut pages = Pages::new(paging);
-    let status = response.status().as_u16();
     loop {
-        let body = page(response, call).await?;
-        let (page, next) = pages.take(&body).map_err(|bad| bad_page(&bad, status))?;
-        feed.push(&page.lines(paging).map_err(|bad| bad_page(&bad, status))?).await?;
-        match next {
-            Some(token) => response = next_page(call, paging, &token, session).await?,
-            None => break,
+        collect.begin_page();
+        let token = read_page(response, paging, collect, feed.as_deref_mut()).await?;
+        let Some(token) = pages.take(token)? else { return Ok(pages.count) };
+        let url = paging.url(&call.url, &token);
+        response = send(session, call, &url, "the next page's URL", &[]).await?;
+    }
+}
+
+/// Reads one page as it comes: the token of the next.
+async fn read_page(
+    response: Response,
+    paging: &Paging,
+    collect: &mut (impl Collect + Send),
+    mut feed: Option<&mut Feed>,
+) -> Result<Option<Vec<u8>>, Unread> {
+    let mut body = Body::new(response, IDLE)?;
+    let (is_framed, mut is_empty) = (body.is_framed(), true);
+    let mut reader = PageReader::new(paging.token_field());
+    while let Some(piece) = body.next().await {
+        reader.read(&piece?, collect)?;
+        is_empty = false;
+        if let Some(feed) = feed.as_deref_mut() {
+            feed.push(&collect.take()).await?;
         }
     }
-    feed.end().await?;
-    Ok(Some(pages.count))
+    match reader.end() {
+        Some(token) if is_framed || !is_empty => Ok(token),
+        _ => Err(Unread::Broken(Broken::Cut)),
+    }
 }
 
 /// Why an answer was not read to its end.
@@ -220,8 +256,22 @@ enum Unread {
     TooLarge,
     /// The writer knows why.
     Closed,
-    /// A later page.
+    /// A later page was refused.
     Page(Verdict),
+    /// What a page is.
+    Bad(BadPage),
+}
+
+impl From<Broken> for Unread {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+impl From<BadPage> for Unread {
+    fn from(bad: BadPage) -> Self {
+        Self::Bad(bad)
+    }
 }
 
 impl From<Stopped> for Unread {
@@ -259,19 +309,12 @@ async fn until_closed<T>(
     }
 }
 
-/// One page, which is held whole.
-async fn page(response: Response, call: &Call) -> Result<Vec<u8>, Verdict> {
-    let http_status = Some(response.status().as_u16());
-    let page = content(response, MAX_PAGE_BYTES, Unusable::LargePage(MAX_PAGE_BYTES)).await;
-    page.map_err(|unusable| unusable.verdict(call.repeatable, http_status))
-}
-
-fn bad_page(bad: &BadPage, status: u16) -> Verdict {
+fn bad_page(bad: &BadPage, http_status: Option<u16>) -> Verdict {
     let detail = match bad {
         BadPage::Several(names) => Some(names.join(", ")),
         _ => None,
     };
-    Verdict::Reject { reason: bad.to_string(), detail, http_status: Some(status) }
+    Verdict::Reject { reason: bad.to_string(), detail, http_status }
 }
 
 /// The verdict on an answer that Cloud Storage did not take.
@@ -284,10 +327,11 @@ fn not_stored(call: &Call, what: &str, status: u16) -> Verdict {
     reject(reason, http_status)
 }
 
-/// The verdict on a job that took longer than `limit`. What its calls did is known from the
-/// session, since their future was dropped.
-fn late(limit: Duration, call: &Call, session: &Session<'_>) -> Verdict {
-    let known = session.ledger().calls().knowledge();
+/// The verdict on a job that took too long. What its calls did is known from the session,
+/// since their future was dropped. By a limit of its own a job says that it is worth trying
+/// again.
+fn late(call: &Call, session: &Session<'_>) -> Verdict {
+    let (known, limit) = (session.ledger().calls().knowledge(), call.limit());
     let late = format!("the call took longer than {limit:?}");
     match known.effect {
         Effect::Done if known.is_spent() && call.output.is_none() => {
@@ -297,6 +341,7 @@ fn late(limit: Duration, call: &Call, session: &Session<'_>) -> Verdict {
             reject(format!("{late}; {CARRIED_OUT}, and its answer was not stored"), None)
         }
         Effect::Unknown if known.is_spent() => reject(format!("{late}; {NOT_REPEATED}"), None),
+        _ if call.timeout.is_some() => Verdict::retry(late),
         Effect::None | Effect::Done | Effect::Unknown => reject(late, None),
     }
 }
@@ -310,7 +355,7 @@ fn done(target: &Target, http_status: Option<u16>, stored: Stored, pages: Option
     if let Some(pages) = pages {
         result["pages"] = pages.into();
     }
-    Verdict::Done { http_status, result, warning: None }
+    Verdict::Done { http_status, result: result.into(), warning: None }
 }
 
 fn exists(call: &Call, target: &Target, http_status: Option<u16>) -> Verdict {

@@ -4,13 +4,13 @@
 //! call. Everything here is pure; the caller makes the requests and checks every
 //! URL again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use reqwest::header::HeaderMap;
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use serde_json::{Map, Value};
-use url::Url;
+use serde_json::Value;
+use url::{Url, form_urlencoded};
 
 use super::limits::{MAX_PAGES, PAGES};
 use crate::kinds::response::MAX_INLINE_BYTES;
@@ -42,7 +42,13 @@ struct Wire {
 pub(super) enum BadPage {
     #[error("a page is not a JSON object")]
     NotAnObject,
-    #[error("a page's token is not a string")]
+    #[error("a page is not JSON")]
+    NotJson,
+    #[error("a page is nested too deep")]
+    TooDeep,
+    #[error("a page has a field whose name is too long")]
+    Name,
+    #[error("a page's token is not a string, or too long")]
     Token,
     #[error("a page's token came for the second time, so that the pages would never end")]
     Loop,
@@ -86,16 +92,76 @@ impl Paging {
         }))
     }
 
-    /// The URL of the page with this token: any other token in the query goes.
+    pub(super) fn token_field(&self) -> &str {
+        &self.token_field
+    }
+
+    /// Whether `items` is this field.
+    pub(super) fn names(&self, field: &str) -> bool {
+        self.items.as_deref() == Some(field)
+    }
+
+    /// Whether the elements of this field are taken; `first` is the first byte of its value.
+    pub(super) fn takes(&self, name: &str, first: u8) -> Result<bool, BadPage> {
+        match &self.items {
+            None => Ok(first == b'['),
+            Some(items) if items != name => Ok(false),
+            // An API leaves an empty list out, or says `null`.
+            Some(_) if first == b'n' => Ok(false),
+            Some(_) if first == b'[' => Ok(true),
+            Some(_) => Err(BadPage::Items),
+        }
+    }
+
+    /// The URL of the page with this token: any other token in the query goes, and the rest of
+    /// it stays as it is written.
     pub(super) fn url(&self, first: &Url, token: &str) -> Url {
-        let kept: Vec<(String, String)> = first
-            .query_pairs()
-            .filter(|(name, _)| *name != self.page_param)
-            .map(|(name, value)| (name.into_owned(), value.into_owned()))
-            .collect();
+        let is_kept = |pair: &&str| {
+            let mut names = form_urlencoded::parse(pair.as_bytes());
+            names.next().is_none_or(|(name, _)| name != self.page_param)
+        };
+        let kept = first.query().unwrap_or_default().split('&').filter(is_kept);
+        let kept: Vec<&str> = kept.filter(|pair| !pair.is_empty()).collect();
         let mut url = first.clone();
-        url.query_pairs_mut().clear().extend_pairs(kept).append_pair(&self.page_param, token);
+        url.set_query(Some(&kept.join("&")));
+        url.query_pairs_mut().append_pair(&self.page_param, token);
         url
+    }
+
+    /// Refuses a mask of fields that leaves the token out: the first page would pass for all.
+    pub(super) fn check_masks(&self, url: &Url, headers: &HeaderMap) -> Result<(), String> {
+        let left_out = |what: &str| {
+            let token = &self.token_field;
+            Err(format!(
+                "{what} leaves out `{token}`, so that only the first page would ever come; add `{token}` to it"
+            ))
+        };
+        let is_mask = |name: &str| name == "fields" || name == "$fields";
+        let masks: Vec<_> = url.query_pairs().filter(|(name, _)| is_mask(name)).collect();
+        if !masks.is_empty() && !masks.iter().any(|(_, mask)| self.is_in(mask)) {
+            return left_out("`fields`");
+        }
+        match headers.get("x-goog-fieldmask").and_then(|mask| mask.to_str().ok()) {
+            Some(mask) if !self.is_in(mask) => left_out("the header X-Goog-FieldMask"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a mask, such as `nextPageToken,files(id,name)`, has the token.
+    fn is_in(&self, mask: &str) -> bool {
+        // Masks may spell a name in snake case.
+        let plain = |name: &str| name.trim().replace('_', "").to_ascii_lowercase();
+        let token = plain(&self.token_field);
+        let mut depth = 0_u32;
+        let at_top = |c: char| {
+            match c {
+                '(' => depth += 1,
+                ')' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            c == ',' && depth == 0
+        };
+        mask.split(at_top).any(|field| field.trim() == "*" || plain(field) == token)
     }
 }
 
@@ -114,172 +180,34 @@ impl<'a> Pages<'a> {
         Self { paging, seen: HashSet::new(), count: 0 }
     }
 
-    /// Takes one more page, and the token of the next if there is one.
-    pub(super) fn take<'b>(
-        &mut self,
-        body: &'b [u8],
-    ) -> Result<(Page<'b>, Option<String>), BadPage> {
+    /// Counts one more page, whose token this is as JSON, and takes the token of the next if
+    /// there is one.
+    pub(super) fn take(&mut self, token: Option<Vec<u8>>) -> Result<Option<String>, BadPage> {
         self.count += 1;
-        let mut fields: BTreeMap<String, &RawValue> =
-            serde_json::from_slice(body).map_err(|_| BadPage::NotAnObject)?;
-        let token = match fields.remove(&self.paging.token_field) {
-            None => None,
-            Some(raw) => {
-                let token: Option<String> =
-                    serde_json::from_str(raw.get()).map_err(|_| BadPage::Token)?;
-                token.filter(|token| !token.is_empty())
-            }
-        };
-        if let Some(token) = &token {
-            let mut hasher = DefaultHasher::new();
-            token.hash(&mut hasher);
-            if !self.seen.insert(hasher.finish()) {
-                return Err(BadPage::Loop);
-            }
-            if self.count >= self.paging.max_pages {
-                return Err(BadPage::TooMany(self.paging.max_pages));
-            }
+        let Some(token) = token else { return Ok(None) };
+        let token: Option<String> = serde_json::from_slice(&token).map_err(|_| BadPage::Token)?;
+        let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(None) };
+        let mut hasher = DefaultHasher::new();
+        token.hash(&mut hasher);
+        if !self.seen.insert(hasher.finish()) {
+            return Err(BadPage::Loop);
         }
-        Ok((Page { fields }, token))
-    }
-}
-
-/// One page's fields, without its token.
-#[derive(Debug)]
-pub(super) struct Page<'a> {
-    fields: BTreeMap<String, &'a RawValue>,
-}
-
-impl<'a> Page<'a> {
-    /// The elements that are concatenated, by field.
-    fn arrays(&self, paging: &Paging) -> Result<Vec<(&str, Vec<&'a RawValue>)>, BadPage> {
-        let elements = |raw: &'a RawValue| {
-            serde_json::from_str::<Vec<&'a RawValue>>(raw.get()).map_err(|_| BadPage::Items)
-        };
-        if let Some(name) = &paging.items {
-            // An API leaves an empty list out.
-            return match self.fields.get_key_value(name) {
-                None => Ok(Vec::new()),
-                Some((_, raw)) if raw.get() == "null" => Ok(Vec::new()),
-                Some((name, raw)) => Ok(vec![(name, elements(raw)?)]),
-            };
+        if self.count >= self.paging.max_pages {
+            return Err(BadPage::TooMany(self.paging.max_pages));
         }
-        let arrays = self.fields.iter().filter(|(_, raw)| raw.get().starts_with('['));
-        arrays.map(|(name, raw)| Ok((name.as_str(), elements(raw)?))).collect()
-    }
-
-    /// The elements as JSON Lines: one in each line, as the API wrote it.
-    pub(super) fn lines(&self, paging: &Paging) -> Result<Vec<u8>, BadPage> {
-        let arrays = self.arrays(paging)?;
-        if arrays.len() > 1 {
-            return Err(BadPage::Several(arrays.iter().map(|(n, _)| (*n).to_owned()).collect()));
-        }
-        let mut lines = Vec::new();
-        for element in arrays.iter().flat_map(|(_, elements)| elements) {
-            write_compact(element.get(), &mut lines);
-            lines.push(b'\n');
-        }
-        Ok(lines)
-    }
-}
-
-/// Pages in one object: arrays concatenated, other fields from the first page
-/// that has them.
-#[derive(Debug, Default)]
-pub(super) struct Merged {
-    fields: Map<String, Value>,
-    /// How long it is as JSON, but for a few brackets.
-    bytes: usize,
-}
-
-impl Merged {
-    pub(super) fn add(&mut self, page: &Page<'_>, paging: &Paging) -> Result<(), BadPage> {
-        let arrays = page.arrays(paging)?;
-        for (name, raw) in &page.fields {
-            let more = arrays.iter().find(|(array, _)| array == name).map(|(_, elements)| elements);
-            match (self.fields.get_mut(name), more) {
-                (Some(Value::Array(all)), Some(more)) => {
-                    for raw in more {
-                        all.push(parse(raw, &mut self.bytes)?);
-                    }
-                }
-                (Some(_), _) => {}
-                (None, _) => {
-                    self.bytes += name.len();
-                    let value = parse(raw, &mut self.bytes)?;
-                    self.fields.insert(name.clone(), value);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The whole, if it fits into an outcome.
-    pub(super) fn finish(self) -> Result<Value, BadPage> {
-        let whole = Value::Object(self.fields);
-        if whole.to_string().len() > MAX_INLINE_BYTES {
-            return Err(BadPage::TooLarge);
-        }
-        Ok(whole)
-    }
-}
-
-/// Parses a part, unless it makes the whole too large.
-fn parse(raw: &RawValue, bytes: &mut usize) -> Result<Value, BadPage> {
-    let mut compact = Vec::new();
-    write_compact(raw.get(), &mut compact);
-    *bytes += compact.len();
-    if *bytes > MAX_INLINE_BYTES {
-        return Err(BadPage::TooLarge);
-    }
-    serde_json::from_slice(&compact).map_err(|_| BadPage::NotAnObject)
-}
-
-/// Appends JSON without the white space between its tokens, and so without line
-/// ends: those inside strings are escaped. Numbers keep their digits, which a
-/// parser would not promise.
-fn write_compact(json: &str, out: &mut Vec<u8>) {
-    let (mut in_string, mut escaped) = (false, false);
-    for byte in json.bytes() {
-        if in_string {
-            in_string = escaped || byte != b'"';
-            escaped = !escaped && byte == b'\\';
-        } else if byte.is_ascii_whitespace() {
-            continue;
-        } else {
-            in_string = byte == b'"';
-        }
-        out.push(byte);
+        Ok(Some(token))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use reqwest::header::HeaderValue;
     use serde_json::json;
+
+    use super::*;
 
     fn paging(value: Value) -> Paging {
         Paging::read(value).unwrap().unwrap()
-    }
-
-    /// Reads pages as the handler does.
-    fn merge(paging: &Paging, pages: &[Value]) -> Result<Value, BadPage> {
-        let (mut reader, mut merged) = (Pages::new(paging), Merged::default());
-        for page in pages {
-            let body = serde_json::to_vec_pretty(page).unwrap();
-            let (page, token) = reader.take(&body)?;
-            merged.add(&page, paging)?;
-            if token.is_none() {
-                break;
-            }
-        }
-        merged.finish()
-    }
-
-    fn lines(paging: &Paging, page: &str) -> Result<String, BadPage> {
-        let mut reader = Pages::new(paging);
-        let (page, _) = reader.take(page.as_bytes())?;
-        page.lines(paging).map(|lines| String::from_utf8(lines).unwrap())
     }
 
     #[test]
@@ -310,87 +238,54 @@ mod tests {
 
     #[test]
     fn the_next_url() {
-        let first = Url::parse("https://x.googleapis.com/a?q=1%262&pageToken=old&z=%2F").unwrap();
+        let first =
+            Url::parse("https://x.googleapis.com/a?q=1%262&pageToken=old&z=%2F+(a)&e").unwrap();
         let url = paging(json!(true)).url(&first, "a&b=c#d");
         assert_eq!(
             url.as_str(),
-            "https://x.googleapis.com/a?q=1%262&z=%2F&pageToken=a%26b%3Dc%23d"
+            "https://x.googleapis.com/a?q=1%262&z=%2F+(a)&e&pageToken=a%26b%3Dc%23d"
         );
         let bare = Url::parse("https://x.googleapis.com/a").unwrap();
         assert_eq!(paging(json!({"page_param": "t"})).url(&bare, "n").query(), Some("t=n"));
     }
 
     #[test]
-    fn pages_are_merged() {
-        let pages = [
-            json!({"kind": "k", "nextPageToken": "1"}),
-            json!({"kind": "other", "files": [1, {"a": "b  c"}], "nextPageToken": "2", "n": 7}),
-            json!({"files": [], "more": [8], "nextPageToken": "3"}),
-            json!({"files": ["last"], "nextPageToken": ""}),
-            json!({"files": ["never read"]}),
-        ];
-        let all = merge(&paging(json!(true)), &pages).unwrap();
-        let files = json!([1, {"a": "b  c"}, "last"]);
-        assert_eq!(all, json!({"kind": "k", "files": files, "more": [8], "n": 7}));
-        let only = merge(&paging(json!({"items": "more"})), &pages).unwrap();
-        let first = json!([1, {"a": "b  c"}]);
-        assert_eq!(only, json!({"kind": "k", "files": first, "more": [8], "n": 7}));
-    }
-
-    #[test]
-    fn bad_pages() {
+    fn masks_that_leave_the_token_out() {
         let plain = paging(json!(true));
-        for (pages, paging, says) in [
-            (vec![json!([1])], &plain, BadPage::NotAnObject),
-            (vec![json!("x")], &plain, BadPage::NotAnObject),
-            (vec![json!({"nextPageToken": 7})], &plain, BadPage::Token),
-            (
-                vec![json!({"nextPageToken": "1"}), json!({"nextPageToken": "1"})],
-                &plain,
-                BadPage::Loop,
-            ),
-            (
-                vec![
-                    json!({"nextPageToken": "1"}),
-                    json!({"nextPageToken": "2"}),
-                    json!({"nextPageToken": "1"}),
-                ],
-                &plain,
-                BadPage::Loop,
-            ),
-            (
-                vec![json!({"nextPageToken": "1"}), json!({"nextPageToken": "2"})],
-                &paging(json!({"max_pages": 2})),
-                BadPage::TooMany(2),
-            ),
-            (vec![json!({"rows": {}})], &paging(json!({"items": "rows"})), BadPage::Items),
-            (vec![json!({"a": "x".repeat(65_536)})], &plain, BadPage::TooLarge),
+        let mask = |query: &str, header: Option<&str>| {
+            let url = Url::parse(&format!("https://x.googleapis.com/a?{query}")).unwrap();
+            let mut headers = HeaderMap::new();
+            if let Some(header) = header {
+                headers.insert("x-goog-fieldmask", HeaderValue::from_str(header).unwrap());
+            }
+            plain.check_masks(&url, &headers)
+        };
+        for query in [
+            "fields=files(id)",
+            "fields=files(id,nextPageToken)",
+            "fields=files/nextPageToken",
+            "fields=kind%2Cfiles",
+            "%66ields=files",
+            "$fields=files",
+            "fields=",
+            "fields=nextPageTokens",
         ] {
-            assert_eq!(merge(paging, &pages), Err(says), "{paging:?}");
+            let error = mask(query, None).unwrap_err();
+            assert!(error.contains("`nextPageToken`"), "{query}: {error}");
         }
-        assert_eq!(
-            merge(&paging(json!({"max_pages": 1})), &[json!({"a": [1]})]),
-            Ok(json!({"a": [1]}))
-        );
-        let page = |next: &str| json!({"a": ["x".repeat(30_000)], "nextPageToken": next});
-        let pages = [page("1"), page("2"), page("3")];
-        assert_eq!(merge(&plain, &pages), Err(BadPage::TooLarge));
-        assert!(Pages::new(&plain).take(b"{").is_err());
-    }
-
-    #[test]
-    fn lines_are_what_the_api_wrote() {
-        let plain = paging(json!(true));
-        let page = "{\n \"files\": [\n  {\"a\" : 1e400, \"b\": \"x\\\" \\\\ y\\n\"},\n  123456789012345678901,\n [ 1 , 2 ]\n ]\n}";
-        assert_eq!(
-            lines(&plain, page).unwrap(),
-            "{\"a\":1e400,\"b\":\"x\\\" \\\\ y\\n\"}\n123456789012345678901\n[1,2]\n"
-        );
-        assert_eq!(lines(&plain, r#"{"kind": "k"}"#).unwrap(), "");
-        let two = r#"{"a": [1], "b": [2]}"#;
-        let several = BadPage::Several(vec!["a".into(), "b".into()]);
-        assert_eq!(lines(&plain, two), Err(several));
-        assert_eq!(lines(&paging(json!({"items": "b"})), two).unwrap(), "2\n");
-        assert_eq!(lines(&paging(json!({"items": "c"})), two).unwrap(), "");
+        assert!(mask("", Some("files.id")).unwrap_err().contains("X-Goog-FieldMask"));
+        for query in [
+            "",
+            "fields=*",
+            "fields=nextPageToken,files(id)",
+            "fields=files(id,name),%20nextPageToken",
+            "fields=files%28id%29%2CnextPageToken",
+            "$fields=next_page_token,files",
+            "fields=files(id)&fields=nextPageToken",
+            "q=fields",
+        ] {
+            assert_eq!(mask(query, None), Ok(()), "{query}");
+        }
+        assert_eq!(mask("", Some("files.id,next_page_token")), Ok(()));
     }
 }

@@ -5,9 +5,10 @@ use reqwest::{Response, StatusCode};
 use url::Url;
 
 use crate::calls::SentCall;
+use crate::json::Json;
 use crate::kinds::answer::judge;
 use crate::kinds::body::Body;
-use crate::kinds::response::{IDLE, MAX_INLINE_BYTES};
+use crate::kinds::response::{IDLE, MAX_INLINE_BYTES, result};
 use crate::outcome::Verdict;
 use crate::session::Session;
 
@@ -16,7 +17,7 @@ use super::limits::{HEADERS, REDIRECTS};
 use super::reject;
 
 /// The 2xx answer to `call` at `url`, which `name` names in what is said of it; every other
-/// answer as its verdict.
+/// answer as its verdict. Refusals that are expected are done.
 ///
 /// A redirect is followed where it cannot change what is done: any for GET and
 /// HEAD, and 307 and 308, which keep method and body, for all methods. Each hop
@@ -28,6 +29,7 @@ pub(super) async fn send(
     call: &Call,
     url: &Url,
     name: &str,
+    expect: &[u16],
 ) -> Result<Response, Verdict> {
     let (mut url, mut name) = (url.clone(), name);
     let mut status = None;
@@ -42,10 +44,10 @@ pub(super) async fn send(
         if let Some(body) = &call.body {
             request = request.body(body.clone());
         }
-        let response =
-            request.within(HEADERS).send().await.map_err(|error| Verdict::of_call_error(&error))?;
+        let request = request.within(call.timeout.unwrap_or(HEADERS));
+        let response = request.send().await.map_err(|error| Verdict::of_call_error(&error))?;
         if !follows(call, response.status()) {
-            return answer(response, session).await;
+            return answer(response, expect).await;
         }
         status = Some(response.status().as_u16());
         url = target(&url, &response)
@@ -72,20 +74,32 @@ fn target(from: &Url, response: &Response) -> Option<Url> {
 }
 
 /// Tells a 2xx from the rest.
-async fn answer(response: Response, session: &Session<'_>) -> Result<Response, Verdict> {
+async fn answer(response: Response, expect: &[u16]) -> Result<Response, Verdict> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
-    let call = SentCall::of(&response);
+    if expect.contains(&status.as_u16()) {
+        return Err(expected(response).await);
+    }
+    let call = SentCall::of(&response).cloned();
     let headers = response.headers().clone();
     // A refusal is judged by what can be read of it.
     let body = match Body::new(response, IDLE) {
         Ok(body) => body.read(MAX_INLINE_BYTES).await.0,
         Err(_) => Vec::new(),
     };
-    // An API may quote the request.
-    let token = session.credentials().access_token().expose();
-    let body = String::from_utf8_lossy(&body).replace(token, "[token]");
-    Err(judge(status.as_u16(), &headers, body.as_bytes(), call))
+    Err(judge(status.as_u16(), &headers, &body, call.as_ref()))
+}
+
+/// The end of a job whose call was refused as it expected; what the API said is its result.
+async fn expected(response: Response) -> Verdict {
+    let http_status = Some(response.status().as_u16());
+    let (result, warning) = match result(response).await {
+        Ok(result) => (result, None),
+        Err(unusable) => {
+            (Json::null(), Some(format!("the API refused as expected, but {unusable}")))
+        }
+    };
+    Verdict::Done { http_status, result, warning }
 }

@@ -25,7 +25,7 @@ use super::storage_failure::{Failure, NotStored, bounded, spoilt, status};
 
 /// What one request of a resumable upload carries, and what a running job holds in
 /// memory. Smaller objects go in one request.
-const CHUNK: usize = 4 * 1024 * 1024;
+pub(super) const CHUNK: usize = 2 * 1024 * 1024;
 /// Requests of one upload that may fail; it goes on where it was.
 const ATTEMPTS: u32 = 5;
 const JOB: &str = "fleet-job";
@@ -225,17 +225,18 @@ mod tests {
     use axum::http::StatusCode;
     use axum::response::IntoResponse as _;
     use axum::routing::{get, post};
-    use serde_json::{Map, json};
+    use serde_json::json;
     use shared::UserId;
     use shared::adapters::SystemClock;
     use tokio::net::TcpListener;
 
     use super::super::feed::feed;
     use super::*;
+    use crate::json::Json;
 
     fn job(id: &str) -> Job {
         let user = UserId::new("ann").unwrap();
-        let (kind, params) = ("api".to_owned(), Map::new());
+        let (kind, params) = ("api".to_owned(), Json::empty_object());
         Job { id: id.to_owned(), user, kind, params, run: 0, once: false }
     }
 
