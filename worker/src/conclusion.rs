@@ -6,9 +6,8 @@
 //!
 //! [`CallLedger`]: crate::effect::CallLedger
 
-use serde_json::Value;
-
 use crate::effect::{Calls, Effect, Knowledge};
+use crate::json::Json;
 use crate::outcome::Verdict;
 
 /// What a run came to.
@@ -52,7 +51,7 @@ impl Conclusion {
         let verdict = match calls.carried_out {
             Some(status) => Verdict::Done {
                 http_status: Some(status),
-                result: Value::Null,
+                result: Json::null(),
                 warning: Some(format!(
                     "the API carried out the call, but its answer was not read: {why}"
                 )),
@@ -144,7 +143,7 @@ mod tests {
     }
 
     fn done() -> Verdict {
-        Verdict::done(Value::Null)
+        Verdict::done(Json::null())
     }
 
     #[test]
@@ -248,11 +247,11 @@ mod tests {
         // Cut while the answer is read to the one call that the job consists of.
         ledger.begin(false).ended(Effect::Done);
         ledger.job_is_carried_out(201);
-        let Verdict::Done { http_status: Some(201), result: Value::Null, warning: Some(why) } =
-            cut().verdict
+        let Verdict::Done { http_status: Some(201), result, warning: Some(why) } = cut().verdict
         else {
             panic!("{:?}", cut().verdict)
         };
+        assert!(result.is_null());
         assert!(why.ends_with("not read: cut"), "{why}");
         assert_eq!(cut().knowledge, Knowledge { effect: UNKNOWN, repeatable: false }, "of the GET");
     }
