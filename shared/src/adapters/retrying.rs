@@ -19,7 +19,8 @@ const AFTER_THROTTLING: Duration = Duration::from_secs(1);
 
 /// A bucket whose requests are tried again, by one rule for everybody:
 ///
-/// - A read or a listing that failed is repeated, after pauses that grow.
+/// - A read or a listing that failed is repeated, after pauses that grow. So is the deletion
+///   of a version: where it was carried out before, it finds nothing, or another version.
 /// - What was throttled (429) was not carried out and is repeated after at least a second.
 /// - A write whose outcome is unknown is *not* repeated: its caller knows how to recognise
 ///   its own, and reads first.
@@ -122,7 +123,7 @@ impl Bucket for RetryingBucket {
             let mut tries = self.tries();
             loop {
                 match self.inner.delete(name, expected).await {
-                    Err(error) => tries.again(error, false).await?,
+                    Err(error) => tries.again(error, true).await?,
                     deleted => return deleted,
                 }
             }

@@ -309,6 +309,12 @@ impl TokenStore {
         self.0.entries.len()
     }
 
+    /// The bucket that the store was built over, with its requests tried again as the store's
+    /// own are; for what else is kept about users.
+    pub fn bucket(&self) -> Arc<dyn Bucket> {
+        Arc::clone(&self.0.bucket)
+    }
+
     /// How this process is named in leases and records.
     pub fn holder(&self) -> &str {
         &self.0.identity.holder

@@ -32,7 +32,6 @@ impl TokenStore {
     pub async fn revoke(&self, user: &UserId, provider: &dyn Provider) -> Result<Revoked, Error> {
         let object = user.token_object();
         let mut outcome = Revoked::Unknown;
-        let until = self.0.now().plus(self.0.policy.wait_limit);
         while let Some(stored) = self.0.read(user).await? {
             let record = &stored.record;
             let ours = &self.0.identity;
@@ -70,10 +69,6 @@ impl TokenStore {
                 // The lease goes last, as in every deletion.
                 Ok(_) => break,
                 Err(BucketError::PreconditionFailed) => {}
-                // Gone or not: what is stored by now says it.
-                Err(BucketError::Unavailable(_)) if self.0.now() < until => {
-                    self.0.clock.sleep(self.0.policy.retry_max).await;
-                }
                 Err(error) => return Err(unavailable(error)),
             }
         }

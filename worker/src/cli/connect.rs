@@ -253,12 +253,12 @@ impl StoreArgs {
         }
         let bucket = place.bucket(&self.bucket).await?.shared();
         let bucket: Arc<dyn Bucket> = Arc::new(MeteredBucket::new(bucket, clock));
-        let store = TokenStore::builder(Arc::clone(&bucket), endpoint)
+        let store = TokenStore::builder(bucket, endpoint)
             .keyring(keyring)
             .policy(policy)
             .holder(instance)
             .build()?;
-        Ok(Connected { store, bucket, http })
+        Ok(Connected { bucket: store.bucket(), store, http })
     }
 }
 
