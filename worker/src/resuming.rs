@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use shared::ports::{Bucket, BucketError, Clock, Generation};
 use shared::record::TokenRecord;
 use shared::{Error, TokenStore, UserId};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::claim::Sighting;
 use crate::metrics;
@@ -160,8 +160,9 @@ impl<'a> Resuming<'a> {
                     let (bucket, holder) = (self.bucket, self.store.holder());
                     match Claim::take(bucket, self.clock, self.user, holder, seen).await {
                         Ok(Claimed::Mine(claim)) => {
+                            let published = claim.published().to_vec();
                             self.claim = Some(claim);
-                            Event::Claimed
+                            Event::Claimed(published)
                         }
                         Ok(Claimed::Held(found)) => {
                             sighting = found;
@@ -173,6 +174,7 @@ impl<'a> Resuming<'a> {
                 Step::Renew => self.renew().await,
                 Step::Publish(jobs) => self.publish(jobs).await,
                 Step::Delete(jobs) => self.delete(jobs).await,
+                Step::Note(jobs) => self.note(jobs).await,
                 Step::Release => {
                     if let Some(claim) = self.claim.take() {
                         claim.release(self.bucket, self.clock).await;
@@ -256,7 +258,7 @@ impl<'a> Resuming<'a> {
     async fn renew(&mut self) -> Event {
         let Some(claim) = &mut self.claim else { return Event::Held };
         match claim.renew(self.bucket, self.clock, self.store.holder()).await {
-            Ok(Renewed::Mine) => Event::Claimed,
+            Ok(Renewed::Mine) => Event::Renewed,
             Ok(Renewed::Lost) => Event::Held,
             Err(error) => self.failed(error.into()),
         }
@@ -313,13 +315,36 @@ impl<'a> Resuming<'a> {
     async fn delete(&mut self, jobs: Vec<Entry>) -> Event {
         let (bucket, clock) = (self.bucket, self.clock);
         let deleting = jobs.iter().map(|(name, at)| forget(bucket, clock, name, *at));
-        let mut event = Event::Deleted;
-        for deleted in join_all(deleting).await {
+        let deleted = join_all(deleting).await;
+        let mut undeleted = Vec::new();
+        for (job, deleted) in jobs.into_iter().zip(deleted) {
             match deleted {
                 Ok(()) => metrics::count(metrics::RESUMED),
-                Err(error) => event = self.failed(error.into()),
+                Err(error) => {
+                    warn!(object = job.0, "a job went on and is still parked: {error}");
+                    self.error.get_or_insert(error.into());
+                    undeleted.push(job);
+                }
             }
         }
-        event
+        if undeleted.is_empty() { Event::Deleted } else { Event::Undeleted(undeleted) }
+    }
+
+    async fn note(&mut self, jobs: Vec<Entry>) -> Event {
+        let (bucket, clock, holder) = (self.bucket, self.clock, self.store.holder());
+        let Some(claim) = &mut self.claim else { return Event::Noted };
+        let undeleted = jobs.len();
+        match claim.note(bucket, clock, holder, jobs).await {
+            Ok(()) => Event::Noted,
+            Err(error) => {
+                error!(
+                    user = %self.user.digest(),
+                    undeleted,
+                    "jobs went on, are still parked, and will go on again: {error}"
+                );
+                (0..undeleted).for_each(|_| metrics::count(metrics::RESUMED_AGAIN));
+                self.failed(error.into())
+            }
+        }
     }
 }

@@ -233,6 +233,9 @@ metrics_list! {
         "Parked jobs, as of the last sweep.";
     RESUMED = "fleet_jobs_resumed_total", BOTH, Counter, [],
         "Parked jobs that were published again.";
+    RESUMED_AGAIN = "fleet_jobs_resumed_again_total", BOTH, Counter, [],
+        "Parked jobs that were published and could be neither deleted nor noted in the bucket, \
+         so that they are published again.";
     PARKED_REFUSED = "fleet_parked_refused_total", BOTH, Counter, [],
         "Times that an object under parked/ was no parked job of its user and was left alone.";
     WEB_EVENTS = "fleet_web_events_total", WEB, Counter, ["event": OPEN, "outcome": OPEN],

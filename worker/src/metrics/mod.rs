@@ -31,7 +31,7 @@ use list::{
 };
 pub(crate) use list::{
     DEDUPED, ENDINGS, HOST_PAUSES, NEED_CONSENT, PARKED_JOBS, PARKED_REFUSED, PAUSED,
-    REQUEST_BUCKETS, RESUMED, SLOWED,
+    REQUEST_BUCKETS, RESUMED, RESUMED_AGAIN, SLOWED,
 };
 
 pub(crate) use api::ApiSeries;

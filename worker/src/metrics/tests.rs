@@ -116,7 +116,7 @@ fn write_everything(store: &TokenStore) {
     meters.set_paused_hosts(1);
     meters.set_jobs(3, 1);
     ApiSeries::default().note("www.example.com", Some(200), SECOND);
-    for counter in [DEDUPED, SLOWED, HOST_PAUSES, RESUMED, PARKED_REFUSED] {
+    for counter in [DEDUPED, SLOWED, HOST_PAUSES, RESUMED, RESUMED_AGAIN, PARKED_REFUSED] {
         count(counter);
     }
     for gauge in [PAUSED, NEED_CONSENT, PARKED_JOBS, ENDINGS] {

@@ -1,25 +1,29 @@
 //! The claim to resume a user's jobs: `parked/<user>/claim`.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use shared::UserId;
 use shared::ports::{Bucket, BucketError, Clock, Generation, Monotonic};
 
 use crate::claim::{Judged, RENEW_AFTER, STOP_AFTER, Sighting, judge};
 
-use super::object::claim_of;
+use super::object::{claim_of, user_of};
+use super::resumption::Entry;
 
 const VERSION: u32 = 1;
 /// One object may change once a second.
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 const TRIES: u32 = 8;
 
-/// As it is stored, for people: that the object is there is what counts.
-#[derive(Serialize)]
-struct Stored<'a> {
+/// As it is stored. That the object is there is what counts; who holds it is for people.
+#[derive(Serialize, Deserialize)]
+struct Stored {
     version: u32,
-    holder: &'a str,
+    holder: String,
     at: Timestamp,
+    /// Parked jobs that were published and could not be deleted, by name and generation.
+    #[serde(default)]
+    published: Vec<(String, i64)>,
 }
 
 /// The right to publish a user's parked jobs again.
@@ -29,6 +33,8 @@ pub struct Claim {
     generation: Generation,
     /// When its last write was sent.
     renewed_at: Monotonic,
+    /// Parked jobs that were published and could not be deleted.
+    published: Vec<Entry>,
 }
 
 /// Whether the claim was had.
@@ -67,19 +73,61 @@ impl Claim {
         let object = claim_of(user);
         let mut tries = 0;
         loop {
-            let found = bucket.get(&object).await?.map(|found| found.generation);
-            let expected = match judge(found, seen, clock.monotonic()) {
+            let found = bucket.get(&object).await?;
+            let generation = found.as_ref().map(|found| found.generation);
+            let expected = match judge(generation, seen, clock.monotonic()) {
                 Judged::Take(expected) => expected,
                 Judged::Held(sighting) => return Ok(Claimed::Held(Some(sighting))),
             };
             let renewed_at = clock.monotonic();
-            match bucket.put(&object, content(holder, clock), expected).await {
+            let published = found.map_or_else(Vec::new, |found| noted(user, &found.content));
+            match bucket.put(&object, content(holder, clock, &published), expected).await {
                 Ok(generation) => {
-                    return Ok(Claimed::Mine(Self { object, generation, renewed_at }));
+                    let claim = Self { object, generation, renewed_at, published };
+                    return Ok(Claimed::Mine(claim));
                 }
                 Err(BucketError::PreconditionFailed) => return Ok(Claimed::Held(None)),
                 // Another process has released it within this second.
                 Err(BucketError::Throttled) if tries < TRIES => {
+                    tries += 1;
+                    clock.sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Parked jobs that an earlier holder has published and could not delete.
+    pub fn published(&self) -> &[Entry] {
+        &self.published
+    }
+
+    /// Writes into the claim that these were published. Whoever takes it over deletes them
+    /// and does not publish them again.
+    ///
+    /// # Errors
+    /// When the bucket does not take it: they are published again.
+    pub async fn note(
+        &mut self,
+        bucket: &dyn Bucket,
+        clock: &dyn Clock,
+        holder: &str,
+        published: Vec<Entry>,
+    ) -> Result<(), BucketError> {
+        self.published = published;
+        let mut tries = 0;
+        loop {
+            let age = clock.monotonic().since(self.renewed_at);
+            clock.sleep(PAUSE.saturating_sub(age)).await;
+            let asked = clock.monotonic();
+            let content = content(holder, clock, &self.published);
+            match bucket.put(&self.object, content, self.generation).await {
+                Ok(generation) => {
+                    self.generation = generation;
+                    self.renewed_at = asked;
+                    return Ok(());
+                }
+                Err(BucketError::Throttled | BucketError::Unavailable(_)) if tries < TRIES => {
                     tries += 1;
                     clock.sleep(PAUSE).await;
                 }
@@ -107,7 +155,8 @@ impl Claim {
         if now.since(self.renewed_at) < RENEW_AFTER {
             return Ok(Renewed::Mine);
         }
-        match bucket.put(&self.object, content(holder, clock), self.generation).await {
+        let content = content(holder, clock, &self.published);
+        match bucket.put(&self.object, content, self.generation).await {
             Ok(generation) => {
                 self.generation = generation;
                 self.renewed_at = now;
@@ -133,7 +182,18 @@ impl Claim {
     }
 }
 
-fn content(holder: &str, clock: &dyn Clock) -> bytes::Bytes {
-    let stored = Stored { version: VERSION, holder, at: clock.wall() };
+/// The jobs that a claim names as published. Whoever can write into the bucket must not be
+/// able to have other users' jobs deleted by this.
+fn noted(user: &UserId, content: &[u8]) -> Vec<Entry> {
+    let Ok(Stored { published, .. }) = serde_json::from_slice(content) else { return Vec::new() };
+    let own = |(name, _): &(String, i64)| user_of(name).as_ref() == Some(user);
+    let published = published.into_iter().filter(own);
+    published.map(|(name, generation)| (name, Generation(generation))).collect()
+}
+
+fn content(holder: &str, clock: &dyn Clock, published: &[Entry]) -> bytes::Bytes {
+    let published = published.iter().map(|(name, at)| (name.clone(), at.0)).collect();
+    let stored =
+        Stored { version: VERSION, holder: holder.to_owned(), at: clock.wall(), published };
     serde_json::to_vec(&stored).expect("strings and numbers are JSON").into()
 }

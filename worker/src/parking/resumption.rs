@@ -10,6 +10,9 @@
 //!   End(Held)                                                   Claim …
 //! ```
 //!
+//! What was published and cannot be deleted is noted in the claim ([`Step::Note`]), which then
+//! stays: whoever takes it over deletes that first, and does not publish it.
+//!
 //! The look after the release is what makes the claim safe to meet: whoever finds it held
 //! may go away, since the claimant looks again after that.
 
@@ -39,8 +42,11 @@ pub enum Event {
     /// To [`Step::FindDue`]: whether one of them is due, and which ones were read and must
     /// stay where they are.
     Due(bool, Vec<Entry>),
-    /// To [`Step::Claim`] and [`Step::Renew`]: this process has the claim.
-    Claimed,
+    /// To [`Step::Claim`]: this process has the claim. The jobs that are noted in it were
+    /// published and not deleted.
+    Claimed(Vec<Entry>),
+    /// To [`Step::Renew`]: this process still has the claim.
+    Renewed,
     /// To these two: another process has it.
     Held,
     /// To [`Step::Publish`].
@@ -54,7 +60,11 @@ pub enum Event {
     },
     /// To [`Step::Delete`] and [`Step::Release`]: it is done, as far as is known.
     Deleted,
-    /// To every step but [`Step::End`]: the bucket does not answer.
+    /// To [`Step::Delete`]: these could not be deleted.
+    Undeleted(Vec<Entry>),
+    /// To [`Step::Note`]: it is done.
+    Noted,
+    /// To every step but [`Step::Delete`] and [`Step::End`]: the bucket does not answer.
     Failed,
 }
 
@@ -74,6 +84,8 @@ pub enum Step {
     Publish(Vec<Entry>),
     /// Delete these, each at its generation.
     Delete(Vec<Entry>),
+    /// Write into the claim that these were published.
+    Note(Vec<Entry>),
     /// Delete the claim, at its generation.
     Release,
     /// It is over.
@@ -97,9 +109,12 @@ enum State {
     Looking,
     FindingDue,
     Claiming,
+    /// Deleting what is noted in the claim.
+    Clearing,
     Renewing,
     Publishing,
     Deleting,
+    Noting,
     Releasing,
     Over,
 }
@@ -114,6 +129,8 @@ pub struct Resumption {
     credential: Option<String>,
     /// Jobs that are not due by that record, or cannot be read.
     kept: BTreeSet<Entry>,
+    /// Jobs that were published and could not be deleted.
+    undeleted: BTreeSet<Entry>,
     /// Jobs that are to be published.
     queue: VecDeque<Entry>,
     /// The batch whose turn it is.
@@ -128,6 +145,7 @@ impl Default for Resumption {
             failed: false,
             credential: None,
             kept: BTreeSet::new(),
+            undeleted: BTreeSet::new(),
             queue: VecDeque::new(),
             batch: Vec::new(),
         }
@@ -147,12 +165,20 @@ impl Resumption {
                 self.kept.extend(kept);
                 if any { self.go(State::Claiming, Step::Claim) } else { self.end(Ended::Done) }
             }
-            (State::Claiming, Event::Claimed) => {
+            (State::Claiming, Event::Claimed(published)) => {
                 self.claimed = true;
+                if published.is_empty() {
+                    return self.go(State::Looking, Step::Look);
+                }
+                self.go(State::Clearing, Step::Delete(published))
+            }
+            (State::Clearing, Event::Deleted) => self.go(State::Looking, Step::Look),
+            (State::Clearing, Event::Undeleted(published)) => {
+                self.undeleted.extend(published);
                 self.go(State::Looking, Step::Look)
             }
             (State::Claiming | State::Renewing, Event::Held) => self.end(Ended::Held),
-            (State::Renewing, Event::Claimed) => {
+            (State::Renewing, Event::Renewed) => {
                 self.go(State::Publishing, Step::Publish(self.batch.clone()))
             }
             (State::Publishing, Event::Published { sent, kept, failed }) => {
@@ -164,6 +190,12 @@ impl Resumption {
                 self.go(State::Deleting, Step::Delete(sent))
             }
             (State::Deleting, Event::Deleted) => self.next_batch(),
+            (State::Deleting, Event::Undeleted(published)) => {
+                self.undeleted.extend(published);
+                self.failed = true;
+                self.next_batch()
+            }
+            (State::Noting, Event::Noted) => self.end(Ended::Failed),
             (State::Releasing, Event::Deleted) => {
                 self.claimed = false;
                 if self.failed {
@@ -176,14 +208,14 @@ impl Resumption {
                 | State::FindingDue
                 | State::Claiming
                 | State::Renewing
-                | State::Deleting
+                | State::Noting
                 | State::Releasing,
                 Event::Failed,
             ) => {
                 self.failed = true;
-                // A claim that could not be deleted is taken over by somebody.
-                if self.claimed && self.state != State::Releasing {
-                    return self.go(State::Releasing, Step::Release);
+                // A claim that could not be written or deleted is taken over by somebody.
+                if self.claimed && !matches!(self.state, State::Noting | State::Releasing) {
+                    return self.release();
                 }
                 self.end(Ended::Failed)
             }
@@ -197,14 +229,15 @@ impl Resumption {
             self.kept.clear();
             self.credential = credential;
         }
-        let jobs: Vec<_> = jobs.into_iter().filter(|job| !self.kept.contains(job)).collect();
+        let is_left = |job: &Entry| !self.kept.contains(job) && !self.undeleted.contains(job);
+        let jobs: Vec<_> = jobs.into_iter().filter(is_left).collect();
         match (self.credential.is_some() && !jobs.is_empty(), self.claimed) {
             (true, false) => self.go(State::FindingDue, Step::FindDue(jobs)),
             (true, true) => {
                 self.queue = jobs.into();
                 self.next_batch()
             }
-            (false, true) => self.go(State::Releasing, Step::Release),
+            (false, true) => self.release(),
             (false, false) => self.end(Ended::Done),
         }
     }
@@ -212,10 +245,18 @@ impl Resumption {
     fn next_batch(&mut self) -> Step {
         // Nothing of a user overtakes a job that failed.
         if self.failed || self.queue.is_empty() {
-            return self.go(State::Releasing, Step::Release);
+            return self.release();
         }
         self.batch = self.queue.drain(..BATCH.min(self.queue.len())).collect();
         self.go(State::Renewing, Step::Renew)
+    }
+
+    fn release(&mut self) -> Step {
+        if self.undeleted.is_empty() {
+            return self.go(State::Releasing, Step::Release);
+        }
+        let published = self.undeleted.iter().cloned().collect();
+        self.go(State::Noting, Step::Note(published))
     }
 
     fn end(&mut self, ended: Ended) -> Step {

@@ -159,14 +159,13 @@ impl World {
                     go(Fate::Cut(false));
                 }
             }
-            Step::Run if replica.stopping => go(Fate::Interrupted),
+            Step::Run | Step::Wait { .. } if replica.stopping => go(Fate::Interrupted),
             Step::Run => {
                 let ignored = setup.is(Mutant::NoPause) || setup.is(Mutant::StartWhileUnwritten);
                 if ignored || replica.closed == 0 {
                     go(Fate::Well);
                 }
             }
-            Step::Wait { .. } if replica.stopping => go(Fate::Interrupted),
             Step::Wait { .. } => go(Fate::Well),
             Step::Rest(_) => {
                 if replica.over || replica.stopping && !d.settlement.is_ending() {

@@ -19,6 +19,7 @@ pub const PROPERTIES: [&str; 8] = [
 ];
 
 /// What the properties need to know of the past.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub(super) struct Watch {
     /// Broken properties, as bits.

@@ -31,6 +31,8 @@ pub enum Mutant {
     ParkerReadsNothingBack,
     /// Parked jobs are published before their claim is written.
     PublishBeforeClaiming,
+    /// A resumer does not note what it has published and could not delete.
+    ResumerNotesNothing,
     /// A resumer does not look again after it released the claim.
     NoSecondListing,
     /// Stored ends are written without claiming them.
@@ -91,7 +93,6 @@ pub enum Place {
 
 /// One check.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each switch stands for itself")]
 pub struct Setup {
     /// How the check is called where it is reported.
     pub name: &'static str,

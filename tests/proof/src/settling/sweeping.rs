@@ -12,7 +12,7 @@ use worker::parking::resumption::{
 
 use super::moves::{Fate, Move, place};
 use super::setup::{Fault, Mutant, Place, Setup};
-use super::world::{Claim, Resumer, Sweep, World, generation};
+use super::world::{Claim, Claimant, Resumer, Sweep, World, generation};
 
 impl World {
     pub(super) fn sweep_moves(&self, setup: &Setup, moves: &mut Vec<Move>) {
@@ -50,7 +50,7 @@ impl World {
                 let seen = replica.sighting.is_some_and(|(id, seen)| {
                     (id, seen.generation) == (ending.id, generation(ending.generation))
                 });
-                let held = ending.claimed.is_some_and(|claimant| claimant.is_some());
+                let held = matches!(ending.claimed, Claimant::Replica(_));
                 if takes && !(held && seen) {
                     moves.push(Move::Sweep(r, ending.id));
                 }
@@ -63,7 +63,7 @@ impl World {
             return;
         };
         // What a dead process claims is looked at again when it stood still for long.
-        let dead = object.claimed == Some(None);
+        let dead = object.claimed == Claimant::Gone;
         let now = Monotonic(if dead { TAKEOVER } else { Duration::ZERO });
         let seen = self.replicas[r].sighting.filter(|(of, _)| *of == id).map(|(_, seen)| seen);
         let mut clearing = Clearing::new(seen);
@@ -105,8 +105,8 @@ impl World {
     /// Whatever this replica claims of the outbox, it does no more.
     pub(super) fn abandon_claims(&mut self, r: usize) {
         for ending in &mut self.endings {
-            if ending.claimed == Some(Some(r)) {
-                ending.claimed = Some(None);
+            if ending.claimed == Claimant::Replica(r) {
+                ending.claimed = Claimant::Gone;
             }
         }
     }
@@ -128,7 +128,7 @@ impl World {
                     sweep.object = object;
                     return Event::Found {
                         generation: generation(object.generation),
-                        claimed: object.claimed.is_some(),
+                        claimed: object.claimed != Claimant::Nobody,
                         parts: object.rest.iter().count(),
                         may_be_written: !object.refused,
                     };
@@ -160,9 +160,9 @@ impl World {
             return self.answered(Event::Deleted, fate);
         }
         next.generation = self.next_generation();
-        next.claimed = Some(Some(r));
+        next.claimed = Claimant::Replica(r);
         if let Step::Release { refused, .. } = sweep.step {
-            next.claimed = None;
+            next.claimed = Claimant::Nobody;
             next.refused |= refused;
         }
         self.endings[found] = next;
@@ -224,9 +224,17 @@ impl World {
         let mut resumer = (*resumer).clone();
         let publishes = matches!(resumer.step, ResumptionStep::Publish(_));
         let event = if !publishes && (fate == Fate::Fails || self.is_down(Place::Bucket)) {
-            // What was published and cannot be deleted runs twice.
-            self.watch.excused |= matches!(resumer.step, ResumptionStep::Delete(_));
-            ResumptionEvent::Failed
+            match &resumer.step {
+                ResumptionStep::Delete(jobs) if !setup.is(Mutant::ResumerNotesNothing) => {
+                    ResumptionEvent::Undeleted(jobs.clone())
+                }
+                ResumptionStep::Delete(_) => ResumptionEvent::Deleted,
+                step => {
+                    // What was published and is neither deleted nor noted runs twice.
+                    self.watch.excused |= matches!(step, ResumptionStep::Note(_));
+                    ResumptionEvent::Failed
+                }
+            }
         } else {
             self.resumed(setup, &mut resumer)
         };
@@ -259,21 +267,25 @@ impl World {
                         self.publish();
                     }
                 }
-                if self.claim.is_some_and(|claim| claim.live) {
+                if self.claim.as_ref().is_some_and(|claim| claim.live) {
                     return ResumptionEvent::Held;
                 }
                 let generation = self.next_generation();
-                self.claim = Some(Claim { generation, live: true });
+                let published = self.claim.take().map(|claim| claim.published).unwrap_or_default();
+                self.claim = Some(Claim { generation, live: true, published: published.clone() });
                 resumer.claim = Some(generation);
-                ResumptionEvent::Claimed
+                ResumptionEvent::Claimed(published)
             }
-            ResumptionStep::Renew => {
-                let found = self.claim.map(|claim| claim.generation);
-                if found == resumer.claim {
-                    ResumptionEvent::Claimed
-                } else {
-                    ResumptionEvent::Held
-                }
+            ResumptionStep::Renew if self.claimed_by() == resumer.claim => ResumptionEvent::Renewed,
+            ResumptionStep::Renew => ResumptionEvent::Held,
+            ResumptionStep::Note(_) if self.claimed_by() != resumer.claim => {
+                ResumptionEvent::Failed
+            }
+            ResumptionStep::Note(published) => {
+                let generation = self.next_generation();
+                self.claim = Some(Claim { generation, live: true, published });
+                resumer.claim = Some(generation);
+                ResumptionEvent::Noted
             }
             ResumptionStep::Publish(jobs) => {
                 let sent: Vec<_> = jobs.into_iter().filter(|job| self.is_parked(&job.0)).collect();
@@ -289,7 +301,7 @@ impl World {
                 ResumptionEvent::Deleted
             }
             ResumptionStep::Release => {
-                if self.claim.map(|claim| claim.generation) == resumer.claim {
+                if self.claimed_by() == resumer.claim {
                     self.claim = None;
                 }
                 resumer.released = true;
@@ -297,6 +309,11 @@ impl World {
             }
             ResumptionStep::End(_) => unreachable!("it has ended"),
         }
+    }
+
+    /// The generation of the claim.
+    fn claimed_by(&self) -> Option<i64> {
+        self.claim.as_ref().map(|claim| claim.generation)
     }
 
     fn is_parked(&self, name: &str) -> bool {

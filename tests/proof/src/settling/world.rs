@@ -7,7 +7,7 @@ use shared::ports::{Generation, Monotonic};
 use worker::claim::Sighting;
 use worker::effect::Knowledge;
 use worker::outbox::clearing::{Clearing, Step as ClearingStep};
-use worker::parking::resumption::{Resumption, Step as ResumptionStep};
+use worker::parking::resumption::{Entry, Resumption, Step as ResumptionStep};
 use worker::settlement::{Around, Ending, Facts, OUTBOX_AFTER, Parts, Ran, Settlement, Step};
 
 use super::properties::Watch;
@@ -60,6 +60,7 @@ pub(super) struct Copied {
 }
 
 /// What a replica keeps between deliveries.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub(super) struct Replica {
     /// It has received something.
@@ -101,13 +102,21 @@ pub(super) struct Delivery {
     pub(super) acknowledged: bool,
 }
 
+/// Who claims a stored end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Claimant {
+    Nobody,
+    Replica(usize),
+    /// A replica that does no more about it.
+    Gone,
+}
+
 /// An end in the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stored {
     pub(super) id: u8,
     pub(super) generation: i64,
-    /// The replica that claims it, until that dies.
-    pub(super) claimed: Option<Option<usize>>,
+    pub(super) claimed: Claimant,
     pub(super) ending: Ending,
     pub(super) rest: Parts,
     pub(super) refused: bool,
@@ -134,9 +143,11 @@ pub(super) struct Resumer {
 }
 
 /// `parked/<user>/claim`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Claim {
     pub(super) generation: i64,
+    /// The jobs that are noted in it as published.
+    pub(super) published: Vec<Entry>,
     /// Its holder is alive: nobody takes it over.
     pub(super) live: bool,
 }

@@ -9,7 +9,7 @@ use worker::settlement::{Cut, Ending, Event, Part, Parts, Step};
 
 use super::moves::{Fate, place};
 use super::setup::{Dedupe, Mutant, Place, Setup};
-use super::world::{Delivery, Stored, World};
+use super::world::{Claimant, Delivery, Stored, World};
 
 /// How far the parking of a job is: its credential was looked at, its object is stored, or
 /// that was not answered.
@@ -67,7 +67,7 @@ impl World {
                 None if fate == Fate::Lost => Event::Written,
                 None => return None,
             },
-            Part::DeadLetter | Part::Outcome if self.is_refused(setup, part, cut) => {
+            Part::DeadLetter | Part::Outcome if is_refused(setup, part, cut) => {
                 return Some(Event::Refused);
             }
             Part::DeadLetter => {
@@ -111,14 +111,6 @@ impl World {
             self.replicas[r].closed &= !(place as u8);
             self.replicas[r].kept &= !(place as u8);
         }
-    }
-
-    fn is_refused(&self, setup: &Setup, part: Part, cut: Cut) -> bool {
-        let worth =
-            |cut| [Cut::Whole, Cut::WithoutResult, Cut::Bare].iter().position(|c| *c == cut);
-        setup.refuses.is_some_and(|(refusing, least)| {
-            refusing == place(part) && least.is_none_or(|least| worth(cut) < worth(least))
-        })
     }
 
     /// Remembers an end, unless another is remembered.
@@ -201,7 +193,7 @@ impl World {
         }
         if self.endings.iter().all(|stored| stored.id != d.id) {
             let generation = self.next_generation();
-            let (id, claimed) = (d.id, None);
+            let (id, claimed) = (d.id, Claimant::Nobody);
             self.endings.push(Stored { id, generation, claimed, ending, rest, refused });
         }
         if fate == Fate::Lost {
@@ -240,6 +232,14 @@ impl World {
             self.taken(r, Some(place(part)));
         }
     }
+}
+
+/// Whether the topic refuses this message with this cut.
+fn is_refused(setup: &Setup, part: Part, cut: Cut) -> bool {
+    let worth = |cut| [Cut::Whole, Cut::WithoutResult, Cut::Bare].iter().position(|c| *c == cut);
+    setup.refuses.is_some_and(|(refusing, least)| {
+        refusing == place(part) && least.is_none_or(|least| worth(cut) < worth(least))
+    })
 }
 
 /// What the dead letter of a message records.

@@ -133,10 +133,11 @@ impl World {
                 Some(_) if mutant != Mutant::NoClaim => Event::Held,
                 _ => {
                     after.claim = Some(n);
-                    Event::Claimed
+                    Event::Claimed(Vec::new())
                 }
             },
-            Some(Step::Renew) => Event::Claimed,
+            Some(Step::Renew) => Event::Renewed,
+            Some(Step::Note(_)) => unreachable!("everything can be deleted"),
             Some(Step::Publish(jobs)) => {
                 let sent: Vec<_> =
                     jobs.iter().filter(|job| self.parked[number(job)]).cloned().collect();
@@ -253,7 +254,7 @@ fn claimed(jobs: &[Entry]) -> Resumption {
     assert_eq!(resumption.step(Event::Start), Step::Look);
     assert_eq!(resumption.step(seen("1", jobs.to_vec())), Step::FindDue(jobs.to_vec()));
     assert_eq!(resumption.step(Event::Due(true, Vec::new())), Step::Claim);
-    assert_eq!(resumption.step(Event::Claimed), Step::Look);
+    assert_eq!(resumption.step(Event::Claimed(Vec::new())), Step::Look);
     resumption
 }
 
@@ -264,7 +265,7 @@ fn jobs_are_published_in_batches_and_the_claim_is_renewed_before_each() {
     let mut step = resumption.step(seen("1", jobs.clone()));
     for batch in jobs.chunks(BATCH) {
         assert_eq!(step, Step::Renew);
-        assert_eq!(resumption.step(Event::Claimed), Step::Publish(batch.to_vec()));
+        assert_eq!(resumption.step(Event::Renewed), Step::Publish(batch.to_vec()));
         let published = Event::Published { sent: batch.to_vec(), kept: Vec::new(), failed: false };
         assert_eq!(resumption.step(published), Step::Delete(batch.to_vec()));
         step = resumption.step(Event::Deleted);
@@ -279,7 +280,7 @@ fn nothing_overtakes_a_job_that_failed() {
     let jobs = entries(2 * BATCH);
     let mut resumption = claimed(&jobs);
     resumption.step(seen("1", jobs.clone()));
-    resumption.step(Event::Claimed);
+    resumption.step(Event::Renewed);
     let sent = jobs[..3].to_vec();
     let failed = Event::Published { sent: sent.clone(), kept: Vec::new(), failed: true };
     assert_eq!(resumption.step(failed), Step::Delete(sent), "what is published is deleted");
@@ -298,7 +299,7 @@ fn what_is_not_due_waits_for_another_record() {
     assert_eq!(resumption.step(Event::Due(false, jobs.clone())), Step::End(Ended::Done));
     let mut resumption = claimed(&jobs);
     resumption.step(seen("1", jobs.clone()));
-    resumption.step(Event::Claimed);
+    resumption.step(Event::Renewed);
     let kept = Event::Published { sent: Vec::new(), kept: jobs.clone(), failed: false };
     assert_eq!(resumption.step(kept), Step::Release);
     assert_eq!(resumption.step(Event::Deleted), Step::Look);
@@ -320,4 +321,40 @@ fn whoever_loses_the_claim_publishes_nothing_more() {
     let mut resumption = claimed(&jobs);
     resumption.step(seen("1", jobs));
     assert_eq!(resumption.step(Event::Held), Step::End(Ended::Held));
+}
+
+/// What was published and is still parked is noted, and deleted first by whoever takes the
+/// claim over; what still cannot be deleted holds up nothing else.
+#[test]
+fn what_cannot_be_deleted_is_not_published_again() {
+    let jobs = entries(2);
+    let mut resumption = claimed(&jobs);
+    resumption.step(seen("1", jobs.clone()));
+    resumption.step(Event::Renewed);
+    let sent = Event::Published { sent: jobs.clone(), kept: Vec::new(), failed: false };
+    resumption.step(sent);
+    let undeleted = jobs[..1].to_vec();
+    let step = resumption.step(Event::Undeleted(undeleted.clone()));
+    assert_eq!(step, Step::Note(undeleted.clone()));
+    assert_eq!(resumption.step(Event::Noted), Step::End(Ended::Failed));
+
+    for is_deleted in [true, false] {
+        let left = vec![jobs[0].clone(), ("new".to_owned(), Generation(1))];
+        let mut next = Resumption::default();
+        next.step(Event::Start);
+        next.step(seen("1", left.clone()));
+        next.step(Event::Due(true, Vec::new()));
+        let step = next.step(Event::Claimed(undeleted.clone()));
+        assert_eq!(step, Step::Delete(undeleted.clone()));
+        let still = if is_deleted { left[1..].to_vec() } else { left.clone() };
+        let event = if is_deleted { Event::Deleted } else { Event::Undeleted(undeleted.clone()) };
+        assert_eq!(next.step(event), Step::Look);
+        assert_eq!(next.step(seen("1", still)), Step::Renew);
+        assert_eq!(next.step(Event::Renewed), Step::Publish(left[1..].to_vec()));
+        let sent = left[1..].to_vec();
+        next.step(Event::Published { sent, kept: Vec::new(), failed: false });
+        let step = next.step(Event::Deleted);
+        let noted = Step::Note(undeleted.clone());
+        assert_eq!(step, if is_deleted { Step::Release } else { noted });
+    }
 }
