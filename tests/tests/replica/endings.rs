@@ -1,5 +1,6 @@
 //! How a delivery ends when what it needs for that is not there.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -505,6 +506,71 @@ async fn a_job_that_is_being_parked_at_the_end_is_parked_or_given_back_and_never
         assert_eq!((objects.len(), acknowledged), (usize::from(is_parked), usize::from(is_parked)));
         assert_eq!(house.jobs.backlog(), usize::from(!is_parked), "{fault:?}");
     }
+}
+
+/// Each end of a replica takes an attempt from the jobs of a key that it gives back. The last
+/// permitted one ends in a dead letter that says that nothing was done, so that a redrive does
+/// the job.
+#[tokio::test(start_paused = true)]
+async fn five_replicas_that_end_in_a_row_lose_no_job_of_a_failing_key() {
+    let house = House::new(QueueSettings { max_attempts: 5, ..QueueSettings::default() });
+    house.users(["ann".to_owned()]).await;
+    let is_down = Arc::new(AtomicBool::new(true));
+    let script = {
+        let is_down = Arc::clone(&is_down);
+        Script::of(move |job| match job.id.as_str() {
+            "first" if is_down.load(Ordering::Relaxed) => {
+                Verdict::retry("the API is down").effect(Effect::None)
+            }
+            _ => posted(),
+        })
+    };
+    let ids = ["first", "second", "third"];
+    for id in ids {
+        house.jobs.publish(&job(id, "ann", "k"), "ann");
+    }
+    for n in 0..5 {
+        let replica = house.start(&format!("r-{n}"), script.clone(), |b| b.drain(SECOND));
+        pass(10 * MINUTE).await;
+        replica.end().await;
+    }
+    is_down.store(false, Ordering::Relaxed);
+    let replica = house.start("last", script.clone(), |b| b);
+    house.jobs.drained().await;
+    assert_eq!(house.jobs.dead_lettered(), 0, "Pub/Sub made none, which would tell nothing");
+    let letters = house.dead.take();
+    let done = house.statuses().get("done").copied().unwrap_or_default();
+    assert_eq!(letters.len() + done, ids.len(), "each has one end");
+    for letter in letters {
+        assert_eq!(letter.attributes["effect"], "none");
+        house.jobs.publish_raw(letter.data.to_vec(), "ann");
+    }
+    house.jobs.drained().await;
+    assert_eq!(house.statuses()["done"], ids.len());
+    assert_eq!((script.times("second").len(), script.times("third").len()), (1, 1));
+    replica.end().await;
+}
+
+/// A process that is stopped for two minutes loses its messages' leases. What it had begun
+/// goes on, and its message's next delivery is added to that; what had not begun goes back.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_stood_still_runs_nothing_twice() {
+    let house = house().await;
+    let notebook = Notebook::taking(5 * MINUTE);
+    let replica = house.start("a", notebook.clone(), |b| b);
+    for n in 0..4 {
+        house.jobs.publish(&job(&format!("{n}"), "ann", "k"), "");
+    }
+    pass(MINUTE).await;
+    assert_eq!((notebook.ids().len(), house.jobs.outstanding()), (1, 4), "one of a user at a time");
+    tokio::time::advance(2 * MINUTE).await;
+    house.jobs.deliver_again();
+    pass(SECOND).await;
+    assert_eq!(notebook.ids(), ["0"]);
+    assert!(house.jobs.backlog() > 4 && house.jobs.outstanding() <= 2, "three went back");
+    pass(60 * MINUTE).await;
+    assert_eq!(notebook.ids().len(), 4, "{:?}", notebook.ids());
+    replica.end().await;
 }
 
 /// A read that fails pauses the intake; the one that succeeds after it resumes it.
