@@ -122,13 +122,21 @@ fn subscription(number: usize) -> String {
 }
 
 async fn intake(gate: &Gate, number: usize) -> anyhow::Result<Intake> {
+    open_intake(&gate.connection(), number, 10).await
+}
+
+async fn open_intake(
+    connection: &Connection,
+    number: usize,
+    max_outstanding: usize,
+) -> anyhow::Result<Intake> {
     let settings = IntakeSettings {
         subscription: subscription(number),
-        max_outstanding: 10,
+        max_outstanding,
         max_outstanding_bytes: OUTSTANDING_BYTES,
         ack_extension: Duration::from_secs(10),
     };
-    Ok(Intake::open(&gate.connection(), settings).await?)
+    Ok(Intake::open(connection, settings).await?)
 }
 
 /// The next message with this text; others are acknowledged.
@@ -215,5 +223,57 @@ async fn connections_that_swallow_everything_are_noticed_and_left() -> anyhow::R
     ground.publish("b").await?;
     // A stream that fell silent leased it, or a new one has it: either way it comes.
     expect(&mut intake, "b").await?.settle.ack().await;
+    Ok(())
+}
+
+/// How many messages are published while an intake takes none.
+const WAITING: usize = 300;
+
+/// Ten minutes of a pause take no attempt from what waits. The emulator would burn attempts on
+/// a stream that is open and not read, as the service does.
+#[tokio::test]
+async fn a_pause_takes_no_attempts_from_what_waits() -> anyhow::Result<()> {
+    let pubsub = PubSub::start(Config::default()).await?;
+    let connection = Connection { emulator: Some(pubsub.address().to_string()) };
+    let admin = Admin::connect(&connection).await.map_err(anyhow::Error::msg)?;
+    let dead = "projects/p/topics/dead";
+    for topic in [TOPIC, dead] {
+        admin.create_topic(topic).await.map_err(anyhow::Error::msg)?;
+    }
+    let plan = SubscriptionPlan {
+        name: subscription(0),
+        topic: TOPIC.to_owned(),
+        // Without a dead topic attempts are not counted.
+        dead_topic: Some(dead.to_owned()),
+        ordering: false,
+        min_backoff: Duration::ZERO,
+    };
+    admin.create_subscription(&plan).await.map_err(anyhow::Error::msg)?;
+    let publisher = Publisher::open(&connection, TOPIC).await?;
+    let publish = |data: &'static str| {
+        publisher.publish(Outgoing { data: data.into(), ..Outgoing::default() })
+    };
+    let mut intake = open_intake(&connection, 0, 2 * WAITING).await?;
+    publish("first").await?;
+    let first = expect(&mut intake, "first").await?;
+    assert!(intake.pause().await.is_empty(), "nothing else was published");
+    try_join_all((0..WAITING).map(|_| publish("waiting"))).await?;
+    tokio::time::pause();
+    for _ in 0..10 {
+        tokio::time::advance(Duration::from_secs(60)).await;
+        // What is due by then happens.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    tokio::time::resume();
+    let stats = pubsub.subscription_stats(&subscription(0)).unwrap();
+    assert!(stats.backlog > u64::try_from(WAITING)? && stats.outstanding <= 1, "{stats:?}");
+    for _ in 0..WAITING {
+        let delivery = expect(&mut intake, "waiting").await?;
+        assert_eq!(delivery.received.delivery_attempt, Some(1));
+        delivery.settle.ack().await;
+    }
+    first.settle.ack().await;
     Ok(())
 }
