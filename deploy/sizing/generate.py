@@ -206,8 +206,10 @@ By slots ({v['concurrency']}) and by flow control ({self.outstanding} messages h
 
 {self.memory()}
 
-{self.idle()} Besides, a replica holds messages: {self.outstanding}, and {number(v['client_outstanding_bytes'] / MIB)} MiB at most. The limit of
-{number(v['replica_memory_bytes'] / MIB)} MiB is for a full cache ({number(v['cached_users'] * self.user_bytes / MIB)} MiB) and full hands ({number(v['client_outstanding_bytes'] / MIB)} MiB) with as much again for the work on them.
+{self.idle()} Besides, a replica holds messages: {self.outstanding}, and {number(v['client_outstanding_bytes'] / MIB)} MiB at most, and the bodies
+of its jobs {number(v['body_memory_bytes'] / MIB)} MiB (`--body-memory`). The worst case is a full cache ({number(v['cached_users'] * self.user_bytes / MIB)} MiB), as many messages as it
+may hold, and large bodies in all jobs: {number((v['idle_memory_bytes'] + v['cached_users'] * self.user_bytes + v['client_outstanding_bytes'] + v['body_memory_bytes']) / MIB)} MiB of the limit of {number(v['replica_memory_bytes'] / MIB)} MiB. Measured: 64 jobs with pages of 10 MiB, 64 uploads and 64 gzip
+bombs at once took 188 MiB at most with no user in memory (`tests/tests/exact/memory.rs`).
 
 ## Where each limit bites
 

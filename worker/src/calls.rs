@@ -112,7 +112,7 @@ impl SentCall {
     }
 
     /// What is known of its effect when this status came.
-    fn effect(&self, response: &Response) -> Effect {
+    pub(crate) fn effect(&self, response: &Response) -> Effect {
         match response.status().as_u16() {
             // Nothing but the way to the answer: told as unknown, every GET that was
             // redirected would be.
@@ -367,6 +367,27 @@ mod tests {
             assert_eq!(matches!(verdict, Verdict::Reject { .. }), spent, "{verdict:?}");
             assert_eq!(knowledge, known);
         }
+    }
+
+    /// The pause of a host is everybody's, whatever handler makes the call.
+    #[tokio::test]
+    async fn no_call_is_made_to_a_host_that_refuses_many_users() {
+        let (origin, mut requests) = raw([]).await;
+        let (carrier, credentials) = carrier(&origin).await;
+        let now = carrier.observer.clock.monotonic();
+        for user in ["ann", "bob", "eve"] {
+            let user = shared::UserId::new(user).unwrap();
+            carrier.host_limits.refused("tasks.googleapis.com", &user, true, now, 0.5);
+        }
+        let session = carrier.session(credentials);
+        let request = session.request(Method::POST, TASKS).unwrap();
+        let error = request.send().await.unwrap_err();
+        let Verdict::Retry { after: Some(after), .. } = Verdict::of_call_error(&error) else {
+            panic!("{error:?}");
+        };
+        assert!(after > Duration::from_secs(20), "{after:?}");
+        assert_eq!(session.ledger().calls().knowledge(), Knowledge::NOTHING);
+        assert!(requests.try_recv().is_err(), "nothing was sent");
     }
 
     /// Time passes as soon as everything waits.

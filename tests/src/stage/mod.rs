@@ -384,15 +384,26 @@ impl Inbox {
     /// # Errors
     /// When none comes in time.
     pub async fn next(&mut self) -> anyhow::Result<Letter> {
+        let (data, attributes) = self.next_bytes().await?;
+        let value = serde_json::from_slice(&data)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&data).into_owned()));
+        Ok((value, attributes))
+    }
+
+    /// The next message, its data as it is.
+    ///
+    /// # Errors
+    /// When none comes in time.
+    pub async fn next_bytes(
+        &mut self,
+    ) -> anyhow::Result<(bytes::Bytes, std::collections::HashMap<String, String>)> {
         let delivery = tokio::time::timeout(PATIENCE, self.0.next())
             .await
             .context("no message came in time")??;
-        let data = &delivery.received.data;
-        let value = serde_json::from_slice(data)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(data).into_owned()));
+        let data = delivery.received.data.clone();
         let attributes = delivery.received.attributes.clone();
         delivery.settle.ack().await;
-        Ok((value, attributes))
+        Ok((data, attributes))
     }
 
     /// Outcomes of so many different jobs, by job ID.

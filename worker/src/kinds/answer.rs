@@ -167,9 +167,15 @@ impl Said {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
     use reqwest::header::HeaderValue;
     use serde_json::json;
+
+    use super::*;
+    use crate::conclusion::Conclusion;
+    use crate::effect::CallLedger;
 
     fn verdict(status: u16, headers: &[(&'static str, &str)], body: &Value) -> Verdict {
         let mut map = HeaderMap::new();
@@ -307,5 +313,74 @@ mod tests {
             panic!("a 400 is rejected");
         };
         assert!(!reason.contains("fake"), "{reason}");
+    }
+
+    fn reasons() -> impl Strategy<Value = Value> {
+        prop::sample::select(vec![
+            Value::Null,
+            reason("rateLimitExceeded"),
+            reason("quotaExceeded"),
+            reason("insufficientPermissions"),
+            json!({"error": {"details": [{"reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}]}}),
+        ])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+
+        /// The table of [`crate::kinds::response`], for every status but 2xx: what may not be
+        /// repeated and may have been done ends here, and what was not done is never told as
+        /// done.
+        #[test]
+        fn every_status_ends_as_the_table_says(
+            status in 300_u16..700,
+            safe in any::<bool>(),
+            idempotent in any::<bool>(),
+            waits in any::<bool>(),
+            body in reasons(),
+        ) {
+            let repeatable = safe || idempotent;
+            let host = "www.googleapis.com".into();
+            let call = SentCall { safe, repeatable, host, token: "fake-token".into() };
+            let mut answer = http::Response::builder().status(status);
+            if waits {
+                answer = answer.header("retry-after", "7");
+            }
+            let response = reqwest::Response::from(answer.body("").unwrap());
+            let effect = call.effect(&response);
+            let ledger = Arc::new(CallLedger::default());
+            ledger.begin(repeatable).ended(effect);
+            let body = body.to_string();
+            let verdict = judge(status, response.headers(), body.as_bytes(), Some(&call));
+            let again = !matches!(verdict, Verdict::Done { .. } | Verdict::Reject { .. });
+            let spent = !repeatable && effect != Effect::None;
+            prop_assert!(!(spent && again), "{verdict:?}");
+            match &verdict {
+                Verdict::Done { warning, .. } => {
+                    prop_assert!(status == 304 || (status == 303 && !safe));
+                    prop_assert_eq!(warning.is_some(), effect == Effect::Done);
+                }
+                Verdict::Unauthorized => prop_assert_eq!(status, 401),
+                Verdict::RateLimited { after, .. } => {
+                    prop_assert!(status == 429 || status == 403);
+                    prop_assert_eq!(after.is_some(), waits);
+                }
+                Verdict::MissingScopes { .. } => prop_assert_eq!(status, 403),
+                Verdict::Retry { .. } => {
+                    prop_assert!(matches!(status, 408 | 425 | 500..=599));
+                }
+                Verdict::Reject { reason, .. } => {
+                    let unknown = reason.contains(NOT_REPEATED);
+                    prop_assert!(!unknown || (spent && effect == Effect::Unknown));
+                    let passes = matches!(status, 408 | 425 | 500..=599);
+                    prop_assert!(!(repeatable && passes), "{reason}");
+                }
+                Verdict::Stated { .. } => prop_assert!(false),
+            }
+            // What the run comes to is no other.
+            let conclusion = Conclusion::of(verdict.clone().effect(Effect::None), &ledger.calls());
+            prop_assert_eq!(conclusion.verdict, verdict);
+            prop_assert_eq!(conclusion.knowledge.effect, effect);
+        }
     }
 }

@@ -26,6 +26,7 @@ fn inputs_are_the_programs_defaults() {
     let concurrency = format!("[default: {}]", input("concurrency"));
     let after = help.split("[env: FLEET_CONCURRENCY=]").nth(1).unwrap();
     assert!(after.trim_start().starts_with(&concurrency), "{concurrency}");
+    assert_is("body_memory_bytes", worker::kinds::BODY_MEMORY as f64);
 }
 
 #[test]

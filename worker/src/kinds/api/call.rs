@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn call(params: Value) -> Result<Call, String> {
+    fn call(params: &Value) -> Result<Call, String> {
         read(&params.to_string())
     }
 
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn reads_a_call() {
-        let call = call(json!({
+        let call = call(&json!({
             "method": "post", "url": "https://tasks.googleapis.com/tasks/v1/lists?a=1",
             "query": {"b": 2, "c": ["x", "y z"], "d": true}, "headers": {"X-Goog-User-Project": "p"},
             "body": {"title": "t"}, "output": "gs://exports/a/b.json",
@@ -308,7 +308,7 @@ mod tests {
             (json!({"url": url, "timeout_s": 1801, "output": "gs://exports/x"}), "1 to 1800"),
             (json!({"url": url, "timeout_s": 1.5}), "wrong type"),
         ] {
-            let error = call(params.clone()).unwrap_err();
+            let error = call(&params).unwrap_err();
             assert!(error.contains(says), "{params}: {error}");
         }
     }
@@ -337,11 +337,11 @@ mod tests {
         let url = "https://www.googleapis.com/";
         let headers = json!({"If-Match": "\"1\"", "If-None-Match": "*", "Range": "bytes=0-9"});
         let asked =
-            call(json!({"url": url, "expect": [404, 412], "timeout_s": 7, "headers": headers}));
+            call(&json!({"url": url, "expect": [404, 412], "timeout_s": 7, "headers": headers}));
         let asked = asked.unwrap();
         assert_eq!((asked.expect.as_slice(), asked.limit().as_secs()), (&[404, 412][..], 7));
         assert_eq!(asked.headers["if-match"], "\"1\"");
-        let plain = call(json!({"url": url})).unwrap();
+        let plain = call(&json!({"url": url})).unwrap();
         assert_eq!((plain.limit(), plain.timeout), (INLINE, None));
     }
 
@@ -356,8 +356,11 @@ mod tests {
             ("POST", false),
             ("PATCH", false),
         ] {
-            assert_eq!(call(json!({"url": url, "method": method})).unwrap().repeatable, repeatable);
-            let said = call(json!({"url": url, "method": method, "idempotent": true}));
+            assert_eq!(
+                call(&json!({"url": url, "method": method})).unwrap().repeatable,
+                repeatable
+            );
+            let said = call(&json!({"url": url, "method": method, "idempotent": true}));
             assert!(said.unwrap().repeatable);
         }
     }

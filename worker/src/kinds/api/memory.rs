@@ -72,9 +72,10 @@ impl BodyMemory {
     /// Takes what a job needs, or everything if it needs more. Cancelling it takes nothing.
     pub(super) async fn take(&self, need: Need) -> Taken<'_> {
         let units = units(need.bytes);
-        let upload = match need.is_upload {
-            true => self.uploads.acquire_many(units.min(self.upload_units)).await.ok(),
-            false => None,
+        let upload = if need.is_upload {
+            self.uploads.acquire_many(units.min(self.upload_units)).await.ok()
+        } else {
+            None
         };
         // Neither semaphore is ever closed.
         let all = self.all.acquire_many(units.min(self.all_units)).await.ok();

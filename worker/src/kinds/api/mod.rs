@@ -244,10 +244,11 @@ async fn read_page(
             feed.push(&collect.take()).await?;
         }
     }
-    match reader.end() {
-        Some(token) if is_framed || !is_empty => Ok(token),
-        _ => Err(Unread::Broken(Broken::Cut)),
+    // An end without a length may be anywhere, but before the first byte it is no page.
+    if is_empty && !is_framed {
+        return Err(Unread::Broken(Broken::Cut));
     }
+    Ok(reader.end()?)
 }
 
 /// Why an answer was not read to its end.

@@ -5,6 +5,8 @@
 //! by who keeps it. What is read is checked to be JSON all the same, however deep it is nested:
 //! this is an automaton over bytes with a stack of brackets.
 
+use crate::kinds::body::Broken;
+
 use super::paging::BadPage;
 
 /// The longest name of a field and the longest page token, in bytes as written.
@@ -132,12 +134,15 @@ impl<'a> PageReader<'a> {
     }
 
     /// The page has ended: the token of the next one as JSON, if the page has one. A page
-    /// without content has none. `None` when the page ends before its object does.
-    pub(super) fn end(self) -> Option<Option<Vec<u8>>> {
+    /// without content has none.
+    ///
+    /// # Errors
+    /// [`Broken::Cut`] when the page ends before its object does.
+    pub(super) fn end(self) -> Result<Option<Vec<u8>>, Broken> {
         match self.at {
-            At::Start(0) => Some(None),
-            At::End => Some((!self.token.is_empty()).then_some(self.token)),
-            _ => None,
+            At::Start(0) => Ok(None),
+            At::End => Ok((!self.token.is_empty()).then_some(self.token)),
+            _ => Err(Broken::Cut),
         }
     }
 
@@ -178,9 +183,8 @@ impl<'a> PageReader<'a> {
             | At::Sign
             | At::Power => self.number(byte, collect)?,
             _ if is_space => {}
-            At::Value => self.value(byte, collect)?,
             At::FirstElement if byte == b']' => self.close(byte, collect)?,
-            At::FirstElement => self.value(byte, collect)?,
+            At::Value | At::FirstElement => self.value(byte, collect)?,
             At::FirstName if byte == b'}' => self.close(byte, collect)?,
             At::FirstName | At::Name if byte == b'"' => {
                 self.is_name = true;
@@ -427,14 +431,16 @@ mod tests {
         }
     }
 
-    /// What a page in pieces of this size comes to, and its token; `None` if it was cut.
-    fn read(page: &[u8], size: usize) -> Result<Option<(Vec<String>, Option<Vec<u8>>)>, BadPage> {
+    /// What was noted of a page, and its token.
+    type Read = (Vec<String>, Option<Vec<u8>>);
+
+    /// What a page in pieces of this size comes to; `None` if it was cut.
+    fn read(page: &[u8], size: usize) -> Result<Option<Read>, BadPage> {
         let (mut reader, mut notes) = (PageReader::new("next"), Notes::default());
         for piece in page.chunks(size) {
             reader.read(piece, &mut notes)?;
         }
-        let ended = reader.end();
-        Ok(ended.map(|token| {
+        Ok(reader.end().ok().map(|token| {
             assert!(notes.at_hand.is_empty());
             (notes.ended, token)
         }))
