@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use url::{Host, Url};
 
+use crate::file_text::file_text;
 use crate::secret::Secret;
 
 /// Whether the client belongs to a program on a person's computer or to a server.
@@ -30,6 +31,9 @@ pub struct OAuthClient {
 /// Why a file is not an OAuth client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadClient {
+    /// Neither UTF-8 nor UTF-16.
+    #[error("it is not text, so it is no JSON file")]
+    NotText,
     /// Not JSON at all.
     #[error("it is not JSON (line {line}, column {column})")]
     NotJson {
@@ -80,7 +84,8 @@ impl OAuthClient {
     /// # Errors
     /// [`BadClient`]; its text never quotes the content.
     pub fn from_json(content: &[u8]) -> Result<Self, BadClient> {
-        let value: serde_json::Value = serde_json::from_slice(content)
+        let text = file_text(content).ok_or(BadClient::NotText)?;
+        let value: serde_json::Value = serde_json::from_str(&text)
             .map_err(|e| BadClient::NotJson { line: e.line(), column: e.column() })?;
         let (kind, section, body) = if let Some(body) = value.get("installed") {
             (ClientKind::Installed, "installed", body)
@@ -91,6 +96,13 @@ impl OAuthClient {
                 Some("service_account") => "a service account key",
                 Some("authorized_user") => "a user credential (gcloud's authorized_user)",
                 Some("external_account") => "a workload identity configuration",
+                Some("impersonated_service_account") => {
+                    "the configuration of an impersonated service account"
+                }
+                _ if value.get("refresh_token").is_some() => "a user credential",
+                _ if value.get("client_id").is_some() => {
+                    "a client ID without the section \"installed\" or \"web\" around it"
+                }
                 _ => "neither \"installed\" nor \"web\"",
             };
             return Err(BadClient::OtherType { found });
