@@ -16,6 +16,7 @@ mod gate;
 mod handler;
 pub mod health;
 mod hosts;
+mod http_server;
 pub mod job;
 mod json;
 pub mod kinds;

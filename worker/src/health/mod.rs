@@ -20,6 +20,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::http_server;
 use crate::metrics::Render;
 
 pub use gap::Gap;
@@ -45,7 +46,7 @@ pub async fn serve(
     probes: Probes,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, routes(probes)).with_graceful_shutdown(stop.cancelled_owned()).await
+    http_server::serve(listener, routes(probes), stop).await
 }
 
 fn routes(probes: Probes) -> Router {
