@@ -181,6 +181,16 @@ fn jobs_are_checked_before_they_are_published() {
     refused(&with(&["--kind", "k", "--params", "{"]), &[], &["--params is not JSON"]);
     refused(&with(&["--kind", "k", "--params", "[]"]), &[], &["`params` must be an object"]);
     refused(&with(&[]), &[], &["--kind"]);
+    // The whole file, before anything is sent: no address is looked up.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("jobs.jsonl");
+    let good = r#"{"user": "ann", "kind": "profile"}"#;
+    std::fs::write(&file, format!("{good}\n\n{good}\n{{\"user\": \"ann\"}}\n")).unwrap();
+    let path = file.to_str().unwrap();
+    let emulators =
+        [("PUBSUB_EMULATOR_HOST", "127.0.0.1:1"), ("STORAGE_EMULATOR_HOST", "127.0.0.1:1")];
+    let args = ["publish", "--topic", "projects/p/topics/jobs", "--file", path];
+    refused(&args, &emulators, &[path, "line 4", "nothing was published"]);
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! `fleet publish`: jobs, one by flags or many from a file.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 use shared::UserId;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader};
 use worker::Json;
 use worker::job::Job;
 use worker::pubsub::{Outgoing, Publisher};
@@ -25,6 +25,7 @@ use super::output::{self, Usage};
   fleet publish --topic jobs --file jobs.jsonl
 
 A file has one job per line: {"id": "…", "user": "…", "kind": "…", "params": {…}}
+It is checked whole before the first job is published.
 The variables TRACEPARENT and TRACESTATE (W3C Trace Context), where they are set, name the
 trace that the jobs continue."#)]
 pub(crate) struct Args {
@@ -62,31 +63,27 @@ const WINDOW: usize = 1000;
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::from_env()?;
     let topic = args.project.topic("--topic", &args.topic)?;
-    let single = match &args.file {
-        Some(_) => None,
-        None => Some(args.single()?),
+    let jobs = Jobs { unordered: args.unordered, trace: trace() };
+    let (single, many) = match &args.file {
+        Some(path) => {
+            let content = read_whole(path)?;
+            let checked = checked(&content, &jobs);
+            (None, checked.map_err(|why| Usage(format!("{}: {why}", args.name())))?)
+        }
+        None => (Some(jobs.message(&args.single()?)?), Vec::new()),
     };
     place.reach_pubsub().await?;
     let publisher = Publisher::open(&place.connection(), &topic).await?;
-    let jobs = Jobs { unordered: args.unordered, trace: trace() };
-    if let Some(job) = single {
-        let id = publisher.publish(jobs.message(&job)?).await?;
+    if let Some(message) = single {
+        let id = publisher.publish(message).await?;
         return if args.json {
             output::json(&json!({"published": 1, "message_id": id}))
         } else {
             output::line(id)
         };
     }
-    let path = args.file.as_deref().unwrap_or_else(|| std::path::Path::new("-"));
-    let published = if path.as_os_str() == "-" {
-        publish_lines(&publisher, BufReader::new(tokio::io::stdin()), &jobs).await
-    } else {
-        let file = tokio::fs::File::open(path)
-            .await
-            .map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
-        publish_lines(&publisher, BufReader::new(file), &jobs).await
-    };
-    let published = published.with_context(|| path.display().to_string())?;
+    let published = publish_all(&publisher, many).await;
+    let published = published.with_context(|| args.name())?;
     if args.json {
         output::json(&json!({"published": published}))
     } else {
@@ -94,7 +91,28 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
+/// The file, or stdin where it is called `-`.
+fn read_whole(path: &Path) -> Result<Vec<u8>, Usage> {
+    let mut content = Vec::new();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin().lock().read_to_end(&mut content).map(drop)
+    } else {
+        std::fs::read(path).map(|read| content = read)
+    };
+    read.map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+    Ok(content)
+}
+
 impl Args {
+    /// How the file is named to people.
+    fn name(&self) -> String {
+        match &self.file {
+            Some(path) if path.as_os_str() == "-" => "stdin".to_owned(),
+            Some(path) => path.display().to_string(),
+            None => "the job".to_owned(),
+        }
+    }
+
     fn single(&self) -> Result<Vec<u8>, Usage> {
         let params = match &self.params {
             None => None,
@@ -152,51 +170,42 @@ impl Jobs {
     }
 }
 
-/// Publishes line by line; after a bad line everything before it is published.
-async fn publish_lines(
-    publisher: &Publisher,
-    mut input: impl AsyncBufRead + Unpin,
-    jobs: &Jobs,
-) -> anyhow::Result<u64> {
-    let bar = ProgressBar::new_spinner().with_style(
-        ProgressStyle::with_template("{spinner} {pos} published, {per_sec}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+/// The jobs of a file, checked to the last line.
+fn checked(content: &[u8], jobs: &Jobs) -> Result<Vec<Outgoing>, Usage> {
+    let mut messages = Vec::new();
+    for (line, number) in content.split(|byte| *byte == b'\n').zip(1_u64..) {
+        let text = line.trim_ascii();
+        if !text.is_empty() {
+            let message = jobs.message(text);
+            messages
+                .push(message.map_err(|why| {
+                    Usage(format!("line {number}: {why}; nothing was published"))
+                })?);
+        }
+    }
+    Ok(messages)
+}
+
+async fn publish_all(publisher: &Publisher, messages: Vec<Outgoing>) -> anyhow::Result<u64> {
+    let bar = ProgressBar::new(messages.len() as u64).with_style(
+        ProgressStyle::with_template("{bar:30} {pos}/{len} published, {per_sec}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     let mut window = VecDeque::new();
-    let mut line = Vec::new();
-    let (mut number, mut published) = (0_u64, 0_u64);
-    let bad = loop {
-        line.clear();
-        if input.read_until(b'\n', &mut line).await? == 0 {
-            break None;
-        }
-        number += 1;
-        let text = line.trim_ascii();
-        if text.is_empty() {
+    let mut published = 0_u64;
+    let mut messages = messages.into_iter();
+    loop {
+        let next = messages.next();
+        let done = next.is_none();
+        window.extend(next.map(|message| publisher.publish(message)));
+        if window.len() < WINDOW && !done {
             continue;
         }
-        match jobs.message(text) {
-            Ok(message) => window.push_back(publisher.publish(message)),
-            Err(error) => break Some(Usage(format!("line {number}: {error}"))),
-        }
-        if window.len() >= WINDOW
-            && let Some(oldest) = window.pop_front()
-        {
-            oldest.await.with_context(|| format!("after {published} published jobs"))?;
-            published += 1;
-            bar.set_position(published);
-        }
-    };
-    for rest in window {
-        rest.await.with_context(|| format!("after {published} published jobs"))?;
+        let Some(oldest) = window.pop_front() else { break };
+        oldest.await.with_context(|| format!("after {published} published jobs"))?;
         published += 1;
         bar.set_position(published);
     }
     bar.finish_and_clear();
-    match bad {
-        None => Ok(published),
-        Some(error) => {
-            Err(anyhow::Error::new(error).context(format!("{published} job(s) were published")))
-        }
-    }
+    Ok(published)
 }
