@@ -56,7 +56,8 @@ impl GrantId {
         self.login() == other.login()
     }
 
-    fn login(&self) -> &str {
+    /// The login or import that it comes from.
+    pub fn login(&self) -> &str {
         self.0.split('.').next().unwrap_or_default()
     }
 }

@@ -298,7 +298,7 @@ async fn a_token_and_a_profile_for_scripts(stage: &Stage) -> anyhow::Result<()> 
     if stage.cloud.storage_grpc.is_some() {
         let listed = stage.fleet(&["users", "list"]).await?;
         assert_eq!(listed.stdout, "ann\n");
-        assert_eq!(stage.fleet(&["users", "delete", "ann"]).await?.code, 0);
+        assert_eq!(stage.fleet(&["users", "delete", "ann", "--yes"]).await?.code, 0);
         assert_eq!(stage.fleet(&["token", "ann"]).await?.code, 3);
     } else {
         let refused = stage.fleet(&["users", "list"]).await?;

@@ -141,7 +141,7 @@ async fn what_a_provider_says_by_mistake_is_asked_again() -> anyhow::Result<()> 
         assert_eq!(output.code, 0, "{}", output.stderr);
         assert_eq!(stage.record("ann").await?["state"], "active");
         assert_eq!(stage.fleet(&["token", "ann"]).await?.code, 0);
-        stage.fleet(&["users", "delete", "ann"]).await?;
+        stage.fleet(&["users", "delete", "ann", "--yes"]).await?;
     }
     Ok(())
 }
@@ -159,13 +159,13 @@ async fn a_revocation_that_is_not_confirmed_keeps_the_record() -> anyhow::Result
     ] {
         let answer = Answer::new(StatusCode::from_u16(status)?, body);
         stage.google.inject(Fault::answer(answer).on(Operation::Revoke).times(1));
-        let output = stage.fleet(&["users", "revoke", "ann"]).await?;
+        let output = stage.fleet(&["users", "revoke", "ann", "--yes"]).await?;
         assert_eq!(output.code, 1, "{status} {body}: {}", output.stderr);
         assert!(output.stderr.contains("the record stays"), "{}", output.stderr);
         assert!(output.stderr.contains("fleet users delete"), "{}", output.stderr);
         assert_eq!(stage.record("ann").await?["state"], "active", "{status} {body}");
     }
-    assert_eq!(stage.fleet(&["users", "revoke", "ann"]).await?.code, 0);
+    assert_eq!(stage.fleet(&["users", "revoke", "ann", "--yes"]).await?.code, 0);
     assert!(stage.cloud.object(BUCKET, "tokens/ann.json").await.is_err(), "it is gone");
     Ok(())
 }

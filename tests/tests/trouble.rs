@@ -141,7 +141,7 @@ async fn a_token_endpoint_that_is_down() -> anyhow::Result<()> {
     assert_eq!(held.count(), 1, "said once");
     // With the right endpoint the grant is imported anew, and the job is there.
     let import = ["users", "import", &file, "--user", "ann", "--replace"];
-    stage.fleet(&["users", "delete", "ann"]).await?;
+    stage.fleet(&["users", "delete", "ann", "--yes"]).await?;
     assert_eq!(stage.fleet(&import).await?.code, 0);
     is_done_by_a_sound_worker(&stage, "kept").await
 }

@@ -22,19 +22,17 @@ use crate::user_id::UserId;
 pub enum Callback<'a> {
     /// The query of a request to the redirect URI.
     Query(&'a str),
-    /// A whole redirected address, as a person copies it.
-    Url(&'a str),
-    /// The code alone, as a person copies it. There is no `state` to check: that
-    /// they paste it into the very program that began the login stands for it.
-    Code(&'a str),
+    /// What a person copied: the redirected address with or without its scheme, its query, or
+    /// the code alone, in quotes or not. Where there is no `state` to check, that they paste
+    /// it into the very program that began the login stands for it.
+    Pasted(&'a str),
 }
 
 impl std::fmt::Debug for Callback<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Query(_) => "Query([redacted])",
-            Self::Url(_) => "Url([redacted])",
-            Self::Code(_) => "Code([redacted])",
+            Self::Pasted(_) => "Pasted([redacted])",
         })
     }
 }
@@ -69,8 +67,10 @@ pub async fn oauth_callback(
     let pending = pending
         .and_then(|sealed| Pending::open(&consent.key, sealed))
         .ok_or(CallbackError::NotYours)?;
-    if !matches!(callback, Callback::Code(_)) && answer.state.as_ref() != Some(&pending.state) {
-        return Err(CallbackError::NotYours);
+    match (&answer.state, callback) {
+        (Some(state), _) if *state == pending.state => {}
+        (None, Callback::Pasted(_)) => {}
+        _ => return Err(CallbackError::NotYours),
     }
     let same_place = |address: &Url| {
         Url::parse(&pending.redirect_uri)
@@ -89,10 +89,11 @@ pub async fn oauth_callback(
         return Err(CallbackError::Expired);
     }
     if let Some(error) = &answer.error {
-        if error == "invalid_scope" && pending.scopes != pending.wanted {
+        if error == "invalid_scope" && pending.scopes.len() > pending.wanted {
             // Something that was allowed once is not there any more.
-            let alone = Pending { narrows: true, ..pending.clone() };
-            return Ok(Outcome::ConsentAgain(again(consent, &alone, pending.wanted, None)?));
+            let alone = Pending { left_out: true, ..pending.clone() };
+            let wanted = pending.wanted().to_vec();
+            return Ok(Outcome::ConsentAgain(again(consent, &alone, wanted, None)?));
         }
         return Err(refused(error));
     }
@@ -157,14 +158,13 @@ async fn finish(
         Err(Error::NeedsConsent(_)) => None,
         Err(error) => return Err(error.into()),
     };
-    if let Some(before) = &before
-        && before.sub.is_some()
-        && before.sub != sub
-        && !pending.other_account
+    if let Some(stored) = before.as_ref().and_then(|before| before.sub.clone())
+        && Some(&stored) != sub.as_ref()
+        && !pending.replace
     {
-        return Err(CallbackError::StoredForAnother);
+        return Err(CallbackError::StoredForAnother { stored, chosen: sub });
     }
-    let missing = missing_scopes(&pending.wanted, &granted);
+    let missing = missing_scopes(pending.wanted(), &granted);
     let grant = grant(answer, &granted, sub.clone(), sent_at);
     let stored = match store(consent, &user, grant, &granted).await? {
         Some(stored) => stored,
@@ -180,7 +180,8 @@ async fn finish(
     let done = Box::new(SignedIn { user, profile, stored, missing, next });
     // What a person declines who was asked for it is theirs to decline.
     let asked = missing_scopes(&lost, &pending.scopes).is_empty();
-    if stored && !lost.is_empty() && !asked && !pending.narrows && !pending.repeated {
+    let may_narrow = pending.only || pending.left_out || pending.repeated;
+    if stored && !lost.is_empty() && !asked && !may_narrow {
         let union = pending.scopes.iter().cloned().chain(lost).collect();
         return Ok(Outcome::MoreConsent(done, again(consent, pending, union, sub)?));
     }
@@ -231,6 +232,7 @@ fn grant(answer: Answer, scopes: &[String], sub: Option<String>, sent_at: Timest
         access_token: answer.access_token,
         scopes: scopes.to_vec(),
         sub,
+        ended: None,
     }
 }
 
@@ -255,24 +257,54 @@ async fn store(
 }
 
 fn read(callback: Callback<'_>) -> Result<(Returned, Option<Url>), CallbackError> {
-    let malformed = |what| Err(CallbackError::Malformed(what));
-    let (query, address) = match callback {
-        Callback::Code(code) => {
-            let code = code.trim();
-            if code.is_empty()
-                || code.len() > LONGEST
-                || !code.bytes().all(|b| b.is_ascii_graphic())
-            {
-                return malformed("it is not a code");
+    match callback {
+        Callback::Query(query) => {
+            let answer = read_query(query)?;
+            if answer.state.is_none() {
+                return Err(CallbackError::Malformed("it has no state"));
             }
-            return Ok((Returned { code: Some(code.to_owned()), ..Returned::default() }, None));
+            Ok((answer, None))
         }
-        Callback::Query(query) => (query.to_owned(), None),
-        Callback::Url(url) => match Url::parse(url.trim()) {
-            Ok(url) => (url.query().unwrap_or_default().to_owned(), Some(url)),
-            Err(_) => return malformed("it is not an address"),
-        },
+        Callback::Pasted(text) => read_pasted(text),
+    }
+}
+
+/// Reads what a person copied, which a terminal may have wrapped or a shell quoted.
+fn read_pasted(text: &str) -> Result<(Returned, Option<Url>), CallbackError> {
+    let text: String = text.split_whitespace().collect();
+    let text = text.trim_matches(['"', '\'', '`', '<', '>']);
+    if text.is_empty() || text.len() > LONGEST || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(CallbackError::Malformed("it is neither an address nor a code"));
+    }
+    let (before, query) = text.split_once('?').unwrap_or(("", text));
+    let query = query.split('#').next().unwrap_or_default();
+    let answer = read_query(query)?;
+    if answer.code.is_none() && answer.error.is_none() {
+        if text.contains(['?', '&', '=']) || text.contains("://") {
+            return Err(CallbackError::Malformed("it has no code"));
+        }
+        // A code as it stands in an address, or as a page shows it.
+        let code = percent_decode(text);
+        return Ok((Returned { code: Some(code), ..Returned::default() }, None));
+    }
+    let address = match before {
+        "" => None,
+        _ if before.contains("://") => Some(before.to_owned()),
+        _ => Some(format!("http://{before}")),
     };
+    let address = address.map(|address| Url::parse(&address)).transpose();
+    Ok((answer, address.map_err(|_| CallbackError::Malformed("it is not an address"))?))
+}
+
+fn percent_decode(text: &str) -> String {
+    // Of a query, `+` is the one character that would be read as another.
+    let query = text.replace('+', "%2B");
+    let decoded = form_urlencoded::parse(query.as_bytes()).next();
+    decoded.map_or_else(String::new, |(name, _)| name.into_owned())
+}
+
+fn read_query(query: &str) -> Result<Returned, CallbackError> {
+    let malformed = |what| Err(CallbackError::Malformed(what));
     if query.len() > LONGEST {
         return malformed("it is too long");
     }
@@ -290,13 +322,10 @@ fn read(callback: Callback<'_>) -> Result<(Returned, Option<Url>), CallbackError
             return malformed("a parameter comes twice");
         }
     }
-    if answer.state.is_none() {
-        return malformed("it has no state");
-    }
     if answer.code.is_some() && answer.error.is_some() {
         return malformed("it has both a code and an error");
     }
-    Ok((answer, address))
+    Ok(answer)
 }
 
 impl Callback<'_> {

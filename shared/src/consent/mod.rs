@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -206,6 +207,14 @@ impl Consent {
     /// The key that seals pending logins and may seal sessions.
     pub fn key(&self) -> &SessionKey {
         &self.key
+    }
+
+    /// When the pending login that a browser kept was begun; `None` when it is none of ours,
+    /// or over.
+    pub fn pending_since(&self, sealed: &str) -> Option<Timestamp> {
+        let begun = pending::Pending::open(&self.key, sealed)?.started_at;
+        let age = Duration::try_from(self.clock.wall().duration_since(begun)).unwrap_or_default();
+        (age < LOGIN_LIFETIME).then_some(begun)
     }
 
     /// The store that credentials end up in.

@@ -94,9 +94,14 @@ pub enum CallbackError {
     OtherAccount,
     /// Another account's grant is stored under this user's ID.
     #[error(
-        "Another account is connected here. Nothing was changed; choose the account that was connected before, or disconnect it first."
+        "Another account is connected here already. Nothing was changed; choose the account that was connected before, or ask the operator to remove that one first."
     )]
-    StoredForAnother,
+    StoredForAnother {
+        /// The account that is stored.
+        stored: String,
+        /// The account that was chosen, if the provider names it.
+        chosen: Option<String>,
+    },
     /// Not even the consent page brought a refresh token.
     #[error(
         "The provider gave no lasting access, even after consent. Remove this app in your account's settings at the provider, then start again."
@@ -128,7 +133,7 @@ impl CallbackError {
             Self::IdToken(_) => "id_token",
             Self::Profile(_) => "profile",
             Self::OtherAccount => "other_account",
-            Self::StoredForAnother => "stored_for_another",
+            Self::StoredForAnother { .. } => "stored_for_another",
             Self::NoRefreshToken => "no_refresh_token",
             Self::NoUser(_) => "no_user",
             Self::Store(_) => "store",

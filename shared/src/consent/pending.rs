@@ -8,6 +8,11 @@ use super::SessionKey;
 
 const PURPOSE: &str = "pending login";
 
+/// Most scopes begin like this. In a cookie, of which browsers keep 4096 bytes, one character
+/// stands for it that no scope has.
+const GOOGLE: &str = "https://www.googleapis.com/auth/";
+const SHORT: char = '"';
+
 /// Holds secrets; it has no `Debug` and leaves the process sealed only.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Pending {
@@ -15,10 +20,10 @@ pub(super) struct Pending {
     pub(super) verifier: String,
     pub(super) nonce: String,
     /// What the provider is asked for.
+    #[serde(with = "short")]
     pub(super) scopes: Vec<String>,
-    /// What is wanted now: all of `scopes`, unless those also hold what was allowed before.
-    #[serde(default)]
-    pub(super) wanted: Vec<String>,
+    /// So many of `scopes`, the first ones, are wanted now; the others were allowed before.
+    pub(super) wanted: usize,
     pub(super) next: String,
     /// Whose access is to grow: nobody else's login will do.
     pub(super) user: Option<String>,
@@ -26,13 +31,36 @@ pub(super) struct Pending {
     pub(super) started_at: Timestamp,
     /// This is the second round, with `prompt=consent`.
     pub(super) repeated: bool,
-    /// Asks for what was allowed before, or has been told not to: a grant that allows less
-    /// than the one before is what the person wants.
-    #[serde(default)]
-    pub(super) narrows: bool,
+    /// The person wants to allow no more than this.
+    pub(super) only: bool,
+    /// The provider does not know what was allowed before, so that it is not asked for.
+    pub(super) left_out: bool,
     /// The record may be replaced by another account's.
-    #[serde(default)]
-    pub(super) other_account: bool,
+    pub(super) replace: bool,
+}
+
+/// Scopes in one text: no scope has a space (RFC 6749, section 3.3).
+mod short {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::{GOOGLE, SHORT};
+
+    pub(super) fn serialize<S: Serializer>(scopes: &[String], to: S) -> Result<S::Ok, S::Error> {
+        let short = |scope: &String| match scope.strip_prefix(GOOGLE) {
+            Some(rest) => format!("{SHORT}{rest}"),
+            None => scope.clone(),
+        };
+        to.serialize_str(&scopes.iter().map(short).collect::<Vec<_>>().join(" "))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+        let text = String::deserialize(from)?;
+        let long = |scope: &str| match scope.strip_prefix(SHORT) {
+            Some(rest) => format!("{GOOGLE}{rest}"),
+            None => scope.to_owned(),
+        };
+        Ok(text.split(' ').filter(|scope| !scope.is_empty()).map(long).collect())
+    }
 }
 
 impl Pending {
@@ -43,6 +71,11 @@ impl Pending {
 
     pub(super) fn open(key: &SessionKey, sealed: &str) -> Option<Self> {
         serde_json::from_slice(&key.open(PURPOSE, sealed)?).ok()
+    }
+
+    /// What is wanted now.
+    pub(super) fn wanted(&self) -> &[String] {
+        &self.scopes[..self.wanted.min(self.scopes.len())]
     }
 
     pub(super) fn digest(&self) -> String {

@@ -26,9 +26,9 @@ pub struct Start {
     /// Whom the browser remembers. Anybody may sign in, and probably it is them.
     pub remembered: Option<UserId>,
     /// The person wants to allow less than before: nothing is asked for beyond `scopes`.
-    pub fewer: bool,
+    pub only: bool,
     /// The account stored under this ID may be replaced by another one.
-    pub other_account: bool,
+    pub replace: bool,
 }
 
 /// A login that was begun.
@@ -61,14 +61,14 @@ pub enum StartError {
 }
 
 /// Begins a login. It asks for the page (`prompt=consent`) only when no usable
-/// refresh token of [`Start::user`] is stored or its scopes must grow: a
+/// refresh token of [`Start::user`] is stored or scopes must grow: a
 /// provider keeps a limited number of refresh tokens and drops the oldest
 /// silently. Whoever is not known yet is asked without, and again with it if
 /// the answer brings no refresh token.
 ///
 /// Some providers end the older grant at a login, so a login that asks for less than the
 /// record holds would narrow it. Of a person who is known beforehand the union is asked,
-/// as far as it is still listed ([`Consent::listed`]), unless [`Start::fewer`] is set.
+/// as far as it is still listed ([`Consent::listed`]), unless [`Start::only`] is set.
 ///
 /// Cancelling it is harmless; nothing is written.
 ///
@@ -81,7 +81,7 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
             scopes.push(scope);
         }
     }
-    let wanted = scopes.clone();
+    let wanted = scopes.len();
     let binding = start.user.is_some();
     let mut prompt = false;
     let mut hint = None;
@@ -91,10 +91,10 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
                 let due = !record.is_active()
                     || record.client_id != consent.client.client_id()
                     || !missing_scopes(&scopes, &record.scopes).is_empty();
-                prompt = binding && due;
-                if !start.fewer {
+                prompt = due || start.only || start.replace;
+                if !start.only {
                     let held = consent.still_listed(&record.scopes);
-                    scopes.extend(missing_scopes(&held, &wanted));
+                    scopes.extend(missing_scopes(&held, &scopes));
                 }
                 hint = record.sub;
             }
@@ -117,8 +117,9 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
         redirect_uri: consent.redirect_uri.to_string(),
         started_at: consent.clock.wall(),
         repeated: false,
-        narrows: start.fewer,
-        other_account: start.other_account,
+        only: start.only,
+        left_out: false,
+        replace: start.replace,
     };
     begin(consent, &pending, prompt, hint)
 }
@@ -162,8 +163,10 @@ fn begin(
         .add_scopes(pending.scopes.iter().cloned().map(Scope::new))
         .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
         .add_extra_param("nonce", pending.nonce.clone())
-        .add_extra_param("access_type", "offline")
-        .add_extra_param("include_granted_scopes", "true");
+        .add_extra_param("access_type", "offline");
+    if !pending.only {
+        request = request.add_extra_param("include_granted_scopes", "true");
+    }
     if prompt {
         request = request.add_extra_param("prompt", "consent");
     }
@@ -188,7 +191,7 @@ impl Started {
 /// `next` if it is a path on this very site, else `/`. A browser reads `//host`
 /// and `/\host` as other sites, and drops tabs and newlines before it looks.
 pub(super) fn local_path(next: &str) -> String {
-    const LONGEST: usize = 512;
+    const LONGEST: usize = 1024;
     let plain = next.starts_with('/')
         && !next[1..].starts_with(['/', '\\'])
         && next.len() <= LONGEST

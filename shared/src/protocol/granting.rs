@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use crate::error::Error;
 use crate::policy::Policy;
 use crate::ports::{Generation, Monotonic, Now};
-use crate::reason::ConsentReason;
+use crate::reason::{ConsentReason, Reason};
 use crate::record::{GrantId, State as RecordState, TokenRecord, WriteId};
 use crate::schedule::Schedule;
 use crate::secret::Secret;
@@ -37,6 +37,9 @@ pub struct Grant {
     pub scopes: Vec<String>,
     /// The account at the provider.
     pub sub: Option<String>,
+    /// Why the provider had ended it, if an exported record says that it had: it is stored as
+    /// revoked.
+    pub ended: Option<Reason>,
 }
 
 /// What a grant may replace.
@@ -167,13 +170,13 @@ impl Granting {
                 Terms::Import { .. } => Err(Error::NeedsConsent(ConsentReason::Unknown)),
             });
         };
-        if let (Terms::Import { replace }, Some(active)) =
-            (self.terms, before.filter(|s| s.is_active()))
-        {
-            if active.refresh_token == refresh_token {
+        if let (Terms::Import { replace }, Some(before)) = (self.terms, before) {
+            // Also of a record that was revoked with this very token: only the provider can
+            // say that it lives after all.
+            if before.refresh_token == refresh_token {
                 return finish(Ok(Granted::Unchanged));
             }
-            if !replace {
+            if before.is_active() && !replace {
                 return finish(Err(Error::Exists { object: self.user.token_object() }));
             }
         }
@@ -233,8 +236,8 @@ impl Granting {
         TokenRecord {
             user: self.user.clone(),
             sub: grant.sub.clone().or_else(|| before.and_then(|s| s.sub.clone())),
-            state: RecordState::Active,
-            reason: None,
+            state: if grant.ended.is_some() { RecordState::Revoked } else { RecordState::Active },
+            reason: grant.ended.map(|reason| reason.to_string()),
             refresh_token,
             access_token: grant.access_token.clone().filter(|_| grant.expires_at.is_some()),
             expires_at: grant.expires_at,

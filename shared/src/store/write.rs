@@ -50,8 +50,10 @@ impl TokenStore {
         }
     }
 
-    /// Imports a grant that was obtained elsewhere. Importing the refresh token
-    /// that is stored already changes nothing.
+    /// Imports a grant that was obtained elsewhere. Importing the refresh token that is
+    /// stored already changes nothing: a record that was revoked with this very token stays
+    /// revoked ([`TokenStore::retry`] asks the provider), and one that was exported as
+    /// revoked ([`Grant::ended`]) is stored as revoked.
     ///
     /// # Errors
     /// [`Error::Exists`] when an active record would be replaced and `replace` is
@@ -66,7 +68,9 @@ impl TokenStore {
         match self.0.grant(user, grant, Terms::Import { replace }).await? {
             Granted::Unchanged => Ok(Imported::Unchanged),
             Granted::Stored { stored, replaced, .. } => {
-                self.0.take_in(user, *stored, false);
+                if stored.record.is_active() {
+                    self.0.take_in(user, *stored, false);
+                }
                 Ok(if replaced { Imported::Replaced } else { Imported::Created })
             }
             Granted::SignedIn | Granted::ConsentAgain => unreachable!("nobody signs in"),

@@ -130,6 +130,7 @@ impl Scene {
                     expires_in: Some(self.plan.token_lifetime),
                     scopes: granted.scopes,
                     sub: Some(sub.clone()),
+                    ended: None,
                 };
                 guarded.import(&UserId::new(&sub)?, grant, false).await?;
             } else {

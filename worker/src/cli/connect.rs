@@ -1,5 +1,6 @@
 //! The flags that commands share, and what they connect to.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -286,10 +287,18 @@ impl TokenEndpoint for NoClient {
     }
 }
 
-/// Reads a configuration file; a huge one is not one.
+/// Reads a configuration file, or stdin where it is called `-`; a huge one is not one.
 pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, Usage> {
     const LIMIT: u64 = 1024 * 1024;
     let unreadable = |e: std::io::Error| Usage(format!("cannot read {}: {e}", path.display()));
+    if path.as_os_str() == "-" {
+        let mut content = Vec::new();
+        std::io::stdin().lock().take(LIMIT + 1).read_to_end(&mut content).map_err(unreadable)?;
+        if content.len() as u64 > LIMIT {
+            return Err(Usage(format!("stdin is larger than {LIMIT} bytes")));
+        }
+        return Ok(content);
+    }
     if std::fs::metadata(path).map_err(unreadable)?.len() > LIMIT {
         return Err(Usage(format!("{} is larger than {LIMIT} bytes", path.display())));
     }

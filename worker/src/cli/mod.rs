@@ -1,5 +1,6 @@
 //! The command line.
 
+mod confirm;
 mod connect;
 mod dead;
 #[cfg(feature = "dev")]
@@ -12,12 +13,11 @@ mod output;
 mod profile;
 mod publish;
 mod resume;
-mod retry;
 mod setup;
-mod starthinker;
 mod token;
 mod users;
 mod web;
+mod web_brand;
 mod worker;
 
 use std::process::ExitCode;

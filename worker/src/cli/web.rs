@@ -22,6 +22,7 @@ use super::connect::{
     Place, ProjectArgs, StoreArgs, given, path_or_nothing, read_small, revoke_url, userinfo_url,
 };
 use super::output::Usage;
+use super::web_brand::BrandArgs;
 use super::worker::watch_stdin;
 use worker::telemetry::prometheus::Scrape;
 
@@ -52,7 +53,7 @@ struct PageArgs {
     listen: SocketAddr,
     /// Where browsers reach them: an origin [default: by --listen]
     #[arg(long, env = "FLEET_PUBLIC_URL", value_name = "URL")]
-    public_url: Option<Url>,
+    public_url: Option<String>,
     /// Path of the key that seals sessions: lines of base64, 32 random bytes or more each; the first seals
     #[arg(long, env = "FLEET_SESSION_KEY", value_name = "FILE", value_parser = path_or_nothing())]
     session_key: Option<PathBuf>,
@@ -62,16 +63,28 @@ struct PageArgs {
     /// A scope that people may be asked for beyond signing in (repeat, or separate by commas)
     #[arg(long, env = "FLEET_OFFER_SCOPES", value_delimiter = ',', value_name = "SCOPE")]
     offer_scope: Vec<String>,
-    /// Callers are told apart by the last X-Forwarded-For instead of their address
-    #[arg(long, env = "FLEET_BEHIND_PROXY")]
-    behind_proxy: bool,
+    /// How many proxies append to X-Forwarded-For; 2 behind Google's load balancer
+    #[arg(long, env = "FLEET_TRUSTED_PROXIES", default_value = "0", value_name = "N", value_parser = number)]
+    trusted_proxies: usize,
+    /// An origin that /connect may lead back to (repeat, or separate by commas)
+    #[arg(long, env = "FLEET_ALLOW_RETURN", value_delimiter = ',', value_name = "URL")]
+    allow_return: Vec<String>,
+    #[command(flatten)]
+    brand: BrandArgs,
     /// Stop when stdin closes: ties a child to its parent
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
 }
 
+/// A number; an empty variable is none.
+fn number(text: &str) -> Result<usize, String> {
+    if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| "write a number".to_owned()) }
+}
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let Args { project, store, pages } = args;
+    let brand = pages.brand.read()?;
+    let allow_return = pages.allowed_returns()?;
     let place = Place::from_env()?;
     let client = store.read_client()?;
     let auth_url = Url::parse(client.auth_uri()).context("auth_uri of the OAuth client")?;
@@ -119,7 +132,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         jobs,
         auth_url,
         offered,
-        behind_proxy: pages.behind_proxy,
+        trusted_proxies: pages.trusted_proxies,
+        brand,
+        allow_return,
         metrics: {
             let store = connected.store.clone();
             Render::new(move || {
@@ -166,18 +181,38 @@ fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
 
 impl PageArgs {
     fn public_url(&self, address: SocketAddr) -> Result<Url, Usage> {
-        let Some(url) = &self.public_url else {
+        let Some(url) = self.public_url.as_ref().filter(|url| !url.is_empty()) else {
             return Url::parse(&format!("http://{address}/"))
                 .map_err(|e| Usage(format!("--listen {address} makes no address: {e}")));
         };
+        let url = Url::parse(url).map_err(|e| Usage(format!("--public-url {url:?}: {e}")))?;
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-        let safe = url.scheme() == "https" || url.scheme() == "http" && is_loopback(url);
+        let safe = url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url);
         if !bare || !safe || !url.username().is_empty() {
             return Err(Usage(format!(
                 "--public-url {url} must be https://HOST (http is for loopback addresses only), without a path"
             )));
         }
-        Ok(url.clone())
+        Ok(url)
+    }
+
+    /// The origins of `--allow-return`.
+    fn allowed_returns(&self) -> Result<Vec<Url>, Usage> {
+        let given = self.allow_return.iter().filter(|url| !url.is_empty());
+        given
+            .map(|text| {
+                let url = Url::parse(text).ok().filter(|url| {
+                    let bare = url.path() == "/" && url.query().is_none();
+                    let safe = url.scheme() == "https" || url.scheme() == "http" && is_loopback(url);
+                    bare && safe && url.username().is_empty()
+                });
+                url.ok_or_else(|| {
+                    Usage(format!(
+                        "--allow-return {text:?} must be https://HOST (http is for loopback addresses only), without a path"
+                    ))
+                })
+            })
+            .collect()
     }
 
     fn key(&self, public_url: &Url) -> Result<SessionKey, Usage> {

@@ -104,6 +104,10 @@ pub(super) const WEB_OUTCOMES: [(&str, &[&str]); 5] = [
         &[
             "signed_in",
             "consent_again",
+            "more_consent",
+            "limited",
+            "not_allowed",
+            "stored_for_another",
             "denied",
             "refused",
             "malformed",
@@ -122,8 +126,8 @@ pub(super) const WEB_OUTCOMES: [(&str, &[&str]); 5] = [
             "store",
         ],
     ),
-    ("test", &["ok", "failed"]),
-    ("job", &["ok", "failed"]),
+    ("test", &["ok", "failed", "limited"]),
+    ("job", &["ok", "failed", "limited"]),
     ("disconnect", &["ok", "failed"]),
 ];
 

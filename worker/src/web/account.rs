@@ -3,10 +3,12 @@
 use serde_json::json;
 use shared::profile::{ProfileError, get_profile};
 use shared::{Error, Revoked, UserId};
+use tracing::warn;
 
 use super::Site;
 use super::session::Notice;
 use crate::pubsub::Outgoing;
+use crate::removal::remove_traces;
 
 fn good(text: impl Into<String>) -> Notice {
     Notice { text: text.into(), bad: false }
@@ -29,7 +31,10 @@ pub(super) async fn test(site: &Site, user: &UserId) -> Notice {
         Err(ProfileError::Credentials(Error::NeedsConsent(why))) => {
             bad(format!("It does not work. {}", why.reason().for_person()))
         }
-        Err(error) => bad(format!("It does not work: {error}.")),
+        Err(error) => {
+            warn!(user = %user.digest(), %error, "a person's test failed");
+            bad("It does not work at the moment. Try again in a minute.")
+        }
     }
 }
 
@@ -46,25 +51,38 @@ pub(super) async fn queue(site: &Site, user: &UserId) -> Notice {
     });
     match published.await {
         Ok(id) => good(format!("A test job is queued. Its message ID is {id}.")),
-        Err(error) => bad(format!("The job was not queued: {error}.")),
+        Err(error) => {
+            warn!(user = %user.digest(), %error, "a person's test job was not queued");
+            bad("The test job was not queued. Try again in a minute.")
+        }
     }
 }
 
-/// Ends the grant at the provider and deletes the record.
+/// Ends the grant at the provider and deletes the record, and what waits for it.
 pub(super) async fn disconnect(site: &Site, user: &UserId) -> Result<Notice, Notice> {
-    match site.store.revoke(user, &*site.provider).await {
-        Ok(Revoked::Revoked) => {
-            Ok(good("You are disconnected. The access has ended and the credential is deleted."))
+    let told = match site.store.revoke(user, &*site.provider).await {
+        Ok(Revoked::Revoked) => "You are disconnected. The access has ended",
+        Ok(Revoked::WasInvalid) => "You are disconnected. The access had ended already",
+        Ok(Revoked::Unknown) => return Ok(good("You were not connected.")),
+        Err(error) => {
+            warn!(user = %user.digest(), %error, "a person cannot disconnect");
+            let text = if matches!(error, Error::WrongClient { .. }) {
+                "Not disconnected, since you connected by another app of this site. Tell whoever runs it."
+            } else {
+                "Not disconnected yet, and nothing was deleted. Try again, or remove this app in your account's settings at the provider."
+            };
+            return Err(bad(text));
         }
-        Ok(Revoked::WasInvalid) => Ok(good(
-            "You are disconnected. The access had ended already; the credential is deleted.",
-        )),
-        Ok(Revoked::Unknown) => Ok(good("You were not connected.")),
-        Err(error @ Error::WrongClient { .. }) => {
-            Err(bad(format!("Not disconnected: {error}. Tell the operator.")))
+    };
+    match remove_traces(&*site.bucket, &*site.clock, user).await {
+        Ok(0) => Ok(good(format!("{told}, and what was kept is deleted."))),
+        Ok(1) => Ok(good(format!("{told}, and what was kept is deleted, with 1 waiting job."))),
+        Ok(n) => Ok(good(format!("{told}, and what was kept is deleted, with {n} waiting jobs."))),
+        Err(error) => {
+            warn!(user = %user.digest(), %error, "something of a disconnected person is left");
+            Ok(bad(format!(
+                "{told} and the credential is deleted. Waiting jobs are still there; tell whoever runs this site."
+            )))
         }
-        Err(error) => Err(bad(format!(
-            "Not disconnected yet, and nothing was deleted: {error}. Try again, or remove this app in your account's settings at the provider."
-        ))),
     }
 }

@@ -29,6 +29,25 @@ impl Cookies {
         })
     }
 
+    /// The names after `prefix`, and values, of the cookies that begin so.
+    pub(super) fn all(self, headers: &HeaderMap, prefix: &str) -> Vec<(String, String)> {
+        let prefix = self.name(prefix);
+        let lines = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+        let pairs = lines.flat_map(|line| line.split(';'));
+        pairs
+            .filter_map(|pair| {
+                let (name, value) = pair.trim().split_once('=')?;
+                Some((name.strip_prefix(&prefix)?.to_owned(), value.to_owned()))
+            })
+            .collect()
+    }
+
+    /// Whether a browser keeps a cookie of this name and value.
+    pub(super) fn fits(self, name: &str, value: &str) -> bool {
+        const MOST: usize = 4096;
+        self.name(name).len() + value.len() < MOST
+    }
+
     /// A `Set-Cookie` value. `Lax`, since the provider's redirect comes from
     /// another site.
     pub(super) fn set(self, name: &str, value: &str, max_age: u64) -> String {

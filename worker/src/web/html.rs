@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::brand::Brand;
+
 /// HTML that may be sent as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Html(pub(super) String);
@@ -31,24 +33,49 @@ pub(super) fn text(text: impl AsRef<str>) -> Html {
     Html(out)
 }
 
-/// A whole page. `main` is trusted.
-pub(super) fn page(title: &str, signed_in: Option<&Html>, main: &Html) -> Html {
+/// A whole page of `brand`. `main` is trusted.
+pub(super) fn page(brand: &Brand, title: &str, signed_in: Option<&Html>, main: &Html) -> Html {
     let title = text(title);
     let empty = Html::default();
     let sign_out = signed_in.unwrap_or(&empty);
+    let name = text(&brand.app_name);
+    let logo = if brand.logo.is_some() { "/logo" } else { "/icon.svg" };
     Html(format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title} – Fleet</title>\n<link rel=\"stylesheet\" href=\"/style.css\">\n\
-         <link rel=\"icon\" href=\"/icon.svg\" type=\"image/svg+xml\">\n</head>\n<body>\n\
+         <title>{title} – {name}</title>\n<link rel=\"stylesheet\" href=\"/style.css\">\n\
+         <link rel=\"icon\" href=\"{logo}\">\n<script src=\"/times.js\" defer></script>\n</head>\n<body>\n\
          <a class=\"skip\" href=\"#main\">Skip to content</a>\n\
-         <header><div><a class=\"brand\" href=\"/\"><img src=\"/icon.svg\" alt=\"\" width=\"28\" height=\"28\">Fleet</a>{sign_out}</div></header>\n\
+         <header><div><a class=\"brand\" href=\"/\"><img src=\"{logo}\" alt=\"\" height=\"28\">{name}</a>{sign_out}</div></header>\n\
          <main id=\"main\" tabindex=\"-1\">\n{main}\n</main>\n\
-         <footer><div>Fleet acts for you only with the access you grant, and forgets you when you disconnect.</div></footer>\n\
-         </body>\n</html>\n"
+         <footer><div><p>{name} acts for you only with the access you grant, and forgets you when you disconnect.</p>{}</div></footer>\n\
+         </body>\n</html>\n",
+        links(brand)
     ))
 }
+
+/// What a company says about itself.
+fn links(brand: &Brand) -> Html {
+    let link = |href: &str, label: &str| format!("<a href=\"{}\">{}</a>", text(href), text(label));
+    let mut links = Vec::new();
+    links.extend(brand.privacy_url.iter().map(|url| link(url.as_str(), "Privacy")));
+    links.extend(brand.terms_url.iter().map(|url| link(url.as_str(), "Terms")));
+    let mail = brand.support_email.iter();
+    links.extend(mail.map(|mail| link(&format!("mailto:{mail}"), &format!("Help: {mail}"))));
+    if links.is_empty() {
+        return Html::default();
+    }
+    Html(format!("<nav aria-label=\"About\">{}</nav>", links.join(" ")))
+}
+
+/// Shows the times of a page in the browser's own zone and language. Without it they stay as
+/// they are, in UTC.
+pub(super) const TIMES: &str = "for (const time of document.querySelectorAll('time')) {
+  const at = new Date(time.dateTime);
+  if (!isNaN(at)) time.textContent = at.toLocaleString(undefined, {dateStyle: 'medium', timeStyle: 'short'});
+}
+";
 
 /// The style sheet.
 pub(super) const STYLE: &str = include_str!("style.css");
@@ -68,7 +95,12 @@ mod tests {
         let escaped = text(hostile).0;
         assert!(!escaped.contains(['<', '>', '"', '\'', '\0', '\u{202e}']), "{escaped}");
         assert!(escaped.contains("&amp;amp;"));
-        let page = page(hostile, None, &text("x")).0;
-        assert!(!page.contains("<script"));
+        let brand = Brand {
+            app_name: hostile.to_owned(),
+            support_email: Some(hostile.to_owned()),
+            ..Brand::default()
+        };
+        let page = page(&brand, hostile, None, &text("x")).0;
+        assert!(!page.contains("<script>") && !page.contains("\" onload"), "{page}");
     }
 }

@@ -1,38 +1,43 @@
-//! How often one caller may start a login.
+//! How often one caller, or one person, may do something.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::ports::Monotonic;
 
-/// Starts that may come at once, and how long each takes to come back.
-const BURST: u32 = 20;
-const REFILL: Duration = Duration::from_secs(3);
-/// More callers than this are not told apart.
-const CALLERS: usize = 10_000;
+/// More of them than this are not told apart.
+const MOST: usize = 10_000;
 
-/// A bucket of [`BURST`] starts per caller.
-#[derive(Debug, Default)]
-pub(super) struct Limit {
-    /// When each caller's bucket will be full again.
-    full_at: HashMap<IpAddr, Monotonic>,
+/// So many at once for each key, and one more after each `refill`.
+#[derive(Debug)]
+pub(super) struct Limit<K> {
+    burst: u32,
+    refill: Duration,
+    /// When each one's allowance will be whole again.
+    full_at: Mutex<HashMap<K, Monotonic>>,
 }
 
-impl Limit {
-    /// Takes one start of `caller`, an IPv6 network counting as one caller; how
-    /// long to wait when there is none left.
-    pub(super) fn take(&mut self, caller: IpAddr, now: Monotonic) -> Result<(), Duration> {
-        if self.full_at.len() >= CALLERS {
-            self.full_at.retain(|_, full_at| *full_at > now);
-            if self.full_at.len() >= CALLERS {
-                self.full_at.clear();
+impl<K: Eq + Hash> Limit<K> {
+    pub(super) fn new(burst: u32, refill: Duration) -> Self {
+        Self { burst, refill, full_at: Mutex::default() }
+    }
+
+    /// Takes one; how long to wait when there is none left.
+    pub(super) fn take(&self, key: K, now: Monotonic) -> Result<(), Duration> {
+        let mut all = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MOST {
+            all.retain(|_, full_at| *full_at > now);
+            if all.len() >= MOST {
+                all.clear();
             }
         }
-        let full_at = self.full_at.entry(network(caller)).or_insert(now);
-        let next = (*full_at).max(now).plus(REFILL);
+        let full_at = all.entry(key).or_insert(now);
+        let next = (*full_at).max(now).plus(self.refill);
         let ahead = next.since(now);
-        let most = REFILL * BURST;
+        let most = self.refill * self.burst;
         if ahead > most {
             return Err(ahead.saturating_sub(most));
         }
@@ -41,7 +46,8 @@ impl Limit {
     }
 }
 
-fn network(caller: IpAddr) -> IpAddr {
+/// Whom a caller's limit is for: an IPv6 network is one caller.
+pub(super) fn network(caller: IpAddr) -> IpAddr {
     match caller {
         IpAddr::V4(_) => caller,
         IpAddr::V6(ip) => {
@@ -55,19 +61,20 @@ fn network(caller: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    const REFILL: Duration = Duration::from_secs(3);
+
     #[test]
-    fn a_caller_has_a_burst_and_a_rate() {
-        let mut limit = Limit::default();
-        let (one, two) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+    fn each_has_a_burst_and_a_rate() {
+        let limit = Limit::new(20, REFILL);
         let mut now = Monotonic(Duration::from_secs(1000));
-        for _ in 0..BURST {
-            assert_eq!(limit.take(one, now), Ok(()));
+        for _ in 0..20 {
+            assert_eq!(limit.take("one", now), Ok(()));
         }
-        assert_eq!(limit.take(one, now), Err(REFILL));
-        assert_eq!(limit.take(two, now), Ok(()));
+        assert_eq!(limit.take("one", now), Err(REFILL));
+        assert_eq!(limit.take("two", now), Ok(()));
         now = now.plus(REFILL);
-        assert_eq!(limit.take(one, now), Ok(()));
-        assert!(limit.take(one, now).is_err());
+        assert_eq!(limit.take("one", now), Ok(()));
+        assert!(limit.take("one", now).is_err());
     }
 
     #[test]

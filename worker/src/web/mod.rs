@@ -1,24 +1,27 @@
 //! The consent pages: sign in, see the credential, test it, grow it, end it.
 //!
-//! Rendered on the server, without scripts and without requests to other sites
-//! but the person's picture. Nothing is kept in a replica's memory that another
+//! Rendered on the server, without requests to other sites but the person's picture; the one
+//! script shows times in the browser's zone. Nothing is kept in a replica's memory that another
 //! would miss: the session and the login under way are sealed cookies, so any
-//! number of replicas serve one address without sticky sessions. A session is
-//! signed out by the browser or ends after [`SESSION_LIFETIME`].
+//! number of replicas serve one address without sticky sessions. A session ends, with every
+//! copy of its cookie, when the person signs out or disconnects, with their next consent, or
+//! after [`SESSION_LIFETIME`].
 //!
 //! Every `POST` carries the session's CSRF token, and an `Origin` that differs
 //! from ours is refused. Addresses that start logins are limited per caller.
 
 mod account;
+mod brand;
+mod caller;
 mod cookies;
 mod html;
 mod limit;
+mod link;
 mod pages;
 mod readiness;
 mod router;
 mod session;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,9 +33,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use url::Url;
 
+use crate::http_server;
 use crate::metrics::Render;
 use crate::pubsub::Publisher;
 
+pub use brand::{Brand, Logo};
+pub use link::connect_link;
 pub use session::SESSION_LIFETIME;
 
 /// How often the markers of used logins are swept.
@@ -61,8 +67,13 @@ pub struct Site {
     pub auth_url: Url,
     /// Scopes beyond signing in that people may be asked for.
     pub offered: Vec<String>,
-    /// Take the caller's address from the last `X-Forwarded-For`.
-    pub behind_proxy: bool,
+    /// How many proxies append to `X-Forwarded-For`; the caller's address is the first that
+    /// they saw.
+    pub trusted_proxies: usize,
+    /// Whose pages these are.
+    pub brand: Brand,
+    /// Where `/connect` may lead back to: origins.
+    pub allow_return: Vec<Url>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// What `/metrics` shows.
@@ -80,9 +91,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let sweeping = tokio::spawn(sweep(Arc::clone(&site.bucket), Arc::clone(&site.clock)));
     let router = router::router(site, stop.clone());
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let served =
-        axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let served = http_server::serve(listener, router, stop).await;
     sweeping.abort();
     served
 }

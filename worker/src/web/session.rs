@@ -1,5 +1,9 @@
 //! The signed-in person, as the browser keeps it: sealed, so that neither the
 //! browser nor its owner can change it.
+//!
+//! A copy of the cookie must not outlive the session, so a session counts only while the
+//! person's record comes from the login that the session noted, and while the last sign-out
+//! is the one that it noted ([`crate::sign_outs`]).
 
 use std::time::Duration;
 
@@ -8,12 +12,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::UserId;
 use shared::consent::SessionKey;
+use shared::record::GrantId;
 
 /// A session ends after this long, wherever it is used.
 pub const SESSION_LIFETIME: Duration = Duration::from_hours(12);
 
 const PURPOSE: &str = "session";
 const NOTICE: &str = "notice";
+const ACCOUNT: &str = "account";
+/// How long a browser remembers whose account it was.
+pub(super) const REMEMBERED_FOR: Duration = Duration::from_hours(30 * 24);
 /// Cookies hold about 4 KiB.
 const LONGEST: usize = 400;
 
@@ -25,6 +33,10 @@ pub(super) struct Session {
     pub(super) picture: String,
     /// In every form of this session.
     pub(super) csrf: String,
+    /// The login that the record came from.
+    login: String,
+    /// The last sign-out before it.
+    signed_out_at: Option<Timestamp>,
     ends_at: Timestamp,
 }
 
@@ -33,6 +45,8 @@ impl Session {
         user: &UserId,
         profile: &Map<String, Value>,
         csrf: String,
+        grant: &GrantId,
+        signed_out_at: Option<Timestamp>,
         now: Timestamp,
     ) -> Self {
         let text = |name: &str| {
@@ -46,6 +60,8 @@ impl Session {
             email: text("email"),
             picture: text("picture"),
             csrf,
+            login: grant.login().to_owned(),
+            signed_out_at,
             ends_at: now.saturating_add(life).unwrap_or(now),
         }
     }
@@ -59,9 +75,25 @@ impl Session {
         (now < session.ends_at).then_some(session)
     }
 
+    /// Whether it is still the session of a person with this grant who signed out then.
+    pub(super) fn stands(&self, grant: &GrantId, signed_out_at: Option<Timestamp>) -> bool {
+        self.login == grant.login() && self.signed_out_at == signed_out_at
+    }
+
     pub(super) fn user_id(&self) -> Option<UserId> {
         UserId::new(&self.user).ok()
     }
+}
+
+/// Whose account this browser signed in with last. It outlives the session, so that the next
+/// login can ask for what was allowed before.
+pub(super) fn remember(key: &SessionKey, user: &UserId) -> String {
+    key.seal(ACCOUNT, user.as_str().as_bytes())
+}
+
+/// The account of a cookie that [`remember`] made.
+pub(super) fn remembered(key: &SessionKey, sealed: &str) -> Option<UserId> {
+    UserId::new(String::from_utf8(key.open(ACCOUNT, sealed)?).ok()?).ok()
 }
 
 /// What the next page tells once, after a redirect.

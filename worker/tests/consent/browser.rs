@@ -77,10 +77,25 @@ async fn a_person_clicks_through_everything() {
     if axe.is_none() {
         left_out("axe-core is not installed, so accessibility was not checked");
     }
-    let dev = Dev::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let logo = folder.path().join("logo.svg");
+    let drawn = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'><circle cx='16' cy='16' r='14' fill='#b3541e'/></svg>";
+    std::fs::write(&logo, drawn).unwrap();
+    let dev = Dev::start_with(&[
+        "--app-name=Acme Reports",
+        &format!("--logo={}", logo.display()),
+        "--privacy-url=https://acme.example/privacy",
+        "--terms-url=https://acme.example/terms",
+        "--support-email=help@acme.example",
+    ])
+    .await;
     let eyes = Eyes { browser: driver.browser().await, axe };
     let browser = &eyes.browser;
     browser.go(&dev.url("/")).await;
+    eyes.says("Acme Reports").await;
+    eyes.says("Help: help@acme.example").await;
+    let drawn = "return document.querySelector('.brand img').naturalWidth > 0";
+    assert_eq!(browser.run(drawn, json!([])).await, json!(true), "the logo is shown");
     eyes.see("home").await;
 
     // Deny.
@@ -104,17 +119,59 @@ async fn a_person_clicks_through_everything() {
     browser.press("Queue a test job").await;
     eyes.says("message ID is").await;
 
-    // Allow some of two, then the rest.
+    // Nothing is ticked beforehand. Allow some of two, then the rest.
+    browser.press("Grant more access").await;
+    eyes.says("Tick at least one box").await;
+    for scope in ["tasks", "drive.readonly"] {
+        browser.click(&format!("//input[contains(@value,'{scope}')]")).await;
+    }
     browser.press("Grant more access").await;
     browser.click("//input[contains(@value,'drive.readonly')]").await;
     browser.press("Allow").await;
     eyes.says("did not allow everything").await;
     eyes.says("See, change and delete your tasks").await;
     eyes.see("account-some").await;
+    browser.click("//section[@aria-labelledby='more']//input[contains(@value,'drive')]").await;
     browser.press("Grant more access").await;
     browser.press("Allow").await;
     eyes.says("You are connected.").await;
     assert!(!browser.text().await.contains("Grant more access"));
+
+    // Allow less.
+    browser.click("//summary[text()='Allow less']").await;
+    browser.click("//summary[text()='Technical details']").await;
+    eyes.says("https://www.googleapis.com/auth/tasks").await;
+    eyes.see("account-details").await;
+    browser.click("//section[@aria-labelledby='granted']//input[contains(@value,'drive')]").await;
+    browser.press("Allow less").await;
+    eyes.see("provider-less").await;
+    browser.press("Allow").await;
+    eyes.says("You are connected.").await;
+    let (_, shown) = dev.fleet(&["users", "show", "guest-1"]).await;
+    assert!(shown.contains("auth/tasks") && !shown.contains("drive.readonly"), "{shown}");
+
+    // Cancel while signed in, and an address that is none, lead back.
+    browser.go(&dev.url("/oauth/start")).await;
+    browser.press("Cancel").await;
+    eyes.says("You did not allow access").await;
+    eyes.see("denied-signed-in").await;
+    browser.press("Back to your account").await;
+    browser.go(&dev.url("/nothing")).await;
+    eyes.see("not-found-signed-in").await;
+    browser.press("Back to your account").await;
+    assert_eq!(browser.url().await, dev.url("/account"));
+
+    // A job waits for access that was not given, and goes on with it.
+    dev.park("guest-1", &["https://www.googleapis.com/auth/drive.readonly"], 2).await;
+    browser.go(&dev.url("/account")).await;
+    eyes.says("2 jobs wait").await;
+    eyes.says("They need:").await;
+    eyes.says("See and download your files in Google Drive").await;
+    eyes.see("account-waiting").await;
+    browser.press("Allow and go on").await;
+    browser.press("Allow").await;
+    eyes.says("You are connected. 2 waiting jobs go on.").await;
+    eyes.see("account-going-on").await;
 
     // The same callback again, and in another browser.
     browser.go(&dev.url("/oauth/start")).await;
@@ -131,7 +188,24 @@ async fn a_person_clicks_through_everything() {
     eyes.says("Signing in failed").await;
     eyes.see("replayed").await;
 
+    // The provider ends the access: one thing to do.
+    assert!(dev.revoke_at_provider("guest-1").await);
+    dev.expire("guest-1").await;
+    assert!(!dev.fleet(&["token", "guest-1"]).await.0, "it is noticed");
     browser.go(&dev.url("/account")).await;
+    eyes.says("Your access has ended").await;
+    eyes.says("Access ended just now.").await;
+    let main = browser.run("return document.querySelectorAll('.main').length", json!([])).await;
+    assert_eq!(main, json!(1), "one primary action");
+    eyes.see("account-ended").await;
+    browser.press("Connect again").await;
+    browser.press("Allow").await;
+    eyes.says("You are connected.").await;
+    let (_, shown) = dev.fleet(&["users", "show", "guest-1"]).await;
+    assert!(shown.contains("auth/tasks") && shown.contains("drive.readonly"), "{shown}");
+
+    browser.click("//summary[contains(.,'Disconnect')]").await;
+    eyes.see("account-disconnect").await;
     browser.press("Disconnect").await;
     eyes.says("You are disconnected.").await;
     assert!(!dev.fleet(&["users", "show", "guest-1"]).await.0, "the record is gone");

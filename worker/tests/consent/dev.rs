@@ -2,9 +2,14 @@
 
 use std::process::Stdio;
 
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use url::form_urlencoded;
+
+use super::person::Person;
 
 pub(crate) const FLEET: &str = env!("CARGO_BIN_EXE_fleet");
 
@@ -16,8 +21,14 @@ pub(crate) struct Dev {
 
 impl Dev {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With these flags of the pages.
+    pub(crate) async fn start_with(pages: &[&str]) -> Self {
         let mut child = Command::new(FLEET)
-            .args(["dev", "--json", "--web", "2", "--users", "2"])
+            .args(["dev", "--json", "--web", "2", "--users", "3"])
+            .args(pages.iter().map(|flag| format!("--web-flag={flag}")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -56,9 +67,77 @@ impl Dev {
         map.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned())).collect()
     }
 
+    /// The names of the objects that begin so.
+    pub(crate) async fn objects(&self, person: &mut Person, prefix: &str) -> Vec<String> {
+        let (origin, bucket) = (self.get("STORAGE_EMULATOR_HOST"), self.get("FLEET_BUCKET"));
+        let listing = format!("{origin}/storage/v1/b/{bucket}/o?prefix={prefix}");
+        let listing: Value = serde_json::from_str(&person.get(&listing).await.body).unwrap();
+        let items = listing["items"].as_array().cloned().unwrap_or_default();
+        items.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Parks `count` jobs of `user` that need these scopes, as a worker does.
+    pub(crate) async fn park(&self, user: &str, scopes: &[&str], count: usize) {
+        let (_, shown) = self.fleet(&["users", "show", user]).await;
+        let record: Value = serde_json::from_str(&shown).unwrap();
+        let (origin, bucket) = (self.get("STORAGE_EMULATOR_HOST"), self.get("FLEET_BUCKET"));
+        for n in 0..count {
+            let id = format!("waits-{n}");
+            let job = json!({"id": id, "user": user, "kind": "profile"});
+            let parked = json!({
+                "version": 1, "user": user, "job": id, "kind": "profile", "run": 0,
+                "reason": "scopes_missing", "missing_scopes": scopes,
+                "scopes": record["scopes"], "grant_id": record["grant_id"],
+                "parked_at": "2026-01-01T00:00:00Z", "publish_time": null, "message_id": "1",
+                "ordering_key": user, "attributes": {},
+                "data": STANDARD.encode(job.to_string()),
+            });
+            let name = format!("parked%2F{user}%2F{n}-{id}.json");
+            let to = format!(
+                "{origin}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={name}&ifGenerationMatch=0"
+            );
+            let stored =
+                reqwest::Client::new().post(to).body(parked.to_string()).send().await.unwrap();
+            assert_eq!(stored.status(), 200);
+        }
+    }
+
+    /// The person removes the app in their account's settings.
+    pub(crate) async fn revoke_at_provider(&self, user: &str) -> bool {
+        let (fine, record) = self.fleet(&["users", "export", user]).await;
+        let record: Value = serde_json::from_str(&record).unwrap();
+        let token = record["refresh_token"].as_str().unwrap();
+        let form =
+            form_urlencoded::Serializer::new(String::new()).append_pair("token", token).finish();
+        let request = reqwest::Client::new().post(self.get("FLEET_REVOKE_URL")).body(form);
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        fine && request.send().await.unwrap().status() == 200
+    }
+
+    /// Lets a user's stored access token expire.
+    pub(crate) async fn expire(&self, user: &str) {
+        let (origin, bucket) = (self.get("STORAGE_EMULATOR_HOST"), self.get("FLEET_BUCKET"));
+        let object = format!("{origin}/storage/v1/b/{bucket}/o/tokens%2F{user}.json");
+        let http = reqwest::Client::new();
+        let stored = http.get(format!("{object}?alt=media")).send().await.unwrap();
+        let mut record: Value = serde_json::from_slice(&stored.bytes().await.unwrap()).unwrap();
+        record["expires_at"] = json!("2026-01-01T00:00:00Z");
+        let to = format!(
+            "{origin}/upload/storage/v1/b/{bucket}/o?uploadType=media&name=tokens%2F{user}.json"
+        );
+        let stored = http.post(to).body(record.to_string()).send().await.unwrap();
+        assert_eq!(stored.status(), 200);
+    }
+
     /// `fleet …` on this stack; what it printed.
     pub(crate) async fn fleet(&self, args: &[&str]) -> (bool, String) {
-        let output = Command::new(FLEET).args(args).envs(self.variables()).output().await.unwrap();
+        let output = Command::new(FLEET)
+            .args(args)
+            .envs(self.variables())
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8(text).unwrap())
     }

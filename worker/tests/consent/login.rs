@@ -62,6 +62,22 @@ impl Terminal {
         self.seen[start..].split_whitespace().next().unwrap().to_owned()
     }
 
+    /// Waits until it shows this.
+    async fn shows(&mut self, text: &str) {
+        while !self.seen.contains(text) {
+            let more = self.screen.recv().await;
+            self.seen.push_str(&more.unwrap_or_else(|| panic!("it ended:\n{}", self.seen)));
+        }
+    }
+
+    /// The code that it ended with, and all that it showed.
+    async fn code(mut self) -> (Option<i32>, String) {
+        while let Some(more) = self.screen.recv().await {
+            self.seen.push_str(&more);
+        }
+        (self.child.wait().unwrap().code(), self.seen)
+    }
+
     /// All that it showed, and whether it ended well.
     async fn end(mut self) -> (bool, String) {
         while let Some(more) = self.screen.recv().await {
@@ -118,7 +134,7 @@ async fn by_pasting_the_address_into_an_object_and_a_code_into_the_store() {
         assert!(fine && shown.contains("guest-2@example.com"), "{shown}");
     }
     assert!(dev.fleet(&["profile", "somebody"]).await.0);
-    let (fine, told) = dev.fleet(&["users", "revoke", "somebody"]).await;
+    let (fine, told) = dev.fleet(&["users", "revoke", "somebody", "--yes"]).await;
     assert!(fine && told.contains("revoked and deleted"), "{told}");
 }
 
@@ -134,4 +150,167 @@ async fn a_denial_leaves_nothing() {
     let (fine, shown) = terminal.end().await;
     assert!(!fine && shown.contains("You cancelled"), "{shown}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Another account is named, and replaces nothing unless it is meant to.
+#[tokio::test]
+async fn another_account_is_shown_and_refused() {
+    let dev = Dev::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let tasks = "https://www.googleapis.com/auth/calendar";
+    let args = ["login", "-u", "user-1", "--scope", tasks];
+    let mut terminal = Terminal::start(&dev, &args, folder.path());
+    let page = terminal.address("Waiting").await;
+    let mut person = Person::new();
+    let back = person.decide(&page, "guest-1", Some(&[tasks])).await;
+    assert_eq!(person.get(&back).await.status, 400);
+    let (code, shown) = terminal.code().await;
+    assert_eq!(code, Some(1), "{shown}");
+    for part in ["Guest 1 <guest-1@example.com> (guest-1)", "user-1", "--replace"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let (_, profile) = dev.fleet(&["profile", "user-1"]).await;
+    assert!(profile.contains("user-1@example.com"), "{profile}");
+
+    let mut terminal =
+        Terminal::start(&dev, &["login", "-u", "user-1", "--replace"], folder.path());
+    let page = terminal.address("Waiting").await;
+    let back = person.decide(&page, "guest-1", Some(&[])).await;
+    assert_eq!(person.get(&back).await.status, 200);
+    let (fine, shown) = terminal.end().await;
+    assert!(fine && shown.contains("guest-1@example.com"), "{shown}");
+}
+
+/// What is asked for and not granted is told by the exit code; what was allowed stays.
+#[tokio::test]
+async fn a_scope_that_is_not_granted_is_exit_code_3_and_none_is_lost() {
+    let dev = Dev::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let [drive, calendar] =
+        ["drive", "calendar"].map(|name| format!("https://www.googleapis.com/auth/{name}"));
+    for (scope, allow, code) in [(&drive, true, 0), (&calendar, false, 3), (&calendar, true, 0)] {
+        let args = ["login", "-u", "me.json", "--scope", scope];
+        let mut terminal = Terminal::start(&dev, &args, folder.path());
+        let page = terminal.address("Waiting").await;
+        let mut person = Person::new();
+        let asked = url::Url::parse(&page).unwrap();
+        let asked = asked.query_pairs().find(|(name, _)| name == "scope").unwrap().1.into_owned();
+        assert!(asked.contains(&drive) && asked.contains(scope), "the union: {asked}");
+        let allowed: &[&str] = if allow { &[&drive, scope] } else { &[&drive] };
+        let back = person.decide(&page, "guest-1", Some(allowed)).await;
+        assert_eq!(person.get(&back).await.status, 200);
+        let (ended, shown) = terminal.code().await;
+        assert_eq!(ended, Some(code), "{shown}");
+        assert!(shown.contains("Profile:") && (code == 0 || shown.contains(scope)), "{shown}");
+    }
+    let args = ["login", "-u", "me.json", "--only", "--scope", &calendar];
+    let mut terminal = Terminal::start(&dev, &args, folder.path());
+    let page = terminal.address("Waiting").await;
+    let back = Person::new().decide(&page, "guest-1", Some(&[&calendar])).await;
+    assert_eq!(Person::new().get(&back).await.status, 200);
+    assert!(terminal.end().await.0);
+    let file = std::fs::read_to_string(folder.path().join("me.json")).unwrap();
+    assert!(file.contains(&calendar) && !file.contains(&format!("{drive}\"")), "{file}");
+}
+
+/// Empty lines and answers to something else are asked for again.
+#[tokio::test]
+async fn a_slip_of_the_paste_is_asked_for_again() {
+    let dev = Dev::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["login", "--no-browser", "-u", "me.json"];
+    let mut terminal = Terminal::start(&dev, &args, folder.path());
+    let page = terminal.address("paste it here").await;
+    let back = Person::new().decide(&page, "guest-2", Some(&[])).await;
+    writeln!(terminal.keyboard).unwrap();
+    writeln!(terminal.keyboard, "https://example.com/").unwrap();
+    terminal.shows("Paste it again").await;
+    writeln!(terminal.keyboard, "?state=other&code=fake").unwrap();
+    terminal.shows("another sign-in").await;
+    let bare = back.strip_prefix("http://").unwrap();
+    writeln!(terminal.keyboard, "'{bare}'").unwrap();
+    let (fine, shown) = terminal.end().await;
+    assert!(fine && shown.contains("guest-2@example.com"), "{shown}");
+}
+
+/// A browser opens connections ahead of need; they hold nothing up.
+#[tokio::test]
+async fn idle_connections_hold_nothing_up() {
+    let dev = Dev::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::start(&dev, &["login", "-u", "me.json"], folder.path());
+    let page = terminal.address("Waiting").await;
+    let back = Person::new().decide(&page, "guest-1", Some(&[])).await;
+    let address = url::Url::parse(&back).unwrap();
+    let address = format!("127.0.0.1:{}", address.port().unwrap());
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        idle.push(std::net::TcpStream::connect(&address).unwrap());
+    }
+    assert_eq!(Person::new().get(&back).await.status, 200);
+    let (fine, shown) = terminal.end().await;
+    assert!(fine, "{shown}");
+    drop(idle);
+}
+
+#[tokio::test]
+async fn what_cannot_be_undone_asks() {
+    let dev = Dev::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["delete", "revoke"] {
+        let (fine, told) = dev.fleet(&["users", command, "user-1"]).await;
+        assert!(!fine && told.contains("--yes"), "{told}");
+        let mut terminal = Terminal::start(&dev, &["users", command, "user-1"], folder.path());
+        terminal.shows("[y/N]").await;
+        writeln!(terminal.keyboard, "n").unwrap();
+        let (fine, shown) = terminal.end().await;
+        assert!(fine && shown.contains("nothing was changed"), "{shown}");
+    }
+    let mut terminal = Terminal::start(&dev, &["users", "revoke", "user-1"], folder.path());
+    terminal.shows("[y/N]").await;
+    writeln!(terminal.keyboard, "y").unwrap();
+    let (fine, shown) = terminal.end().await;
+    assert!(fine && shown.contains("revoked and deleted"), "{shown}");
+}
+
+/// One grant is stored under one ID, and what the provider ended stays ended.
+#[tokio::test]
+async fn imports_mix_nobody_up() {
+    let dev = Dev::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("record.json");
+    let path = file.to_str().unwrap();
+    let (_, record) = dev.fleet(&["users", "export", "user-1"]).await;
+    std::fs::write(&file, &record).unwrap();
+    let import = |more: &[&'static str]| {
+        let args = [&["users", "import", path, "--user"], more].concat();
+        let dev = &dev;
+        async move { dev.fleet(&args).await }
+    };
+    let (fine, told) = import(&["alice"]).await;
+    assert!(!fine && told.contains("\"user-1\"") && told.contains("\"alice\""), "{told}");
+    let (fine, told) = import(&["alice", "--as-other-user"]).await;
+    assert!(!fine && told.contains("is stored here"), "{told}");
+    assert!(!dev.fleet(&["users", "show", "alice"]).await.0);
+    let (fine, told) = import(&["user-1"]).await;
+    assert!(fine && told.contains("unchanged"), "{told}");
+
+    assert!(dev.revoke_at_provider("user-1").await);
+    // The access token is used until the provider is asked again.
+    let state =
+        |shown: &str| serde_json::from_str::<serde_json::Value>(shown).unwrap()["state"].clone();
+    dev.expire("user-1").await;
+    assert!(!dev.fleet(&["token", "user-1"]).await.0);
+    assert_eq!(state(&dev.fleet(&["users", "show", "user-1"]).await.1), "revoked");
+    let (fine, told) = import(&["user-1", "--replace"]).await;
+    assert!(fine && told.contains("unchanged") && told.contains("users retry"), "{told}");
+    assert_eq!(state(&dev.fleet(&["users", "show", "user-1"]).await.1), "revoked");
+
+    // Elsewhere it is taken as it was exported.
+    let (_, record) = dev.fleet(&["users", "export", "user-1"]).await;
+    std::fs::write(&file, &record).unwrap();
+    assert!(dev.fleet(&["users", "delete", "user-1", "--yes"]).await.0);
+    let (fine, told) = import(&["alice", "--as-other-user"]).await;
+    assert!(fine && told.contains("created"), "{told}");
+    assert_eq!(state(&dev.fleet(&["users", "show", "alice"]).await.1), "revoked");
 }

@@ -14,7 +14,7 @@ async fn a_login_may_begin_at_one_replica_and_end_at_the_other() {
     assert_eq!((done.status, done.location().as_str()), (303, "/account"), "{}", done.body);
     assert_eq!(done.headers["referrer-policy"], "no-referrer");
     let account = person.get(&dev.url("/account")).await;
-    for text in ["Guest 1", "guest-1@example.com", "Connected", "Know who you are", "Grant more"] {
+    for text in ["Guest 1", "guest-1@example.com", "Connected", "Know who you are", "Allow more"] {
         assert!(account.body.contains(text), "{text}");
     }
     // The same address again, at either replica.
@@ -98,12 +98,13 @@ async fn every_answer_has_the_security_headers() {
         let answer = person.get(&dev.url(path)).await;
         let policy = answer.headers["content-security-policy"].to_str().unwrap();
         assert!(policy.starts_with("default-src 'none'"), "{path}");
-        assert!(!policy.contains("unsafe") && !policy.contains("script-src"), "{path}");
+        assert!(!policy.contains("unsafe") && policy.contains("script-src 'self';"), "{path}");
         for part in ["frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"] {
             assert!(policy.contains(part), "{path}");
         }
         assert_eq!(answer.headers["x-content-type-options"], "nosniff");
-        assert!(!answer.body.contains("<script"), "{path}");
+        let scripts = answer.body.replace("<script src=\"/times.js\" defer>", "");
+        assert!(!scripts.contains("<script"), "{path}");
     }
     assert!(person.get(&dev.url("/metrics")).await.body.contains("fleet_web_events_total"));
     assert_eq!(person.get(&dev.url("/readyz")).await.status, 200);
@@ -150,5 +151,185 @@ async fn parked_jobs_go_on_when_their_user_consents() {
     while parked(&person.get(&listing).await.body) {
         looks += 1;
         assert!(looks < 40_000, "the job was not resumed: {}", person.get(&listing).await.body);
+    }
+}
+
+/// Sign-out, disconnecting and a new login end every copy of a session's cookie, at every
+/// replica.
+#[tokio::test]
+async fn a_copied_session_ends_with_the_session() {
+    let dev = Dev::start().await;
+    let mut person = Person::new();
+    let account = dev.elsewhere(&dev.url("/account"));
+    person.sign_in(&dev, "guest-1").await;
+    let mut thief = person.copied();
+    assert_eq!(thief.get(&account).await.status, 200);
+    person.press(&dev, "/sign-out").await;
+    assert_eq!(thief.get(&account).await.status, 303, "signed out");
+
+    person.sign_in(&dev, "guest-1").await;
+    let mut thief = person.copied();
+    assert_eq!(thief.get(&account).await.status, 200);
+    let again = person.get(&dev.url(&format!("/oauth/start?scopes={TASKS}"))).await.location();
+    let back = person.decide(&again, "guest-1", Some(&[TASKS])).await;
+    assert_eq!(person.get(&back).await.status, 303);
+    assert_eq!(thief.get(&account).await.status, 303, "a new grant");
+    assert_eq!(person.get(&account).await.status, 200);
+
+    let mut thief = person.copied();
+    person.press(&dev, "/account/disconnect").await;
+    assert_eq!(thief.get(&account).await.status, 303, "disconnected");
+    // Nor does it come back to life with the person.
+    person.sign_in(&dev, "guest-1").await;
+    assert_eq!(thief.get(&account).await.status, 303);
+}
+
+#[tokio::test]
+async fn a_browser_remembers_whose_account_it_was_and_nothing_narrows() {
+    let dev = Dev::start().await;
+    let mut person = Person::new();
+    let start = dev.url(&format!("/oauth/start?scopes={TASKS}"));
+    let asked = person.get(&start).await.location();
+    let back = person.decide(&asked, "guest-1", Some(&[TASKS])).await;
+    assert_eq!(person.get(&back).await.status, 303);
+    person.press(&dev, "/sign-out").await;
+    let asked = person.get(&dev.url("/oauth/start")).await.location();
+    assert!(asked.contains("auth%2Ftasks") && asked.contains("login_hint=guest-1"), "{asked}");
+    let asked = Person::new().get(&dev.url("/oauth/start")).await.location();
+    assert!(!asked.contains("tasks"), "nobody is known: {asked}");
+}
+
+#[tokio::test]
+async fn abandoned_sign_ins_leave_four_cookies() {
+    let dev = Dev::start().await;
+    let mut person = Person::new();
+    let mut pages = Vec::new();
+    for _ in 0..12 {
+        pages.push(person.get(&dev.url("/oauth/start")).await.location());
+    }
+    let logins = || person.cookies.keys().filter(|name| name.contains("login_")).count();
+    assert_eq!(logins(), 4);
+    let first = person.decide(&pages[0], "guest-1", Some(&[])).await;
+    assert_eq!(person.get(&first).await.status, 400, "too long ago");
+    let last = person.decide(&pages[11], "guest-1", Some(&[])).await;
+    assert_eq!(person.get(&last).await.status, 303);
+}
+
+#[tokio::test]
+async fn replays_and_test_jobs_are_limited() {
+    let dev = Dev::start().await;
+    let mut person = Person::new();
+    let back = person.consent(&dev.url("/oauth/start"), "guest-1").await;
+    let mut statuses = Vec::new();
+    for _ in 0..25 {
+        statuses.push(person.get(&back).await.status);
+    }
+    assert_eq!((statuses[0], statuses[1], statuses[24]), (303, 400, 429));
+    for told in ["A test job is queued.", "Wait ten seconds."] {
+        person.press(&dev, "/account/job").await;
+        let page = person.get(&dev.url("/account")).await.body;
+        assert!(page.contains(told), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_of_an_application_asks_for_what_it_names_and_leads_back() {
+    let dev = Dev::start_with(&["--allow-return=https://app.example.com"]).await;
+    let mut person = Person::new();
+    person.sign_in(&dev, "guest-1").await;
+    let (fine, link) = dev
+        .fleet(&[
+            "users",
+            "connect-link",
+            "guest-1",
+            "--return",
+            "https://app.example.com/done?x=1",
+        ])
+        .await;
+    assert!(fine && link.starts_with(&dev.url("/connect?user_hint=guest-1")), "{link}");
+    dev.park("guest-1", &[TASKS], 1).await;
+    let (_, link) = dev
+        .fleet(&[
+            "users",
+            "connect-link",
+            "guest-1",
+            "--return",
+            "https://app.example.com/done?x=1",
+        ])
+        .await;
+    assert!(link.contains("scopes=https%3A%2F%2Fwww.googleapis.com%2Fauth%2Ftasks"), "{link}");
+    let mut elsewhere = Person::new();
+    let asked = elsewhere.get(link.trim()).await.location();
+    assert!(asked.contains("auth%2Ftasks") && asked.contains("login_hint=guest-1"), "{asked}");
+    let back = elsewhere.decide(&asked, "guest-1", Some(&[TASKS])).await;
+    let done = elsewhere.get(&back).await;
+    let to = elsewhere.get(&dev.url(&done.location())).await;
+    assert_eq!((to.status, &*to.location()), (303, "https://app.example.com/done?x=1"));
+    for (query, status) in [
+        ("return=https://evil.example/", 400),
+        ("return=//app.example.com/", 400),
+        ("scopes=https://mail.google.com/", 400),
+        ("", 303),
+    ] {
+        assert_eq!(
+            person.get(&dev.url(&format!("/connect?{query}"))).await.status,
+            status,
+            "{query}"
+        );
+    }
+    assert_eq!(person.get(&dev.url("/back?to=https://evil.example/")).await.status, 400);
+}
+
+/// Five people follow their links at once, and all that waited for them is done.
+#[tokio::test]
+async fn five_people_at_once_and_their_jobs() {
+    let dev = Dev::start().await;
+    let people = ["guest-1", "guest-2", "user-1", "user-2", "user-3"];
+    for user in people {
+        dev.fleet(&["users", "delete", user, "--yes"]).await;
+        for n in 0..3 {
+            let id = format!("{user}-{n}");
+            let job = ["publish", "--user", user, "--kind", "profile", "--id", &id];
+            assert!(dev.fleet(&job).await.0);
+        }
+    }
+    let mut client = Person::new();
+    while dev.objects(&mut client, "parked/").await.len() < 15 {
+        tokio::task::yield_now().await;
+    }
+    let consenting = people.map(|user| {
+        let dev = &dev;
+        async move {
+            let (fine, link) = dev.fleet(&["users", "connect-link", user]).await;
+            assert!(fine, "{link}");
+            let mut person = Person::new();
+            let asked = person.get(link.trim()).await.location();
+            let back = person.decide(&asked, user, Some(&[])).await;
+            assert_eq!(person.come_back(&back, user).await.location(), "/account");
+            let page = person.get(&dev.url("/account")).await.body;
+            assert!(page.contains("You are connected. 3 waiting jobs go on."), "{page}");
+        }
+    });
+    futures_util::future::join_all(consenting).await;
+    while !dev.objects(&mut client, "parked/").await.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    for user in people {
+        let (fine, profile) = dev.fleet(&["profile", user]).await;
+        assert!(fine && profile.contains(&format!("\"sub\": \"{user}\"")), "{profile}");
+    }
+}
+
+#[tokio::test]
+async fn disconnecting_takes_along_what_waits() {
+    let dev = Dev::start().await;
+    let mut person = Person::new();
+    person.sign_in(&dev, "guest-1").await;
+    dev.park("guest-1", &[TASKS], 2).await;
+    person.press(&dev, "/account/disconnect").await;
+    let page = person.get(&dev.url("/")).await.body;
+    assert!(page.contains("with 2 waiting jobs"), "{page}");
+    for prefix in ["tokens/guest-1", "parked/guest-1/", "done/guest-1/", "sessions/guest-1"] {
+        assert!(dev.objects(&mut person, prefix).await.is_empty(), "{prefix}");
     }
 }

@@ -6,6 +6,8 @@ use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, LOCATION, ORIGIN, SET_COO
 use reqwest::redirect::Policy;
 use url::{Url, form_urlencoded};
 
+use super::dev::Dev;
+
 pub(crate) struct Person {
     http: reqwest::Client,
     pub(crate) cookies: BTreeMap<String, String>,
@@ -28,6 +30,35 @@ impl Person {
     pub(crate) fn new() -> Self {
         let http = reqwest::Client::builder().redirect(Policy::none()).build().unwrap();
         Self { http, cookies: BTreeMap::new() }
+    }
+
+    /// Another browser with the same cookies.
+    pub(crate) fn copied(&self) -> Self {
+        Self { http: self.http.clone(), cookies: self.cookies.clone() }
+    }
+
+    /// Signs in, with nothing beyond that.
+    pub(crate) async fn sign_in(&mut self, dev: &Dev, account: &str) {
+        let back = self.consent(&dev.url("/oauth/start"), account).await;
+        let done = self.come_back(&back, account).await;
+        assert_eq!((done.status, &*done.location()), (303, "/account"), "{}", done.body);
+    }
+
+    /// Comes back from the provider; and once more, if a refresh token is missing.
+    pub(crate) async fn come_back(&mut self, back: &str, account: &str) -> Answer {
+        let done = self.get(back).await;
+        if !done.location().contains("prompt=consent") {
+            return done;
+        }
+        let back = self.decide(&done.location(), account, Some(&[])).await;
+        self.get(&back).await
+    }
+
+    /// Presses a button of the account page.
+    pub(crate) async fn press(&mut self, dev: &Dev, action: &str) {
+        let csrf = Self::csrf(&self.get(&dev.url("/account")).await.body);
+        let answer = self.post(&dev.url(action), &[("csrf", &csrf)]).await;
+        assert_eq!(answer.status, 303, "{action}: {}", answer.body);
     }
 
     pub(crate) async fn get(&mut self, url: &str) -> Answer {

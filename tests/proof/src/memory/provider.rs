@@ -111,6 +111,7 @@ impl Provider {
                 expires_in: Some(lifetime),
                 scopes: vec!["openid".into(), "email".into()],
                 sub: Some(user.to_owned()),
+                ended: None,
             }
         })
     }

@@ -50,6 +50,7 @@ impl World {
             expires_in: Some(LIFE),
             scopes: vec![scope],
             sub: Some(SUB.into()),
+            ended: None,
         };
         let i = self.newcomer(setup);
         self.grant(setup, i, grant, fate);

@@ -72,6 +72,7 @@ impl Provider {
             expires_in: Some(self.lifetime),
             scopes: vec![format!("consent-{}", self.serial), "openid".into()],
             sub: Some(user.to_owned()),
+            ended: None,
         }
     }
 

@@ -6,12 +6,13 @@ use shared::adapters::SystemClock;
 use worker::pubsub::Delivery;
 use worker::resuming::forget;
 
+use super::super::confirm::{confirmed, somebody_can_be_asked};
 use super::super::connect::Place;
 use super::super::output;
 use super::claims::Claims;
 use super::gather::{Extent, Handle, Item, gather};
 use super::letter::Letter;
-use super::redrive::{confirmed, in_users_order, somebody_can_be_asked};
+use super::redrive::in_users_order;
 use super::{Sources, WhichArgs, now, table};
 
 #[derive(Debug, clap::Args)]
@@ -32,7 +33,7 @@ pub(super) async fn run(
     limit: Option<usize>,
     json: bool,
 ) -> anyhow::Result<()> {
-    somebody_can_be_asked(how.dry_run || how.yes)?;
+    somebody_can_be_asked(how.dry_run || how.yes, "--yes, or look first with --dry-run")?;
     let limit = limit.unwrap_or(usize::MAX);
     let mut found = gather(place, which, sources, limit, Extent::All).await?;
     let all = std::mem::take(&mut found.items);

@@ -1,18 +1,17 @@
 //! Publishes jobs again, then removes them.
 
 use std::collections::{HashMap, HashSet};
-use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 use worker::pubsub::Publisher;
 
+use super::super::confirm::{confirmed, somebody_can_be_asked};
 use super::super::connect::Place;
-use super::super::output::{self, Usage};
+use super::super::output;
 use super::batch::Work;
 use super::claims::Claims;
 use super::gather::{Extent, Item, gather};
@@ -100,7 +99,7 @@ pub(super) async fn run(
     json: bool,
 ) -> anyhow::Result<()> {
     let topic = which.project.topic("--topic", &how.topic)?;
-    somebody_can_be_asked(how.dry_run || how.yes)?;
+    somebody_can_be_asked(how.dry_run || how.yes, "--yes, or look first with --dry-run")?;
     place.reach_pubsub().await?;
     let limit = limit.unwrap_or(usize::MAX);
     let mut found = gather(place, which, sources, limit, Extent::All).await?;
@@ -212,14 +211,6 @@ pub(super) fn in_users_order(items: &mut [Item]) {
     });
 }
 
-/// Refuses to begin what has to be confirmed where nobody can do so.
-pub(super) fn somebody_can_be_asked(not_needed: bool) -> Result<(), Usage> {
-    if not_needed || std::io::stdin().is_terminal() {
-        return Ok(());
-    }
-    Err(Usage("nobody can be asked: add --yes, or look first with --dry-run".to_owned()))
-}
-
 fn tell(counts: &Counts, total: usize, topic: &str, json: bool) -> anyhow::Result<()> {
     let left = total - counts.redriven - counts.gone;
     if json {
@@ -239,17 +230,6 @@ fn tell(counts: &Counts, total: usize, topic: &str, json: bool) -> anyhow::Resul
         }
     }
     output::line(text)
-}
-
-/// Whether a person, or `--yes`, says so.
-pub(super) async fn confirmed(yes: bool, question: &str) -> anyhow::Result<bool> {
-    if yes {
-        return Ok(true);
-    }
-    output::note(format!("{question} [y/N]"));
-    let mut answer = String::new();
-    BufReader::new(tokio::io::stdin()).read_line(&mut answer).await?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Ctrl-C stops between two batches; a second one ends the process.

@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// How many replicas of the consent pages, at most 2
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=2))]
     web: u8,
+    /// A flag of the consent pages, as --web-flag=--app-name=Acme (repeat)
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    web_flag: Vec<String>,
     /// How many users that have consented
     #[arg(long, default_value_t = 3)]
     users: usize,
@@ -59,7 +62,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             .find(|(name, _)| *name == "FLEET_PUBLIC_URL")
             .map(|(_, url)| url.clone());
         let number_of_all = args.replicas + number;
-        let (page, url) = stack.web(number_of_all, public.as_deref(), lines.clone()).await?;
+        let (flags, public) = (&args.web_flag, public.as_deref());
+        let (page, url) = stack.web(number_of_all, public, flags, lines.clone()).await?;
         // The second one stands behind the same address, as behind a load balancer, and
         // is reached past it here.
         let name = if number == 1 { "FLEET_PUBLIC_URL" } else { "FLEET_PUBLIC_URL_2" };

@@ -190,6 +190,7 @@ impl Stack {
                 expires_in: Some(Duration::from_secs(granted.expires_in)),
                 scopes: granted.scopes,
                 sub: Some(sub.clone()),
+                ended: None,
             };
             let user = UserId::new(&sub)?;
             store.import(&user, grant, true).await?;
@@ -266,6 +267,7 @@ impl Stack {
         &self,
         number: usize,
         public_url: Option<&str>,
+        flags: &[String],
         lines: mpsc::UnboundedSender<Line>,
     ) -> anyhow::Result<(Replica, String)> {
         let key = self.folder.path().join("session.key");
@@ -276,6 +278,7 @@ impl Stack {
         }
         let mut command = self.command("web")?;
         command.args(["--listen", "127.0.0.1:0", "--offer-scope", &SCOPES[3..].join(",")]);
+        command.args(flags);
         if let Some(url) = public_url {
             command.args(["--public-url", url]);
         }

@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use shared::consent::{
@@ -10,9 +12,15 @@ use shared::consent::{
 use shared::{ClientKind, OAuthClient, is_loopback};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
 use url::Url;
 
-use super::super::output::Usage;
+use super::super::output::{self, Usage};
+
+/// So many connections are read at a time.
+const MOST_AT_ONCE: usize = 64;
+/// A connection that sends no request for so long is closed.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where the answer comes back.
 pub(super) enum Return {
@@ -67,60 +75,115 @@ impl Return {
     }
 }
 
-/// Opens the system's browser, or the one that `BROWSER` names. Failing is no
-/// error: the address was printed.
-pub(super) fn open(url: &Url) {
+/// Opens the system's browser, or the one that `BROWSER` names, and says whether it was
+/// opened. Failing is no error: the address is printed.
+pub(super) fn show(url: &Url) {
+    let opened = match open(url) {
+        Ok(()) => "Your browser has been opened to visit:".to_owned(),
+        Err(why) => {
+            format!("No browser was opened ({why}). Open this address in one on this computer:")
+        }
+    };
+    output::note(format!(
+        "{opened}\n\n    {url}\n\nWaiting for your consent there. Without a browser here: Ctrl-C, then --no-browser."
+    ));
+}
+
+fn open(url: &Url) -> Result<(), String> {
     let default = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let program = std::env::var_os("BROWSER").filter(|v| !v.is_empty());
     let program = program.unwrap_or_else(|| default.into());
-    let mut command = tokio::process::Command::new(program);
+    let mut command = tokio::process::Command::new(&program);
     command.arg(url.as_str()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    if let Ok(mut child) = command.spawn() {
-        tokio::spawn(async move { child.wait().await });
-    }
+    let started = command.spawn().map_err(|e| format!("{}: {e}", program.display()));
+    let mut child = started?;
+    tokio::spawn(async move {
+        if child.wait().await.is_ok_and(|status| !status.success()) {
+            output::note(format!(
+                "{} could not open it; open the address yourself.",
+                program.display()
+            ));
+        }
+    });
+    Ok(())
 }
 
 /// Answers requests until one ends the login. What does not belong to it, such
-/// as a request for an icon or another program's, is told so and waited past.
+/// as a request for an icon or another program's, is told so and waited past. Connections are
+/// read side by side: a browser opens some ahead of need and leaves them idle.
 pub(super) async fn wait(
     listener: &TcpListener,
     consent: &Consent,
     started: &Started,
 ) -> anyhow::Result<Outcome> {
-    let serving = async {
+    let (queries, mut read) = mpsc::channel(MOST_AT_ONCE);
+    let slots = Arc::new(Semaphore::new(MOST_AT_ONCE));
+    let accepting = async {
         loop {
+            let slot = Arc::clone(&slots).acquire_owned().await?;
             let (mut stream, _) = listener.accept().await?;
-            let Some(query) = query(&mut stream).await else {
-                answer(&mut stream, "400 Bad Request", "This is not the answer to your login.")
-                    .await;
-                continue;
-            };
-            let callback = Callback::Query(&query);
-            match oauth_callback(consent, Some(&started.pending), callback).await {
-                Ok(Outcome::SignedIn(done)) => {
-                    let told =
-                        "You are signed in. You can close this window and go back to the terminal.";
-                    answer(&mut stream, "200 OK", told).await;
-                    return Ok(Outcome::SignedIn(done));
+            let queries = queries.clone();
+            tokio::spawn(async move {
+                let _slot = slot;
+                match query(&mut stream).await {
+                    Some(query) => drop(queries.send((stream, query)).await),
+                    None => {
+                        answer(
+                            &mut stream,
+                            "400 Bad Request",
+                            "This is not the answer to your login.",
+                        )
+                        .await;
+                    }
                 }
-                Ok(again) => {
-                    let told = "One more step: see the terminal.";
-                    answer(&mut stream, "200 OK", told).await;
-                    return Ok(again);
-                }
-                Err(error @ (CallbackError::NotYours | CallbackError::Malformed(_))) => {
-                    answer(&mut stream, "400 Bad Request", &error.to_string()).await;
-                }
-                Err(error) => {
-                    answer(&mut stream, "400 Bad Request", &error.to_string()).await;
-                    return Err(anyhow::Error::new(error));
-                }
+            });
+        }
+    };
+    let deciding = async {
+        while let Some((mut stream, query)) = read.recv().await {
+            if let Some(ended) = decide(consent, started, &mut stream, &query).await {
+                return ended;
             }
+        }
+        anyhow::bail!("nothing is read any more")
+    };
+    let serving = async {
+        tokio::select! {
+            ended = deciding => ended,
+            failed = accepting => failed,
         }
     };
     tokio::time::timeout(LOGIN_LIFETIME, serving)
         .await
         .unwrap_or_else(|_| anyhow::bail!("nobody consented in {LOGIN_LIFETIME:?}; start again"))
+}
+
+/// Answers one request; how the login ended, if that ended it.
+async fn decide(
+    consent: &Consent,
+    started: &Started,
+    stream: &mut TcpStream,
+    query: &str,
+) -> Option<anyhow::Result<Outcome>> {
+    match oauth_callback(consent, Some(&started.pending), Callback::Query(query)).await {
+        Ok(Outcome::SignedIn(done)) => {
+            let told = "You are signed in. You can close this window and go back to the terminal.";
+            answer(stream, "200 OK", told).await;
+            Some(Ok(Outcome::SignedIn(done)))
+        }
+        Ok(again) => {
+            answer(stream, "200 OK", "One more step: see the terminal.").await;
+            Some(Ok(again))
+        }
+        Err(error @ (CallbackError::NotYours | CallbackError::Malformed(_))) => {
+            answer(stream, "400 Bad Request", &error.to_string()).await;
+            None
+        }
+        Err(error) => {
+            answer(stream, "400 Bad Request", &error.to_string()).await;
+            Some(Err(anyhow::Error::new(error)))
+        }
+    }
 }
 
 /// The query of a GET request to `/…`, from its first line.
@@ -136,8 +199,7 @@ async fn query(stream: &mut TcpStream) -> Option<String> {
             }
         }
     };
-    // A browser opens connections ahead of need and leaves them idle.
-    tokio::time::timeout(std::time::Duration::from_secs(5), reading).await.ok();
+    tokio::time::timeout(PATIENCE, reading).await.ok();
     let line = std::str::from_utf8(&head).ok()?.lines().next()?;
     let target = line.strip_prefix("GET ")?.split(' ').next()?;
     target.split_once('?').map(|(_, query)| query.to_owned())

@@ -1,6 +1,8 @@
 //! `fleet login`: a user credential for a person at a terminal.
 
+mod account;
 mod browser;
+mod paste;
 mod place;
 
 use std::path::PathBuf;
@@ -10,19 +12,17 @@ use anyhow::Context as _;
 use serde_json::Value;
 use shared::adapters::{HttpProvider, HttpTokenEndpoint, MemoryBucket, http_client};
 use shared::consent::{
-    Callback, CallbackError, Consent, OneUser, Outcome, SessionKey, Start, Started, missing_scopes,
-    oauth_callback, oauth_start,
+    CallbackError, Consent, Outcome, SessionKey, Start, missing_scopes, oauth_start,
 };
 use shared::profile::get_profile;
-use shared::{Error, OAuthClient, TokenStore, UserId};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use url::Url;
+use shared::{ConsentReason, Error, OAuthClient, TokenStore, UserId};
 
 use super::connect::{
     Place, ProjectArgs, given, path_or_nothing, read_keyring, read_small, revoke_url, userinfo_url,
 };
 use super::output::{self, Usage};
 use super::resume::resume;
+use account::Announced;
 use browser::Return;
 use place::Target;
 
@@ -36,7 +36,8 @@ Examples:
 
 A USER that ends in .json or contains / is a local file, BUCKET:PATH.json an object,
 anything else a user ID in the token store. If it exists it is used, and refreshed
-when needed; nothing is asked again.")]
+when needed; nothing is asked again. A login asks for what is stored and for --scope,
+so that it never allows less than before. Exit code 3: a scope was not granted.")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Args {
     /// Path of the OAuth client JSON, as Google's console downloads it
@@ -62,12 +63,12 @@ pub(crate) struct Args {
     /// Print the address and take the pasted answer, for a computer without a browser
     #[arg(long)]
     no_browser: bool,
-    /// Allow less than before: ask for nothing beyond --scope
+    /// Allow no more than --scope: ask again, and for nothing that was allowed before
     #[arg(long)]
-    fewer: bool,
+    only: bool,
     /// Replace what another account has stored under this USER
     #[arg(long)]
-    other_account: bool,
+    replace: bool,
     /// The profile alone, as JSON
     #[arg(long)]
     json: bool,
@@ -85,7 +86,8 @@ no OAuth client file. To get one:
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let client = args.read_client()?;
     let place = Place::from_env()?;
-    let target = Target::parse(&args.user, args.bucket.as_deref())?;
+    let bucket = args.bucket.as_deref().filter(|bucket| !bucket.is_empty());
+    let target = Target::parse(&args.user, bucket)?;
     let http = http_client(concat!("fleet/", env!("CARGO_PKG_VERSION")))?;
     let endpoint = Arc::new(HttpTokenEndpoint::new(&client, http.clone())?);
     // A file of one's own is read by other programs, which have no keyring.
@@ -102,31 +104,37 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let login = Login { args: &args, client, http: &http, store: &store, user: &user };
     let result = match login.needed().await {
         Err(error) => Err(error),
-        Ok(false) => Ok(()),
+        Ok(false) => Ok(Vec::new()),
         Ok(true) => login.consent(&userinfo).await,
     };
-    let profile = match result {
-        Ok(()) => get_profile(&store, &http, &userinfo, &user).await.map_err(Into::into),
-        Err(error) => Err(error),
+    let profile = match &result {
+        Ok(_) => get_profile(&store, &http, &userinfo, &user).await.map_err(Into::into),
+        Err(_) => Err(anyhow::anyhow!("nobody signed in")),
     };
     if stored && profile.is_ok() {
         resume(&place, topic, &*bucket, &store, &user).await;
     }
     // A refresh that was begun must be stored.
     store.shutdown(store.policy().longest_flight()).await;
+    let missing = result.with_context(|| format!("no profile for {}", args.user))?;
     let profile: serde_json::Map<String, Value> =
         profile.with_context(|| format!("no profile for {}", args.user))?;
     if !args.json {
         output::line("Profile:")?;
     }
-    output::json(&Value::Object(profile))
+    output::json(&Value::Object(profile))?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::NeedsConsent(ConsentReason::MissingScopes(missing)))
+        .with_context(|| format!("{} is signed in, but not everything was granted", args.user))
 }
 
 impl Args {
     fn read_client(&self) -> Result<OAuthClient, Usage> {
         let path =
             given(self.client.as_ref()).ok_or_else(|| Usage(HOW_TO_GET_A_CLIENT.to_owned()))?;
-        if !path.exists() {
+        if !path.exists() && path.as_os_str() != "-" {
             return Err(Usage(format!("{} does not exist: {HOW_TO_GET_A_CLIENT}", path.display())));
         }
         OAuthClient::from_json(&read_small(path)?)
@@ -143,9 +151,12 @@ struct Login<'a> {
 }
 
 impl Login<'_> {
-    /// Whether the person must be asked: there is no usable record, or it allows
-    /// less than is wanted.
+    /// Whether the person must be asked: there is no usable record, it allows less than is
+    /// wanted, or the person wants to change it.
     async fn needed(&self) -> anyhow::Result<bool> {
+        if self.args.only || self.args.replace {
+            return Ok(true);
+        }
         match self.store.get_credentials(self.user).await {
             Ok(held) => Ok(!missing_scopes(&self.args.scope, held.scopes()).is_empty()),
             Err(Error::NeedsConsent(_)) => Ok(true),
@@ -153,7 +164,8 @@ impl Login<'_> {
         }
     }
 
-    async fn consent(&self, userinfo: &str) -> anyhow::Result<()> {
+    /// Has the person consent; the scopes of `--scope` that were not granted.
+    async fn consent(&self, userinfo: &str) -> anyhow::Result<Vec<String>> {
         let back = Return::open(&self.client, self.args.no_browser).await?;
         let provider = HttpProvider::new(&self.client, self.http.clone(), userinfo, revoke_url()?)?;
         let consent = Consent::new(
@@ -165,77 +177,58 @@ impl Login<'_> {
             SessionKey::random(),
             back.address().clone(),
         )
-        .users(Arc::new(OneUser(self.user.clone())));
-        let start = Start { scopes: self.args.scope.clone(), ..Start::default() };
+        .users(Arc::new(Announced(self.user.clone())));
         let start = Start {
+            scopes: self.args.scope.clone(),
             user: Some(self.user.clone()),
-            fewer: self.args.fewer,
-            other_account: self.args.other_account,
-            ..start
+            only: self.args.only,
+            replace: self.args.replace,
+            ..Start::default()
         };
         let mut started = oauth_start(&consent, start).await?;
-        let mut signed_in = false;
+        let mut signed_in = None;
         loop {
             let outcome = match &back {
-                Return::Pasted(address) => {
-                    ask(&started, address);
-                    paste(&consent, &started).await
-                }
+                Return::Pasted(address) => paste::ask(&consent, &started, address).await,
                 Return::Loopback { listener, .. } => {
-                    output::note(format!(
-                        "Your browser has been opened to visit:\n\n    {}\n\nWaiting for your consent there. Without a browser here: Ctrl-C, then --no-browser.",
-                        started.url
-                    ));
-                    browser::open(&started.url);
+                    browser::show(&started.url);
                     browser::wait(listener, &consent, &started).await
                 }
             };
-            let outcome = match outcome {
+            let outcome = match (outcome, signed_in.take()) {
                 // What was allowed the first time is stored.
-                Err(error) if signed_in && declined(&error) => return Ok(()),
-                other => other?,
+                (Err(error), Some(missing)) if declined(&error) => return Ok(missing),
+                (Err(error), _) => return Err(self.explained(error)),
+                (Ok(outcome), _) => outcome,
             };
             match outcome {
-                Outcome::SignedIn(done) => {
-                    for scope in &done.missing {
-                        output::note(format!("not granted: {scope}"));
-                    }
-                    return Ok(());
-                }
+                Outcome::SignedIn(done) => return Ok(done.missing),
                 Outcome::ConsentAgain(again) => started = again,
-                Outcome::MoreConsent(_, again) => {
+                Outcome::MoreConsent(done, again) => {
                     output::note(
                         "The credential is stored, but allows less than the one before. \
                          You are asked once more; decline to leave it so.",
                     );
-                    signed_in = true;
+                    signed_in = Some(done.missing);
                     started = again;
                 }
             }
         }
     }
+
+    /// An operator is told which accounts they are.
+    fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        let Some(CallbackError::StoredForAnother { stored, chosen }) = error.downcast_ref() else {
+            return error;
+        };
+        let chosen = chosen.as_deref().unwrap_or("an account that the provider does not name");
+        anyhow::anyhow!(
+            "{} holds the credential of account {stored}, and you chose {chosen}: nothing was changed. Choose the other account, or add --replace",
+            self.args.user
+        )
+    }
 }
 
 fn declined(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(CallbackError::Denied))
-}
-
-fn ask(started: &Started, address: &Url) {
-    output::note(format!(
-        "Open this address in a browser, on any computer, and consent:\n\n    {}\n\n\
-         The browser then goes to an address that begins with {address}, which shows an\n\
-         error: that is expected. Copy that whole address and paste it here (or its code):",
-        started.url
-    ));
-}
-
-async fn paste(consent: &Consent, started: &Started) -> anyhow::Result<Outcome> {
-    let mut line = String::new();
-    if BufReader::new(tokio::io::stdin()).read_line(&mut line).await? == 0 {
-        return Err(Usage("nothing was pasted; nothing was changed".to_owned()).into());
-    }
-    let pasted = line.trim();
-    let answer =
-        if pasted.contains("://") { Callback::Url(pasted) } else { Callback::Code(pasted) };
-    Ok(oauth_callback(consent, Some(&started.pending), answer).await?)
 }

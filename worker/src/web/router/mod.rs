@@ -1,42 +1,64 @@
 //! The routes, and what every answer carries.
 
+mod account;
+mod checks;
 mod signing_in;
 
-use std::sync::{Arc, Mutex};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, ORIGIN, SET_COOKIE};
+use http::header::{LOCATION, ORIGIN, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use jiff::Timestamp;
 use shared::consent::Started;
 use shared::ports::Randomness;
+use shared::record::TokenRecord;
 use shared::{Error, UserId, is_loopback};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::warn;
 use url::form_urlencoded;
 
-use crate::metrics::{self, Render, web_event};
+use crate::sign_outs;
+use crate::web::Site;
 use crate::web::cookies::Cookies;
-use crate::web::html::{Html, ICON, STYLE};
+use crate::web::html::{Html, ICON, STYLE, TIMES};
 use crate::web::limit::Limit;
+use crate::web::pages::{self, Onward};
 use crate::web::readiness::Readiness;
 use crate::web::session::{Notice, Session};
-use crate::web::{Site, account, pages};
 
 const SESSION: &str = "session";
 const NOTICE: &str = "notice";
+/// Whom this browser remembers.
+const ACCOUNT: &str = "account";
+/// Each login under way has a cookie of its own, whose name begins so.
+const LOGIN: &str = "login_";
+/// So many logins may be under way in one browser.
+const LOGINS: usize = 4;
+/// Logins that a caller may begin at once, and how long each takes to come back; callbacks,
+/// which cost a write each, likewise.
+const LOGIN_BURST: u32 = 20;
+const LOGIN_REFILL: Duration = Duration::from_secs(3);
+/// One test job per person and ten seconds, and tests hardly more often.
+const JOB_REFILL: Duration = Duration::from_secs(10);
+const TEST_BURST: u32 = 5;
+const TEST_REFILL: Duration = Duration::from_secs(2);
 /// No form of ours is larger.
 const LARGEST_FORM: usize = 16 * 1024;
 
 struct App {
     site: Site,
     cookies: Cookies,
-    limit: Mutex<Limit>,
+    starts: Limit<IpAddr>,
+    callbacks: Limit<IpAddr>,
+    jobs: Limit<UserId>,
+    tests: Limit<UserId>,
     readiness: Readiness,
     random: Randomness,
     policy: HeaderValue,
@@ -50,7 +72,10 @@ pub(super) fn router(site: Site, stop: CancellationToken) -> Router {
     let secure = site.public_url.scheme() == "https";
     let app = Arc::new(App {
         cookies: Cookies { secure },
-        limit: Mutex::default(),
+        starts: Limit::new(LOGIN_BURST, LOGIN_REFILL),
+        callbacks: Limit::new(LOGIN_BURST, LOGIN_REFILL),
+        jobs: Limit::new(1, JOB_REFILL),
+        tests: Limit::new(TEST_BURST, TEST_REFILL),
         readiness: Readiness::default(),
         random: Randomness::from_system(),
         policy: content_policy(&site),
@@ -59,20 +84,24 @@ pub(super) fn router(site: Site, stop: CancellationToken) -> Router {
         stop,
     });
     Router::new()
-        .route("/", get(home))
+        .route("/", get(account::home))
         .route("/oauth/start", get(signing_in::start))
+        .route("/connect", get(signing_in::connect))
+        .route("/back", get(account::back))
         .route("/oauth/callback", get(signing_in::callback))
-        .route("/account", get(show_account))
-        .route("/account/test", post(test))
-        .route("/account/job", post(queue))
-        .route("/account/disconnect", post(disconnect))
-        .route("/sign-out", post(sign_out))
-        .route("/style.css", get(async || file("text/css; charset=utf-8", STYLE)))
-        .route("/icon.svg", get(async || file("image/svg+xml", ICON)))
+        .route("/account", get(account::show_account))
+        .route("/account/test", post(account::test))
+        .route("/account/job", post(account::queue))
+        .route("/account/disconnect", post(account::disconnect))
+        .route("/sign-out", post(account::sign_out))
+        .route("/style.css", get(async || checks::file("text/css; charset=utf-8", STYLE)))
+        .route("/times.js", get(async || checks::file("text/javascript; charset=utf-8", TIMES)))
+        .route("/icon.svg", get(async || checks::file("image/svg+xml", ICON)))
+        .route("/logo", get(checks::logo))
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(show_metrics))
-        .fallback(not_found)
+        .route("/readyz", get(checks::ready))
+        .route("/metrics", get(checks::show_metrics))
+        .fallback(checks::not_found)
         .layer(DefaultBodyLimit::max(LARGEST_FORM))
         .layer(from_fn_with_state(Arc::clone(&app), guarded))
         .with_state(app)
@@ -84,7 +113,7 @@ fn content_policy(site: &Site) -> HeaderValue {
     let provider = site.auth_url.origin().ascii_serialization();
     let pictures = if is_loopback(&site.auth_url) { provider.as_str() } else { "" };
     let policy = format!(
-        "default-src 'none'; style-src 'self'; img-src 'self' https: {pictures}; \
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' https: {pictures}; \
          form-action 'self' {provider}; base-uri 'none'; frame-ancestors 'none'"
     );
     HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
@@ -118,16 +147,33 @@ async fn guarded(State(app): Shared, request: Request, next: Next) -> Response {
     response
 }
 
-fn file(kind: &'static str, content: &'static str) -> Response {
-    ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "public, max-age=3600")], content).into_response()
+/// Who is signed in, and what is stored of them.
+struct Known {
+    session: Session,
+    user: UserId,
+    record: TokenRecord,
 }
 
 impl App {
-    fn session(&self, headers: &HeaderMap) -> Option<(Session, UserId)> {
-        let sealed = self.cookies.get(headers, SESSION)?;
-        let session = Session::open(self.site.consent.key(), &sealed, self.site.clock.wall())?;
-        let user = session.user_id()?;
-        Some((session, user))
+    /// Whose session the request brings, if that still stands.
+    async fn known(&self, headers: &HeaderMap) -> Result<Option<Known>, Error> {
+        let Some(sealed) = self.cookies.get(headers, SESSION) else { return Ok(None) };
+        let (key, now) = (self.site.consent.key(), self.site.clock.wall());
+        let Some(session) = Session::open(key, &sealed, now) else { return Ok(None) };
+        let Some(user) = session.user_id() else { return Ok(None) };
+        let (record, signed_out_at) = tokio::join!(
+            self.site.store.read_record(&user),
+            sign_outs::last(&*self.site.bucket, &user)
+        );
+        let record = match record {
+            Ok(record) => record,
+            Err(Error::NeedsConsent(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let signed_out_at =
+            signed_out_at.map_err(|error| Error::Unavailable(error.to_string().into()))?;
+        let stands = session.stands(&record.grant_id, signed_out_at);
+        Ok(stands.then_some(Known { session, user, record }))
     }
 
     /// What the last request left to tell, and the cookie that forgets it.
@@ -135,50 +181,82 @@ impl App {
         Notice::open(self.site.consent.key(), &self.cookies.get(headers, NOTICE)?)
     }
 
-    fn message(
+    async fn message(
         &self,
         status: StatusCode,
         title: &str,
         told: &str,
+        onward: Onward,
         headers: &HeaderMap,
     ) -> Response {
-        let session = self.session(headers).map(|(session, _)| session);
-        page(status, pages::message(title, told, session.as_ref()), Vec::new())
+        let known = self.known(headers).await.unwrap_or_default();
+        let session = known.as_ref().map(|known| &known.session);
+        page(status, pages::message(&self.site, title, told, onward, session), Vec::new())
+    }
+
+    async fn not_allowed_back(&self, headers: &HeaderMap) -> Response {
+        let told = "The link leads back to a site that is not allowed here.";
+        let (status, title) = (StatusCode::BAD_REQUEST, "Unknown link");
+        self.message(status, title, told, Onward::FirstPage, headers).await
     }
 
     fn told(&self, notice: &Notice) -> String {
         self.cookies.set(NOTICE, &notice.seal(self.site.consent.key()), 60)
     }
 
-    /// To the provider, with the pending login in a cookie of its own: logins in
-    /// two tabs do not disturb each other.
-    fn off_to_provider(&self, started: &Started) -> Response {
-        let cookie = self.cookies.set(
-            &format!("login_{}", started.name),
-            &started.pending,
-            started.max_age(),
-        );
-        see_other(started.url.as_str(), vec![cookie])
+    /// To the provider, with the pending login in a cookie of its own: logins in two tabs do
+    /// not disturb each other. Of the logins that this browser has begun before, the newest
+    /// are kept.
+    async fn off_to_provider(&self, started: &Started, headers: &HeaderMap) -> Response {
+        let name = format!("{LOGIN}{}", started.name);
+        if !self.cookies.fits(&name, &started.pending) {
+            let told = "That is more access than one sign-in can ask for. Ask for less at a time.";
+            let (status, title) = (StatusCode::BAD_REQUEST, "Too much at once");
+            return self.message(status, title, told, Onward::FirstPage, headers).await;
+        }
+        let mut before: Vec<(Option<Timestamp>, String)> = self
+            .cookies
+            .all(headers, LOGIN)
+            .into_iter()
+            .map(|(name, sealed)| (self.site.consent.pending_since(&sealed), name))
+            .collect();
+        before.sort();
+        let kept =
+            before.iter().rev().take(LOGINS - 1).filter(|(since, _)| since.is_some()).count();
+        let gone = before.len() - kept;
+        let mut cookies: Vec<String> = before[..gone]
+            .iter()
+            .map(|(_, name)| self.cookies.clear(&format!("{LOGIN}{name}")))
+            .collect();
+        cookies.push(self.cookies.set(&name, &started.pending, started.max_age()));
+        see_other(started.url.as_str(), cookies)
     }
 
     /// The signed-in person of a form, if the form is theirs.
-    fn form(&self, headers: &HeaderMap, body: &[u8]) -> Result<UserId, Box<Response>> {
+    async fn form(&self, headers: &HeaderMap, body: &[u8]) -> Result<Known, Box<Response>> {
         let foreign = headers.get(ORIGIN).is_some_and(|origin| origin != self.origin.as_str());
-        let refuse = |text| {
-            let title = "That form is no longer valid";
-            Err(Box::new(self.message(StatusCode::FORBIDDEN, title, text, headers)))
+        let refusal = if foreign {
+            "The request came from another site. Nothing was changed."
+        } else {
+            match self.known(headers).await {
+                Ok(Some(known)) => {
+                    let sent = form_urlencoded::parse(body).find(|(name, _)| name == "csrf");
+                    let csrf = known.session.csrf.as_bytes();
+                    if sent.is_some_and(|(_, sent)| equal(sent.as_bytes(), csrf)) {
+                        return Ok(known);
+                    }
+                    "The page was out of date. Nothing was changed; open it again."
+                }
+                Ok(None) => "You are signed out. Nothing was changed; sign in and try again.",
+                Err(error) => {
+                    warn!(%error, "a form cannot be checked");
+                    "That is not possible at the moment. Nothing was changed; try again in a minute."
+                }
+            }
         };
-        if foreign {
-            return refuse("The request came from another site. Nothing was changed.");
-        }
-        let Some((session, user)) = self.session(headers) else {
-            return refuse("You are signed out. Nothing was changed; sign in and try again.");
-        };
-        let sent = form_urlencoded::parse(body).find(|(name, _)| name == "csrf");
-        if !sent.is_some_and(|(_, sent)| equal(sent.as_bytes(), session.csrf.as_bytes())) {
-            return refuse("The page was out of date. Nothing was changed; open it again.");
-        }
-        Ok(user)
+        let title = "That form is no longer valid";
+        let told = self.message(StatusCode::FORBIDDEN, title, refusal, Onward::SignIn, headers);
+        Err(Box::new(told.await))
     }
 }
 
@@ -205,111 +283,4 @@ fn see_other(to: &str, cookies: Vec<String>) -> Response {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     with_cookies((StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response(), cookies)
-}
-
-async fn home(State(app): Shared, headers: HeaderMap) -> Response {
-    let session = app.session(&headers).map(|(session, _)| session);
-    let notice = app.notice(&headers);
-    let forget = notice.iter().map(|_| app.cookies.clear(NOTICE)).collect();
-    page(StatusCode::OK, pages::home(session.as_ref(), notice.as_ref()), forget)
-}
-
-async fn show_account(State(app): Shared, headers: HeaderMap) -> Response {
-    let Some((session, user)) = app.session(&headers) else {
-        return see_other("/", Vec::new());
-    };
-    let mut notice = app.notice(&headers);
-    let forget = notice.iter().map(|_| app.cookies.clear(NOTICE)).collect();
-    let record = match app.site.store.read_record(&user).await {
-        Ok(record) => Some(record),
-        Err(Error::NeedsConsent(_)) => None,
-        Err(error) => {
-            notice = Some(Notice {
-                text: format!("Your credential cannot be shown: {error}."),
-                bad: true,
-            });
-            None
-        }
-    };
-    let now = app.site.clock.wall();
-    let html = pages::account(&app.site, &session, record.as_ref(), notice.as_ref(), now);
-    page(StatusCode::OK, html, forget)
-}
-
-async fn test(State(app): Shared, headers: HeaderMap, body: Bytes) -> Response {
-    match app.form(&headers, &body) {
-        Err(refusal) => *refusal,
-        Ok(user) => {
-            let notice = account::test(&app.site, &user).await;
-            web_event("test", if notice.bad { "failed" } else { "ok" });
-            see_other("/account", vec![app.told(&notice)])
-        }
-    }
-}
-
-async fn queue(State(app): Shared, headers: HeaderMap, body: Bytes) -> Response {
-    match app.form(&headers, &body) {
-        Err(refusal) => *refusal,
-        Ok(user) => {
-            let notice = account::queue(&app.site, &user).await;
-            web_event("job", if notice.bad { "failed" } else { "ok" });
-            see_other("/account", vec![app.told(&notice)])
-        }
-    }
-}
-
-async fn disconnect(State(app): Shared, headers: HeaderMap, body: Bytes) -> Response {
-    let user = match app.form(&headers, &body) {
-        Err(refusal) => return *refusal,
-        Ok(user) => user,
-    };
-    match account::disconnect(&app.site, &user).await {
-        Ok(notice) => {
-            web_event("disconnect", "ok");
-            info!(user = %user.digest(), "disconnected");
-            see_other("/", vec![app.cookies.clear(SESSION), app.told(&notice)])
-        }
-        Err(notice) => {
-            web_event("disconnect", "failed");
-            see_other("/account", vec![app.told(&notice)])
-        }
-    }
-}
-
-async fn sign_out(State(app): Shared, headers: HeaderMap, body: Bytes) -> Response {
-    if let Err(refusal) = app.form(&headers, &body) {
-        return *refusal;
-    }
-    let notice = Notice { text: "You are signed out.".to_owned(), bad: false };
-    see_other("/", vec![app.cookies.clear(SESSION), app.told(&notice)])
-}
-
-async fn ready(State(app): Shared) -> Response {
-    // A prober that goes away must not make the next one look again.
-    let looking = tokio::spawn({
-        let app = Arc::clone(&app);
-        async move { app.readiness.check(&*app.site.bucket, &*app.site.clock).await }
-    });
-    let result = match looking.await {
-        _ if app.stop.is_cancelled() => Err("stopping".to_owned()),
-        Ok(result) => result,
-        Err(_) => Err("the look at the bucket failed".to_owned()),
-    };
-    metrics::readiness(result.is_ok());
-    match result {
-        Ok(()) => "ready\n".into_response(),
-        Err(why) => {
-            let told = Body::from(format!("not ready: {why}\n"));
-            (StatusCode::SERVICE_UNAVAILABLE, told).into_response()
-        }
-    }
-}
-
-async fn show_metrics(State(app): Shared) -> Response {
-    ([(CONTENT_TYPE, Render::TYPE)], app.site.metrics.text()).into_response()
-}
-
-async fn not_found(State(app): Shared, headers: HeaderMap) -> Response {
-    let told = "There is no page at this address.";
-    app.message(StatusCode::NOT_FOUND, "Page not found", told, &headers)
 }

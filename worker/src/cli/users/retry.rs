@@ -8,9 +8,9 @@ use shared::ports::Clock as _;
 use shared::record::TokenRecord;
 use shared::{Error, TokenStore, UserId};
 
-use super::connect::{Place, ProjectArgs, StoreArgs, user_id};
-use super::output;
-use super::resume::resume;
+use super::super::connect::{Place, ProjectArgs, StoreArgs, user_id};
+use super::super::output;
+use super::super::resume::resume;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
