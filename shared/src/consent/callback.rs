@@ -91,9 +91,8 @@ pub async fn oauth_callback(
     if let Some(error) = &answer.error {
         if error == "invalid_scope" && pending.scopes.len() > pending.wanted {
             // Something that was allowed once is not there any more.
-            let alone = Pending { left_out: true, ..pending.clone() };
             let wanted = pending.wanted().to_vec();
-            return Ok(Outcome::ConsentAgain(again(consent, &alone, wanted, None)?));
+            return Ok(Outcome::ConsentAgain(again(consent, &pending, wanted, None)?));
         }
         return Err(refused(error));
     }
@@ -180,7 +179,7 @@ async fn finish(
     let done = Box::new(SignedIn { user, profile, stored, missing, next });
     // What a person declines who was asked for it is theirs to decline.
     let asked = missing_scopes(&lost, &pending.scopes).is_empty();
-    let may_narrow = pending.only || pending.left_out || pending.repeated;
+    let may_narrow = pending.only || pending.repeated;
     if stored && !lost.is_empty() && !asked && !may_narrow {
         let union = pending.scopes.iter().cloned().chain(lost).collect();
         return Ok(Outcome::MoreConsent(done, again(consent, pending, union, sub)?));

@@ -33,8 +33,6 @@ pub(super) struct Pending {
     pub(super) repeated: bool,
     /// The person wants to allow no more than this.
     pub(super) only: bool,
-    /// The provider does not know what was allowed before, so that it is not asked for.
-    pub(super) left_out: bool,
     /// The record may be replaced by another account's.
     pub(super) replace: bool,
 }

@@ -88,9 +88,12 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
     if let Some(user) = start.user.as_ref().or(start.remembered.as_ref()) {
         match consent.store.read_record(user).await {
             Ok(record) => {
+                // Not every provider reports what comes with signing in, and somebody else than
+                // is remembered need not see a page for that.
+                let asked = &scopes[if binding { 0 } else { SIGN_IN_SCOPES.len() }..];
                 let due = !record.is_active()
                     || record.client_id != consent.client.client_id()
-                    || !missing_scopes(&scopes, &record.scopes).is_empty();
+                    || !missing_scopes(asked, &record.scopes).is_empty();
                 prompt = due || start.only || start.replace;
                 if !start.only {
                     let held = consent.still_listed(&record.scopes);
@@ -118,7 +121,6 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
         started_at: consent.clock.wall(),
         repeated: false,
         only: start.only,
-        left_out: false,
         replace: start.replace,
     };
     begin(consent, &pending, prompt, hint)
