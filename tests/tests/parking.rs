@@ -12,6 +12,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 use serde_json::json;
+use shared::adapters::RetryingBucket;
 use shared::ports::{Bucket, BucketError, Clock as _, Generation, Listing, Object, Randomness};
 use shared::{ConsentReason, Grant, TokenStore, UserId};
 use tests::memory::{Fleet, VirtualClock};
@@ -162,8 +163,14 @@ struct OncePerSecond {
 }
 
 impl OncePerSecond {
-    fn over(fleet: &Fleet) -> Arc<Self> {
-        Arc::new(Self { inner: bucket(fleet), changed_at: Mutex::default() })
+    /// As the store hands it out, which tries again.
+    fn over(fleet: &Fleet) -> Arc<RetryingBucket> {
+        let slow = Self { inner: bucket(fleet), changed_at: Mutex::default() };
+        let (first, longest) = (Duration::from_millis(100), Duration::from_secs(5));
+        let random = Arc::new(Randomness::seeded(1));
+        let (slow, clock) = (Arc::new(slow), Arc::new(clock()));
+        let time = Duration::from_secs(45);
+        Arc::new(RetryingBucket::new(slow, clock, random, (first, longest), time))
     }
 
     fn check(&self, name: &str) -> Result<(), BucketError> {
@@ -292,7 +299,7 @@ async fn a_login_at_any_moment_of_parking_wakes_the_job() {
                 }
             };
             let seen = Arc::new(Interrupted {
-                inner: Arc::<OncePerSecond>::clone(&slow),
+                inner: Arc::<RetryingBucket>::clone(&slow),
                 requests: AtomicUsize::new(0),
                 intervention: Intervention { before: step, happens: Box::new(happens) },
             });
@@ -714,8 +721,8 @@ async fn a_claim_counts_from_its_last_write() {
     minutes(10).await;
     let Claimed::Mine(second) = take("b", seen).await else { panic!("it stood still") };
     assert_eq!(first.renew(&*fleet.bucket, &clock(), "a").await.unwrap(), Renewed::Lost);
-    first.release(&*fleet.bucket, &clock()).await;
+    first.release(&*fleet.bucket).await;
     assert_eq!(left(&fleet).await, [format!("{}claim", prefix_of(&ann()))], "b has it");
-    second.release(&*fleet.bucket, &clock()).await;
+    second.release(&*fleet.bucket).await;
     assert_eq!(left(&fleet).await, Vec::<String>::new());
 }

@@ -1,7 +1,7 @@
 //! What is kept about a user beside the record: it goes when the record does.
 
 use shared::UserId;
-use shared::ports::{Bucket, BucketError, Clock};
+use shared::ports::{Bucket, BucketError};
 
 use crate::dedupe;
 use crate::parking::{PREFIX, is_claim, prefix_of};
@@ -16,11 +16,7 @@ use crate::sign_outs;
 ///
 /// # Errors
 /// When the bucket does not answer.
-pub async fn remove_traces(
-    bucket: &dyn Bucket,
-    clock: &dyn Clock,
-    user: &UserId,
-) -> Result<u64, BucketError> {
+pub async fn remove_traces(bucket: &dyn Bucket, user: &UserId) -> Result<u64, BucketError> {
     let mut parked = 0;
     let remembered = format!("{}{}/", dedupe::PREFIX, user.encoded());
     for prefix in [prefix_of(user), remembered] {
@@ -28,7 +24,7 @@ pub async fn remove_traces(
         loop {
             let listing = bucket.list(&prefix, page).await?;
             for (name, generation) in &listing.objects {
-                forget(bucket, clock, name, *generation).await?;
+                forget(bucket, name, *generation).await?;
                 parked += u64::from(name.starts_with(PREFIX) && !is_claim(name));
             }
             page = listing.next_page;
@@ -39,7 +35,7 @@ pub async fn remove_traces(
     }
     let name = sign_outs::object_of(user);
     if let Some(object) = bucket.get(&name).await? {
-        forget(bucket, clock, &name, object.generation).await?;
+        forget(bucket, &name, object.generation).await?;
     }
     Ok(parked)
 }

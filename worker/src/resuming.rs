@@ -40,42 +40,32 @@ pub struct Resumed {
     pub held: bool,
 }
 
-/// One object may change once a second.
-const PAUSE: Duration = Duration::from_secs(1);
-const TRIES: u32 = 8;
 /// How often, and how long apart, a login looks whether another process has ended.
 const HELD_PAUSE: Duration = Duration::from_secs(2);
 const HELD_TRIES: u32 = 15;
 /// So many parked jobs of a user are gone through at once.
 const MOST: usize = 100_000;
 
-/// Deletes what was published. A job that was parked a moment ago is throttled:
-/// giving up at once would run it a second time.
+/// Deletes what was published.
 ///
 /// # Errors
-/// When the bucket did not delete it in all that time.
+/// When the bucket does not delete it.
 pub async fn forget(
     bucket: &dyn Bucket,
-    clock: &dyn Clock,
     name: &str,
     generation: Generation,
 ) -> Result<(), BucketError> {
-    let mut tries = 0;
-    loop {
-        match bucket.delete(name, generation).await {
-            Ok(_) | Err(BucketError::PreconditionFailed) => return Ok(()),
-            Err(BucketError::Throttled | BucketError::Unavailable(_)) if tries < TRIES => {
-                tries += 1;
-                clock.sleep(PAUSE).await;
-            }
-            Err(error) => return Err(error),
-        }
+    match bucket.delete(name, generation).await {
+        Ok(_) | Err(BucketError::PreconditionFailed) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
 /// Publishes a user's parked jobs again, in their order, and deletes each after
 /// it was published; none while the user's consent is missing. Where another process is
-/// doing so, waits up to half a minute for it.
+/// doing so, waits up to half a minute for it. The bucket is one that tries again
+/// ([`TokenStore::bucket`]): what was parked a moment ago cannot be deleted at once, and what
+/// is not deleted could run a second time.
 ///
 /// Cancelling it is a crash: what was published and not deleted yet runs twice.
 ///
@@ -177,7 +167,7 @@ impl<'a> Resuming<'a> {
                 Step::Note(jobs) => self.note(jobs).await,
                 Step::Release => {
                     if let Some(claim) = self.claim.take() {
-                        claim.release(self.bucket, self.clock).await;
+                        claim.release(self.bucket).await;
                     }
                     Event::Deleted
                 }
@@ -313,8 +303,8 @@ impl<'a> Resuming<'a> {
     }
 
     async fn delete(&mut self, jobs: Vec<Entry>) -> Event {
-        let (bucket, clock) = (self.bucket, self.clock);
-        let deleting = jobs.iter().map(|(name, at)| forget(bucket, clock, name, *at));
+        let bucket = self.bucket;
+        let deleting = jobs.iter().map(|(name, at)| forget(bucket, name, *at));
         let deleted = join_all(deleting).await;
         let mut undeleted = Vec::new();
         for (job, deleted) in jobs.into_iter().zip(deleted) {

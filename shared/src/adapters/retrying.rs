@@ -8,10 +8,13 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
+use crate::policy::Policy;
 use crate::ports::{
     Bucket, BucketError, Clock, Generation, Listing, Monotonic, Object, Randomness,
 };
 use crate::schedule::Schedule;
+
+use super::SystemClock;
 
 /// Before a request that was throttled is sent again: one name takes about one write per
 /// second.
@@ -46,6 +49,14 @@ impl RetryingBucket {
         time: Duration,
     ) -> Self {
         Self { inner, clock, random, pauses: Schedule::new(first, longest), time }
+    }
+
+    /// `inner`, asked again as a store with the default policy does, on the system's clock.
+    pub fn over(inner: Arc<dyn Bucket>) -> Self {
+        let policy = Policy::default();
+        let (clock, random) = (Arc::new(SystemClock::default()), Randomness::from_system());
+        let pauses = (policy.retry_min, policy.retry_max);
+        Self::new(inner, clock, Arc::new(random), pauses, policy.wait_limit)
     }
 
     fn tries(&self) -> Tries<'_> {

@@ -254,12 +254,12 @@ impl StoreArgs {
         }
         let bucket = place.bucket(&self.bucket).await?.shared();
         let bucket: Arc<dyn Bucket> = Arc::new(MeteredBucket::new(bucket, clock));
-        let store = TokenStore::builder(bucket, endpoint)
+        let store = TokenStore::builder(Arc::clone(&bucket), endpoint)
             .keyring(keyring)
             .policy(policy)
             .holder(instance)
             .build()?;
-        Ok(Connected { bucket: store.bucket(), store, http })
+        Ok(Connected { store, bucket, http })
     }
 }
 

@@ -31,7 +31,8 @@ pub(crate) async fn resume(
     let resumed = async {
         place.reach_pubsub().await?;
         let jobs = Publisher::open(&place.connection(), &topic).await?;
-        anyhow::Ok(resume_user(bucket, store, &jobs, &SystemClock::default(), user).await?)
+        let bucket = store.bucket();
+        anyhow::Ok(resume_user(&*bucket, store, &jobs, &SystemClock::default(), user).await?)
     };
     match resumed.await {
         Ok(Resumed { published, held }) => {

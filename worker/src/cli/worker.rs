@@ -186,7 +186,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         ack_extension: jobs.ack_extension,
     };
     let sweep = Sweep {
-        bucket: Arc::clone(&connected.bucket),
+        bucket: connected.store.bucket(),
         store: connected.store.clone(),
         jobs: Arc::clone(&job_topic),
         clock: Arc::clone(&clock),

@@ -104,8 +104,9 @@ impl Course<'_> {
     fn resume(&self, job: &crate::job::Job) {
         let (shared, user) = (Arc::clone(self.shared), job.user.clone());
         self.shared.tasks.spawn(async move {
-            let Deliveries { carrier, topics, clock, bucket, .. } = &*shared;
-            let resumed = resume_user(&**bucket, &carrier.store, &*topics.jobs, &**clock, &user);
+            let Deliveries { carrier, topics, clock, .. } = &*shared;
+            let (store, bucket) = (&carrier.store, carrier.store.bucket());
+            let resumed = resume_user(&*bucket, store, &*topics.jobs, &**clock, &user);
             if let Err(why) = resumed.await {
                 debug!(user = %user.digest(), "parked jobs wait for the next sweep: {why}");
             }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::UserId;
 use shared::ports::{Bucket, BucketError, Clock, Generation, Monotonic};
+use tracing::debug;
 
 use crate::claim::{Judged, RENEW_AFTER, STOP_AFTER, Sighting, judge};
 
@@ -11,9 +12,6 @@ use super::object::{claim_of, user_of};
 use super::resumption::Entry;
 
 const VERSION: u32 = 1;
-/// One object may change once a second.
-const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
-const TRIES: u32 = 8;
 
 /// As it is stored. That the object is there is what counts; who holds it is for people.
 #[derive(Serialize, Deserialize)]
@@ -71,29 +69,18 @@ impl Claim {
         seen: Option<Sighting>,
     ) -> Result<Claimed, BucketError> {
         let object = claim_of(user);
-        let mut tries = 0;
-        loop {
-            let found = bucket.get(&object).await?;
-            let generation = found.as_ref().map(|found| found.generation);
-            let expected = match judge(generation, seen, clock.monotonic()) {
-                Judged::Take(expected) => expected,
-                Judged::Held(sighting) => return Ok(Claimed::Held(Some(sighting))),
-            };
-            let renewed_at = clock.monotonic();
-            let published = found.map_or_else(Vec::new, |found| noted(user, &found.content));
-            match bucket.put(&object, content(holder, clock, &published), expected).await {
-                Ok(generation) => {
-                    let claim = Self { object, generation, renewed_at, published };
-                    return Ok(Claimed::Mine(claim));
-                }
-                Err(BucketError::PreconditionFailed) => return Ok(Claimed::Held(None)),
-                // Another process has released it within this second.
-                Err(BucketError::Throttled) if tries < TRIES => {
-                    tries += 1;
-                    clock.sleep(PAUSE).await;
-                }
-                Err(error) => return Err(error),
-            }
+        let found = bucket.get(&object).await?;
+        let generation = found.as_ref().map(|found| found.generation);
+        let expected = match judge(generation, seen, clock.monotonic()) {
+            Judged::Take(expected) => expected,
+            Judged::Held(sighting) => return Ok(Claimed::Held(Some(sighting))),
+        };
+        let renewed_at = clock.monotonic();
+        let published = found.map_or_else(Vec::new, |found| noted(user, &found.content));
+        match bucket.put(&object, content(holder, clock, &published), expected).await {
+            Ok(generation) => Ok(Claimed::Mine(Self { object, generation, renewed_at, published })),
+            Err(BucketError::PreconditionFailed) => Ok(Claimed::Held(None)),
+            Err(error) => Err(error),
         }
     }
 
@@ -115,25 +102,11 @@ impl Claim {
         published: Vec<Entry>,
     ) -> Result<(), BucketError> {
         self.published = published;
-        let mut tries = 0;
-        loop {
-            let age = clock.monotonic().since(self.renewed_at);
-            clock.sleep(PAUSE.saturating_sub(age)).await;
-            let asked = clock.monotonic();
-            let content = content(holder, clock, &self.published);
-            match bucket.put(&self.object, content, self.generation).await {
-                Ok(generation) => {
-                    self.generation = generation;
-                    self.renewed_at = asked;
-                    return Ok(());
-                }
-                Err(BucketError::Throttled | BucketError::Unavailable(_)) if tries < TRIES => {
-                    tries += 1;
-                    clock.sleep(PAUSE).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        let asked = clock.monotonic();
+        let content = content(holder, clock, &self.published);
+        self.generation = bucket.put(&self.object, content, self.generation).await?;
+        self.renewed_at = asked;
+        Ok(())
     }
 
     /// Whether something may be published under the claim at `now`.
@@ -168,16 +141,9 @@ impl Claim {
     }
 
     /// Gives the claim up. What cannot be deleted is taken over by somebody later.
-    pub async fn release(self, bucket: &dyn Bucket, clock: &dyn Clock) {
-        for _ in 0..TRIES {
-            let age = clock.monotonic().since(self.renewed_at);
-            clock.sleep(PAUSE.saturating_sub(age)).await;
-            match bucket.delete(&self.object, self.generation).await {
-                Err(BucketError::Throttled | BucketError::Unavailable(_)) => {
-                    clock.sleep(PAUSE).await;
-                }
-                _ => return,
-            }
+    pub async fn release(self, bucket: &dyn Bucket) {
+        if let Err(error) = bucket.delete(&self.object, self.generation).await {
+            debug!(object = self.object, "a claim is not released: {error}");
         }
     }
 }

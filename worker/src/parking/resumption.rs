@@ -159,7 +159,9 @@ impl Resumption {
     /// When `event` does not answer the last step: a fault of the driver.
     pub fn step(&mut self, event: Event) -> Step {
         match (self.state, event) {
-            (State::New, Event::Start) => self.go(State::Looking, Step::Look),
+            (State::New, Event::Start) | (State::Clearing, Event::Deleted) => {
+                self.go(State::Looking, Step::Look)
+            }
             (State::Looking, Event::Seen { credential, jobs }) => self.seen(credential, jobs),
             (State::FindingDue, Event::Due(any, kept)) => {
                 self.kept.extend(kept);
@@ -172,7 +174,6 @@ impl Resumption {
                 }
                 self.go(State::Clearing, Step::Delete(published))
             }
-            (State::Clearing, Event::Deleted) => self.go(State::Looking, Step::Look),
             (State::Clearing, Event::Undeleted(published)) => {
                 self.undeleted.extend(published);
                 self.go(State::Looking, Step::Look)

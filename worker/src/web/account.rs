@@ -74,7 +74,7 @@ pub(super) async fn disconnect(site: &Site, user: &UserId) -> Result<Notice, Not
             return Err(bad(text));
         }
     };
-    match remove_traces(&*site.bucket, &*site.clock, user).await {
+    match remove_traces(&*site.store.bucket(), user).await {
         Ok(0) => Ok(good(format!("{told}, and what was kept is deleted."))),
         Ok(1) => Ok(good(format!("{told}, and what was kept is deleted, with 1 waiting job."))),
         Ok(n) => Ok(good(format!("{told}, and what was kept is deleted, with {n} waiting jobs."))),

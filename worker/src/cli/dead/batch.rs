@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
-use shared::adapters::SystemClock;
 use shared::ports::{Bucket as _, Generation};
 use worker::parking::ParkedJob;
 use worker::pubsub::{Delivery, Outgoing, PublishError, Publisher, Settle};
@@ -132,9 +131,7 @@ impl Work<'_> {
                 }
             }
             Removal::Object(name, generation) => match &self.sources.bucket {
-                Some(bucket) => forget(bucket, &SystemClock::default(), &name, generation)
-                    .await
-                    .map_err(anyhow::Error::new),
+                Some(bucket) => forget(bucket, &name, generation).await.map_err(anyhow::Error::new),
                 None => Ok(()),
             },
         };

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
-use shared::adapters::{CloudStorage, SystemClock};
+use shared::adapters::SystemClock;
+use shared::ports::Bucket;
 use worker::parking::{Claim, Claimed, Renewed, user_of};
 
 use super::Sources;
@@ -23,7 +24,7 @@ pub(super) struct Claims(HashMap<String, Claim>);
 impl Claims {
     /// Claims the jobs of the user whose parked object has this name, or sees that the claim
     /// still is one's own.
-    pub(super) async fn take(&mut self, bucket: &CloudStorage, object: &str) -> anyhow::Result<()> {
+    pub(super) async fn take(&mut self, bucket: &dyn Bucket, object: &str) -> anyhow::Result<()> {
         let user = user_of(object).context("this is no parked job's name")?;
         let clock = SystemClock::default();
         if let Some(claim) = self.0.get_mut(user.as_str()) {
@@ -49,8 +50,7 @@ impl Claims {
     /// Releases all but the claim of the user whose jobs come next.
     pub(super) async fn release_but(&mut self, sources: &Sources, next: Option<&str>) {
         let Some(bucket) = &sources.bucket else { return };
-        let clock = SystemClock::default();
         let over = self.0.extract_if(|user, _| Some(user.as_str()) != next);
-        join_all(over.map(|(_, claim)| claim.release(bucket, &clock))).await;
+        join_all(over.map(|(_, claim)| claim.release(bucket))).await;
     }
 }

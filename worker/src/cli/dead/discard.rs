@@ -2,7 +2,6 @@
 
 use anyhow::Context as _;
 use serde_json::json;
-use shared::adapters::SystemClock;
 use worker::pubsub::Delivery;
 use worker::resuming::forget;
 
@@ -105,10 +104,10 @@ async fn remove(
         }
         Handle::Parked(generation) => {
             claims.take(bucket()?, &letter.name).await?;
-            forget(bucket()?, &SystemClock::default(), &letter.name, generation).await?;
+            forget(bucket()?, &letter.name, generation).await?;
         }
         Handle::Ending(generation, _) => {
-            forget(bucket()?, &SystemClock::default(), &letter.name, generation).await?;
+            forget(bucket()?, &letter.name, generation).await?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::future::{BoxFuture, join_all};
-use shared::adapters::{CloudStorage, SystemClock};
+use shared::adapters::{RetryingBucket, SystemClock};
 use shared::ports::{Bucket as _, Clock as _, Generation};
 use worker::outbox::{self, StoredEnding};
 use worker::parking::{PREFIX, ParkedJob, is_claim, prefix_of};
@@ -96,12 +96,12 @@ pub(super) async fn gather(
         if sources.parked {
             parked(bucket, which, limit, &mut found)
                 .await
-                .with_context(|| format!("parked jobs of bucket {}", bucket.name()))?;
+                .with_context(|| format!("parked jobs of bucket {}", sources.bucket_name))?;
         }
         if sources.endings {
             endings(bucket, which, limit, &mut found)
                 .await
-                .with_context(|| format!("ends of jobs in bucket {}", bucket.name()))?;
+                .with_context(|| format!("ends of jobs in bucket {}", sources.bucket_name))?;
         }
     }
     if let Some(subscription) = &sources.dead {
@@ -113,7 +113,7 @@ pub(super) async fn gather(
 }
 
 async fn parked(
-    bucket: &CloudStorage,
+    bucket: &RetryingBucket,
     which: &WhichArgs,
     limit: usize,
     found: &mut Found,
@@ -158,7 +158,7 @@ async fn parked(
 }
 
 async fn endings(
-    bucket: &CloudStorage,
+    bucket: &RetryingBucket,
     which: &WhichArgs,
     limit: usize,
     found: &mut Found,

@@ -14,7 +14,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
-use shared::{UserId, adapters::CloudStorage};
+use shared::{UserId, adapters::RetryingBucket};
 use std::time::Duration;
 
 use super::connect::{Place, ProjectArgs, duration, user_id};
@@ -147,7 +147,8 @@ struct WhichArgs {
 
 /// Where the jobs are that are meant.
 struct Sources {
-    bucket: Option<CloudStorage>,
+    bucket: Option<RetryingBucket>,
+    bucket_name: String,
     parked: bool,
     endings: bool,
     /// Full name of the dead-letter subscription.
@@ -181,11 +182,12 @@ impl WhichArgs {
         if dead.is_some() {
             place.reach_pubsub().await?;
         }
+        let bucket_name = bucket.clone().unwrap_or_default();
         let bucket = match bucket {
-            Some(name) => Some(place.bucket(&name).await?),
+            Some(name) => Some(RetryingBucket::over(place.bucket(&name).await?.shared())),
             None => None,
         };
-        Ok(Sources { bucket, parked: !self.ending, endings: !self.parked, dead })
+        Ok(Sources { bucket, bucket_name, parked: !self.ending, endings: !self.parked, dead })
     }
 
     /// Whether a job is meant.

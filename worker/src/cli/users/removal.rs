@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use serde_json::json;
-use shared::adapters::{HttpProvider, SystemClock};
+use shared::adapters::HttpProvider;
 use shared::{Revoked, UserId};
 use worker::removal::remove_traces;
 
@@ -96,7 +96,7 @@ pub(super) async fn delete(args: Args, place: &Place) -> anyhow::Result<()> {
 }
 
 async fn traces(connected: &Connected, user: &UserId) -> anyhow::Result<u64> {
-    remove_traces(&*connected.bucket, &SystemClock::default(), user).await.with_context(|| {
+    remove_traces(&*connected.store.bucket(), user).await.with_context(|| {
         format!(
             "the record of user {:?} is gone, and other objects are left; run it again",
             user.as_str()

@@ -263,7 +263,8 @@ fn resume(app: &Arc<App>, user: UserId) {
     tokio::spawn(async move {
         let Some(jobs) = &app.site.jobs else { return };
         let site = &app.site;
-        match resume_user(&*site.bucket, &site.store, jobs, &*site.clock, &user).await {
+        let bucket = site.store.bucket();
+        match resume_user(&*bucket, &site.store, jobs, &*site.clock, &user).await {
             Ok(Resumed { published: 0, .. }) => {}
             Ok(Resumed { published: resumed, .. }) => {
                 info!(user = %user.digest(), resumed, "parked jobs go on");
