@@ -171,7 +171,7 @@ async fn pages_that_are_cut_empty_or_deep() -> anyhow::Result<()> {
     told["cut"].assert_done("{\"a\":[1.0,2e0]}");
     assert_eq!(scene.api.sent_to("/cut").len(), 4, "from the first page on");
     let second = &scene.api.sent_to("/cut")[1].line;
-    assert_eq!(second, "GET /cut?x=%28+%2c&q=a+b&fields=*&pageToken=2");
+    assert_eq!(second, "GET /cut?x=%28+%2c&fields=*&q=a+b&pageToken=2");
     for name in ["half", "none", "empty"] {
         told[name].assert_done("{\"a\":[1.0]}");
     }
