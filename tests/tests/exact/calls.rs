@@ -101,7 +101,7 @@ async fn dead_letters_and_parked_jobs_keep_their_bytes() -> anyhow::Result<()> {
     worker.wait_for(|line| line["job"] == "parked" && line["status"] == "parked").await?;
     assert_eq!(worker.terminate().await?, 0);
     let names = scene.stage.cloud.objects(tests::stage::BUCKET, "parked/").await?;
-    let object = names.iter().find(|name| name.ends_with(".json")).unwrap();
+    let object = names.iter().find(|name| !name.ends_with("/claim")).unwrap();
     let object = scene.stage.cloud.object(tests::stage::BUCKET, object).await?;
     let object: serde_json::Value = serde_json::from_str(&object)?;
     let stored = STANDARD.decode(object["data"].as_str().unwrap())?;
