@@ -7,9 +7,9 @@ use emulators::faults::Fault;
 use emulators::google::{Operation, StatsQuery};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tests::stage::{Cloud, PATIENCE, Stage, full};
+use tests::stage::{BUCKET, Cloud, PATIENCE, Stage, full};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 fn job(id: &str, user: &str) -> Value {
@@ -216,6 +216,19 @@ async fn a_bucket_that_is_missing_at_the_start_ends_the_replica_at_once() -> any
     Ok(())
 }
 
+/// The connection of a request that an API has received.
+async fn asked(api: &TcpListener) -> anyhow::Result<TcpStream> {
+    let (mut connection, _) = tokio::time::timeout(PATIENCE, api.accept()).await??;
+    let mut request = [0; 4096];
+    assert!(connection.read(&mut request).await? > 0);
+    Ok(connection)
+}
+
+fn post(id: &str) -> Value {
+    let params = json!({"method": "POST", "url": "https://tasks.googleapis.com/x", "body": {}});
+    json!({"id": id, "user": "ann", "kind": "api", "params": params})
+}
+
 /// The API has carried out a POST and is still sending its answer when the replica is cut.
 #[tokio::test]
 async fn a_call_whose_answer_is_being_read_at_the_cut_is_done() -> anyhow::Result<()> {
@@ -226,12 +239,8 @@ async fn a_call_whose_answer_is_being_read_at_the_cut_is_done() -> anyhow::Resul
     let mut outcomes = stage.inbox("outcomes").await?;
     let mut worker = stage.start_worker_with(&["--drain", "6s"], &[("FLEET_API_ROOT", &*root)])?;
     worker.wait_for(|line| line["message"] == "taking jobs").await?;
-    let params = json!({"method": "POST", "url": "https://tasks.googleapis.com/x", "body": {}});
-    let job = json!({"id": "j", "user": "ann", "kind": "api", "params": params});
-    stage.publish(&[job], &[]).await?;
-    let (mut connection, _) = tokio::time::timeout(PATIENCE, api.accept()).await??;
-    let mut request = [0; 4096];
-    assert!(connection.read(&mut request).await? > 0);
+    stage.publish(&[post("j")], &[]).await?;
+    let mut connection = asked(&api).await?;
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 64\r\n\r\n{";
     connection.write_all(head.as_bytes()).await?;
     assert_eq!(worker.terminate().await?, 0);
@@ -239,5 +248,77 @@ async fn a_call_whose_answer_is_being_read_at_the_cut_is_done() -> anyhow::Resul
     assert_eq!((&outcome["status"], &outcome["effect"]), (&json!("done"), &json!("done")));
     assert_eq!(outcome["http_status"], 200);
     assert!(outcome["warning"].to_string().contains("was not read"), "{outcome}");
+    Ok(())
+}
+
+/// A process that is stopped longer than its messages' leases, with a POST under way: the
+/// message comes again, to the same replica, and the call is not made again.
+#[tokio::test]
+async fn a_replica_that_was_stopped_with_a_job_in_hand_runs_it_once() -> anyhow::Result<()> {
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    let (pubsub, _) = stage.cloud.embedded.as_ref().unwrap();
+    let subscription = full("subscriptions", "jobs-workers");
+    stage.write_user("ann", Duration::from_secs(3600)).await?;
+    let api = TcpListener::bind("127.0.0.1:0").await?;
+    let root = format!("http://{}", api.local_addr()?);
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let flags = ["--ack-extension", "10s"];
+    let mut worker = stage.start_worker_with(&flags, &[("FLEET_API_ROOT", &*root)])?;
+    worker.wait_for(|line| line["message"] == "taking jobs").await?;
+    stage.publish(&[post("j")], &[]).await?;
+    let mut connection = asked(&api).await?;
+    worker.signal(Signal::STOP)?;
+    let expired = pubsub.wait_for_subscription(&subscription, |stats| stats.redeliveries > 0);
+    tokio::time::timeout(PATIENCE, expired).await?;
+    worker.signal(Signal::CONT)?;
+    worker.wait_for_message("the process stood still").await?;
+    connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await?;
+    assert_eq!(outcomes.outcomes(1).await?["j"]["status"], "done");
+    assert_eq!(worker.terminate().await?, 0);
+    // Every connection that the replica opened is in the queue by now.
+    let api = api.into_std()?;
+    let another = api.accept().map(|(_, from)| from);
+    assert_eq!(another.unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "one call");
+    let left = pubsub.wait_for_subscription(&subscription, |stats| stats.backlog == 0);
+    tokio::time::timeout(PATIENCE, left).await?;
+    Ok(())
+}
+
+/// What the release before this one has left in the bucket: jobs that are done, and jobs
+/// that wait for their user.
+#[tokio::test]
+async fn what_the_release_before_has_remembered_and_parked_counts() -> anyhow::Result<()> {
+    // Written by that release.
+    const DONE: &str = r#"{"done_at":"2026-11-01T08:00:00.123456789Z","version":1}"#;
+    const PARKED: &str = r#"{"version":1,"user":"ann","job":"parked","kind":"profile",
+        "reason":"unknown","missing_scopes":[],"scopes":[],
+        "parked_at":"2026-11-01T08:00:01.5Z","publish_time":"2026-11-01T08:00:00.25Z",
+        "message_id":"7","ordering_key":"ann","attributes":{"mine":"kept"},
+        "data":"eyJpZCI6InBhcmtlZCIsInVzZXIiOiJhbm4iLCJraW5kIjoicHJvZmlsZSJ9"}"#;
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    stage.write_user("ann", Duration::from_secs(3600)).await?;
+    let scopes = stage.record("ann").await?["scopes"].clone();
+    let mut waits: Value = serde_json::from_str(PARKED)?;
+    waits["job"] = json!("waits");
+    waits["reason"] = json!("scopes");
+    waits["scopes"] = scopes;
+    // {"id":"waits","user":"ann","kind":"profile"}
+    waits["data"] = json!("eyJpZCI6IndhaXRzIiwidXNlciI6ImFubiIsImtpbmQiOiJwcm9maWxlIn0=");
+    let create = async |name: &str, content: &str| stage.cloud.create(BUCKET, name, content).await;
+    create("done/ann/done.json", DONE).await?;
+    create("parked/ann/01793520000250000000-parked.json", PARKED).await?;
+    let kept = "parked/ann/01793520000250000001-waits.json";
+    create(kept, &waits.to_string()).await?;
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut worker = stage.worker(&["--dedupe", "bucket", "--sweep", "1m"]).await?;
+    stage.publish(&[job("done", "ann"), job("new", "ann")], &[]).await?;
+    let told = outcomes.outcomes(3).await?;
+    for id in ["done", "new", "parked"] {
+        assert_eq!(told[id]["status"], "done", "{told:?}");
+    }
+    assert_eq!(stage.google.stats(&StatsQuery::default()).api_calls, 2, "one was done before");
+    worker.wait_for_message("parked jobs swept").await?;
+    assert_eq!(stage.cloud.objects(BUCKET, "parked/").await?, [kept], "its scopes are the same");
+    assert_eq!(worker.terminate().await?, 0);
     Ok(())
 }
