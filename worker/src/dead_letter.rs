@@ -35,7 +35,7 @@ const MAX_MESSAGE: usize = 10_000_000;
 
 /// What a dead letter tells.
 #[derive(Debug, Clone, Copy)]
-pub struct Obituary<'a> {
+pub struct Rejection<'a> {
     /// The job, where the message is one.
     pub job: Option<&'a Job>,
     /// Why it ended.
@@ -64,8 +64,8 @@ pub fn is_by_pubsub(received: &Received) -> bool {
 }
 
 /// The dead letter of a message.
-pub fn dead_letter(received: &Received, about: &Obituary<'_>) -> Outgoing {
-    let Obituary { job, reason, known, only_ours } = about;
+pub fn dead_letter(received: &Received, about: &Rejection<'_>) -> Outgoing {
+    let Rejection { job, reason, known, only_ours } = about;
     let mut letter = Letter::new(received.data.clone(), received.ordering_key.clone());
     letter.add(EFFECT, known.effect.as_str());
     letter.add(REPEATABLE, if known.repeatable { "true" } else { "false" });
@@ -224,8 +224,8 @@ mod tests {
         MESSAGE_ID,
     ];
 
-    fn about(job: &Job, only_ours: bool) -> Obituary<'_> {
-        Obituary { job: Some(job), reason: "no answer", known: SPENT, only_ours }
+    fn about(job: &Job, only_ours: bool) -> Rejection<'_> {
+        Rejection { job: Some(job), reason: "no answer", known: SPENT, only_ours }
     }
 
     #[test]
@@ -279,12 +279,12 @@ mod tests {
     #[test]
     fn a_long_reason_is_cut_at_a_character() {
         let (job, reason) = (job(), "é".repeat(600));
-        let about = Obituary { reason: &reason, ..about(&job, false) };
+        let about = Rejection { reason: &reason, ..about(&job, false) };
         let letter = dead_letter(&received(b"{}".to_vec(), &[]), &about);
         assert_eq!(letter.attributes[REASON].len(), 1024);
         let odd = format!("x{reason}");
         let letter =
-            dead_letter(&received(b"{}".to_vec(), &[]), &Obituary { reason: &odd, ..about });
+            dead_letter(&received(b"{}".to_vec(), &[]), &Rejection { reason: &odd, ..about });
         assert_eq!(letter.attributes[REASON].len(), 1023);
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tracing::{debug, error, warn};
 
-use crate::dead_letter::{Obituary, dead_letter};
+use crate::dead_letter::{Rejection, dead_letter};
 use crate::gate::Trouble;
 use crate::metrics;
 use crate::outbox::{StoredEnding, Writable};
@@ -120,7 +120,7 @@ impl Course<'_> {
         } else {
             reason.into_owned()
         };
-        let about = Obituary {
+        let about = Rejection {
             job: self.job,
             reason: &reason,
             known: ending.known,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use worker::dead_letter::{EFFECT, Obituary, dead_letter, recorded};
+use worker::dead_letter::{EFFECT, Rejection, dead_letter, recorded};
 use worker::effect::Knowledge;
 use worker::job::{Job, Received};
 use worker::settlement::{Cut, Ending, Event, Part, Parts, Step};
@@ -248,7 +248,7 @@ fn letter(setup: &Setup, id: u8, known: Knowledge, cut: Cut) -> Option<Knowledge
     let message =
         Received { attributes: own.collect(), message_id: id.to_string(), ..Received::default() };
     let job = Job::decode(br#"{"id":"j","user":"u","kind":"k"}"#, "m").expect("a job");
-    let about = Obituary { job: Some(&job), reason: "no", known, only_ours: cut != Cut::Whole };
+    let about = Rejection { job: Some(&job), reason: "no", known, only_ours: cut != Cut::Whole };
     let mut attributes = dead_letter(&message, &about).attributes;
     match setup.mutant {
         Some(Mutant::LetterWithoutEffect) => {
