@@ -11,6 +11,7 @@
 
 pub mod clearing;
 mod ending;
+mod own;
 mod sweep;
 
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use std::sync::Arc;
 use shared::ports::{Bucket, BucketError, Generation};
 
 pub use ending::{BadEnding, PREFIX, StoredEnding, Writable, prefix_of};
-pub use sweep::{Memory, OutboxSweep, Own, Sight, Swept};
+pub use own::Own;
+pub use sweep::{Memory, OutboxSweep, Sight, Swept};
 
 /// Stores ends.
 #[derive(Debug, Clone)]

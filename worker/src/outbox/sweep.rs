@@ -14,10 +14,11 @@ use tracing::{info, warn};
 
 use crate::claim::Sighting;
 use crate::metrics;
-use crate::pubsub::{PublishError, Topic};
+use crate::pubsub::PublishError;
 
 use super::clearing::{Clearing, Ended, Event, PAUSE, Step};
 use super::ending::{ClaimedBy, PREFIX, StoredEnding, Writable};
+use super::own::{Kept, Own};
 
 /// How long between two sweeps, about.
 const EVERY: Duration = Duration::from_secs(60);
@@ -25,15 +26,6 @@ const EVERY: Duration = Duration::from_secs(60);
 const AT_ONCE: usize = 8;
 /// So many ends one sweep looks at.
 const MOST: usize = 10_000;
-
-/// The topics that a worker writes ends to.
-#[derive(Debug, Clone, Default)]
-pub struct Own {
-    /// The dead topic.
-    pub dead: Option<Arc<dyn Topic>>,
-    /// The outcomes topic.
-    pub outcomes: Option<Arc<dyn Topic>>,
-}
 
 /// Sweeps `endings/`.
 pub struct OutboxSweep {
@@ -80,19 +72,6 @@ pub struct Memory {
     claims: BTreeMap<String, Sighting>,
     /// Objects that were read, by the generation that was read.
     read: BTreeMap<String, (Generation, Kept)>,
-}
-
-/// What is remembered of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Kept {
-    /// It is one of this worker's.
-    Own { stored_at: Timestamp, topics: BTreeSet<String> },
-    /// Some topic of it is not this worker's own.
-    Others,
-    /// Its topic refuses it.
-    Refused,
-    /// It cannot be read, which was said.
-    Unreadable,
 }
 
 /// When an end was stored, its object, and the topics that it is to be written to.
@@ -379,32 +358,6 @@ fn not_saved(error: &BucketError) -> Event {
     match error {
         BucketError::PreconditionFailed => Event::Conflict,
         _ => Event::NotSaved,
-    }
-}
-
-impl Own {
-    /// Where a part goes, if that is this worker's topic for it.
-    fn topic(&self, part: &Writable) -> Option<&dyn Topic> {
-        let (own, topic) = match part {
-            Writable::Remember { .. } => return None,
-            Writable::DeadLetter { topic, .. } => (&self.dead, topic),
-            Writable::Outcome { topic, .. } => (&self.outcomes, topic),
-        };
-        own.as_deref().filter(|own| own.name() == topic)
-    }
-
-    fn kept(&self, ending: &StoredEnding) -> Kept {
-        if ending.refused {
-            return Kept::Refused;
-        }
-        let is_own = |part: &Writable| {
-            matches!(part, Writable::Remember { .. }) || self.topic(part).is_some()
-        };
-        if !ending.rest.iter().all(is_own) {
-            return Kept::Others;
-        }
-        let topics = ending.topics().map(str::to_owned).collect();
-        Kept::Own { stored_at: ending.stored_at, topics }
     }
 }
 
