@@ -1,7 +1,7 @@
 //! How deliveries end: everything that can happen within the budgets, with every safeguard
 //! in place, and with each of them taken away.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use tests::report::say;
 use tests::settling::{Dedupe, Fault, Mutant, PROPERTIES, Place, Setup, check, stranded};
