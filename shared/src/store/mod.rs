@@ -7,6 +7,8 @@ mod credentials;
 mod drive;
 mod entry;
 mod inquiring;
+mod landing;
+mod requests;
 mod reseal;
 mod retry;
 mod revoke;

@@ -11,8 +11,8 @@ use crate::protocol::{Action, Event, Finish, Flight, Stored};
 use crate::reason::ConsentReason;
 use crate::user_id::UserId;
 
-use super::drive::run;
 use super::entry::Entry;
+use super::requests::run;
 use super::{Inner, TokenStore, unavailable};
 
 /// What a re-seal came to.

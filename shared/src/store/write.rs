@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::protocol::{Deletion, Grant, Granted, Granting, Held, Stored, Terms};
 use crate::user_id::UserId;
 
-use super::drive::run;
+use super::requests::run;
 use super::{Inner, TokenStore};
 
 /// What a login came to.

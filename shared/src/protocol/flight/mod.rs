@@ -1,16 +1,19 @@
 //! One attempt to have a usable token, step by step.
 //!
-//! This file has the states and step 1 (is it needed?); the lease and its renewal, the
-//! refresh, the commit, the provider's rejection and the re-seal have files of their own.
+//! This file takes events and begins states; the states themselves, step 1 (is it needed?),
+//! the lease and its renewal, the refresh, the commit, the provider's rejection and the
+//! re-seal have files of their own.
 
 mod blocking;
 mod committing;
 mod leasing;
 mod messages;
+mod reading;
 mod refreshing;
 mod rejection;
 mod renewing;
 mod rewriting;
+mod state;
 mod telling;
 
 use std::sync::Arc;
@@ -20,14 +23,12 @@ use crate::error::Error;
 use crate::policy::Policy;
 use crate::ports::{Generation, Monotonic, Now};
 use crate::reason::ConsentReason;
-use crate::record::{GrantId, TokenRecord, WriteId};
+use crate::record::TokenRecord;
 use crate::schedule::Schedule;
 use crate::user_id::UserId;
 
-use super::conflict::{Adoption, adopt};
-use super::freshness::{Freshness, Held};
-use super::lease::Lease;
-use renewing::Renewal;
+use super::freshness::Held;
+use state::{Errand, Hold, State, Taking};
 
 pub use renewing::Upkeep;
 
@@ -35,119 +36,6 @@ pub use messages::{
     Action, Draw, Event, Finish, Identity, Memory, Notes, PutFault, ReadFault, Refusal, Refusals,
     Source, Stored,
 };
-
-/// A lease that I hold, and what happened under it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Hold {
-    lease: Lease,
-    generation: Generation,
-    /// When the PUT that took it was first sent: attempts after the first fit into the
-    /// ttl from here.
-    taken: Monotonic,
-    /// When the last PUT that is known to be applied was first sent: others may take
-    /// over a ttl from here.
-    renewed: Monotonic,
-    renewal: Renewal,
-    takeover: bool,
-    /// When the last request was sent.
-    sent: Option<Now>,
-    /// An answer was lost.
-    ambiguous: bool,
-    /// A rejection was met after a lost answer, and the request sent once more.
-    doubted: bool,
-    /// When the provider first rejected the refresh token.
-    rejected: Option<Monotonic>,
-    revoking: Option<WriteId>,
-}
-
-/// A lease that I am asking for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Taking {
-    lease: Lease,
-    expected: Generation,
-    first_sent: Monotonic,
-    takeover: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum State {
-    /// Step 1.
-    ReadingToken,
-    /// Step 2. With `doubt`, a PUT of mine may have been applied.
-    ReadingLease {
-        base: Box<Stored>,
-        doubt: Option<Box<Taking>>,
-    },
-    /// The lease guards a later generation than `base`.
-    RereadingToken {
-        base: Box<Stored>,
-        lease: Generation,
-    },
-    PuttingLease {
-        base: Box<Stored>,
-        taking: Box<Taking>,
-    },
-    /// A lease was taken that says nothing about when `base` was read.
-    Confirming {
-        base: Box<Stored>,
-    },
-    /// Another replica holds the lease.
-    Polling {
-        base: Box<Stored>,
-    },
-    /// Step 3. `why` the last attempt failed.
-    Refreshing {
-        base: Box<Stored>,
-        why: Option<Error>,
-    },
-    /// Whom is a refusal about?
-    Judging {
-        base: Box<Stored>,
-        refusal: Refusal,
-    },
-    /// Step 4.
-    Committing {
-        base: Box<Stored>,
-        mine: Box<TokenRecord>,
-        expected: Generation,
-    },
-    ReadingConflict {
-        base: Box<Stored>,
-        mine: Box<TokenRecord>,
-    },
-    /// Step 5.
-    ReadingRejection {
-        base: Box<Stored>,
-        reason: Arc<str>,
-    },
-    Revoking {
-        base: Box<Stored>,
-        reason: Arc<str>,
-        on: Generation,
-        dead: Box<TokenRecord>,
-    },
-    /// The refresh token stays: the same values sealed anew, or `blocked`.
-    Rewriting {
-        base: Box<Stored>,
-        again: Box<TokenRecord>,
-    },
-    ReadingRewritten {
-        base: Box<Stored>,
-        again: Box<TokenRecord>,
-    },
-    /// Time passes, then the inner state begins.
-    Pausing(Box<State>),
-    Over,
-}
-
-/// What the lease is wanted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Errand {
-    Refresh,
-    Reseal,
-    /// A revoked record's token is to be presented once more.
-    Present,
-}
 
 /// One attempt of one replica to have a usable token of one user.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -404,109 +292,6 @@ impl Flight {
             ahead: self.policy.refresh_ahead_for(record.expires_in, around.draw.unit()),
             record,
             generation,
-        }
-    }
-
-    // Step 1: is it needed?
-
-    fn on_first_read(
-        &mut self,
-        read: Result<Option<Box<Stored>>, ReadFault>,
-        around: &mut Around<'_>,
-    ) -> Action {
-        match read {
-            Err(fault) => self.read_failed(fault),
-            Ok(None) => self.consent(ConsentReason::Unknown),
-            Ok(Some(stored)) => self.judge_token(stored, around),
-        }
-    }
-
-    fn judge_token(&mut self, stored: Box<Stored>, around: &mut Around<'_>) -> Action {
-        self.hold = None;
-        if self.errand == Errand::Reseal {
-            // Whoever wrote it meanwhile has sealed it.
-            if *self.held.get_or_insert(stored.generation) != stored.generation {
-                return self.finish(Finish::HeldElsewhere);
-            }
-            // A revoked record is sealed like any other, and no secret is sent.
-            return self.seek_lease(stored, around);
-        }
-        if stored.record.is_active() && self.errand == Errand::Present {
-            self.errand = Errand::Refresh;
-        }
-        if let Some(action) = self.refuse(&stored.record) {
-            return action;
-        }
-        let held = self.hold(stored.record.clone(), Some(stored.generation), around);
-        let now = around.now;
-        match held.freshness(&self.policy, &around.memory.rejected, now) {
-            Freshness::Fresh => self.finish(Finish::Use(Box::new(held), Source::Adopted)),
-            Freshness::Due if self.held != Some(stored.generation) => {
-                self.finish(Finish::Use(Box::new(held), Source::Adopted))
-            }
-            Freshness::Due | Freshness::Unusable => {
-                if self.errand == Errand::Present {
-                    return self.seek_lease(stored, around);
-                }
-                if around.memory.is_blocked(&stored.record, now) {
-                    return self.blocked(stored, around);
-                }
-                if let Some(left) = around.memory.told_to_wait(now.monotonic) {
-                    return self.told_to_wait(left);
-                }
-                self.seek_lease(stored, around)
-            }
-        }
-    }
-
-    /// The endpoint asked for patience with this user, and somebody else may still renew it.
-    fn told_to_wait(&mut self, left: Duration) -> Action {
-        if !self.foreground {
-            return self.finish(Finish::HeldElsewhere);
-        }
-        let why = "the token endpoint asked to wait before this user is refreshed again".into();
-        self.fail(Error::Later { why, retry_after: left })
-    }
-
-    /// Ends the flight when the record is another client's, whose secret is
-    /// never sent anywhere, or revoked.
-    fn refuse(&mut self, record: &TokenRecord) -> Option<Action> {
-        let checks = [
-            ("client_id", &record.client_id, Arc::clone(&self.identity.client_id)),
-            ("token_uri", &record.token_uri, Arc::clone(&self.identity.token_uri)),
-        ];
-        for (field, stored, configured) in checks {
-            if **stored != *configured {
-                let error = Error::WrongClient {
-                    object: self.user.token_object(),
-                    field,
-                    stored: stored.clone(),
-                    configured: configured.to_string(),
-                };
-                return Some(self.fail(error));
-            }
-        }
-        let revoked = record.trouble().filter(|_| !record.is_active());
-        revoked.filter(|_| self.errand != Errand::Present).map(|why| self.consent(why))
-    }
-
-    /// A record that somebody else wrote: does it end the call?
-    fn moved(
-        &mut self,
-        began_with: &GrantId,
-        stored: Box<Stored>,
-        around: &mut Around<'_>,
-    ) -> Action {
-        if self.errand == Errand::Reseal {
-            return self.judge_token(stored, around);
-        }
-        if let Some(action) = self.refuse(&stored.record) {
-            return action;
-        }
-        match adopt(&stored.record, began_with, &around.memory.rejected) {
-            Adoption::Use => self.use_record(*stored, Source::Adopted, around),
-            Adoption::NeedsConsent => self.end(&stored.record),
-            Adoption::Again => self.judge_token(stored, around),
         }
     }
 

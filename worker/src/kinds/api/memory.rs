@@ -52,7 +52,8 @@ pub(super) struct Taken<'a> {
     _upload: Option<SemaphorePermit<'a>>,
 }
 
-/// The least that can be given to `--body-memory`: one upload must find room.
+/// The least that can be given to `--body-memory`: about what one upload needs, which then
+/// waits until it is alone.
 pub const MIN_BODY_MEMORY: usize = 4 * 1024 * 1024;
 
 impl BodyMemory {

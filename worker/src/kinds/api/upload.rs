@@ -25,7 +25,7 @@ use super::storage_failure::{Failure, NotStored, bounded, spoilt, status};
 
 /// What one request of a resumable upload carries, and what a running job holds in
 /// memory. Smaller objects go in one request.
-pub(super) const CHUNK: usize = 2 * 1024 * 1024;
+pub(super) const CHUNK: usize = 4 * 1024 * 1024;
 /// Requests of one upload that may fail; it goes on where it was.
 const ATTEMPTS: u32 = 5;
 const JOB: &str = "fleet-job";
