@@ -9,6 +9,7 @@ mod credential;
 mod kinds;
 mod report;
 mod run;
+mod telling;
 mod write;
 
 use std::collections::HashSet;

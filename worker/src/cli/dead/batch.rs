@@ -11,10 +11,10 @@ use worker::pubsub::{Delivery, Outgoing, PublishError, Publisher, Settle};
 use worker::resuming::forget;
 
 use super::Sources;
+use super::choice::{Counts, HowArgs};
 use super::claims::Claims;
 use super::gather::{Handle, Item};
 use super::letter::{Letter, counted, revived};
-use super::redrive::{Counts, HowArgs};
 
 /// How a published job is removed.
 enum Removal {

@@ -2,6 +2,7 @@
 //! rejected or delivered too often, and ends of jobs that could not be written yet.
 
 mod batch;
+mod choice;
 mod claims;
 mod discard;
 mod gather;
@@ -73,7 +74,7 @@ parked job whose user has still not consented is parked again.
         #[command(flatten)]
         which: WhichArgs,
         #[command(flatten)]
-        how: redrive::HowArgs,
+        how: choice::HowArgs,
         /// At most so many [default: all]
         #[arg(long)]
         limit: Option<usize>,

@@ -2,10 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use worker::pubsub::Publisher;
 
@@ -13,6 +11,7 @@ use super::super::confirm::{confirmed, somebody_can_be_asked};
 use super::super::connect::Place;
 use super::super::output;
 use super::batch::Work;
+use super::choice::{Counts, HowArgs, Judged};
 use super::claims::Claims;
 use super::gather::{Extent, Item, gather};
 use super::letter::Letter;
@@ -24,71 +23,6 @@ const BATCH: usize = 32;
 const LINE_EVERY: usize = 100;
 /// After so many failures in a row it is the topic or the bucket that fails.
 const MAX_FAILURES: usize = 3;
-
-#[derive(Debug, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
-pub(super) struct HowArgs {
-    /// Job topic: an ID or a full name
-    #[arg(long, env = "FLEET_TOPIC")]
-    topic: String,
-    /// Show what would go on, and change nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-    /// Also what is no job, and what was redriven several times before
-    #[arg(long)]
-    force: bool,
-    /// Publish without ordering key: jobs of one user may overtake each other
-    #[arg(long)]
-    pub(super) unordered: bool,
-    /// Also jobs that have acted, or may have: `unrecorded` takes those that never ended here
-    /// and nothing else, `any` does all of them again, as a new run
-    #[arg(long, value_enum)]
-    effect: Option<Effects>,
-}
-
-/// Which jobs that may have acted are meant besides those that may be repeated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Effects {
-    /// Only those that never ended here
-    Unrecorded,
-    /// All
-    Any,
-}
-
-/// What became of them.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) redriven: usize,
-    skipped: usize,
-    /// They have acted, or may have, and must not be repeated.
-    spent: usize,
-    /// They never ended here, so whether they have acted is not known.
-    unrecorded: usize,
-    pub(super) failed: usize,
-    /// Gone before their turn: somebody else was faster.
-    pub(super) gone: usize,
-}
-
-impl Counts {
-    fn seen(&self) -> usize {
-        self.redriven + self.failed + self.gone
-    }
-
-    fn to_json(&self, left: usize) -> Value {
-        json!({
-            "redriven": self.redriven,
-            "skipped": self.skipped,
-            "spent": self.spent,
-            "unrecorded": self.unrecorded,
-            "failed": self.failed,
-            "gone": self.gone,
-            "left": left,
-        })
-    }
-}
 
 pub(super) async fn run(
     place: &Place,
@@ -150,50 +84,6 @@ pub(super) async fn run(
     found.items.extend(left_alone);
     found.give_back().await;
     result
-}
-
-/// Whether a job is redriven.
-enum Judged {
-    /// It is.
-    Meant,
-    /// It is left where it is, and counted.
-    Counted,
-    /// It is left where it is, and named with this reason.
-    Named(String),
-}
-
-impl HowArgs {
-    fn judge(&self, letter: &Letter, counts: &mut Counts) -> Judged {
-        let never_ended = letter.known.is_none();
-        match self.effect {
-            None if letter.is_spent() => {
-                counts.spent += 1;
-                return Judged::Counted;
-            }
-            None if never_ended => {
-                counts.unrecorded += 1;
-                return Judged::Counted;
-            }
-            Some(Effects::Unrecorded) if !never_ended => return Judged::Counted,
-            _ => {}
-        }
-        let why = match letter.doubt() {
-            Some(why) if !self.force => format!("{why}; --force"),
-            _ if letter.has_no_room => {
-                "its message has no room for what makes it the same job".to_owned()
-            }
-            _ => return Judged::Meant,
-        };
-        counts.skipped += 1;
-        Judged::Named(why)
-    }
-
-    /// The run in which a job is done again: another one where what it did is repeated.
-    pub(super) fn run(&self, letter: &Letter) -> u32 {
-        let repeats = self.effect == Some(Effects::Any);
-        let acted = letter.known.is_none() || letter.is_spent();
-        if repeats && acted { letter.run.saturating_add(1) } else { letter.run }
-    }
 }
 
 /// One user's jobs follow each other in their order, so that a claim is held for a short
