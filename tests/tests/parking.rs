@@ -72,8 +72,15 @@ fn unknown() -> ConsentReason {
     ConsentReason::Unknown
 }
 
+/// As the store hands it out, which tries again.
 fn bucket(fleet: &Fleet) -> Arc<dyn Bucket> {
-    Arc::<tests::memory::FaultyBucket>::clone(&fleet.bucket)
+    retrying(Arc::<tests::memory::FaultyBucket>::clone(&fleet.bucket))
+}
+
+fn retrying(inner: Arc<dyn Bucket>) -> Arc<RetryingBucket> {
+    let pauses = (Duration::from_millis(100), Duration::from_secs(5));
+    let (clock, random) = (Arc::new(clock()), Arc::new(Randomness::seeded(1)));
+    Arc::new(RetryingBucket::new(inner, clock, random, pauses, Duration::from_secs(45)))
 }
 
 fn clock() -> VirtualClock {
@@ -165,12 +172,8 @@ struct OncePerSecond {
 impl OncePerSecond {
     /// As the store hands it out, which tries again.
     fn over(fleet: &Fleet) -> Arc<RetryingBucket> {
-        let slow = Self { inner: bucket(fleet), changed_at: Mutex::default() };
-        let (first, longest) = (Duration::from_millis(100), Duration::from_secs(5));
-        let random = Arc::new(Randomness::seeded(1));
-        let (slow, clock) = (Arc::new(slow), Arc::new(clock()));
-        let time = Duration::from_secs(45);
-        Arc::new(RetryingBucket::new(slow, clock, random, (first, longest), time))
+        let inner: Arc<dyn Bucket> = Arc::<tests::memory::FaultyBucket>::clone(&fleet.bucket);
+        retrying(Arc::new(Self { inner, changed_at: Mutex::default() }))
     }
 
     fn check(&self, name: &str) -> Result<(), BucketError> {
@@ -591,8 +594,9 @@ async fn a_claim_is_taken_over_when_it_stood_still() {
     let every = Duration::from_secs(24 * 60 * 60);
     let sweep = Sweep { every, ..sweep(&fleet, "a", &topic) };
     let sweeping = tokio::spawn(sweep.run(stop.clone()));
-    let resumed =
-        resume_user(&*fleet.bucket, &fleet.replica("b"), &*topic, &clock(), &ann()).await.unwrap();
+    let resumed = resume_user(&*bucket(&fleet), &fleet.replica("b"), &*topic, &clock(), &ann())
+        .await
+        .unwrap();
     assert!(resumed.held && topic.jobs().is_empty(), "{resumed:?}");
     // The first sweep comes within a twentieth of the interval.
     tests::memory::pass(every / 20 + Duration::from_secs(601)).await;
@@ -637,7 +641,7 @@ async fn a_job_waits_until_the_grant_is_another() {
     fleet.bucket.put(&name, parked.to_string().into(), object.generation).await.unwrap();
     let topic = Arc::new(Topic::default());
     let resume = || async {
-        resume_user(&*fleet.bucket, &fleet.replica("b"), &*topic, &clock(), &ann()).await.unwrap()
+        resume_user(&*bucket(&fleet), &fleet.replica("b"), &*topic, &clock(), &ann()).await.unwrap()
     };
     assert_eq!(resume().await.published, 0);
     log_in(&fleet.replica("web"), fleet.login(&ann())).await;
@@ -708,21 +712,21 @@ async fn a_claim_counts_from_its_last_write() {
     let fleet = Fleet::new(false);
     let minutes = |count: u64| tests::memory::pass(Duration::from_secs(60 * count));
     let take = async |holder: &str, seen: Option<Sighting>| {
-        Claim::take(&*fleet.bucket, &clock(), &ann(), holder, seen).await.unwrap()
+        Claim::take(&*bucket(&fleet), &clock(), &ann(), holder, seen).await.unwrap()
     };
     let Claimed::Mine(mut first) = take("a", None).await else { panic!("nobody has it") };
     let Claimed::Held(seen) = take("b", None).await else { panic!("a has it") };
     minutes(4).await;
     assert!(first.holds(clock().monotonic()));
-    assert_eq!(first.renew(&*fleet.bucket, &clock(), "a").await.unwrap(), Renewed::Mine);
+    assert_eq!(first.renew(&*bucket(&fleet), &clock(), "a").await.unwrap(), Renewed::Mine);
     minutes(6).await;
     assert!(!first.holds(clock().monotonic()), "five minutes after it was written");
     let Claimed::Held(seen) = take("b", seen).await else { panic!("it was written again") };
     minutes(10).await;
     let Claimed::Mine(second) = take("b", seen).await else { panic!("it stood still") };
-    assert_eq!(first.renew(&*fleet.bucket, &clock(), "a").await.unwrap(), Renewed::Lost);
-    first.release(&*fleet.bucket).await;
+    assert_eq!(first.renew(&*bucket(&fleet), &clock(), "a").await.unwrap(), Renewed::Lost);
+    first.release(&*bucket(&fleet)).await;
     assert_eq!(left(&fleet).await, [format!("{}claim", prefix_of(&ann()))], "b has it");
-    second.release(&*fleet.bucket).await;
+    second.release(&*bucket(&fleet)).await;
     assert_eq!(left(&fleet).await, Vec::<String>::new());
 }

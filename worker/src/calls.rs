@@ -10,44 +10,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response};
 use serde::Serialize;
 use shared::Secret;
-use shared::ports::Clock;
-use tracing::Instrument as _;
 use url::Url;
 
+use crate::carrier::Carrier;
 use crate::effect::{CallLedger, Effect};
-use crate::metrics::ApiSeries;
 use crate::retry_after::asks_to_wait;
-use crate::session::Carrier;
-use crate::spans;
-
-/// Counts calls and times them.
-#[derive(Debug)]
-pub(crate) struct Observer {
-    clock: Arc<dyn Clock>,
-    series: ApiSeries,
-}
-
-impl Observer {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, series: ApiSeries::default() }
-    }
-
-    /// Carries out `call`, which asks `host`. Dropping this drops `call`, uncounted.
-    async fn observe(
-        &self,
-        method: &Method,
-        host: &str,
-        call: impl Future<Output = Result<Response, CallError>>,
-    ) -> Result<Response, CallError> {
-        let span = spans::api(method.as_str(), host);
-        let sent = self.clock.monotonic();
-        let answer = call.instrument(span.clone()).await;
-        let status = answer.as_ref().ok().map(|response| response.status().as_u16());
-        spans::api_answered(&span, status);
-        self.series.note(host, status, self.clock.monotonic().since(sent));
-        answer
-    }
-}
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -273,6 +240,7 @@ mod tests {
     use crate::conclusion::Conclusion;
     use crate::effect::Knowledge;
     use crate::outcome::Verdict;
+    use crate::session::Session;
     use crate::session::stand::{carrier, raw};
     use crate::telemetry::prometheus::recorder;
 
@@ -281,7 +249,7 @@ mod tests {
 
     async fn call(origin: &str, gone: &str) {
         let (mut carrier, credentials) = carrier(origin).await;
-        let session = carrier.session(credentials.clone());
+        let session = Session::new(&carrier, credentials.clone());
         let request = session.request(Method::POST, TASKS).unwrap().json(&json!({"title": "x"}));
         let shown = format!("{request:?}");
         assert!(!shown.contains("fake-") && !shown.contains("/tasks"), "{shown}");
@@ -295,7 +263,7 @@ mod tests {
         assert_eq!(session.ledger().calls().begun, 2, "what was forbidden is no call");
         drop(session);
         carrier.api_root = Some(gone.parse().unwrap());
-        let session = carrier.session(credentials);
+        let session = Session::new(&carrier, credentials);
         let error = session.request(Method::POST, TASKS).unwrap().send().await.unwrap_err();
         assert!(matches!(error, CallError::Unreachable(_)), "{error:?}");
         assert!(std::error::Error::source(&error).is_some());
@@ -345,7 +313,7 @@ mod tests {
             (Method::POST, false, true),
             (Method::PATCH, false, true),
         ] {
-            let session = carrier.session(credentials.clone());
+            let session = Session::new(&carrier, credentials.clone());
             let ledger = session.ledger();
             let request = session.request(method.clone(), TASKS).unwrap();
             let request = if idempotent { request.idempotent() } else { request };
@@ -379,7 +347,7 @@ mod tests {
             let user = shared::UserId::new(user).unwrap();
             carrier.host_limits.refused("tasks.googleapis.com", &user, true, now, 0.5);
         }
-        let session = carrier.session(credentials);
+        let session = Session::new(&carrier, credentials);
         let request = session.request(Method::POST, TASKS).unwrap();
         let error = request.send().await.unwrap_err();
         let Verdict::Retry { after: Some(after), .. } = Verdict::of_call_error(&error) else {
@@ -395,7 +363,7 @@ mod tests {
     async fn an_api_that_says_nothing_is_given_up_within_the_limit() {
         let (origin, _requests) = raw([]).await;
         let (carrier, credentials) = carrier(&origin).await;
-        let session = carrier.session(credentials);
+        let session = Session::new(&carrier, credentials);
         let start = tokio::time::Instant::now();
         let limit = Duration::from_secs(60);
         let request = session.request(Method::POST, TASKS).unwrap().within(limit);

@@ -6,6 +6,7 @@
 //! ended by exactly one [`outcome::Status`].
 
 mod calls;
+mod carrier;
 pub mod claim;
 mod conclusion;
 pub mod dead_letter;
@@ -24,6 +25,7 @@ mod logged_user;
 mod message;
 pub mod metered;
 pub mod metrics;
+mod observer;
 pub mod outbox;
 pub mod outcome;
 pub mod parking;

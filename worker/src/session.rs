@@ -5,33 +5,13 @@ use std::sync::Arc;
 
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
 use reqwest::Method;
-use shared::{Credentials, TokenStore, UserId};
+use shared::{Credentials, UserId};
 use url::Url;
 
-use crate::calls::{ApiRequest, Observer};
+use crate::calls::ApiRequest;
+use crate::carrier::Carrier;
 use crate::effect::{CallLedger, CallUnderWay};
 use crate::hosts::{Forbidden, HostRules, stand_in};
-use crate::rate_limits::HostLimits;
-
-/// What the sessions of a worker share.
-#[derive(Debug, Clone)]
-pub(crate) struct Carrier {
-    pub(crate) store: TokenStore,
-    pub(crate) http: reqwest::Client,
-    pub(crate) hosts: HostRules,
-    /// Stands in for Google's API origins, with emulators only.
-    pub(crate) api_root: Option<Url>,
-    pub(crate) observer: Arc<Observer>,
-    /// Which hosts are left alone for a while.
-    pub(crate) host_limits: Arc<HostLimits>,
-}
-
-impl Carrier {
-    /// A session for one run of a handler.
-    pub(crate) fn session(&self, credentials: Credentials) -> Session<'_> {
-        Session { carrier: self, credentials, ledger: Arc::default() }
-    }
-}
 
 /// One run of a handler as one user.
 pub struct Session<'a> {
@@ -40,7 +20,12 @@ pub struct Session<'a> {
     ledger: Arc<CallLedger>,
 }
 
-impl Session<'_> {
+impl<'a> Session<'a> {
+    /// For one run of a handler.
+    pub(crate) fn new(carrier: &'a Carrier, credentials: Credentials) -> Self {
+        Self { carrier, credentials, ledger: Arc::default() }
+    }
+
     /// On whose behalf.
     pub fn user(&self) -> &UserId {
         self.credentials.user()
@@ -111,6 +96,8 @@ impl fmt::Debug for Session<'_> {
 /// handlers do with a session.
 #[cfg(test)]
 pub(crate) mod stand {
+    use crate::observer::Observer;
+    use shared::TokenStore;
     use std::time::Duration;
 
     use futures_util::FutureExt as _;

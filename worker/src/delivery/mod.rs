@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, error, warn};
 
+use crate::carrier::Carrier;
 use crate::dedupe::Dedupe;
 use crate::effect::Knowledge;
 use crate::gate::Gate;
@@ -37,7 +38,6 @@ use crate::parking::Parking;
 use crate::pubsub::{Delivery, Topic};
 use crate::rate_limits::RateLimits;
 use crate::scheduler::{Moves, Queued, Scheduler};
-use crate::session::Carrier;
 use crate::settlement::{Event, Ran};
 use crate::spans;
 

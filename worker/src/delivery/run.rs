@@ -13,6 +13,7 @@ use crate::effect::Knowledge;
 use crate::job::Job;
 use crate::metrics;
 use crate::outcome::Verdict;
+use crate::session::Session;
 use crate::settlement::{Event, Ran};
 
 use super::course::Course;
@@ -90,7 +91,7 @@ impl<'a> Course<'a> {
         let _slot = self.slot().await?;
         self.attempt += 1;
         let began = self.shared.now();
-        let session = self.shared.carrier.session(credentials.clone());
+        let session = Session::new(&self.shared.carrier, credentials.clone());
         let ledger = session.ledger();
         let _running = self.shared.meters.run();
         // A panic ends this delivery only; the handler keeps no state of ours that it could

@@ -108,7 +108,7 @@ mod tests {
     async fn profile(answer: Option<&str>) -> Verdict {
         let (origin, _requests) = raw(answer.map(|answer| answer.as_bytes().to_vec())).await;
         let (carrier, credentials) = carrier(&origin).await;
-        let session = carrier.session(credentials);
+        let session = Session::new(&carrier, credentials);
         let job = Job::decode(br#"{"user": "ann", "kind": "profile"}"#, "j").unwrap();
         let handler = ProfileHandler::new(&format!("{origin}/userinfo"));
         handler.handle(&job, &session).await.into_parts().0

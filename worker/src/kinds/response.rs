@@ -194,6 +194,7 @@ mod tests {
 
     use super::*;
     use crate::conclusion::Conclusion;
+    use crate::session::Session;
     use crate::session::stand::{carrier, raw};
 
     /// How a call is made.
@@ -212,7 +213,7 @@ mod tests {
     async fn run(made: Made, answer: &[u8]) -> Conclusion {
         let (origin, mut requests) = raw([answer.to_vec()]).await;
         let (carrier, credentials) = carrier(&origin).await;
-        let session = carrier.session(credentials);
+        let session = Session::new(&carrier, credentials);
         let method = match made {
             Get => Method::GET,
             Put => Method::PUT,
@@ -464,7 +465,7 @@ mod tests {
         {
             let (origin, _requests) = raw([ok("", b"{}"), second.into_bytes()]).await;
             let (carrier, credentials) = carrier(&origin).await;
-            let session = carrier.session(credentials);
+            let session = Session::new(&carrier, credentials);
             let url = "https://tasks.googleapis.com/";
             let first = session.request(Method::POST, url).unwrap().send().await.unwrap();
             assert_eq!(first.status(), 200);

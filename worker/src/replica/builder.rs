@@ -10,14 +10,14 @@ use shared::ports::{Bucket, Clock, Randomness};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use crate::calls::Observer;
+use crate::carrier::Carrier;
 use crate::dedupe::Dedupe;
 use crate::handler::Handler;
 use crate::health::Pulse;
 use crate::hosts::HostRules;
 use crate::kinds::Kinds;
+use crate::observer::Observer;
 use crate::pubsub::{OUTSTANDING_BYTES, Source, Topic};
-use crate::session::Carrier;
 
 use super::{Readiness, ReplicaError, Stop};
 
