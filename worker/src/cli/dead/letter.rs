@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(letter.published.to_string(), "2026-01-01T00:00:00.5Z");
         let letter = Letter::dead(&received("{", "", &BY_WORKERS), now);
         assert_eq!((letter.job.as_str(), letter.user.as_deref()), ("j", None));
-        assert!(letter.doubt().unwrap().contains("not JSON"));
+        assert!(letter.doubt().unwrap().contains("ends too early"));
         let letter = Letter::dead(&received(JOB, "bob", &BY_PUBSUB), now);
         assert!(letter.doubt().unwrap().contains("ordering key"));
         let letter = Letter::dead(&received(JOB, "", &[("fleet_redrives", "3")]), now);
