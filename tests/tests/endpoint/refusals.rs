@@ -20,6 +20,8 @@ struct Scene {
     stage: Stage,
     outcomes: Inbox,
     workers: Vec<Worker>,
+    /// Her job is parked.
+    parked: bool,
 }
 
 impl Scene {
@@ -36,7 +38,7 @@ impl Scene {
         let outcomes = stage.inbox("outcomes").await?;
         let (a, b, c) =
             tokio::join!(stage.worker(&FLAGS), stage.worker(&FLAGS), stage.worker(&FLAGS));
-        Ok(Self { stage, outcomes, workers: vec![a?, b?, c?] })
+        Ok(Self { stage, outcomes, workers: vec![a?, b?, c?], parked: false })
     }
 
     async fn publish(&self, user: &str, id: &str) -> anyhow::Result<()> {
@@ -52,10 +54,21 @@ impl Scene {
         while done < HEALTHY.len() {
             let (outcome, _) = self.outcomes.next().await?;
             let id = outcome["job"].as_str().unwrap_or_default();
-            if !id.starts_with("eve") {
+            if id.starts_with("eve") {
+                self.parked = outcome["status"] == "parked";
+            } else {
                 assert_eq!(outcome["status"], "done", "{outcome}");
                 done += 1;
             }
+        }
+        Ok(())
+    }
+
+    /// Her job is parked by now, or soon.
+    async fn eve_is_parked(&mut self) -> anyhow::Result<()> {
+        if !self.parked {
+            let (outcome, _) = self.outcomes.next().await?;
+            assert_eq!((&outcome["job"], &outcome["status"]), (&"eve-1".into(), &"parked".into()));
         }
         Ok(())
     }
@@ -103,6 +116,9 @@ async fn a_user_who_is_refused_stops_nobody_else() -> anyhow::Result<()> {
         .await?;
         scene.the_healthy_are_served("first").await?;
         scene.the_healthy_are_served("second").await?;
+        if !reason.is_empty() {
+            scene.eve_is_parked().await?;
+        }
         // A block ends the calls; a page is tried again, a few times under each lease.
         let leases = if reason.is_empty() { 1 + began.elapsed().as_secs() / 6 } else { 1 };
         assert!(scene.calls() as u64 <= 3 * leases, "{reason}: {} calls", scene.calls());
@@ -123,6 +139,7 @@ async fn a_dead_token_in_the_providers_own_word_stops_only_its_user() -> anyhow:
         scene.publish("eve", "eve-1").await?;
         scene.the_healthy_are_served("first").await?;
         scene.the_healthy_are_served("second").await?;
+        scene.eve_is_parked().await?;
         let stage = scene.end().await?;
         let record = stage.record("eve").await?;
         assert_eq!(record["blocked"]["code"], word, "{record}");

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
+use tests::stage::PATIENCE;
 
 use super::server::{answer, json as json_answer, unframed};
 use super::{EXPORTS, Scene, call, job};
@@ -261,10 +262,17 @@ async fn a_host_that_refuses_many_users_is_left_alone_for_a_while() -> anyhow::R
     let told = inbox.outcomes(4).await?;
     assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
     assert_eq!(scene.api.sent_to("/a").len(), 7, "no call was refused in vain");
-    let metrics = format!("http://{}/metrics", worker.health().unwrap());
-    let metrics = reqwest::get(metrics).await?.text().await?;
-    assert!(metrics.contains("fleet_host_pauses_total 1\n"), "{metrics}");
-    assert!(metrics.contains("fleet_hosts_paused 0\n"), "{metrics}");
+    let address = format!("http://{}/metrics", worker.health().unwrap());
+    let over = async {
+        loop {
+            let metrics = reqwest::get(&address).await?.text().await?;
+            assert!(metrics.contains("fleet_host_pauses_total 1\n"), "{metrics}");
+            if metrics.contains("fleet_hosts_paused 0\n") {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, over).await??;
     assert_eq!(worker.terminate().await?, 0);
     Ok(())
 }
