@@ -30,7 +30,7 @@ pub struct Policy {
     /// A token with less than this left is not handed out; at most a tenth of
     /// the token's lifetime. Default 60 s.
     pub min_ttl: Duration,
-    /// How long a caller without a usable token waits for one. Default 45 s.
+    /// How long a caller without a usable token waits for one. Default 60 s: two leases.
     pub wait_limit: Duration,
     /// First pause between two looks at the token while another replica holds
     /// the lease; later pauses grow to `poll_max`. Default 150 ms.
@@ -56,7 +56,7 @@ impl Default for Policy {
             lease_ttl: Duration::from_secs(30),
             refresh_ahead: Duration::from_mins(5),
             min_ttl: Duration::from_mins(1),
-            wait_limit: Duration::from_secs(45),
+            wait_limit: Duration::from_secs(60),
             poll_min: Duration::from_millis(150),
             poll_max: Duration::from_secs(2),
             look_min: Duration::from_secs(1),

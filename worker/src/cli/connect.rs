@@ -111,7 +111,7 @@ struct PolicyArgs {
     #[arg(long, env = "FLEET_MIN_TTL", default_value = "60s", value_parser = duration)]
     min_ttl: Duration,
     /// How long a job waits for a token that another replica is renewing
-    #[arg(long, env = "FLEET_WAIT_LIMIT", default_value = "45s", value_parser = duration)]
+    #[arg(long, env = "FLEET_WAIT_LIMIT", default_value = "60s", value_parser = duration)]
     wait_limit: Duration,
 }
 
