@@ -648,7 +648,7 @@ async fn a_process_that_ends_while_its_answer_is_late() {
         let store = store.clone();
         async move { store.shutdown(limit).await }
     });
-    pass(seconds(50)).await;
+    pass(seconds(30)).await;
     assert!(matches!(other.get_credentials(&user).await, Err(Error::Busy(_))));
     assert!(ending.await.unwrap(), "it goes on renewing, and waits");
     drop(caller.await);

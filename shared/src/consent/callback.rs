@@ -364,3 +364,57 @@ fn capital(error: &dyn std::fmt::Display) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What comes back from a provider, or out of a clipboard.
+    fn any_text() -> impl Strategy<Value = String> {
+        let pieces = vec![
+            "code=",
+            "state=",
+            "error=",
+            "iss=",
+            "scope=",
+            "&",
+            "?",
+            "#",
+            "=",
+            "%2F",
+            "%",
+            "%zz",
+            "%E2%82",
+            "+",
+            " ",
+            "\n",
+            "\"",
+            "'",
+            "https://",
+            "http://127.0.0.1:8085/",
+            "4/0Afake",
+        ];
+        let piece = prop_oneof![
+            3 => proptest::sample::select(pieces).prop_map(str::to_owned),
+            1 => "\\PC{0,8}",
+        ];
+        proptest::collection::vec(piece, 0..16).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+        /// Whatever comes back is read or refused, in words that quote nothing of it.
+        #[test]
+        fn any_callback_is_read_or_refused(text in any_text()) {
+            for callback in [Callback::Query(&text), Callback::Pasted(&text)] {
+                if let Err(error) = read(callback) {
+                    let told = error.to_string();
+                    prop_assert!(!told.contains("4/0Afake"), "{told}");
+                }
+            }
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::ports::Answer;
 
@@ -446,5 +448,72 @@ fn a_revocation_is_over_when_the_standard_says_so() {
         (504, ""),
     ] {
         assert!(revoked(status, body).is_err(), "{status} {body}");
+    }
+}
+
+/// What providers and proxies put together, and anything else.
+fn any_body() -> impl Strategy<Value = Vec<u8>> {
+    let pieces = vec![
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "\"",
+        "\\u00",
+        "\\ud800",
+        "\u{feff}",
+        "null",
+        "1e400",
+        "-1",
+        "\"access_token\":",
+        "\"refresh_token\":",
+        "\"expires_in\":",
+        "\"scope\":",
+        "\"error\":\"invalid_grant\"",
+        "\"error\":{\"code\":",
+        "\"error_description\":\"",
+        "access_token=",
+        "&",
+        "%zz",
+        "<html>",
+        REFRESH,
+        CLIENT_SECRET,
+    ];
+    let piece = prop_oneof![
+        3 => proptest::sample::select(pieces).prop_map(|piece| piece.as_bytes().to_vec()),
+        1 => proptest::collection::vec(any::<u8>(), 0..8),
+    ];
+    proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+    /// Whatever an endpoint answers means something, and tells nobody what was sent.
+    #[test]
+    fn any_answer_is_classified_and_tells_no_secret(status in 100_u16..600, body in any_body()) {
+        let (refresh, client) = (Secret::new(REFRESH), Secret::new(CLIENT_SECRET));
+        let reply =
+            Reply { from: FROM, status, retry_after: None, body: &body, incomplete: false };
+        let mut errors = Vec::new();
+        match classify(&reply, &[&refresh, &client], false) {
+            Ok(Granted { answer, left_out, .. }) => {
+                let tokens: Vec<_> =
+                    answer.access_token.iter().chain(&answer.refresh_token).collect();
+                prop_assert!((200..300).contains(&status));
+                prop_assert!(left_out.is_some() || !tokens.is_empty());
+                prop_assert!(tokens.iter().all(|token| !token.expose().is_empty()));
+                let life = answer.expires_in.unwrap_or_default();
+                prop_assert!(life <= Duration::from_secs(24 * 3600), "{life:?}");
+            }
+            Err(error) => errors.push(error),
+        }
+        errors.extend(classify_revocation(&reply, &[&refresh, &client]).err());
+        for error in errors {
+            let told = format!("{error} {error:?}");
+            prop_assert!(!told.contains(REFRESH) && !told.contains(CLIENT_SECRET), "{told}");
+        }
     }
 }

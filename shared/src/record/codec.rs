@@ -511,4 +511,29 @@ mod tests {
         }
         assert!(failed > stored.len(), "{failed} of {} bits", stored.len() * 8);
     }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+        /// A stored record in which a part was replaced by anything: it is refused, or it is a
+        /// record, which is written and read again as it is.
+        #[test]
+        fn any_damage_is_refused_or_a_record(
+            from in any::<proptest::sample::Index>(),
+            length in 0_usize..12,
+            with in proptest::collection::vec(any::<u8>(), 0..12),
+            sealed in any::<bool>(),
+        ) {
+            let codec = if sealed { sealing() } else { plain() };
+            let record = record("u");
+            let mut stored = codec.encode(&record).to_vec();
+            let from = from.index(stored.len());
+            let to = stored.len().min(from + length);
+            stored.splice(from..to, with);
+            if let Ok(read) = codec.decode(&record.user, &stored) {
+                prop_assert_eq!(&read.user, &record.user);
+                prop_assert_eq!(codec.decode(&read.user, &codec.encode(&read)), Ok(read));
+            }
+        }
+    }
 }

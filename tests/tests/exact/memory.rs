@@ -102,7 +102,8 @@ async fn two_hundred_jobs_end_with_the_least_memory() -> anyhow::Result<()> {
         }))
     };
     let mut seconds = Vec::new();
-    for (run, memory) in [("much", 128 * MIB), ("little", 4 * MIB)] {
+    // The first run fetches every user's token; it is not compared.
+    for (run, memory) in [("first", 128 * MIB), ("much", 128 * MIB), ("little", 4 * MIB)] {
         let mut inbox = scene.stage.inbox("outcomes").await?;
         let memory = memory.to_string();
         let flags = ["--body-memory", &memory, "--concurrency", "200"];
@@ -114,10 +115,10 @@ async fn two_hundred_jobs_end_with_the_least_memory() -> anyhow::Result<()> {
         assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
         assert_eq!(worker.terminate().await?, 0);
     }
-    assert_eq!(scene.api.sent_to("/post").len(), 2 * JOBS * 3 / 4, "no POST was sent twice");
-    let ratio = seconds[0] / seconds[1];
+    assert_eq!(scene.api.sent_to("/post").len(), 3 * JOBS * 3 / 4, "no POST was sent twice");
+    let ratio = seconds[1] / seconds[2];
     report::say(format!(
-        "{JOBS} jobs: {seconds:.2?} s with 128 and 4 MiB, {ratio:.2} of the throughput"
+        "{JOBS} jobs: {seconds:.2?} s with 128, 128 and 4 MiB, {ratio:.2} of the throughput"
     ));
     let refused = scene.stage.fleet(&["worker", "--body-memory", "1000"]).await?;
     assert_eq!(refused.code, 2, "{}", refused.stderr);

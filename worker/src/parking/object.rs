@@ -284,6 +284,8 @@ pub fn user_of(name: &str) -> Option<UserId> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn received() -> Received {
@@ -426,5 +428,36 @@ mod tests {
         let parked = ParkedJob::decode(NAME, old.to_string().as_bytes()).unwrap();
         assert_eq!((parked.run, &parked.grant_id), (0, &None));
         assert_eq!(parked.into_message().unwrap().attributes[JOB_ATTRIBUTE], "j");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+        /// A parked object in which a part was replaced by anything: it is refused, or its
+        /// message is a job of the user whose object it is.
+        #[test]
+        fn any_damage_is_refused_or_a_job_of_its_user(
+            from in any::<proptest::sample::Index>(),
+            length in 0_usize..12,
+            with in proptest::collection::vec(any::<u8>(), 0..12),
+        ) {
+            let mut stored = waiting(&received()).encode();
+            let from = from.index(stored.len());
+            let to = stored.len().min(from + length);
+            stored.splice(from..to, with);
+            if let Ok(parked) = ParkedJob::decode(NAME, &stored)
+                && let Ok(message) = parked.into_message()
+            {
+                let received = Received {
+                    data: message.data,
+                    attributes: message.attributes,
+                    ordering_key: message.ordering_key,
+                    ..received()
+                };
+                if let Ok(job) = Job::of(&received) {
+                    prop_assert_eq!(job.user.as_str(), "a/b");
+                }
+            }
+        }
     }
 }

@@ -131,6 +131,8 @@ impl Finder {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const TYPE: &str = "multipart/related; boundary=frontier";
@@ -189,5 +191,30 @@ mod tests {
         }
         assert!(parse("multipart/related", &Bytes::new()).is_err());
         assert!(parse("text/plain; boundary=a", &Bytes::new()).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+        /// Whatever comes as an upload is taken apart or refused; media are a part of the body.
+        #[test]
+        fn any_body_is_taken_apart_or_refused(
+            pieces in proptest::collection::vec(
+                prop_oneof![
+                    4 => proptest::sample::select(vec![
+                        "--frontier", "--", "\r\n", "\n", "\r\n\r\n", "{}", "{\"name\":\"n\"}",
+                        "Content-Type: text/plain", ":", "frontier",
+                    ]).prop_map(|piece| piece.as_bytes().to_vec()),
+                    1 => proptest::collection::vec(any::<u8>(), 0..8),
+                ],
+                0..24,
+            ),
+            content_type in prop_oneof![Just(TYPE.to_owned()), "\\PC{0,40}"],
+        ) {
+            let body = Bytes::from(pieces.concat());
+            if let Ok(parsed) = parse(&content_type, &body) {
+                prop_assert!(parsed.media.len() <= body.len());
+            }
+        }
     }
 }
