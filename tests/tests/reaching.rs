@@ -196,7 +196,9 @@ async fn an_address_that_begins_to_accept_and_close_meets_no_storm() -> anyhow::
     gate.mode.send_replace(Mode::Close);
     receive_until_trouble(&mut intake).await?;
     let connections = gate.accepted() - before;
-    assert!(connections < 500, "{connections} connections before the first look failed");
+    // The client opens as many as the machine can until the look has failed, which takes about
+    // a quarter of a second; a storm would be thousands in each second.
+    assert!(connections < 4_000, "{connections} connections before the first look failed");
     // From here on there are looks only.
     let looks = gate.accepted();
     gate.has_accepted(looks + 3).await?;
