@@ -19,7 +19,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Notify;
 use worker::kinds::{BODY_MEMORY, KindSettings, Kinds, builtin};
 use worker::metered::{MeteredBucket, MeteredEndpoint};
-use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES};
+use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher};
 use worker::replica::Stop;
 use worker::telemetry::logging;
 use worker::telemetry::prometheus::Scrape;
@@ -163,11 +163,16 @@ pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
         ack_extension: Duration::from_secs(60),
     };
     let connection = Connection { emulator: Some(place.pubsub.clone()) };
+    // The topic is called as its subscription; no job of a bench is rejected.
+    let topic = place.subscription.replace("/subscriptions/", "/topics/");
+    let jobs_topic = Arc::new(Publisher::open(&connection, &topic).await?);
     let worker = Worker::builder()
         .store(store)
         .bucket(bucket)
         .source(Intake::open(&connection, settings).await?)
         .subscription(place.subscription)
+        .jobs(Arc::<Publisher>::clone(&jobs_topic))
+        .dead_letters(jobs_topic)
         .handlers(kinds)
         .http(http)
         .concurrency(concurrency)
