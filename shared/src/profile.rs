@@ -93,7 +93,7 @@ async fn fetch<T: DeserializeOwned>(
     let status = response.status().as_u16();
     if status != 200 {
         let now = SystemClock::default().wall();
-        let retry_after = retry_after(response.headers(), LONGEST_WAIT, now);
+        let retry_after = retry_after(response.headers(), LONGEST_WAIT, Some(now));
         return Err(ProfileError::Status { status, retry_after });
     }
     // What it announces is believed as far as it may be true.

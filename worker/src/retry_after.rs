@@ -3,46 +3,27 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::fmt::rfc2822;
-use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
+use reqwest::header::HeaderMap;
 
 /// A longer wait is as good as this one: Pub/Sub keeps a message for 7 days.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date. A date counts from
-/// the answer's own `Date`, so that no two clocks are compared; without one it is
-/// not read.
+/// `Retry-After`: seconds, or a date that counts from the answer's own `Date`; without one it
+/// is not read.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than a number holds are more than the longest wait, too.
-        let seconds = value.parse().map_or(LONGEST, Duration::from_secs);
-        return Some(seconds.min(LONGEST));
-    }
-    let until = date(headers, RETRY_AFTER)?;
-    let from = date(headers, DATE)?;
-    // A date that has passed asks for no wait.
-    let wait = Duration::try_from(until.duration_since(from)).unwrap_or_default();
-    Some(wait.min(LONGEST))
+    shared::retry_after(headers, LONGEST, None)
 }
 
 /// Whether an answer has a `Retry-After` that means something, be it a date without a `Date`
 /// to count from: with one, a 503 says that the request was not handled.
 pub(crate) fn asks_to_wait(headers: &HeaderMap) -> bool {
-    retry_after(headers).is_some() || date(headers, RETRY_AFTER).is_some()
-}
-
-/// An HTTP date in its current form (RFC 9110, section 5.6.7); the two obsolete
-/// forms are not read.
-fn date(headers: &HeaderMap, name: HeaderName) -> Option<Timestamp> {
-    let value = headers.get(name)?.to_str().ok()?;
-    rfc2822::DateTimeParser::new().parse_timestamp(value).ok()
+    shared::retry_after(headers, LONGEST, Some(Timestamp::UNIX_EPOCH)).is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::header::HeaderValue;
+    use reqwest::header::{DATE, HeaderValue, RETRY_AFTER};
 
     fn wait(value: &str, date: Option<&str>) -> Option<Duration> {
         let mut headers = HeaderMap::new();

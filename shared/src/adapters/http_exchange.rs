@@ -166,7 +166,7 @@ async fn look<T>(work: Pin<&mut impl Future<Output = T>>, limit: Duration) -> Op
 async fn read(mut response: reqwest::Response) -> Answered {
     let status = response.status().as_u16();
     let now = SystemClock::default().wall();
-    let retry_after = retry_after(response.headers(), LONGEST_RETRY_AFTER, now);
+    let retry_after = retry_after(response.headers(), LONGEST_RETRY_AFTER, Some(now));
     let mut body = Vec::new();
     let mut incomplete = false;
     loop {

@@ -8,10 +8,14 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 
 /// `Retry-After` (RFC 9110, section 10.2.3), at most `longest`: seconds, or a date. A date
-/// counts from the answer's own `Date`, so that no two clocks are compared, and without
-/// one from `now`. A date that has passed asks for no wait. `None` when the header is
-/// absent or neither.
-pub fn retry_after(headers: &HeaderMap, longest: Duration, now: Timestamp) -> Option<Duration> {
+/// counts from the answer's own `Date`, so that no two clocks are compared; without one from
+/// `now`, and without either it is not read. A date that has passed asks for no wait. `None`
+/// when the header is absent or neither.
+pub fn retry_after(
+    headers: &HeaderMap,
+    longest: Duration,
+    now: Option<Timestamp>,
+) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than a number holds are more than the longest wait, too.
@@ -20,7 +24,7 @@ pub fn retry_after(headers: &HeaderMap, longest: Duration, now: Timestamp) -> Op
     }
     let until = date(value)?;
     let sent = headers.get(DATE).and_then(|value| date(value.to_str().ok()?));
-    let wait = Duration::try_from(until.duration_since(sent.unwrap_or(now)));
+    let wait = Duration::try_from(until.duration_since(sent.or(now)?));
     Some(wait.unwrap_or_default().min(longest))
 }
 
@@ -43,7 +47,7 @@ mod tests {
             headers.insert(DATE, sent.parse().unwrap());
         }
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        retry_after(&headers, LONGEST, now).map(|wait| wait.as_secs())
+        retry_after(&headers, LONGEST, Some(now)).map(|wait| wait.as_secs())
     }
 
     #[test]
