@@ -104,7 +104,10 @@ impl Worker {
     ///
     /// # Errors
     /// When the replica ends before, or the line does not come in time.
-    pub async fn wait_for(&mut self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+    pub async fn wait_for(
+        &mut self,
+        mut wanted: impl FnMut(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
         let found = tokio::time::timeout(PATIENCE, async {
             loop {
                 let Some(text) = self.lines.recv().await else {

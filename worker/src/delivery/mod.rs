@@ -24,7 +24,7 @@ use shared::ports::{Bucket, Clock, Monotonic, Randomness};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, error, warn};
+use tracing::{Instrument as _, debug, error, warn};
 
 use crate::carrier::Carrier;
 use crate::dedupe::Dedupe;
@@ -113,7 +113,10 @@ pub(crate) struct Deliveries {
 impl Deliveries {
     /// Takes a message in.
     pub(crate) fn receive(self: &Arc<Self>, delivery: Delivery) {
-        let Some(message) = self.in_hand.take(delivery) else { return };
+        let Some(message) = self.in_hand.take(delivery) else {
+            debug!("a message came again while it is in hand: it runs once");
+            return;
+        };
         match Job::of(&message.received) {
             Ok(job) => self.make(self.scheduler.push(job, message, self.now())),
             Err(why) => {
