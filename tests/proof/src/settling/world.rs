@@ -69,7 +69,8 @@ pub(super) struct Replica {
     pub(super) closed: u8,
     /// The bucket did not say what it remembers: nothing is received.
     pub(super) blind: bool,
-    /// Topics to which an end was not written that the outbox has now.
+    /// Topics to which an end was not written that the outbox has now, and that were not seen
+    /// to take anything since.
     pub(super) kept: u8,
     /// `--dedupe memory`.
     pub(super) remembered: Option<Ending>,

@@ -202,7 +202,9 @@ impl World {
         }
         self.taken(r, Some(Place::Bucket));
         if !refused {
-            self.replicas[r].kept |= d.unwritten & !(Place::Bucket as u8);
+            // A topic that has taken something since is not in trouble any more.
+            let closed = self.replicas[r].closed & !(Place::Bucket as u8);
+            self.replicas[r].kept |= d.unwritten & closed;
         }
         self.hand(h).unwritten = 0;
         Event::Stored
