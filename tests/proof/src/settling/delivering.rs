@@ -113,6 +113,7 @@ impl World {
             running: None,
             parking: 0,
             unwritten: 0,
+            refused_last: 0,
             lapsed: false,
             knows,
             acknowledged: false,

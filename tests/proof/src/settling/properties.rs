@@ -13,7 +13,7 @@ pub const PROPERTIES: [&str; 8] = [
     "a message is never both acknowledged and given back",
     "a job that is not spent can run again by redrive or resume",
     "everything ends and every gate opens once faults are over",
-    "nothing begins at a replica while one of its ends is unwritten",
+    "nothing begins at a replica between a refused end and the next that is taken",
     "dead letters and outcomes say what is known of the effect",
     "a stored end is written once unless a process died or an answer was lost",
 ];
@@ -61,9 +61,9 @@ impl World {
     pub(super) fn watch_begin(&mut self, setup: &Setup, h: usize) {
         let r = h / setup.hands;
         let own = &self.hands[r * setup.hands..(r + 1) * setup.hands];
-        let unwritten = own.iter().flatten().any(|delivery| delivery.unwritten != 0);
+        let refused = own.iter().flatten().any(|delivery| delivery.refused_last != 0);
         let kept = self.replicas[r].kept;
-        self.watch.require(5, !unwritten && kept == 0);
+        self.watch.require(5, !refused && kept == 0);
     }
 
     /// A message is acknowledged.

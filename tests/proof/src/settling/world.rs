@@ -95,6 +95,8 @@ pub(super) struct Delivery {
     pub(super) parking: u8,
     /// What did not take the end when it was tried last.
     pub(super) unwritten: u8,
+    /// Of those, the places that have taken nothing of this replica's since.
+    pub(super) refused_last: u8,
     /// The lease lapsed: another may have the message.
     pub(super) lapsed: bool,
     /// The end was remembered before this delivery began.

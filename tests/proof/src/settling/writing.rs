@@ -1,6 +1,7 @@
 //! What is carried out when a part of an end is written.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use worker::dead_letter::{EFFECT, Rejection, dead_letter, recorded};
 use worker::effect::Knowledge;
@@ -95,6 +96,7 @@ impl World {
         }
         self.taken(r, place);
         self.hand(h).unwritten = 0;
+        self.hand(h).refused_last = 0;
         Some(event)
     }
 
@@ -102,14 +104,20 @@ impl World {
         self.replicas[r].closed |= place as u8;
         let delivery = self.hand(h);
         delivery.unwritten |= place as u8;
+        delivery.refused_last |= place as u8;
         // Parking begins with its first look again.
         delivery.parking = 0;
     }
 
     fn taken(&mut self, r: usize, place: Option<Place>) {
-        if let Some(place) = place {
-            self.replicas[r].closed &= !(place as u8);
-            self.replicas[r].kept &= !(place as u8);
+        let Some(place) = place else { return };
+        self.replicas[r].closed &= !(place as u8);
+        self.replicas[r].kept &= !(place as u8);
+        let hands = self.hands.len() / self.replicas.len();
+        for delivery in self.hands[r * hands..(r + 1) * hands].iter_mut().flatten() {
+            if delivery.refused_last & place as u8 != 0 {
+                Arc::make_mut(delivery).refused_last &= !(place as u8);
+            }
         }
     }
 
@@ -207,6 +215,7 @@ impl World {
             self.replicas[r].kept |= d.unwritten & closed;
         }
         self.hand(h).unwritten = 0;
+        self.hand(h).refused_last = 0;
         Event::Stored
     }
 
@@ -215,6 +224,7 @@ impl World {
             self.replicas[r].closed |= Place::Bucket as u8;
         }
         self.hand(h).unwritten |= Place::Bucket as u8;
+        self.hand(h).refused_last |= Place::Bucket as u8;
         Event::NotStored
     }
 
