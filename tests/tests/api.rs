@@ -51,7 +51,7 @@ fn with(mut job: Value, name: &str, value: Value) -> Value {
 async fn outcomes(stage: &Stage, jobs: &[Value]) -> anyhow::Result<BTreeMap<String, Value>> {
     let mut inbox = stage.inbox("outcomes").await?;
     let mut worker = stage.worker(&[]).await?;
-    stage.publish(jobs, &[]).await?;
+    stage.publish_unchecked(jobs, true).await?;
     let outcomes = inbox.outcomes(jobs.len()).await;
     let code = worker.terminate().await?;
     let log = worker.log_text();

@@ -280,7 +280,7 @@ async fn the_metrics_have_what_they_promise_and_name_nobody() -> anyhow::Result<
         evil,
         gone,
     ];
-    stage.publish(&jobs, &["--unordered"]).await?;
+    stage.publish_unchecked(&jobs, false).await?;
     outcomes.outcomes(jobs.len()).await?;
     // An outcome is told before its delivery is counted, and a new token is used
     // before its commit is through.

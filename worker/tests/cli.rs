@@ -193,6 +193,52 @@ fn jobs_are_checked_before_they_are_published() {
     refused(&args, &emulators, &[path, "line 4", "nothing was published"]);
 }
 
+/// What a worker would reject is not published, be it the last line of a file.
+#[test]
+fn api_jobs_are_checked_as_a_worker_does() {
+    let emulators =
+        [("PUBSUB_EMULATOR_HOST", "127.0.0.1:1"), ("STORAGE_EMULATOR_HOST", "127.0.0.1:1")];
+    let api = ["publish", "--topic", "projects/p/topics/jobs", "--user", "ann", "--kind", "api"];
+    let with = |more: &[&'static str]| [&api[..], more].concat();
+    let tokens = r#"{"url": "https://storage.googleapis.com/tokens/x"}"#;
+    let output = r#"{"url": "https://www.googleapis.com/", "output": "gs://exports/x"}"#;
+    let partner = r#"{"url": "https://api.partner.example/"}"#;
+    for (more, says) in [
+        (&[][..], "`url` is missing"),
+        (&["--params", r#"{"url": "https://www.googleapis.com/a#b"}"#], "write %23"),
+        (&["--params", r#"{"url": "https://www.googleapis.com/", "colour": 1}"#], "\"colour\""),
+        (&["--params", partner], "--allow-host"),
+        (&["--params", partner, "--allow-host", "*.example"], "wildcard"),
+        (&["--params", output], "--allow-bucket"),
+        (&["--params", output, "--bucket", "exports"], "token bucket"),
+        (&["--params", tokens, "--bucket", "tokens"], "token bucket"),
+    ] {
+        refused(&with(more), &emulators, &[says]);
+    }
+    let variables = [&emulators[..], &[("FLEET_BUCKET", "tokens")]].concat();
+    refused(&with(&["--params", tokens]), &variables, &["token bucket"]);
+    // What the workers allow is taken, and only the topic is missing.
+    let allowed = [
+        &emulators[..],
+        &[("FLEET_ALLOW_HOSTS", "api.partner.example"), ("FLEET_ALLOW_BUCKETS", "exports,")],
+    ]
+    .concat();
+    for params in [partner, output, tokens] {
+        let (code, _, stderr) = fleet(&with(&["--params", params]), &allowed);
+        assert_eq!(code, 1, "{stderr}");
+        assert!(stderr.contains("127.0.0.1:1"), "{stderr}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("jobs.jsonl");
+    let good =
+        r#"{"user": "ann", "kind": "api", "params": {"url": "https://www.googleapis.com/"}}"#;
+    let last = good.replace("https:", "http:");
+    std::fs::write(&file, format!("{good}\n{good}\n{last}")).unwrap();
+    let path = file.to_str().unwrap();
+    let args = ["publish", "--topic", "projects/p/topics/jobs", "--file", path];
+    refused(&args, &emulators, &[path, "line 3", "must be https", "nothing was published"]);
+}
+
 #[test]
 fn log_settings() {
     refused(&["demo"], &[("FLEET_LOG_FORMAT", "xml")], &["FLEET_LOG_FORMAT", "gcp or text"]);

@@ -5,6 +5,7 @@ mod cloud;
 mod external;
 mod process;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use emulators::google::{self, ClientKind, Google};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use worker::pubsub::{
-    Admin, Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, Source as _, SubscriptionPlan,
+    Admin, Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, Outgoing, Publisher, Source as _,
+    SubscriptionPlan,
 };
 
 use crate::gateway::Gateway;
@@ -319,6 +321,23 @@ impl Stage {
         Ok(())
     }
 
+    /// Publishes jobs, ordered by user or not, as another program than `fleet publish` does,
+    /// which refuses what a worker would reject.
+    ///
+    /// # Errors
+    /// When Pub/Sub does not take one.
+    pub async fn publish_unchecked(&self, jobs: &[Value], ordered: bool) -> anyhow::Result<()> {
+        let publisher = Publisher::open(&self.connection(), &full("topics", "jobs")).await?;
+        for job in jobs {
+            let user = job["user"].as_str().filter(|_| ordered);
+            let ordering_key = user.unwrap_or_default().to_owned();
+            let data = job.to_string().into();
+            let attributes = HashMap::new();
+            publisher.publish(Outgoing { data, attributes, ordering_key }).await?;
+        }
+        Ok(())
+    }
+
     /// Messages of a subscription.
     ///
     /// # Errors
@@ -376,7 +395,7 @@ pub fn token_record(
 pub struct Inbox(Intake);
 
 /// A message's data as JSON (or text) and its attributes.
-pub type Letter = (Value, std::collections::HashMap<String, String>);
+pub type Letter = (Value, HashMap<String, String>);
 
 impl Inbox {
     /// The next message.
@@ -394,9 +413,7 @@ impl Inbox {
     ///
     /// # Errors
     /// When none comes in time.
-    pub async fn next_bytes(
-        &mut self,
-    ) -> anyhow::Result<(bytes::Bytes, std::collections::HashMap<String, String>)> {
+    pub async fn next_bytes(&mut self) -> anyhow::Result<(bytes::Bytes, HashMap<String, String>)> {
         let delivery = tokio::time::timeout(PATIENCE, self.0.next())
             .await
             .context("no message came in time")??;

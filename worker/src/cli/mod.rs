@@ -12,6 +12,7 @@ mod login;
 mod output;
 mod profile;
 mod publish;
+mod reach;
 mod resume;
 mod setup;
 mod token;

@@ -11,11 +11,13 @@ use serde_json::json;
 use shared::UserId;
 use worker::Json;
 use worker::job::Job;
+use worker::kinds::{HostRules, OutputRules, check_api};
 use worker::pubsub::{Outgoing, Publisher};
 use worker::spans;
 
 use super::connect::{Place, ProjectArgs, user_id};
 use super::output::{self, Usage};
+use super::reach::ReachArgs;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = r#"Examples:
@@ -25,7 +27,8 @@ use super::output::{self, Usage};
   fleet publish --topic jobs --file jobs.jsonl
 
 A file has one job per line: {"id": "…", "user": "…", "kind": "…", "params": {…}}
-It is checked whole before the first job is published.
+It is checked whole before the first job is published. Jobs of kind `api` are checked as a
+worker does: give it the workers' --allow-host, --allow-bucket and --bucket.
 The variables TRACEPARENT and TRACESTATE (W3C Trace Context), where they are set, name the
 trace that the jobs continue."#)]
 pub(crate) struct Args {
@@ -49,6 +52,11 @@ pub(crate) struct Args {
     /// Jobs as JSON Lines; - for stdin
     #[arg(long, conflicts_with_all = ["user", "kind", "params", "id"])]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    reach: ReachArgs,
+    /// Bucket of the token store, which no job may reach
+    #[arg(long, env = "FLEET_BUCKET")]
+    bucket: Option<String>,
     /// Publish without ordering key: jobs of one user may overtake each other
     #[arg(long)]
     unordered: bool,
@@ -63,7 +71,9 @@ const WINDOW: usize = 1000;
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::from_env()?;
     let topic = args.project.topic("--topic", &args.topic)?;
-    let jobs = Jobs { unordered: args.unordered, trace: trace() };
+    let bucket = args.bucket.as_deref().filter(|name| !name.is_empty());
+    let (hosts, outputs) = args.reach.rules(bucket)?;
+    let jobs = Jobs { unordered: args.unordered, trace: trace(), hosts, outputs };
     let (single, many) = match &args.file {
         Some(path) => {
             let content = read_whole(path)?;
@@ -157,12 +167,17 @@ fn trace() -> HashMap<String, String> {
 struct Jobs {
     unordered: bool,
     trace: HashMap<String, String>,
+    hosts: HostRules,
+    outputs: OutputRules,
 }
 
 impl Jobs {
     /// Checks a job as a worker would, and makes it a message.
     fn message(&self, job: &[u8]) -> Result<Outgoing, Usage> {
         let read = Job::decode(job, "").map_err(|e| Usage(e.to_string()))?;
+        if read.kind == "api" {
+            check_api(&read, &self.hosts, &self.outputs).map_err(Usage)?;
+        }
         let user = read.user.as_str();
         let ordering_key = if self.unordered { String::new() } else { user.to_owned() };
         let attributes = self.trace.clone();

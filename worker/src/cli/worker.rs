@@ -13,9 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use worker::health::{self, Probes};
-use worker::kinds::{
-    BODY_MEMORY, HostRules, KindSettings, MIN_BODY_MEMORY, OutputRules, Outputs, builtin,
-};
+use worker::kinds::{BODY_MEMORY, KindSettings, MIN_BODY_MEMORY, Outputs, builtin};
 use worker::log_user_ids;
 use worker::metrics::{self, Process, Render};
 use worker::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Topic};
@@ -25,6 +23,7 @@ use worker::{Dedupe, Worker};
 
 use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::output::Usage;
+use super::reach::ReachArgs;
 use worker::telemetry::prometheus::Scrape;
 
 /// How long a sweep may take to end the batch that it is at.
@@ -66,13 +65,8 @@ struct JobArgs {
     /// Where rejected jobs go
     #[arg(long, env = "FLEET_DEAD_TOPIC")]
     dead_topic: String,
-    /// A host that `api` jobs may reach besides Google's APIs (repeat, or separate by commas)
-    #[arg(long, env = "FLEET_ALLOW_HOSTS", value_delimiter = ',', value_name = "HOST")]
-    allow_host: Vec<String>,
-    /// A bucket that `output` of `api` jobs may go to, never the token bucket (repeat,
-    /// or separate by commas) [default: none]
-    #[arg(long, env = "FLEET_ALLOW_BUCKETS", value_delimiter = ',', value_name = "BUCKET")]
-    allow_bucket: Vec<String>,
+    #[command(flatten)]
+    reach: ReachArgs,
     /// Where /healthz, /readyz and /metrics are served
     #[arg(long, env = "FLEET_LISTEN", default_value = "127.0.0.1:9090")]
     listen: SocketAddr,
@@ -138,11 +132,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     log_user_ids(jobs.log_user_ids);
     let place = Place::from_env()?;
     let subscription = project.subscription(&jobs.subscription)?;
-    let hosts =
-        HostRules::new(named(&jobs.allow_host)).map_err(|e| Usage(format!("--allow-host: {e}")))?;
-    let hosts = hosts.without_bucket(&store.bucket);
-    let output_rules = OutputRules::new(named(&jobs.allow_bucket), &store.bucket)
-        .map_err(|e| Usage(format!("--allow-bucket: {e}")))?;
+    let (hosts, output_rules) = jobs.reach.rules(Some(&store.bucket))?;
     let userinfo_url = userinfo_url()?;
     let outcomes_topic =
         project.optional_topic("--outcomes-topic", jobs.outcomes_topic.as_ref())?;
@@ -306,11 +296,6 @@ impl JobArgs {
         }
         Ok(())
     }
-}
-
-/// An empty variable, or a comma too many, names nothing.
-fn named(entries: &[String]) -> impl Iterator<Item = &String> {
-    entries.iter().filter(|entry| !entry.trim().is_empty())
 }
 
 /// The first SIGTERM or SIGINT drains, the second cuts.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::handler::Handler;
 
-pub use api::{ApiHandler, MIN_BODY_MEMORY, OutputRules, OutputStore, Outputs};
+pub use api::{ApiHandler, MIN_BODY_MEMORY, OutputRules, OutputStore, Outputs, check_api};
 pub use profile::ProfileHandler;
 
 pub use crate::hosts::{Forbidden, HostRules};

@@ -30,6 +30,7 @@ use serde_json::json;
 
 use crate::effect::Effect;
 use crate::handler::Handler;
+use crate::hosts::HostRules;
 use crate::job::Job;
 use crate::outcome::Verdict;
 use crate::session::Session;
@@ -66,6 +67,15 @@ pub struct Outputs {
     pub rules: OutputRules,
     /// What writes.
     pub store: OutputStore,
+}
+
+/// Whether a worker with these rules would begin a job of kind `api` that says this, as far as
+/// that can be known before anything is sent.
+///
+/// # Errors
+/// The reason with which the worker would reject it. It quotes no value.
+pub fn check_api(job: &Job, hosts: &HostRules, outputs: &OutputRules) -> Result<(), String> {
+    Call::read(&job.params, hosts, outputs).map(drop)
 }
 
 /// Calls Google's APIs, and the hosts that the operator allowed, as the user.
