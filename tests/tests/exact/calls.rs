@@ -1,11 +1,13 @@
 //! What leaves, and what is made of what comes back.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tests::stage::PATIENCE;
 
-use super::server::{answer, json as json_answer, unframed};
+use super::server::{answer, json as json_answer, silence, stalled, unframed};
 use super::{EXPORTS, Scene, call, job};
 
 const NUMBERS: &str = r#"[117.63331139400017, 9007199254740991.0,  123456789012345678901234567890, 1e400, -0, "\u00fc\/"]"#;
@@ -14,10 +16,6 @@ const NUMBERS: &str = r#"[117.63331139400017, 9007199254740991.0,  1234567890123
 async fn what_would_be_sent_otherwise_is_refused_before_anything_is_sent() -> anyhow::Result<()> {
     let scene = Scene::set().await?;
     let delete = json!({"method": "DELETE"});
-    let tokens = tests::stage::BUCKET;
-    let google = |id: &str, url: &str| job(id, &json!({"url": url}).to_string());
-    let storage =
-        |id: &str, path: &str| google(id, &format!("https://storage.googleapis.com{path}"));
     let header = |name: &str| json!({"headers": {name: "DELETE"}});
     let paged = |fields: &str| json!({"paginate": true, "query": {"fields": fields}});
     let cases = [
@@ -30,21 +28,6 @@ async fn what_would_be_sent_otherwise_is_refused_before_anything_is_sent() -> an
         (call("method", "/v1/x", &header("X-HTTP-Method")), "cannot set"),
         (call("mask", "/v1/x", &paged("files(id)")), "`nextPageToken`"),
         (call("expect", "/v1/x", &json!({"expect": [500]})), "`expect`"),
-        (storage("json", &format!("/storage/v1/b/{tokens}/o")), "token bucket"),
-        (storage("upload", &format!("/upload/storage/v1/b/{tokens}/o?name=x")), "token bucket"),
-        (storage("xml", &format!("/{tokens}/tokens/ann.json")), "token bucket"),
-        (storage("slash", &format!("/storage/v1/b%2F{tokens}/o")), "token bucket"),
-        (storage("batch", "/batch/storage/v1"), "token bucket"),
-        (
-            google("host", &format!("https://{tokens}.storage.googleapis.com/tokens/ann.json")),
-            "token bucket",
-        ),
-        (
-            google("mtls", &format!("https://storage.mtls.googleapis.com/{tokens}/x")),
-            "token bucket",
-        ),
-        (google("token", "https://www.googleapis.com/oauth2/v4/token"), "token service"),
-        (google("secure", "https://securetoken.googleapis.com/v1/token"), "not a Google API"),
     ];
     let jobs: Vec<String> = cases.iter().map(|(job, _)| job.clone()).collect();
     let told = scene.outcomes(&jobs, &[]).await?;
@@ -54,6 +37,99 @@ async fn what_would_be_sent_otherwise_is_refused_before_anything_is_sent() -> an
         assert_eq!(told[id].outcome["effect"], "none");
     }
     assert!(scene.api.requests().is_empty(), "{:?}", scene.api.requests());
+    Ok(())
+}
+
+/// Credentials are out of reach of every job, in every form that Google's servers know their
+/// place by, and so is whatever makes tokens.
+#[tokio::test]
+async fn the_token_bucket_and_token_services_are_never_called() -> anyhow::Result<()> {
+    let scene = Scene::set().await?;
+    let bucket = tests::stage::BUCKET;
+    let of_bucket = [
+        format!("storage.googleapis.com/storage/v1/b/{bucket}/o"),
+        format!("storage.googleapis.com/storage/v1/b/{bucket}/o/tokens%2Fann.json?alt=media"),
+        format!("www.googleapis.com/storage/v1/b/{bucket}/o/tokens%2Fann.json"),
+        format!("storage.googleapis.com/download/storage/v1/b/{bucket}/o/tokens%2Fann.json"),
+        format!("www.googleapis.com/download/storage/v1/b/{bucket}/o/x?alt=media"),
+        format!("storage.googleapis.com/upload/storage/v1/b/{bucket}/o?name=x"),
+        format!("www.googleapis.com/upload/storage/v1/b/{bucket}/o?name=x"),
+        format!("storage.googleapis.com/resumable/upload/storage/v1/b/{bucket}/o?name=x"),
+        format!("storage.googleapis.com/storage/v1/b/mine/o/x/rewriteTo/b/{bucket}/o/y"),
+        format!("storage.googleapis.com/{bucket}/tokens/ann.json"),
+        format!("storage.googleapis.com/{bucket}?prefix=tokens/"),
+        format!("commondatastorage.googleapis.com/{bucket}/tokens/ann.json"),
+        format!("{bucket}.storage.googleapis.com/tokens/ann.json"),
+        format!("{bucket}.storage-download.googleapis.com/tokens/ann.json"),
+        format!("{bucket}.commondatastorage.googleapis.com/tokens/ann.json"),
+        format!("storage.mtls.googleapis.com/storage/v1/b/{bucket}/o"),
+        format!("storage.mtls.googleapis.com/{bucket}/tokens/ann.json"),
+        format!("{bucket}.storage.mtls.googleapis.com/tokens/ann.json"),
+        format!("storage.us-east1.rep.googleapis.com/{bucket}/tokens/ann.json"),
+        format!("firebasestorage.googleapis.com/v0/b/{bucket}/o/tokens%2Fann.json"),
+        format!("storage.googleapis.com/v2/projects/_/buckets/{bucket}/objects"),
+        format!("storage.googleapis.com/storage/v1/b%2F{bucket}/o"),
+        format!("storage.googleapis.com/storage%2Fv1%2Fb%2F{bucket}%2Fo"),
+        format!("storage.googleapis.com/%2F{bucket}/tokens/ann.json"),
+        format!("storage.googleapis.com/storage/v1/b/{}/o", bucket.replace('-', "%252d")),
+        "storage.googleapis.com/batch/storage/v1".to_owned(),
+        "www.googleapis.com/batch/storage/v1".to_owned(),
+        "www.googleapis.com/batch".to_owned(),
+        "storage.googleapis.com/google.storage.v2.Storage/ReadObject".to_owned(),
+    ];
+    let of_tokens = [
+        "www.googleapis.com/oauth2/v4/token",
+        "www.googleapis.com/oauth2/v3/token",
+        "www.googleapis.com/o/oauth2/token",
+        "www.googleapis.com/oauth2%2Fv4%2Ftoken",
+        "www.googleapis.com/batch/oauth2/v2",
+        "www.googleapis.com/identitytoolkit/v3/relyingparty/verifyPassword",
+        "www.googleapis.com/securetoken/v1/token",
+        "iam.googleapis.com/v1/projects/-/serviceAccounts/x:generateAccessToken",
+    ];
+    let of_hosts = [
+        "oauth2.googleapis.com/token",
+        "oauth2.mtls.googleapis.com/token",
+        "sts.googleapis.com/v1/token",
+        "iamcredentials.googleapis.com/v1/x",
+        "securetoken.googleapis.com/v1/token",
+        "securetoken.mtls.googleapis.com/v1/token",
+        "identitytoolkit.googleapis.com/v1/accounts:signInWithPassword",
+        "identitytoolkit.us.googleapis.com/v1/x",
+    ];
+    let cases = of_bucket
+        .iter()
+        .map(|url| (url.as_str(), "token bucket"))
+        .chain(of_tokens.map(|url| (url, "token service")))
+        .chain(of_hosts.map(|url| (url, "not a Google API")));
+    let cases: Vec<_> = cases.collect();
+    let mut jobs = Vec::new();
+    for (n, (url, _)) in cases.iter().enumerate() {
+        for method in ["GET", "POST"] {
+            let params = json!({"method": method, "url": format!("https://{url}")});
+            jobs.push(job(&format!("{method}-{n}"), &params.to_string()));
+        }
+    }
+    let told = scene.outcomes(&jobs, &[]).await?;
+    for (n, (url, says)) in cases.iter().enumerate() {
+        for method in ["GET", "POST"] {
+            let told = &told[&format!("{method}-{n}")];
+            assert!(told.outcome["error"].as_str().unwrap().contains(says), "{url}: {}", told.text);
+            told.assert_rejected(says);
+            assert_eq!(told.outcome["effect"], "none", "{url}");
+        }
+    }
+    assert!(scene.api.requests().is_empty(), "{:?}", scene.api.requests());
+    // A redirect leads there no more than a job does.
+    let to_bucket = format!("location: https://storage.googleapis.com/{bucket}/x\r\n");
+    scene.api.at("/to-bucket", [answer("307", &to_bucket, "")]);
+    let to_token = "location: /oauth2/v4/token\r\n";
+    scene.api.at("/to-token", [answer("302", to_token, "")]);
+    let jobs = ["to-bucket", "to-token"].map(|id| call(id, &format!("/{id}"), &json!({})));
+    let told = scene.outcomes(&jobs, &[]).await?;
+    told["to-bucket"].assert_rejected("token bucket");
+    told["to-token"].assert_rejected("token service");
+    assert_eq!(scene.api.requests().len(), jobs.len());
     Ok(())
 }
 
@@ -215,12 +291,11 @@ async fn a_token_that_is_echoed_is_hidden_everywhere() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn what_a_job_expects_and_how_long_it_waits() -> anyhow::Result<()> {
+async fn what_a_job_expects_is_done() -> anyhow::Result<()> {
     let scene = Scene::set().await?;
     let gone = answer("404", "content-type: application/json\r\n", "{\"error\": {\"n\": 1.0}}");
     scene.api.at("/gone", [gone]);
     scene.api.at("/changed", [answer("412", "", "")]);
-    scene.api.at("/silent", [bytes::Bytes::new()]);
     let delete = json!({"method": "DELETE", "expect": [404, 410]});
     let matched = json!({
         "method": "PUT", "body": "x", "expect": [412], "headers": {"If-Match": "\"7\""},
@@ -274,5 +349,99 @@ async fn a_host_that_refuses_many_users_is_left_alone_for_a_while() -> anyhow::R
     };
     tokio::time::timeout(PATIENCE, over).await??;
     assert_eq!(worker.terminate().await?, 0);
+    Ok(())
+}
+
+/// A quota that is used up comes back late: its user waits for half a minute, with every job,
+/// and nobody else does. A replica that was not refused goes on with what the first gives back.
+#[tokio::test]
+async fn a_quota_holds_up_its_user_and_nobody_else() -> anyhow::Result<()> {
+    let scene = Scene::set().await?;
+    scene.stage.write_user("kim", Duration::from_secs(3600)).await?;
+    let reason = |name: &str| json!({"error": {"errors": [{"reason": name}]}}).to_string();
+    let quotas = [
+        ("ann", reason("quotaExceeded")),
+        ("bob", reason("concurrentLimitExceeded")),
+        ("eve", json!({"error": {"code": 403, "status": "RESOURCE_EXHAUSTED"}}).to_string()),
+    ];
+    let of = |id: &str, user: &str, path: &str| {
+        call(id, path, &json!({"method": "POST"})).replace("\"ann\"", &format!("{user:?}"))
+    };
+    let mut inbox = scene.stage.inbox("outcomes").await?;
+    let mut worker = scene.stage.worker(&[]).await?;
+    for (user, error) in &quotas {
+        scene.api.at(&format!("/{user}"), [answer("403", "", error), json_answer("1")]);
+        scene.publish([of(user, user, &format!("/{user}")).into()]).await?;
+        let line = worker.wait_for(|line| line["job"] == *user && line["message"].is_string());
+        let line = line.await?;
+        let says = line["message"].as_str().unwrap();
+        assert!(says.contains("the next comes in 30.0s") && says.contains("limits"), "{line}");
+    }
+    // Their other jobs come before those of a user whose rate alone is limited, which goes on
+    // after a second, and of one who has nothing to do with it.
+    let rate = answer("403", "", reason("userRateLimitExceeded"));
+    scene.api.at("/joe", [rate, json_answer("1")]);
+    let others = quotas.iter().map(|(user, _)| of(&format!("{user}-2"), user, "/other"));
+    let go_on = [of("joe", "joe", "/joe"), of("kim", "kim", "/kim")];
+    scene.publish(others.chain(go_on).map(Into::into)).await?;
+    let told = inbox.outcomes(2).await?;
+    assert!(told.contains_key("joe") && told.contains_key("kim"), "{told:?}");
+    assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
+    assert_eq!(scene.api.sent_to("/joe").len(), 2);
+    for (user, _) in &quotas {
+        assert_eq!(scene.api.sent_to(&format!("/{user}")).len(), 1, "{user} waits");
+    }
+    assert!(scene.api.sent_to("/other").is_empty(), "so do their other jobs");
+    assert_eq!(worker.terminate().await?, 0, "{}", worker.log_text());
+    let mut worker = scene.stage.worker(&[]).await?;
+    let told = inbox.outcomes(2 * quotas.len()).await?;
+    assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
+    for (user, _) in &quotas {
+        assert_eq!(scene.api.sent_to(&format!("/{user}")).len(), 2, "{user}");
+    }
+    assert_eq!(scene.api.sent_to("/other").len(), quotas.len());
+    assert_eq!(worker.terminate().await?, 0);
+    Ok(())
+}
+
+/// By its own limit a job says that another try is worth while, where one does no harm.
+#[tokio::test]
+async fn a_call_that_outlasts_its_job_is_repeated_only_where_it_may_be() -> anyhow::Result<()> {
+    let scene = Scene::set().await?;
+    let whole = || json_answer("{\"a\": 1.0}");
+    let late = json!({"timeout_s": 1});
+    let again = json!({"timeout_s": 1, "method": "POST", "idempotent": true});
+    let once = json!({"timeout_s": 1, "method": "POST"});
+    for path in ["/get", "/again", "/post", "/patch"] {
+        scene.api.at(path, [silence(), whole()]);
+    }
+    // Begun, and then silent: the API did it, and only its answer is late.
+    let begun = "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"a\":";
+    scene.api.at("/begun", [stalled(begun)]);
+    let jobs = [
+        call("get", "/get", &late),
+        call("again", "/again", &again),
+        call("post", "/post", &once),
+        call("patch", "/patch", &json!({"timeout_s": 1, "method": "PATCH"})),
+        call("begun", "/begun", &once),
+    ];
+    let told = scene.outcomes(&jobs, &["--per-user", "8"]).await?;
+    for id in ["get", "again"] {
+        told[id].assert_done("{\"a\": 1.0}");
+        assert_eq!(scene.api.sent_to(&format!("/{id}")).len(), 2, "{id}");
+        assert_eq!(told[id].outcome["attempt"], 2, "{}", told[id].text);
+    }
+    for id in ["post", "patch"] {
+        told[id]
+            .assert_rejected("did not answer within 1s; whether it was carried out is not known");
+        let outcome = &told[id].outcome;
+        assert_eq!(
+            (&outcome["effect"], &outcome["repeatable"]),
+            (&"unknown".into(), &false.into())
+        );
+        assert_eq!(scene.api.sent_to(&format!("/{id}")).len(), 1, "never twice");
+    }
+    told["begun"].assert_warned("did not come within 1s");
+    assert_eq!(scene.api.sent_to("/begun").len(), 1, "never twice");
     Ok(())
 }

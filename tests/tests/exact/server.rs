@@ -7,6 +7,9 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+/// Ends an answer after which the connection stays open.
+const STALLS: &[u8] = b"STALLS";
+
 /// What was sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -47,6 +50,16 @@ pub(crate) fn json(body: &str) -> Bytes {
 /// An answer of unknown length, which ends with its connection.
 pub(crate) fn unframed(headers: &str, body: &str) -> Bytes {
     format!("HTTP/1.1 200 OK\r\n{headers}connection: close\r\n\r\n{body}").into()
+}
+
+/// These bytes, and then nothing: the connection stays open until the client leaves.
+pub(crate) fn stalled(begun: &str) -> Bytes {
+    [begun.as_bytes(), STALLS].concat().into()
+}
+
+/// No answer at all.
+pub(crate) fn silence() -> Bytes {
+    stalled("")
 }
 
 impl Server {
@@ -101,6 +114,10 @@ async fn serve(mut connection: TcpStream, state: Arc<Mutex<State>>) {
         }
     };
     let mut answer = answer.unwrap_or_default();
+    let stalls = answer.ends_with(STALLS);
+    if stalls {
+        answer.truncate(answer.len() - STALLS.len());
+    }
     let is_echo = answer.len() < 10_000 && answer.windows(5).any(|part| part == b"TOKEN");
     if let (true, Some(token)) = (is_echo, token) {
         let text = String::from_utf8_lossy(&answer).replace("TOKEN", token);
@@ -110,7 +127,9 @@ async fn serve(mut connection: TcpStream, state: Arc<Mutex<State>>) {
     }
     // A client that has what it wants may be gone.
     if connection.write_all(&answer).await.is_ok() {
-        connection.shutdown().await.ok();
+        if !stalls {
+            connection.shutdown().await.ok();
+        }
         // Closing with unread bytes would reset the connection.
         while matches!(connection.read(&mut [0; 1024]).await, Ok(1..)) {}
     }
