@@ -6,11 +6,15 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tests::report;
 use tests::stage::Worker;
+use worker::kinds::{BODY_MEMORY, MIN_BODY_MEMORY};
 
 use super::server::{answer, json as json_answer};
 use super::{EXPORTS, Scene, call};
 
 const MIB: usize = 1024 * 1024;
+
+/// Held by the tests here: what one needs of the machine is not the other's to measure.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// The most memory that the process had at any time, in MiB.
 fn peak(worker: &Worker) -> usize {
@@ -45,6 +49,7 @@ fn gzip(content: &[u8]) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_of_all_jobs_together_are_bounded() -> anyhow::Result<()> {
     const EACH: usize = 64;
+    let _alone = ALONE.lock().await;
     let scene = with_users(3 * EACH).await?;
     scene.stage.cloud.embedded.as_ref().unwrap().1.keep_up_to(1024);
     let element = format!("\"{}\"", "x".repeat(1000));
@@ -83,47 +88,68 @@ async fn large_bodies_of_all_jobs_together_are_bounded() -> anyhow::Result<()> {
 }
 
 /// Jobs that have not enough memory together wait for each other and all end; none is sent
-/// twice, and it takes not much longer.
+/// twice, and they get on nearly as fast as jobs that do not wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_jobs_end_with_the_least_memory() -> anyhow::Result<()> {
     const JOBS: usize = 200;
+    /// As many pairs as it takes until the medians are far enough from what the machine does
+    /// besides.
+    const PAIRS: [usize; 2] = [3, 9];
+    let _alone = ALONE.lock().await;
     let scene = with_users(JOBS).await?;
     scene.stage.cloud.embedded.as_ref().unwrap().1.keep_up_to(1024);
     scene.api.at("/post", [json_answer("{\"a\": 1.0}")]);
     scene.api.at("/object", [answer("200", "", vec![b'x'; MIB])]);
-    let body = json!({"text": "x".repeat(50_000)});
-    let jobs = |run: &str| {
-        of_users((0..JOBS).map(|n| match n % 4 {
-            0 => {
-                let output = format!("gs://{EXPORTS}/{run}-{n}");
-                call(&format!("{run}-{n}"), "/object", &json!({"output": output}))
-            }
-            _ => call(&format!("{run}-{n}"), "/post", &json!({"method": "POST", "body": body})),
-        }))
-    };
-    let mut seconds = Vec::new();
     // The first run fetches every user's token; it is not compared.
-    for (run, memory) in [("first", 128 * MIB), ("much", 128 * MIB), ("little", 4 * MIB)] {
-        let mut inbox = scene.stage.inbox("outcomes").await?;
-        let memory = memory.to_string();
-        let flags = ["--body-memory", &memory, "--concurrency", "200"];
-        let mut worker = scene.stage.worker(&flags).await?;
-        let began = now();
-        scene.publish(jobs(run).into_iter().map(Into::into)).await?;
-        let told = inbox.outcomes(JOBS).await?;
-        seconds.push(now().duration_since(began).as_secs_f64());
-        assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
-        assert_eq!(worker.terminate().await?, 0);
+    seconds(&scene, "first", JOBS, BODY_MEMORY).await?;
+    // In turns, and by their medians: whatever else the machine does falls upon both alike.
+    let (mut much, mut little, mut ratio) = (Vec::new(), Vec::new(), 0.0);
+    while much.len() < PAIRS[0] || (ratio < 0.6 && much.len() < PAIRS[1]) {
+        let pair = much.len();
+        much.push(seconds(&scene, &format!("much-{pair}"), JOBS, BODY_MEMORY).await?);
+        little.push(seconds(&scene, &format!("little-{pair}"), JOBS, MIN_BODY_MEMORY).await?);
+        ratio = median(&much) / median(&little);
     }
-    assert_eq!(scene.api.sent_to("/post").len(), 3 * JOBS * 3 / 4, "no POST was sent twice");
-    let ratio = seconds[1] / seconds[2];
+    let posts = (1 + 2 * much.len()) * JOBS * 3 / 4;
+    assert_eq!(scene.api.sent_to("/post").len(), posts, "no POST was sent twice");
     report::say(format!(
-        "{JOBS} jobs: {seconds:.2?} s with 128, 128 and 4 MiB, {ratio:.2} of the throughput"
+        "{JOBS} jobs: {much:.2?} s with 128 MiB, {little:.2?} s with 4 MiB, {ratio:.2} of the throughput"
     ));
+    assert!(ratio >= 0.6, "{ratio:.2} of the throughput");
     let refused = scene.stage.fleet(&["worker", "--body-memory", "1000"]).await?;
     assert_eq!(refused.code, 2, "{}", refused.stderr);
     assert!(refused.stderr.contains("--body-memory"), "{}", refused.stderr);
     Ok(())
+}
+
+/// How long a replica with so much memory for bodies takes for so many jobs, of which a
+/// quarter writes an object of 1 MiB and the others post a body of 50 KB.
+async fn seconds(scene: &Scene, run: &str, count: usize, memory: usize) -> anyhow::Result<f64> {
+    let body = json!({"text": "x".repeat(50_000)});
+    let jobs = of_users((0..count).map(|n| match n % 4 {
+        0 => {
+            let output = format!("gs://{EXPORTS}/{run}-{n}");
+            call(&format!("{run}-{n}"), "/object", &json!({"output": output}))
+        }
+        _ => call(&format!("{run}-{n}"), "/post", &json!({"method": "POST", "body": body})),
+    }));
+    let mut inbox = scene.stage.inbox("outcomes").await?;
+    let memory = memory.to_string();
+    let flags = ["--body-memory", &memory, "--concurrency", "200"];
+    let mut worker = scene.stage.worker(&flags).await?;
+    let began = now();
+    scene.publish(jobs.into_iter().map(Into::into)).await?;
+    let told = inbox.outcomes(count).await?;
+    let took = now().duration_since(began).as_secs_f64();
+    assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
+    assert_eq!(worker.terminate().await?, 0);
+    Ok(took)
+}
+
+fn median(of: &[f64]) -> f64 {
+    let mut sorted = of.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[of.len() / 2]
 }
 
 #[expect(clippy::disallowed_methods, reason = "what a real process takes is measured")]
