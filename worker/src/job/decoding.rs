@@ -206,6 +206,10 @@ fn shown(name: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
     use super::super::Job;
     use super::*;
 
@@ -312,5 +316,80 @@ mod tests {
         assert!(said(format!("{{\"a\":{}", "{\"a\":".repeat(100_000))).contains("deep"));
         let brackets_in_a_string = job(&format!("{{\"a\":\"\\\"{}\"}}", "[".repeat(1000)));
         assert!(Job::decode(brackets_in_a_string.as_bytes(), "m").is_ok());
+    }
+
+    /// Pieces that jobs and what is taken for one are made of.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop::sample::select(vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            "\"",
+            ":",
+            ",",
+            "\\",
+            " ",
+            "\n",
+            "null",
+            "true",
+            "-1.0e400",
+            "\\ud800",
+            "\"user\"",
+            "\"kind\"",
+            "\"params\"",
+            "\"id\"",
+            "\"message\"",
+            "\"data\"",
+            "\"ann\"",
+            "\u{feff}",
+            "\"fake secret!\"",
+            "\"user\":\"ann\"",
+            "\"kind\":\"k\"",
+            "\"params\":{\"a\":1.0}",
+            "e30=",
+        ]);
+        let pieces = prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat());
+        let pieces = (pieces, any::<bool>()).prop_map(|(inner, whole)| {
+            if whole { format!("{{{inner}}}") } else { inner }.into_bytes()
+        });
+        let changed = (any::<prop::sample::Index>(), any::<u8>()).prop_map(|(at, byte)| {
+            let mut job = job(r#"{"a":"fake secret!"}"#).into_bytes();
+            let at = at.index(job.len());
+            job[at] = byte;
+            job
+        });
+        prop_oneof![pieces, changed, prop::collection::vec(any::<u8>(), 0..40)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+        /// Whatever a message holds, it is read as a parser reads it or refused without a
+        /// word of it.
+        #[test]
+        fn any_message_is_a_job_or_is_told_without_its_values(data in message()) {
+            match Job::decode(&data, "m") {
+                Err(Malformed(said)) => {
+                    prop_assert!(!said.contains("fake secret!"), "{said}");
+                    prop_assert!(said.len() < 300 && !said.contains(char::is_control), "{said}");
+                }
+                Ok(job) => {
+                    let data = data.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&data);
+                    let members: HashMap<String, &RawValue> = serde_json::from_slice(data).unwrap();
+                    let string = |name: &str| serde_json::from_str::<String>(members[name].get());
+                    prop_assert_eq!(string("user").unwrap(), job.user.as_str());
+                    prop_assert_eq!(string("kind").unwrap(), job.kind);
+                    match members.get("id").map(|id| id.get()) {
+                        None | Some("null") => prop_assert_eq!(job.id, "m"),
+                        Some(_) => prop_assert_eq!(string("id").unwrap(), job.id),
+                    }
+                    match members.get("params").map(|params| params.get()) {
+                        None | Some("null") => prop_assert_eq!(job.params.text(), "{}"),
+                        Some(params) => prop_assert_eq!(job.params.text(), params),
+                    }
+                }
+            }
+        }
     }
 }
