@@ -3,6 +3,8 @@
 mod answer;
 mod api;
 mod body;
+#[cfg(test)]
+mod calls_table;
 mod challenge;
 mod hidden;
 mod profile;

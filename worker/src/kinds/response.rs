@@ -1,19 +1,4 @@
-//! Reading an API's answer into a verdict.
-//!
-//! | came | GET, HEAD, PUT, DELETE, and what is said to be idempotent | other calls |
-//! |---|---|---|
-//! | nothing, and nothing was sent | `retry` | `retry` |
-//! | nothing, and it was sent | `retry` | `rejected`, effect `unknown` |
-//! | 2xx, and its content | `done` | `done` |
-//! | 2xx, and it was cut off: before the length that it says, or in the middle of its JSON | `retry` | `done` with a warning |
-//! | 2xx that is too large, or has another encoding or charset, or text of unknown length | `rejected` | `done` with a warning |
-//! | 303 | `done` with a warning; GET and HEAD: `rejected` | `done` with a warning |
-//! | 401, 403 for want of a scope, 429 and 403 for the rate or a quota | renewed, `parked`, paused | the same: nothing was done |
-//! | 425, 503 with `Retry-After` | `retry` | `retry` |
-//! | 408, other 5xx | `retry` | `rejected`, effect `unknown` |
-//! | other 3xx and 4xx | `rejected` | `rejected` |
-//!
-//! Of these, kind `api` counts 404, 409, 410 and 412 as `done` where its job expects them.
+//! Reading an API's answer into a verdict, by the table of [`Verdict::of_response`].
 
 use std::time::Duration;
 
@@ -46,6 +31,10 @@ impl Verdict {
     /// used; only one that may be repeated is tried again or rejected for that. Of the answer
     /// to a request that was not made by [`Session::request`](crate::Session::request), the
     /// effect is stated by its status alone.
+    ///
+    /// With [`Verdict::of_call_error`], and each with the effect of the call:
+    ///
+    #[doc = include_str!("calls.md")]
     ///
     /// Cancelling it loses the answer.
     pub async fn of_response(response: Response) -> Self {
@@ -194,6 +183,7 @@ mod tests {
 
     use super::*;
     use crate::conclusion::Conclusion;
+    use crate::kinds::calls_table::{self, Cell};
     use crate::session::Session;
     use crate::session::stand::{carrier, raw};
 
@@ -230,24 +220,6 @@ mod tests {
         Conclusion::of(verdict, &session.ledger().calls())
     }
 
-    fn told(conclusion: &Conclusion) -> (&'static str, &'static str, bool) {
-        let verdict = match &conclusion.verdict {
-            Verdict::Done { warning: None, .. } => "done",
-            Verdict::Done { warning: Some(_), result, .. } => {
-                assert!(result.is_null());
-                "warned"
-            }
-            Verdict::Unauthorized => "unauthorized",
-            Verdict::RateLimited { .. } => "limited",
-            Verdict::Retry { .. } => "retry",
-            Verdict::MissingScopes { .. } => "missing",
-            Verdict::Reject { .. } => "rejected",
-            Verdict::Stated { .. } => "stated",
-        };
-        let known = conclusion.knowledge;
-        (verdict, known.effect.as_str(), known.is_spent())
-    }
-
     fn status(status: &str, headers: &str) -> Vec<u8> {
         format!("HTTP/1.1 {status} Said\r\n{headers}content-length: 2\r\n\r\n{{}}").into_bytes()
     }
@@ -261,6 +233,33 @@ mod tests {
     /// tried again nor forgotten, and one that had it is done.
     #[tokio::test]
     async fn what_came_of_a_call() {
+        let answers = answers().await;
+        for row in calls_table::rows() {
+            let of_row = answers.iter().filter(|(came, _)| row.came.starts_with(came));
+            let of_row: Vec<&Vec<u8>> = of_row.flat_map(|(_, answers)| answers).collect();
+            // The others are tested below, and with kind `api`.
+            let elsewhere = row.came.contains("nothing was sent") || row.came.contains("expects");
+            assert_ne!(of_row.is_empty(), !elsewhere, "{}", row.came);
+            for answer in of_row {
+                let shown = String::from_utf8_lossy(&answer[..answer.len().min(80)]);
+                let made = async |made: Made| Cell::of(&run(made, answer).await);
+                assert_eq!(made(Post).await, row.once, "{shown}");
+                for again in [Put, PostAgain] {
+                    assert_eq!(made(again).await, row.again, "{again:?}: {shown}");
+                }
+                let got = match &answer[..12.min(answer.len())] {
+                    // The way to the answer, and not the answer.
+                    b"HTTP/1.1 302" => Cell { verdict: "rejected", effect: "none" },
+                    b"HTTP/1.1 303" => Cell { verdict: "rejected", effect: "done" },
+                    _ => row.again,
+                };
+                assert_eq!(made(Get).await, got, "{shown}");
+            }
+        }
+    }
+
+    /// Answers by the beginning of their row in the table.
+    async fn answers() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         let large = ok("", "x".repeat(70_000).as_bytes());
         let latin = ok("content-type: text/plain; charset=ISO-8859-1\r\n", b"caf\xe9");
         let brotli = ok("content-encoding: br\r\n", b"\x0b\x02\x80{}\x03");
@@ -275,94 +274,85 @@ mod tests {
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n".to_vec();
         let cut_head = b"HTTP/1.1 200 OK\r\ncontent-len".to_vec();
         let scope = "www-authenticate: Bearer error=\"insufficient_scope\", scope=\"s\"\r\n";
-        let body = json!({"error": {"errors": [{"reason": "insufficientPermissions"}]}});
-        let body = body.to_string();
-        let length = body.len();
-        let scope = format!("HTTP/1.1 403 No\r\n{scope}content-length: {length}\r\n\r\n{body}");
-        for (answer, once, again) in [
-            // Nothing, or half of what comes before the content.
-            (vec![], ("rejected", "unknown", true), ("retry", "unknown", false)),
-            (cut_head, ("rejected", "unknown", true), ("retry", "unknown", false)),
-            // Carried out, and the answer cannot be used.
-            (cut, ("warned", "done", true), ("retry", "done", false)),
-            (cut_chunk, ("warned", "done", true), ("retry", "done", false)),
-            (half_gzip, ("warned", "done", true), ("retry", "done", false)),
-            (ok(json_type, b"{\"a\":"), ("warned", "done", true), ("retry", "done", false)),
+        let refused = |headers: &str, reason: &str| {
+            let body = json!({"error": {"errors": [{"reason": reason}]}}).to_string();
+            let head =
+                format!("HTTP/1.1 403 No\r\n{headers}content-length: {}\r\n\r\n", body.len());
+            [head, body].concat().into_bytes()
+        };
+        let said = |reasons: &[&str]| reasons.iter().map(|reason| refused("", reason)).collect();
+        let redirect = "location: /x\r\n";
+        vec![
+            ("nothing, and it was sent", vec![vec![], cut_head]),
             (
-                ok(json_type, b"{\"a\":\"caf\xc3"),
-                ("warned", "done", true),
-                ("retry", "done", false),
+                "2xx, and its content",
+                vec![
+                    unframed(json_type, "{\"a\": 1} "),
+                    ok("", b"{\"a\":"),
+                    ok(json_type, b""),
+                    ok("", b"{}"),
+                    ok("content-encoding: gzip\r\n", &gzip),
+                    status("201", ""),
+                    b"HTTP/1.1 204 No\r\n\r\n".to_vec(),
+                ],
             ),
-            (unframed(json_type, "{\"a\": 1"), ("warned", "done", true), ("retry", "done", false)),
-            (unframed("", "[{\"a\": 1}"), ("warned", "done", true), ("retry", "done", false)),
-            (unframed(json_type, ""), ("warned", "done", true), ("retry", "done", false)),
-            (unframed("", "some te"), ("warned", "done", true), ("rejected", "done", false)),
-            (unframed(json_type, "12"), ("warned", "done", true), ("rejected", "done", false)),
-            (large, ("warned", "done", true), ("rejected", "done", false)),
-            (latin, ("warned", "done", true), ("rejected", "done", false)),
-            (brotli, ("warned", "done", true), ("rejected", "done", false)),
             (
-                status("303", "location: /x\r\n"),
-                ("warned", "done", true),
-                ("warned", "done", false),
+                "2xx, and it was cut off",
+                vec![
+                    cut,
+                    cut_chunk,
+                    half_gzip,
+                    ok(json_type, b"{\"a\":"),
+                    ok(json_type, b"{\"a\":\"caf\xc3"),
+                    unframed(json_type, "{\"a\": 1"),
+                    unframed("", "[{\"a\": 1}"),
+                    unframed(json_type, ""),
+                ],
             ),
-            // Carried out.
-            (unframed(json_type, "{\"a\": 1} "), ("done", "done", true), ("done", "done", false)),
-            (ok("", b"{\"a\":"), ("done", "done", true), ("done", "done", false)),
-            (ok(json_type, b""), ("done", "done", true), ("done", "done", false)),
-            (ok("", b"{}"), ("done", "done", true), ("done", "done", false)),
             (
-                ok("content-encoding: gzip\r\n", &gzip),
-                ("done", "done", true),
-                ("done", "done", false),
+                "2xx that is too large",
+                vec![large, latin, brotli, unframed("", "some te"), unframed(json_type, "12")],
             ),
-            (status("201", ""), ("done", "done", true), ("done", "done", false)),
-            (b"HTTP/1.1 204 No\r\n\r\n".to_vec(), ("done", "done", true), ("done", "done", false)),
-            // Not known.
-            (status("500", ""), ("rejected", "unknown", true), ("retry", "unknown", false)),
-            (status("503", ""), ("rejected", "unknown", true), ("retry", "unknown", false)),
+            ("303", vec![status("303", redirect)]),
+            ("304", vec![status("304", "")]),
+            ("307, 308", vec![status("307", redirect), status("308", redirect)]),
+            ("other 3xx", vec![status("302", redirect)]),
+            ("401", vec![status("401", "")]),
+            ("403 for want of a scope", vec![refused(scope, "insufficientPermissions")]),
             (
-                status("503", "retry-after: soon\r\n"),
-                ("rejected", "unknown", true),
-                ("retry", "unknown", false),
+                "429",
+                [vec![status("429", "")], said(&["rateLimitExceeded", "userRateLimitExceeded"])]
+                    .concat(),
             ),
-            (status("408", ""), ("rejected", "unknown", true), ("retry", "unknown", false)),
-            (status("499", ""), ("rejected", "unknown", true), ("rejected", "unknown", false)),
             (
-                status("302", "location: /x\r\n"),
-                ("rejected", "unknown", true),
-                ("rejected", "unknown", false),
+                "403 for a quota",
+                said(&["quotaExceeded", "dailyLimitExceeded", "concurrentLimitExceeded"]),
             ),
-            // Nothing was done.
+            ("425", vec![status("425", ""), status("503", "retry-after: 7\r\n")]),
             (
-                status("503", "retry-after: 7\r\n"),
-                ("retry", "none", false),
-                ("retry", "none", false),
+                "408",
+                vec![
+                    status("408", ""),
+                    status("500", ""),
+                    status("503", ""),
+                    status("503", "retry-after: soon\r\n"),
+                ],
             ),
-            (status("425", ""), ("retry", "none", false), ("retry", "none", false)),
-            (status("429", ""), ("limited", "none", false), ("limited", "none", false)),
-            (status("401", ""), ("unauthorized", "none", false), ("unauthorized", "none", false)),
-            (scope.into_bytes(), ("missing", "none", false), ("missing", "none", false)),
-            (status("404", ""), ("rejected", "none", false), ("rejected", "none", false)),
-            (status("304", ""), ("done", "none", false), ("done", "none", false)),
-            (
-                status("307", "location: /x\r\n"),
-                ("rejected", "none", false),
-                ("rejected", "none", false),
-            ),
-        ] {
-            let shown = String::from_utf8_lossy(&answer[..answer.len().min(80)]).into_owned();
-            assert_eq!(told(&run(Post, &answer).await), once, "{shown}");
-            for made in [Put, PostAgain] {
-                assert_eq!(told(&run(made, &answer).await), again, "{made:?}: {shown}");
-            }
-            let got = run(Get, &answer).await;
-            match &answer[..12.min(answer.len())] {
-                // The way to the answer, and not the answer.
-                b"HTTP/1.1 302" => assert_eq!(told(&got), ("rejected", "none", false)),
-                b"HTTP/1.1 303" => assert_eq!(told(&got), ("rejected", "done", false)),
-                _ => assert_eq!(told(&got), again, "{shown}"),
-            }
+            ("499", vec![status("499", "")]),
+            ("other 4xx", vec![status("404", ""), refused("", "storageQuotaExceeded")]),
+        ]
+    }
+
+    #[tokio::test]
+    async fn nothing_was_sent() {
+        let row = calls_table::row("nothing, and nothing was sent");
+        let (carrier, credentials) = carrier("http://127.0.0.1:1").await;
+        for (method, expected) in [(Method::GET, row.again), (Method::POST, row.once)] {
+            let session = Session::new(&carrier, credentials.clone());
+            let request = session.request(method, "https://tasks.googleapis.com/").unwrap();
+            let verdict = Verdict::of_call_error(&request.send().await.unwrap_err());
+            let conclusion = Conclusion::of(verdict, &session.ledger().calls());
+            assert_eq!(Cell::of(&conclusion), expected);
         }
     }
 
@@ -438,15 +428,16 @@ mod tests {
             Response::from(http::Response::builder().status(status).body("{}").unwrap())
         };
         let none = crate::effect::Calls::default();
-        for (status, said) in [
-            (200, ("done", "done", true)),
-            (404, ("rejected", "none", false)),
-            (500, ("retry", "unknown", false)),
-            (429, ("limited", "none", false)),
-            (302, ("rejected", "unknown", true)),
+        for (status, verdict, effect) in [
+            (200, "done", "done"),
+            (404, "rejected", "none"),
+            (500, "retry", "unknown"),
+            (429, "limited", "none"),
+            (302, "rejected", "unknown"),
         ] {
-            let verdict = Verdict::of_response(answer(status)).await;
-            assert_eq!(told(&Conclusion::of(verdict, &none)), said, "{status}");
+            let said = Verdict::of_response(answer(status)).await;
+            let told = Cell::of(&Conclusion::of(said, &none));
+            assert_eq!(told, Cell { verdict, effect }, "{status}");
         }
     }
 
@@ -472,7 +463,8 @@ mod tests {
             let second = session.request(Method::GET, url).unwrap().send().await.unwrap();
             let verdict = Verdict::of_response(second).await;
             let conclusion = Conclusion::of(verdict, &session.ledger().calls());
-            assert_eq!(told(&conclusion), ("rejected", "done", true), "{says}");
+            let spent = Cell { verdict: "rejected", effect: "done" };
+            assert_eq!(Cell::of(&conclusion), spent, "{says}");
             let Verdict::Reject { reason, .. } = conclusion.verdict else { unreachable!() };
             assert!(reason.contains(says) && reason.contains("had its effect"), "{reason}");
         }
