@@ -234,6 +234,12 @@ async fn what_is_missing() -> anyhow::Result<()> {
         report.expect(object, "exists", "failure", "fleet setup");
     }
     report.expect("bucket", "exists", "failure", "does not exist");
+    assert_eq!(report.said["failures"], 4, "one for each cause: {}", report.said);
+    assert_eq!(report.said["warnings"], 0, "{}", report.said);
+    let report = doctor(&stage, &["--dead-topic", "none"]).await?;
+    report.expect("dead topic", "exists", "failure", "fleet setup");
+    report.expect("dead subscription", "exists", "skipped", "its topic does not exist");
+    assert_eq!((&report.said["failures"], &report.said["warnings"]), (&1.into(), &0.into()));
     // A topic that was deleted under its subscription.
     let url = format!("http://{}/v1/{}", stage.cloud.pubsub, full("topics", "jobs"));
     reqwest::Client::new().delete(url).send().await?.error_for_status()?;
@@ -314,9 +320,19 @@ async fn servers_that_are_not_there_and_no_credentials() -> anyhow::Result<()> {
     stage.variables.push(("PUBSUB_EMULATOR_HOST".to_owned(), "127.0.0.1:1".to_owned()));
     let report = doctor(&stage, &[]).await?;
     assert_eq!(report.code, 1);
-    report.expect("job topic", "exists", "failure", "127.0.0.1:1");
+    report.expect("Pub/Sub", "reached", "failure", "127.0.0.1:1");
+    report.expect("job topic", "exists", "skipped", "cannot be reached");
     report.expect("bucket", "overwrite round trip", "ok", "");
+    assert_eq!(report.said["failures"], 1, "one for each cause: {}", report.said);
     stage.variables.truncate(good);
+    for grpc in ["127.0.0.1:1", ""] {
+        stage.variables.push(("STORAGE_EMULATOR_HOST".to_owned(), "http://127.0.0.1:1".to_owned()));
+        stage.variables.push(("STORAGE_EMULATOR_HOST_GRPC".to_owned(), grpc.to_owned()));
+        let report = doctor(&stage, &[]).await?;
+        report.expect("bucket", "reached", "failure", "egress rules");
+        assert_eq!(report.said["failures"], 1, "one for each cause: {}", report.said);
+        stage.variables.truncate(good);
+    }
     for name in [
         "PUBSUB_EMULATOR_HOST",
         "STORAGE_EMULATOR_HOST",

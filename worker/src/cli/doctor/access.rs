@@ -9,6 +9,9 @@ use super::finding::Checks;
 const AGENT_PREFIX: &str = "serviceAccount:service-";
 const AGENT_SUFFIX: &str = "@gcp-sa-pubsub.iam.gserviceaccount.com";
 
+/// The check of what this process may do.
+pub(super) const MAY: &str = "this process may";
+
 pub(super) fn role(on: On, to: To) -> Option<&'static Role> {
     ROLES.iter().find(|role| role.on == on && role.to == to)
 }
@@ -16,7 +19,6 @@ pub(super) fn role(on: On, to: To) -> Option<&'static Role> {
 /// Whether `allowed` has everything that this process needs. `grant` is the
 /// command that adds an IAM binding to the object.
 pub(super) fn this_process(on: On, allowed: &[String], grant: &str, checks: &mut Checks) {
-    const CHECK: &str = "this process may";
     let Some(role) = role(on, To::Fleet) else { return };
     let missing: Vec<&str> = role
         .permissions
@@ -25,10 +27,10 @@ pub(super) fn this_process(on: On, allowed: &[String], grant: &str, checks: &mut
         .filter(|permission| !allowed.iter().any(|held| held == permission))
         .collect();
     if missing.is_empty() {
-        checks.ok(CHECK, role.permissions.join(", "));
+        checks.ok(MAY, role.permissions.join(", "));
     } else {
         checks.fail(
-            CHECK,
+            MAY,
             format!("not {}; {}", missing.join(", "), role.why),
             format!("{grant} --role={} --member=serviceAccount:THE_WORKERS", role.role),
         );

@@ -9,7 +9,7 @@ use shared::ports::{Bucket as _, BucketError, Clock as _, Generation, Randomness
 use worker::roles::{On, To};
 
 use super::super::connect::Place;
-use super::access::{public_members, role, this_process};
+use super::access::{MAY, public_members, role, this_process};
 use super::finding::Checks;
 
 /// Objects that must not go by themselves.
@@ -40,7 +40,11 @@ pub(super) async fn check(place: &Place, name: Option<&str>, known: bool) -> Che
     if grpc {
         match bucket.settings().await {
             Ok(found) => settings(&found, name, &mut checks),
-            Err(why) => unseen(&why, name, "settings", "storage.buckets.get", &mut checks),
+            Err(why) => match whole(&why, name) {
+                // Every other check would only find the same.
+                Some(cause) => return cause.told(checks),
+                None => unseen(&why, name, "settings", "storage.buckets.get", &mut checks),
+            },
         }
         match bucket.grants().await {
             Ok(grants) => public(&public_members(&grants), name, &mut checks),
@@ -59,6 +63,44 @@ pub(super) async fn check(place: &Place, name: Option<&str>, known: bool) -> Che
     checks
 }
 
+/// What is wrong with the bucket as a whole, so that nothing else about it can be said.
+struct Cause {
+    check: &'static str,
+    found: String,
+    fix: String,
+}
+
+impl Cause {
+    fn told(self, mut checks: Checks) -> Checks {
+        let Self { check, found, fix } = self;
+        checks.fail(check, found, fix);
+        checks
+    }
+}
+
+/// The cause that every check of the bucket would meet, if `why` is one.
+fn whole(why: &BucketError, name: &str) -> Option<Cause> {
+    let text = why.to_string();
+    let (check, fix) = match why {
+        BucketError::Unavailable(_) => (
+            "reached",
+            "see that storage.googleapis.com can be reached from here: egress rules, proxy, DNS"
+                .to_owned(),
+        ),
+        BucketError::Refused(_) if text.contains("does not exist") => {
+            ("exists", format!("fleet setup --bucket {name}, Terraform, or correct --bucket"))
+        }
+        BucketError::Refused(_) if text.contains("are not accepted") => (
+            "reached",
+            "gcloud auth application-default login; on GKE, Workload Identity for the pod's service account"
+                .to_owned(),
+        ),
+        BucketError::Throttled => ("reached", "wait a minute, and run it again".to_owned()),
+        BucketError::Refused(_) | BucketError::PreconditionFailed => return None,
+    };
+    Some(Cause { check, found: text, fix })
+}
+
 /// A setting that cannot be seen is no failure: the smallest role for a worker
 /// does not show it. The round trip tells whether the bucket works.
 fn unseen(
@@ -68,15 +110,10 @@ fn unseen(
     permission: &str,
     checks: &mut Checks,
 ) {
-    let text = why.to_string();
-    if text.contains("does not exist") {
-        let fix = format!("fleet setup --bucket {name}, Terraform, or correct --bucket");
-        return checks.fail("exists", text, fix);
-    }
     let fix = format!(
         "to see it, let this process have {permission}: gcloud storage buckets add-iam-policy-binding gs://{name} --role=roles/storage.legacyBucketReader, or run it as somebody who has"
     );
-    checks.skip_for(check, format!("it needs {permission}: {text}"), fix);
+    checks.skip_for(check, format!("it needs {permission}: {why}"), fix);
 }
 
 fn settings(found: &BucketSettings, name: &str, checks: &mut Checks) {
@@ -166,18 +203,25 @@ fn public(members: &[String], name: &str, checks: &mut Checks) {
 async fn round_trip(bucket: &CloudStorage, name: &str, grpc: bool, checks: &mut Checks) {
     const CHECK: &str = "overwrite round trip";
     let object = format!("fleet-doctor-probe/{}", Randomness::from_system().id());
-    let result = tried(bucket, &object).await;
+    let mut is_there = false;
+    let result = tried(bucket, &object, &mut is_there).await;
     // Also after a failure: whatever there is of it is removed.
     let removed = if grpc { remove(bucket, &object).await } else { Ok(()) };
     match result {
         Ok(()) => checks.ok(CHECK, "created, overwritten, and stale writes refused"),
-        Err(Trial::Refused(why)) => checks.fail(
-            CHECK,
-            why.to_string(),
-            format!(
-                "gcloud storage buckets add-iam-policy-binding gs://{name} --role=roles/storage.objectUser --member=serviceAccount:THE_WORKERS"
+        Err(Trial::Refused(why)) => match whole(&why, name) {
+            Some(Cause { check, found, fix }) => checks.fail(check, found, fix),
+            None if checks.failed(MAY) => {
+                checks.skip(CHECK, format!("this process may not: {why}"));
+            }
+            None => checks.fail(
+                CHECK,
+                why.to_string(),
+                format!(
+                    "gcloud storage buckets add-iam-policy-binding gs://{name} --role=roles/storage.objectUser --member=serviceAccount:THE_WORKERS"
+                ),
             ),
-        ),
+        },
         Err(Trial::Wrong(what)) => checks.fail(
             CHECK,
             what,
@@ -185,8 +229,15 @@ async fn round_trip(bucket: &CloudStorage, name: &str, grpc: bool, checks: &mut 
         ),
     }
     match removed {
+        // Nothing was written, and why is told.
+        _ if !is_there => {}
         Ok(()) if !grpc => checks.skip("probe removed", format!("{NO_GRPC}; {object} stays")),
         Ok(()) => checks.ok("probe removed", "nothing is left"),
+        Err(why) if checks.failed(MAY) => checks.skip_for(
+            "probe removed",
+            format!("this process may not: {why}"),
+            format!("gcloud storage rm gs://{name}/{object}"),
+        ),
         Err(why) => checks.fail(
             "probe removed",
             format!("{object} stays: {why}"),
@@ -206,9 +257,11 @@ impl From<BucketError> for Trial {
     }
 }
 
-async fn tried(bucket: &CloudStorage, object: &str) -> Result<(), Trial> {
+/// `is_there` becomes true when the object was created.
+async fn tried(bucket: &CloudStorage, object: &str, is_there: &mut bool) -> Result<(), Trial> {
     let clock = SystemClock::default();
     let first = bucket.put(object, Bytes::from_static(b"1"), Generation::ABSENT).await?;
+    *is_there = true;
     let again = bucket.put(object, Bytes::from_static(b"x"), Generation::ABSENT).await;
     match again {
         Err(BucketError::PreconditionFailed) => {}

@@ -67,6 +67,11 @@ impl Checks {
         self.findings.push(Finding { object, check, status, found, fix });
     }
 
+    /// Whether this check has failed.
+    pub(super) fn failed(&self, check: &str) -> bool {
+        self.findings.iter().any(|f| f.check == check && f.status == Status::Failure)
+    }
+
     pub(super) fn ok(&mut self, check: &'static str, found: impl Into<String>) {
         self.push(check, Status::Ok, found.into(), None);
     }

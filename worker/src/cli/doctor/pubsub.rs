@@ -17,10 +17,15 @@ const MIN_ATTEMPTS: i32 = 20;
 /// Replicas that stall for so long get their messages again.
 const MIN_ACK_DEADLINE: Duration = Duration::from_secs(30);
 
+const REACH: &str =
+    "see that pubsub.googleapis.com can be reached from here: egress rules, proxy, DNS";
+
 struct Look<'a> {
     inspector: Inspector,
     names: &'a Names,
     emulated: bool,
+    /// Topics that are named and do not exist: what only follows from it is not told again.
+    missing: Vec<&'a str>,
 }
 
 pub(super) async fn check(place: &Place, names: &Names, known: bool) -> Vec<Checks> {
@@ -49,27 +54,34 @@ pub(super) async fn check(place: &Place, names: &Names, known: bool) -> Vec<Chec
     if named.is_empty() {
         return all;
     }
-    let connected = async {
-        anyhow::ensure!(known, "there are no credentials to ask with");
-        place.reach_pubsub().await?;
-        Inspector::connect(&place.connection()).await.map_err(anyhow::Error::msg)
-    };
-    let inspector = match connected.await {
+    let inspector = match connected(place, known, named[0].1).await {
         Ok(inspector) => inspector,
         Err(why) => {
+            if known {
+                let mut checks = Checks::of("Pub/Sub");
+                checks.fail("reached", why, REACH);
+                all.push(checks);
+            }
             for (object, name) in named {
                 let mut checks = Checks::of(format!("{object} {name}"));
-                if known {
-                    checks.fail("exists", format!("{why:#}"), "see that Pub/Sub can be reached");
+                let why = if known {
+                    "Pub/Sub cannot be reached"
                 } else {
-                    checks.skip("exists", why.to_string());
-                }
+                    "there are no credentials to ask with"
+                };
+                checks.skip("exists", why);
                 all.push(checks);
             }
             return all;
         }
     };
-    let look = Look { inspector, names, emulated: place.emulators.is_some() };
+    let mut missing = Vec::new();
+    for name in [&names.topic, &names.dead_topic].into_iter().flatten() {
+        if let Err(Unseen::Missing) = inspector.topic(name).await {
+            missing.push(name.as_str());
+        }
+    }
+    let look = Look { inspector, names, emulated: place.emulators.is_some(), missing };
     for (object, name) in named {
         let mut checks = Checks::of(format!("{object} {name}"));
         match object {
@@ -82,6 +94,24 @@ pub(super) async fn check(place: &Place, names: &Names, known: bool) -> Vec<Chec
         all.push(checks);
     }
     all
+}
+
+/// A connection that was found to work: whatever is answered about `name`, it is an answer.
+async fn connected(place: &Place, known: bool, name: &str) -> Result<Inspector, String> {
+    if !known {
+        return Err(String::new());
+    }
+    place.reach_pubsub().await.map_err(|why| format!("{why:#}"))?;
+    let inspector = Inspector::connect(&place.connection()).await?;
+    let looked = if name.contains("/topics/") {
+        inspector.topic(name).await
+    } else {
+        inspector.subscription(name).await.map(drop)
+    };
+    match looked {
+        Err(Unseen::Unreachable(why)) => Err(why),
+        Ok(()) | Err(_) => Ok(inspector),
+    }
 }
 
 /// The ID in a full name.
@@ -108,11 +138,9 @@ fn unseen(why: &Unseen, what: &'static str, flag: &str, permission: &str, checks
             format!("fleet setup, Terraform, or correct {flag}"),
         ),
         Unseen::Unsupported => checks.skip(what, "an emulator that cannot tell"),
-        Unseen::Unreachable(why) => checks.fail(
-            what,
-            format!("Pub/Sub does not answer: {why}"),
-            "see that pubsub.googleapis.com can be reached from here: egress rules, proxy, DNS",
-        ),
+        Unseen::Unreachable(why) => {
+            checks.fail(what, format!("Pub/Sub does not answer: {why}"), REACH);
+        }
     }
 }
 
@@ -164,7 +192,7 @@ impl Look<'_> {
             }
         };
         checks.ok("exists", if found.exactly_once { "exactly-once delivery" } else { "yes" });
-        attached(&found, self.names.topic.as_deref(), checks);
+        self.attached(&found, self.names.topic.as_deref(), checks);
         pulled(&found, &update, checks);
         if found.ordering {
             checks.ok("message ordering", "on");
@@ -206,6 +234,22 @@ impl Look<'_> {
         self.may(name, On::JobSubscription, &grant, checks).await;
     }
 
+    fn attached(&self, found: &Settings, topic: Option<&str>, checks: &mut Checks) {
+        match topic {
+            _ if found.topic == "_deleted-topic_" || found.detached => checks.fail(
+                "attached",
+                "its topic is gone: nothing arrives any more",
+                "create topic and subscription again (`fleet setup`, Terraform)",
+            ),
+            Some(topic) if topic != found.topic && !self.missing.contains(&topic) => checks.fail(
+                "attached",
+                format!("to {}, and jobs are published to {topic}", found.topic),
+                "correct --topic or --subscription",
+            ),
+            _ => checks.ok("attached", format!("to {}", found.topic)),
+        }
+    }
+
     async fn dead_letter(
         &self,
         name: &str,
@@ -223,7 +267,7 @@ impl Look<'_> {
             );
             return;
         };
-        if wanted.is_some_and(|wanted| wanted != topic) {
+        if wanted.is_some_and(|wanted| wanted != topic && !self.missing.contains(&wanted)) {
             checks.warn(
                 "dead letter",
                 format!("goes to {topic}, and rejected jobs to {}", wanted.unwrap_or_default()),
@@ -251,8 +295,7 @@ impl Look<'_> {
 
     async fn dead_topic(&self, name: &str, checks: &mut Checks) {
         self.topic(name, On::DeadTopic, "--dead-topic", checks).await;
-        if checks.findings.iter().any(|f| f.status == super::Status::Failure && f.check == "exists")
-        {
+        if checks.failed("exists") {
             return;
         }
         let grant = format!("gcloud pubsub topics add-iam-policy-binding {}", id(name));
@@ -289,7 +332,7 @@ impl Look<'_> {
                     "exists",
                     format!("keeps dead letters for {} day(s)", found.retention.as_secs() / 86_400),
                 );
-                attached(&found, self.names.dead_topic.as_deref(), checks);
+                self.attached(&found, self.names.dead_topic.as_deref(), checks);
                 pulled(&found, &update, checks);
                 expiry(&found, &update, checks);
                 if found.dead_letter.is_some() {
@@ -300,6 +343,11 @@ impl Look<'_> {
                     );
                 }
             }
+            Err(Unseen::Missing)
+                if self.names.dead_topic.as_deref().is_some_and(|t| self.missing.contains(&t)) =>
+            {
+                return checks.skip("exists", "its topic does not exist");
+            }
             Err(why) => {
                 unseen(&why, "exists", "--dead-subscription", "pubsub.subscriptions.get", checks);
                 if why != Unseen::Denied {
@@ -309,22 +357,6 @@ impl Look<'_> {
         }
         let grant = format!("gcloud pubsub subscriptions add-iam-policy-binding {id}");
         self.may(name, On::DeadSubscription, &grant, checks).await;
-    }
-}
-
-fn attached(found: &Settings, topic: Option<&str>, checks: &mut Checks) {
-    match topic {
-        _ if found.topic == "_deleted-topic_" || found.detached => checks.fail(
-            "attached",
-            "its topic is gone: nothing arrives any more",
-            "create topic and subscription again (`fleet setup`, Terraform)",
-        ),
-        Some(topic) if topic != found.topic => checks.fail(
-            "attached",
-            format!("to {}, and jobs are published to {topic}", found.topic),
-            "correct --topic or --subscription",
-        ),
-        _ => checks.ok("attached", format!("to {}", found.topic)),
     }
 }
 
