@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use shared::UserId;
-use shared::adapters::MemoryBucket;
-use shared::ports::Bucket;
+use shared::adapters::{MemoryBucket, SystemClock};
+use shared::ports::{Bucket, Clock as _};
 use tests::stage::{BUCKET, Cloud, LIMITS, PATIENCE, Stage, full};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use worker::Effect;
@@ -91,6 +91,36 @@ fn letter(data: &str, attributes: &[(&str, &str)]) -> Outgoing {
         attributes: attributes.iter().map(named).collect(),
         ordering_key: String::new(),
     }
+}
+
+#[tokio::test]
+async fn a_list_ends_when_what_was_there_is_read() -> anyhow::Result<()> {
+    a_list_ends(&embedded_stage().await?).await
+}
+
+#[tokio::test]
+async fn on_googles_emulator_a_list_ends_when_what_was_there_is_read() -> anyhow::Result<()> {
+    let test = "dead::on_googles_emulator_a_list_ends_when_what_was_there_is_read";
+    let Some(cloud) = Cloud::external_if_found(test).await? else { return Ok(()) };
+    a_list_ends(&Stage::set(cloud).await?).await
+}
+
+/// Five dead letters are shown, all of them, before the time is over for which the first would
+/// be waited for.
+async fn a_list_ends(stage: &Stage) -> anyhow::Result<()> {
+    let dead = Publisher::open(&stage.connection(), &full("topics", "jobs-dead")).await?;
+    for n in 0..5 {
+        let job = job(&format!("j{n}"), "ann", "profile").to_string();
+        dead.publish(bury(&job, "HTTP status 404")).await?;
+    }
+    let clock = SystemClock::default();
+    let began = clock.monotonic();
+    let output = stage.fleet(&["dead", "list", "--json", "--dead"]).await?;
+    let took = clock.monotonic().since(began);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert_eq!(output.stdout.lines().count(), 5, "{}", output.stdout);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    Ok(())
 }
 
 #[tokio::test]

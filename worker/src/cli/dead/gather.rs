@@ -24,6 +24,11 @@ const READS: usize = 16;
 /// How long dead letters stay unseen if this process dies, and on servers that do
 /// not redeliver at once what is given back at the end: the least that is allowed.
 const ACK_EXTENSION: Duration = Duration::from_secs(10);
+/// How long dead letters are waited for, unless something else is said: nobody can tell how
+/// many there are.
+const WAIT: Duration = Duration::from_secs(5);
+/// And by those who only look, once some have come: what is there comes in one go.
+const WAIT_FOR_MORE: Duration = Duration::from_secs(1);
 /// How long giving back may take.
 const RELEASE: Duration = Duration::from_secs(10);
 
@@ -218,10 +223,14 @@ async fn dead(
     let clock = SystemClock::default();
     let (mut pulled, mut wanted) = (Vec::new(), found.items.len());
     let result = loop {
+        let wait = which.wait.unwrap_or(match extent {
+            Extent::Limit if !pulled.is_empty() => WAIT_FOR_MORE,
+            Extent::Limit | Extent::All => WAIT,
+        });
         let delivery = tokio::select! {
             biased;
             delivery = messages.next() => delivery,
-            () = clock.sleep(which.wait) => break Ok(()),
+            () = clock.sleep(wait) => break Ok(()),
         };
         let delivery = match delivery {
             Ok(delivery) => delivery,

@@ -141,9 +141,10 @@ struct WhichArgs {
     /// Only with this in their reason, in upper or lower case
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// How long dead letters are waited for, since the last one
-    #[arg(long, default_value = "5s", value_parser = duration)]
-    wait: Duration,
+    /// How long dead letters are waited for, since the last one [default: 5s; for list 1s once
+    /// one has come]
+    #[arg(long, value_parser = duration)]
+    wait: Option<Duration>,
 }
 
 /// Where the jobs are that are meant.
