@@ -35,8 +35,15 @@ fn help_shows_what_there_is() {
     {
         assert!(stdout.contains(command), "{command}");
     }
+    for group in ["Run:\n  worker ", "People:\n  login ", "Jobs:\n  publish ", "Operate:\n  setup "]
+    {
+        assert!(stdout.contains(group), "{group:?}: {stdout}");
+    }
     let (_, stdout, _) = fleet(&["worker", "--help"], &[]);
     assert!(stdout.contains("FLEET_SUBSCRIPTION") && stdout.contains("Example"));
+    assert!(stdout.contains("Tunables:\n      --lease-ttl"), "{stdout}");
+    let (_, stdout, _) = fleet(&["users", "list", "--help"], &[]);
+    assert!(!stdout.contains("Tunables"), "{stdout}");
     let (code, stdout, _) = fleet(&["completions", "bash"], &[]);
     assert!(code == 0 && stdout.contains("fleet"));
 }
@@ -102,6 +109,46 @@ fn empty_path_variables_are_as_good_as_none() {
     let web = [&web[..], &["--public-url", "https://fleet.example"]].concat();
     refused(&web, &empty("FLEET_SESSION_KEY"), &["no session key: set --session-key"]);
     refused(&token, &empty("FLEET_KEYRING"), &["no OAuth client"]);
+}
+
+/// What a manifest leaves empty is as good as not there, whichever command reads it.
+#[test]
+fn empty_variables_count_as_unset() {
+    let required = ["--bucket", "b", "--project", "p", "--topic", "t", "--dead-topic", "d"];
+    let worker = [&["worker", "--subscription", "s"], &required[..]].concat();
+    for args in [
+        &worker[..],
+        &["worker"],
+        &["web"],
+        &["web", "--bucket", "b"],
+        &["login", "-u", "ann"],
+        &["publish"],
+        &["publish", "--topic", "t", "--user", "ann", "--kind", "api"],
+        &["profile", "ann"],
+        &["token", "ann", "--bucket", "b"],
+        &["users", "list"],
+        &["users", "show", "ann"],
+        &["users", "import", "none.json", "--user", "ann", "--bucket", "b"],
+        &["users", "retry", "ann", "--bucket", "b"],
+        &["users", "revoke", "ann"],
+        &["users", "delete", "ann"],
+        &["users", "connect-link", "ann", "--bucket", "b"],
+        &["dead", "list"],
+        &["dead", "redrive"],
+        &["dead", "drop", "--yes"],
+        &["setup"],
+    ] {
+        let (_, help, _) = fleet(&[args, &["--help"]].concat(), &[]);
+        let shown = help.split("env: ").skip(1).filter_map(|rest| rest.trim().split('=').next());
+        // Some are hidden where they do not matter.
+        let hidden =
+            ["FLEET_LEASE_TTL", "FLEET_REFRESH_AHEAD", "FLEET_MIN_TTL", "FLEET_WAIT_LIMIT"];
+        let others = ["FLEET_LOG", "FLEET_LOG_FORMAT", "FLEET_API_ROOT", "FLEET_USERINFO_URL"];
+        let names = shown.chain(hidden).chain(others);
+        let empty: Vec<(&str, &str)> = names.map(|name| (name, "")).collect();
+        assert!(empty.len() > 9, "{args:?}: {empty:?}");
+        assert_eq!(fleet(args, &empty), fleet(args, &[]), "{args:?}");
+    }
 }
 
 #[test]

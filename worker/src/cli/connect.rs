@@ -23,6 +23,7 @@ use worker::metered::{MeteredBucket, MeteredEndpoint};
 use worker::pubsub::{Connection, resource};
 
 use super::emulated::Emulators;
+use super::help::TUNABLES;
 use super::output::Usage;
 
 /// The project that IDs are looked up in.
@@ -97,21 +98,20 @@ pub(crate) struct JsonAnyway {
     _json: bool,
 }
 
-/// The store's tunables.
+/// The store's tunables. Every command takes them, and those show them to which they matter.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Tunables")]
 struct PolicyArgs {
     /// How long a replica may take to renew a token before others step in
-    #[arg(long, env = "FLEET_LEASE_TTL", default_value = "30s", value_parser = duration)]
+    #[arg(long, env = "FLEET_LEASE_TTL", default_value = "30s", value_parser = duration, help_heading = TUNABLES, hide = true)]
     lease_ttl: Duration,
     /// How long before its expiry a token is renewed, at most a quarter of its life
-    #[arg(long, env = "FLEET_REFRESH_AHEAD", default_value = "5m", value_parser = duration)]
+    #[arg(long, env = "FLEET_REFRESH_AHEAD", default_value = "5m", value_parser = duration, help_heading = TUNABLES, hide = true)]
     refresh_ahead: Duration,
     /// A token with less than this left is not used, at most a tenth of its life
-    #[arg(long, env = "FLEET_MIN_TTL", default_value = "60s", value_parser = duration)]
+    #[arg(long, env = "FLEET_MIN_TTL", default_value = "60s", value_parser = duration, help_heading = TUNABLES, hide = true)]
     min_ttl: Duration,
     /// How long a job waits for a token that another replica is renewing
-    #[arg(long, env = "FLEET_WAIT_LIMIT", default_value = "60s", value_parser = duration)]
+    #[arg(long, env = "FLEET_WAIT_LIMIT", default_value = "60s", value_parser = duration, help_heading = TUNABLES, hide = true)]
     wait_limit: Duration,
 }
 

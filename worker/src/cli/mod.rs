@@ -7,6 +7,7 @@ mod dead;
 mod dev;
 mod doctor;
 mod emulated;
+mod help;
 mod keyring;
 mod login;
 mod output;
@@ -23,7 +24,7 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand};
 
 use tokio::runtime::Handle;
 
@@ -95,9 +96,11 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let mut command = help::command();
+    let matches = command.get_matches_mut();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Command::Completions { shell } = cli.command {
-        clap_complete::generate(shell, &mut Cli::command(), "fleet", &mut std::io::stdout());
+        clap_complete::generate(shell, &mut command, "fleet", &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -160,11 +163,11 @@ fn start_telemetry(command: &Command, runtime: &Handle) -> Result<(Logs, Option<
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::help;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        help::command().debug_assert();
     }
 
     #[test]
@@ -178,6 +181,6 @@ mod tests {
                 assert!(help.contains("Example"), "fleet … {}", command.get_name());
             }
         }
-        Cli::command().get_subcommands().for_each(check);
+        help::command().get_subcommands().for_each(check);
     }
 }

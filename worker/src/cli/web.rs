@@ -64,7 +64,7 @@ struct PageArgs {
     #[arg(long, env = "FLEET_OFFER_SCOPES", value_delimiter = ',', value_name = "SCOPE")]
     offer_scope: Vec<String>,
     /// How many proxies append to X-Forwarded-For; 2 behind Google's load balancer
-    #[arg(long, env = "FLEET_TRUSTED_PROXIES", default_value = "0", value_name = "N", value_parser = number)]
+    #[arg(long, env = "FLEET_TRUSTED_PROXIES", default_value = "0", value_name = "N")]
     trusted_proxies: usize,
     /// An origin that /connect may lead back to (repeat, or separate by commas)
     #[arg(long, env = "FLEET_ALLOW_RETURN", value_delimiter = ',', value_name = "URL")]
@@ -74,11 +74,6 @@ struct PageArgs {
     /// Stop when stdin closes: ties a child to its parent
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
-}
-
-/// A number; an empty variable is none.
-fn number(text: &str) -> Result<usize, String> {
-    if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| "write a number".to_owned()) }
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
