@@ -366,3 +366,35 @@ async fn wrong_inputs() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// A name that nobody has is the command line's fault, whichever command meets it.
+#[tokio::test]
+async fn names_of_nothing() -> anyhow::Result<()> {
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    let jobs = stage.path("jobs.jsonl").display().to_string();
+    std::fs::write(&jobs, json!({"user": "ann", "kind": "profile"}).to_string())?;
+    let grant = stage.path("grant.json").display().to_string();
+    stage.write_authorized_user("ann", &grant)?;
+    for (args, flag) in [
+        (&["publish", "--user", "ann", "--kind", "k", "--topic", "none"][..], "--topic"),
+        (&["publish", "--file", &jobs, "--topic", "none"], "--topic"),
+        (&["worker", "--subscription", "none"], "--subscription"),
+        (&["worker", "--bucket", "none"], "--bucket"),
+        (&["dead", "list", "--dead", "--dead-topic", "none"], "--dead-topic"),
+        (&["dead", "list", "--dead", "--dead-subscription", "none"], "--dead-subscription"),
+        (&["dead", "list", "--parked", "--bucket", "none"], "--bucket"),
+        (&["users", "list", "--bucket", "none"], "--bucket"),
+        (&["users", "list", "--state", "none"], "--state"),
+        (&["users", "show", "ann", "--bucket", "none"], "--bucket"),
+        (&["users", "export", "ann", "--bucket", "none"], "--bucket"),
+        (&["users", "delete", "ann", "--yes", "--bucket", "none"], "--bucket"),
+        (&["users", "import", &grant, "--user", "ann", "--bucket", "none"], "--bucket"),
+        (&["token", "ann", "--bucket", "none"], "--bucket"),
+        (&["profile", "ann", "--bucket", "none"], "--bucket"),
+    ] {
+        let output = stage.fleet(args).await?;
+        assert_eq!(output.code, 2, "{args:?}: {}", output.stderr);
+        assert!(output.stderr.contains(flag), "{args:?}: {}", output.stderr);
+    }
+    Ok(())
+}

@@ -35,6 +35,12 @@ pub(crate) fn note(text: impl AsRef<str>) {
     drop(writeln!(std::io::stderr().lock(), "{}", text.as_ref()));
 }
 
+/// What a flag names does not exist. Bucket and Pub/Sub are asked deep below the command line,
+/// and say so in these words.
+fn names_nothing(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.to_string().contains("or correct --"))
+}
+
 /// Tells an error with its causes in one line, and how the process ends.
 pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
     let closed = error
@@ -64,7 +70,7 @@ pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
     });
     if must_consent {
         ExitCode::from(CONSENT)
-    } else if error.chain().any(<dyn std::error::Error>::is::<Usage>) {
+    } else if error.chain().any(<dyn std::error::Error>::is::<Usage>) || names_nothing(error) {
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE

@@ -12,7 +12,7 @@ use shared::UserId;
 use worker::Json;
 use worker::job::Job;
 use worker::kinds::{HostRules, OutputRules, check_api};
-use worker::pubsub::{Outgoing, Publisher};
+use worker::pubsub::{Outgoing, PublishError, Publisher};
 use worker::spans;
 
 use super::connect::{Place, ProjectArgs, user_id};
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     place.reach_pubsub().await?;
     let publisher = Publisher::open(&place.connection(), &topic).await?;
     if let Some(message) = single {
-        let id = publisher.publish(message).await?;
+        let id = publisher.publish(message).await.map_err(named)?;
         return if args.json {
             output::json(&json!({"published": 1, "message_id": id}))
         } else {
@@ -201,6 +201,17 @@ fn checked(content: &[u8], jobs: &Jobs) -> Result<Vec<Outgoing>, Usage> {
     Ok(messages)
 }
 
+/// A topic that does not exist is the command line's.
+fn named(error: PublishError) -> anyhow::Error {
+    match error {
+        PublishError::NoTopic { topic, .. } => Usage(format!(
+            "{topic} does not exist; create it (`fleet setup`, or Terraform) or correct --topic"
+        ))
+        .into(),
+        error => error.into(),
+    }
+}
+
 async fn publish_all(publisher: &Publisher, messages: Vec<Outgoing>) -> anyhow::Result<u64> {
     let bar = ProgressBar::new(messages.len() as u64).with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} published, {per_sec}")
@@ -217,7 +228,8 @@ async fn publish_all(publisher: &Publisher, messages: Vec<Outgoing>) -> anyhow::
             continue;
         }
         let Some(oldest) = window.pop_front() else { break };
-        oldest.await.with_context(|| format!("after {published} published jobs"))?;
+        let sent = oldest.await.map_err(named);
+        sent.with_context(|| format!("after {published} published jobs"))?;
         published += 1;
         bar.set_position(published);
     }

@@ -8,9 +8,10 @@ use shared::adapters::{RetryingBucket, SystemClock};
 use shared::ports::{Bucket as _, Clock as _, Generation};
 use worker::outbox::{self, StoredEnding};
 use worker::parking::{PREFIX, ParkedJob, is_claim, prefix_of};
-use worker::pubsub::{Delivery, Intake, IntakeSettings, OUTSTANDING_BYTES, Source};
+use worker::pubsub::{Delivery, Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES, Source};
 
 use super::super::connect::Place;
+use super::super::output::Usage;
 use super::group::{Group, grouped};
 use super::letter::Letter;
 use super::{Sources, WhichArgs, now};
@@ -234,7 +235,13 @@ async fn dead(
         };
         let delivery = match delivery {
             Ok(delivery) => delivery,
-            Err(error) => break Err(anyhow::Error::new(error)),
+            Err(IntakeError::NoSubscription(name)) => {
+                let why = format!(
+                    "{name} does not exist; create it (`fleet setup`, or Terraform) or correct --dead-topic, or --dead-subscription"
+                );
+                break Err(Usage(why).into());
+            }
+            Err(error) => break Err(anyhow::Error::new(error).context("dead letters")),
         };
         let letter = Letter::dead(&delivery.received, now());
         wanted += usize::from(which.want(&letter));
@@ -261,5 +268,5 @@ async fn dead(
         found.notes.push(format!("there are more than {limit} (--limit)"));
     }
     found.released = Some(messages.stop());
-    result.context("dead letters (name their subscription with --dead-subscription)")
+    result
 }
