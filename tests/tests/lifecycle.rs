@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use emulators::faults::Fault;
 use emulators::google::{Operation, StatsQuery};
 use rustix::process::Signal;
@@ -329,5 +330,62 @@ async fn what_the_release_before_has_remembered_and_parked_counts() -> anyhow::R
     worker.wait_for_message("parked jobs swept").await?;
     assert_eq!(stage.cloud.objects(BUCKET, "parked/").await?, [kept], "its scopes are the same");
     assert_eq!(worker.terminate().await?, 0);
+    Ok(())
+}
+
+/// Whoever opens connections and never ends a request takes nobody's place: a process with few
+/// descriptors answers its probes all the time.
+#[tokio::test]
+async fn half_sent_requests_keep_nobody_from_an_answer() -> anyhow::Result<()> {
+    const DESCRIPTORS: u32 = 200;
+    const HALVES: usize = 300;
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    for (command, said, address) in
+        [("worker", "taking jobs", "health"), ("web", "serving pages", "address")]
+    {
+        let mut process = stage.start_with_descriptors(&[command], DESCRIPTORS)?;
+        process.wait_for(|line| line["message"] == said).await?;
+        let address = process.log.iter().find_map(|line| line[address].as_str()).unwrap();
+        let address = address.to_owned();
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.id().unwrap()));
+        let limits = limits?;
+        let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert!(files.contains(&format!(" {DESCRIPTORS} ")), "{files}");
+        let mut halves = Vec::new();
+        for n in 0..HALVES {
+            let mut half = TcpStream::connect(&address).await?;
+            // A head that never ends, and a body.
+            let begun = match n % 2 {
+                0 => "GET /healthz HTTP/1.1\r\nhost: x\r\nx-half: ",
+                _ => "POST /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf",
+            };
+            half.write_all(begun.as_bytes()).await?;
+            halves.push(half);
+            if n % 10 == 0 {
+                healthy(command, &address).await?;
+            }
+        }
+        for _ in 0..20 {
+            healthy(command, &address).await?;
+        }
+        drop(halves);
+        healthy(command, &address).await?;
+        assert_eq!(process.terminate().await?, 0, "{}", process.log_text());
+    }
+    Ok(())
+}
+
+/// Asks on a connection of its own.
+async fn healthy(command: &str, address: &str) -> anyhow::Result<()> {
+    let answer = tokio::time::timeout(Duration::from_secs(10), async {
+        let mut connection = TcpStream::connect(address).await?;
+        let request = "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        connection.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    });
+    let answer = answer.await.with_context(|| format!("{command} does not answer"))??;
+    anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "{command}: {answer}");
     Ok(())
 }

@@ -198,6 +198,14 @@ impl Stage {
         Worker::start(flags, &self.environment())
     }
 
+    /// Starts a command that serves, as a process that may have so many descriptors open.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with_descriptors(&self, args: &[&str], most: u32) -> anyhow::Result<Worker> {
+        Worker::start_with_descriptors(args, most, &self.environment())
+    }
+
     /// Starts a replica with other variables than the stage's.
     ///
     /// # Errors

@@ -42,7 +42,12 @@ pub fn fleet_binary() -> PathBuf {
 
 fn command(args: &[&str], variables: &[(String, String)]) -> Command {
     let mut command = Command::new(fleet_binary());
-    command.args(args).env_clear().stdin(Stdio::null()).kill_on_drop(true);
+    command.args(args);
+    with_variables(command, variables)
+}
+
+fn with_variables(mut command: Command, variables: &[(String, String)]) -> Command {
+    command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
     for name in ["PATH", "HOME"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
@@ -81,9 +86,23 @@ pub struct Worker {
 
 impl Worker {
     pub(super) fn start(flags: &[&str], variables: &[(String, String)]) -> anyhow::Result<Self> {
-        let mut args = vec!["worker"];
-        args.extend(flags);
-        let mut child = command(&args, variables)
+        Self::spawn(command(&[&["worker"], flags].concat(), variables))
+    }
+
+    /// Starts any command as a process that may have so many descriptors open.
+    pub(super) fn start_with_descriptors(
+        args: &[&str],
+        most: u32,
+        variables: &[(String, String)],
+    ) -> anyhow::Result<Self> {
+        let script = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+        let mut limited = Command::new("sh");
+        limited.arg("-c").arg(script).arg(fleet_binary()).args(args);
+        Self::spawn(with_variables(limited, variables))
+    }
+
+    fn spawn(mut command: Command) -> anyhow::Result<Self> {
+        let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
