@@ -634,7 +634,12 @@ async fn a_login_lifts_the_block() {
     store.get_credentials(&user).await.unwrap_err();
     fleet.provider.deny("u", None);
     pass(seconds(2)).await;
-    store.set_credentials(&user, fleet.login(&user)).await.unwrap();
+    // Signing in without a new refresh token would leave the block, and the person waiting.
+    let mut login = fleet.login(&user);
+    let refresh_token = login.refresh_token.take();
+    assert_eq!(store.set_credentials(&user, login.clone()).await, Ok(Login::ConsentAgain));
+    login.refresh_token = refresh_token;
+    assert_eq!(store.set_credentials(&user, login).await, Ok(Login::Stored));
     store.get_credentials(&user).await.unwrap();
     assert_eq!(store.read_record(&user).await.unwrap().blocked, None);
 }

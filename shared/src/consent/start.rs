@@ -91,7 +91,7 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
                 // Not every provider reports what comes with signing in, and somebody else than
                 // is remembered need not see a page for that.
                 let asked = &scopes[if binding { 0 } else { SIGN_IN_SCOPES.len() }..];
-                let due = !record.is_active()
+                let due = record.trouble().is_some()
                     || record.client_id != consent.client.client_id()
                     || !missing_scopes(asked, &record.scopes).is_empty();
                 prompt = due || start.only || start.replace;

@@ -214,9 +214,11 @@ impl Granting {
     }
 
     /// Whether the account that signed in is the one that is stored, so that no new
-    /// refresh token is needed.
+    /// refresh token is needed. A blocked one needs it: whoever consents is tried again at
+    /// once, and not when the record's next try is due.
     fn is_known(&self, stored: &TokenRecord) -> bool {
         stored.is_active()
+            && stored.blocked.is_none()
             && stored.sub.is_some()
             && stored.sub == self.grant.sub
             && *stored.client_id == *self.identity.client_id
