@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::dev::Dev;
+use super::dev::{Dev, Gate};
 use super::webdriver::{Browser, Driver};
 
 /// What keeps this test from running, said plainly.
@@ -187,6 +187,42 @@ async fn a_person_clicks_through_everything() {
     browser.go(&callback).await;
     eyes.says("Signing in failed").await;
     eyes.see("replayed").await;
+
+    // The provider refuses for a reason that passes: nothing is lost.
+    dev.block("guest-1").await;
+    browser.go(&dev.url("/account")).await;
+    eyes.says("On hold").await;
+    eyes.says("Your access is on hold").await;
+    eyes.says("administrator").await;
+    eyes.says("Put on hold").await;
+    let main = browser.run("return document.querySelectorAll('.main').length", json!([])).await;
+    assert_eq!(main, json!(1), "one primary action");
+    eyes.see("account-on-hold").await;
+    browser.press("Connect again").await;
+    browser.press("Allow").await;
+    eyes.says("You are connected.").await;
+
+    // The bucket answers nobody: the page says so while a person still looks at it.
+    let storage = Gate::before(dev.get("STORAGE_EMULATOR_HOST")).await;
+    let grpc = Gate::before(dev.get("STORAGE_EMULATOR_HOST_GRPC")).await;
+    let (_pages, behind) = dev.pages_behind(&storage, &grpc).await;
+    browser.go(&format!("{behind}/account")).await;
+    eyes.says("Guest 1").await;
+    grpc.shut();
+    browser.go(&format!("{behind}/account")).await;
+    eyes.says("Guest 1").await;
+    storage.shut();
+    browser.press("Test it").await;
+    eyes.says("Nothing was changed; try again in a minute.").await;
+    browser.go(&format!("{behind}/account")).await;
+    eyes.says("Your account cannot be shown at the moment. Try again in a minute.").await;
+    eyes.see("bucket-down").await;
+    browser.go(&format!("{behind}/")).await;
+    eyes.says("Your account cannot be shown at the moment. Try again in a minute.").await;
+    browser.press("Try again").await;
+    assert_eq!(browser.url().await, format!("{behind}/account"));
+    browser.go(&dev.url("/account")).await;
+    eyes.says("Guest 1").await;
 
     // The provider ends the access: one thing to do.
     assert!(dev.revoke_at_provider("guest-1").await);

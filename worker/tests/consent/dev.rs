@@ -1,17 +1,58 @@
 //! A running `fleet dev`.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use url::form_urlencoded;
 
 use super::person::Person;
 
 pub(crate) const FLEET: &str = env!("CARGO_BIN_EXE_fleet");
+
+/// What stands before a server, and can be shut.
+pub(crate) struct Gate {
+    pub(crate) address: String,
+    shut: watch::Sender<bool>,
+}
+
+impl Gate {
+    /// Before the server at `behind`.
+    pub(crate) async fn before(behind: &str) -> Self {
+        let behind = behind.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (shut, is_shut) = watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (behind, mut is_shut) = (behind.clone(), is_shut.clone());
+                tokio::spawn(async move {
+                    let carrying = async {
+                        let mut server = TcpStream::connect(behind).await?;
+                        copy_bidirectional(&mut client, &mut server).await
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = is_shut.wait_for(|shut| *shut) => {}
+                        _ended = carrying => {}
+                    }
+                });
+            }
+        });
+        Self { address, shut }
+    }
+
+    /// Closes every connection, and every new one at once.
+    pub(crate) fn shut(&self) {
+        self.shut.send_replace(true);
+    }
+}
 
 /// Ends with this.
 pub(crate) struct Dev {
@@ -116,17 +157,61 @@ impl Dev {
 
     /// Lets a user's stored access token expire.
     pub(crate) async fn expire(&self, user: &str) {
+        self.rewrite(user, "expires_at", json!("2026-01-01T00:00:00Z")).await;
+    }
+
+    /// The provider refuses a user by its administrator's policy, as a worker finds out.
+    pub(crate) async fn block(&self, user: &str) {
+        let blocked = json!({
+            "code": "admin_policy_enforced", "since": "2026-01-01T00:00:00Z",
+            "next_try": "2100-01-01T00:00:00Z",
+        });
+        self.rewrite(user, "blocked", blocked).await;
+    }
+
+    /// Writes a member of a user's record.
+    async fn rewrite(&self, user: &str, member: &str, value: Value) {
         let (origin, bucket) = (self.get("STORAGE_EMULATOR_HOST"), self.get("FLEET_BUCKET"));
         let object = format!("{origin}/storage/v1/b/{bucket}/o/tokens%2F{user}.json");
         let http = reqwest::Client::new();
         let stored = http.get(format!("{object}?alt=media")).send().await.unwrap();
         let mut record: Value = serde_json::from_slice(&stored.bytes().await.unwrap()).unwrap();
-        record["expires_at"] = json!("2026-01-01T00:00:00Z");
+        record[member] = value;
         let to = format!(
             "{origin}/upload/storage/v1/b/{bucket}/o?uploadType=media&name=tokens%2F{user}.json"
         );
         let stored = http.post(to).body(record.to_string()).send().await.unwrap();
         assert_eq!(stored.status(), 200);
+    }
+
+    /// Another replica of the pages, whose sessions are the others', and which finds the
+    /// bucket at `storage` and `storage_grpc`. It ends with the child.
+    pub(crate) async fn pages_behind(&self, storage: &Gate, grpc: &Gate) -> (Child, String) {
+        let key = Path::new(self.get("FLEET_OAUTH_CLIENT")).with_file_name("session.key");
+        let mut child = Command::new(FLEET)
+            .args(["web", "--listen", "127.0.0.1:0"])
+            .envs(self.variables())
+            .env("STORAGE_EMULATOR_HOST", format!("http://{}", storage.address))
+            .env("STORAGE_EMULATOR_HOST_GRPC", &grpc.address)
+            .env("FLEET_SESSION_KEY", key)
+            .env("FLEET_PUBLIC_URL", "")
+            .env("FLEET_LOG_FORMAT", "gcp")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let url = loop {
+            let line = lines.next_line().await.unwrap().expect("the pages are served");
+            let line: Value = serde_json::from_str(&line).unwrap_or_default();
+            if let Some(address) = line["address"].as_str() {
+                break format!("http://{address}");
+            }
+        };
+        // A full pipe would stop the process.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        (child, url)
     }
 
     /// `fleet …` on this stack; what it printed.

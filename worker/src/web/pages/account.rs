@@ -81,7 +81,7 @@ fn ended(site: &Site, shown: &Account<'_>, why: &ConsentReason) -> Html {
         }
     };
     let verb =
-        if matches!(why, ConsentReason::Blocked { .. }) { "On hold since" } else { "Access ended" };
+        if matches!(why, ConsentReason::Blocked { .. }) { "Put on hold" } else { "Access ended" };
     let waiting = shown.waiting.map_or(0, |waiting| waiting.jobs);
     let waits = match waiting {
         0 => String::new(),

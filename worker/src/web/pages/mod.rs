@@ -95,6 +95,8 @@ pub(super) enum Onward {
     SignIn,
     /// The first page.
     FirstPage,
+    /// The account again, which could not be looked at.
+    Again,
 }
 
 /// A page that says one thing. Whoever is signed in goes back to their account.
@@ -107,6 +109,7 @@ pub(super) fn message(
 ) -> Html {
     let action = match (session, onward) {
         (Some(_), _) => "<a class=\"button main\" href=\"/account\">Back to your account</a>",
+        (None, Onward::Again) => "<a class=\"button main\" href=\"/account\">Try again</a>",
         (None, Onward::FirstPage) => "<a class=\"button main\" href=\"/\">To the first page</a>",
         (None, Onward::SignIn) => {
             "<a class=\"button main\" href=\"/oauth/start?next=/account\">Start again</a> \

@@ -4,6 +4,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use shared::ports::BucketError;
 use tracing::{info, warn};
 use url::form_urlencoded;
 
@@ -13,11 +14,20 @@ use crate::sign_outs;
 use crate::waiting::waiting;
 use crate::web::account;
 use crate::web::link::allowed_return;
-use crate::web::pages::{self, Account, Onward};
+use crate::web::pages::{self, Account};
 use crate::web::session::Notice;
 
+const NOT_SHOWN: &str = "Your account cannot be shown at the moment. Try again in a minute.";
+
 pub(super) async fn home(State(app): Shared, headers: HeaderMap) -> Response {
-    let known = app.known(&headers).await.unwrap_or_default();
+    let known = match app.known(&headers).await {
+        Ok(known) => known,
+        // Whoever is signed in would be asked to sign in.
+        Err(error) => {
+            warn!(%error, "the first page cannot tell who is signed in");
+            return app.unavailable(NOT_SHOWN);
+        }
+    };
     let notice = app.notice(&headers);
     let forget = notice.iter().map(|_| app.cookies.clear(NOTICE)).collect();
     let session = known.as_ref().map(|known| &known.session);
@@ -30,15 +40,15 @@ pub(super) async fn show_account(State(app): Shared, headers: HeaderMap) -> Resp
         Ok(None) => return see_other("/", vec![app.cookies.clear(SESSION)]),
         Err(error) => {
             warn!(%error, "an account cannot be shown");
-            let told = "Your account cannot be shown at the moment. Try again in a minute.";
-            let (status, title) = (StatusCode::SERVICE_UNAVAILABLE, "Not available");
-            return app.message(status, title, told, Onward::FirstPage, &headers).await;
+            return app.unavailable(NOT_SHOWN);
         }
     };
     let Known { session, user, record } = known;
     let notice = app.notice(&headers);
     let forget = notice.iter().map(|_| app.cookies.clear(NOTICE)).collect();
-    let waiting = waiting(&*app.site.bucket, &user).await;
+    let waiting = app.in_time(waiting(&*app.site.bucket, &user)).await;
+    let waiting =
+        waiting.unwrap_or_else(|| Err(BucketError::Unavailable("it took too long".into())));
     if let Err(error) = &waiting {
         warn!(user = %user.digest(), %error, "what waits for a person cannot be shown");
     }

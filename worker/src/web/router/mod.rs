@@ -49,6 +49,9 @@ const LOGIN_REFILL: Duration = Duration::from_secs(3);
 const JOB_REFILL: Duration = Duration::from_secs(10);
 const TEST_BURST: u32 = 5;
 const TEST_REFILL: Duration = Duration::from_secs(2);
+/// A person waits so long for what the bucket knows, far less than a store tries for: by then
+/// load balancers and people have given the page up.
+const LOOK: Duration = Duration::from_secs(5);
 /// No form of ours is larger.
 const LARGEST_FORM: usize = 16 * 1024;
 
@@ -161,10 +164,15 @@ impl App {
         let (key, now) = (self.site.consent.key(), self.site.clock.wall());
         let Some(session) = Session::open(key, &sealed, now) else { return Ok(None) };
         let Some(user) = session.user_id() else { return Ok(None) };
-        let (record, signed_out_at) = tokio::join!(
-            self.site.store.read_record(&user),
-            sign_outs::last(&*self.site.bucket, &user)
-        );
+        let looking = async {
+            tokio::join!(
+                self.site.store.read_record(&user),
+                sign_outs::last(&*self.site.bucket, &user)
+            )
+        };
+        let (record, signed_out_at) = self.in_time(looking).await.ok_or_else(|| {
+            Error::Unavailable(format!("the bucket did not answer within {LOOK:?}").into())
+        })?;
         let record = match record {
             Ok(record) => record,
             Err(Error::NeedsConsent(_)) => return Ok(None),
@@ -174,6 +182,22 @@ impl App {
             signed_out_at.map_err(|error| Error::Unavailable(error.to_string().into()))?;
         let stands = session.stands(&record.grant_id, signed_out_at);
         Ok(stands.then_some(Known { session, user, record }))
+    }
+
+    /// What a look at the bucket finds, unless a person has waited for it long enough.
+    async fn in_time<T>(&self, look: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            found = look => Some(found),
+            () = self.site.clock.sleep(LOOK) => None,
+        }
+    }
+
+    /// The page for when the bucket does not say who is signed in.
+    fn unavailable(&self, told: &str) -> Response {
+        let (status, title) = (StatusCode::SERVICE_UNAVAILABLE, "Not available");
+        let shown = pages::message(&self.site, title, told, Onward::Again, None);
+        page(status, shown, Vec::new())
     }
 
     /// What the last request left to tell, and the cookie that forgets it.
@@ -250,7 +274,8 @@ impl App {
                 Ok(None) => "You are signed out. Nothing was changed; sign in and try again.",
                 Err(error) => {
                     warn!(%error, "a form cannot be checked");
-                    "That is not possible at the moment. Nothing was changed; try again in a minute."
+                    let told = "That is not possible at the moment. Nothing was changed; try again in a minute.";
+                    return Err(Box::new(self.unavailable(told)));
                 }
             }
         };
