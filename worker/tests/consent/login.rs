@@ -292,6 +292,19 @@ async fn imports_mix_nobody_up() {
     let (fine, told) = import(&["alice", "--as-other-user"]).await;
     assert!(!fine && told.contains("is stored here"), "{told}");
     assert!(!dev.fleet(&["users", "show", "alice"]).await.0);
+    // A file that names nobody: its access token does.
+    let whole: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let nameless = serde_json::json!({
+        "refresh_token": whole["refresh_token"], "access_token": whole["access_token"],
+        "expiry": whole["expires_at"], "token_type": "Bearer",
+    });
+    std::fs::write(&file, nameless.to_string()).unwrap();
+    let (fine, told) = import(&["alice"]).await;
+    assert!(!fine && told.contains("\"user-1\"") && told.contains("\"alice\""), "{told}");
+    assert!(!dev.fleet(&["users", "show", "alice"]).await.0);
+    let (fine, told) = import(&["user-1"]).await;
+    assert!(fine && told.contains("unchanged"), "{told}");
+    std::fs::write(&file, &record).unwrap();
     let (fine, told) = import(&["user-1"]).await;
     assert!(fine && told.contains("unchanged"), "{told}");
 

@@ -4,9 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde_json::json;
-use shared::{Error, Grant, Imported, OAuthClient, TokenStore, UserId};
+use shared::adapters::HttpProvider;
+use shared::consent::subject;
+use shared::ports::Provider as _;
+use shared::{Error, Grant, Imported, OAuthClient, Secret, TokenStore, UserId};
 
-use super::super::connect::{Place, ProjectArgs, StoreArgs, read_small, user_id};
+use super::super::connect::{
+    Connected, Place, ProjectArgs, StoreArgs, read_small, revoke_url, user_id, userinfo_url,
+};
 use super::super::output::{self, Usage};
 use super::super::resume::resume;
 use super::credential_file::{self, CredentialFile};
@@ -21,7 +26,8 @@ Examples:
 Reads an exported record, gcloud's authorized_user, the token files of google-auth,
 oauth2client, Go, rclone and Node, and StarThinker's base64. The grant must belong to the
 configured OAuth client. A file that names another user or account than --user is refused:
-one grant under two IDs ends when either renews it.
+one grant under two IDs ends when either renews it. Of a file that names nobody the provider
+is asked whose it is, where its access token is still good; a refresh token alone tells nothing.
 
 Importing the stored refresh token again changes nothing; a record that was revoked with it
 stays revoked (fleet users retry asks the provider). Parked jobs of the user go on at once
@@ -64,10 +70,16 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
         ))
         .into());
     }
+    let names_nobody = read.user.is_none() && read.grant.sub.is_none();
     let grant = grant_for(read, &client).map_err(in_file)?;
     let ended = grant.ended;
     let connected = store.connect(place).await?;
-    for other in others {
+    let asked = match &grant.access_token {
+        Some(token) if names_nobody => account_of(token, &client, &connected).await?,
+        _ => None,
+    };
+    let asked = asked.filter(|account| account != user.as_str());
+    for other in others.into_iter().chain(asked) {
         refuse_if_stored(&connected.store, &other, &user).await?;
     }
     let imported = match connected.store.import(&user, grant, replace).await {
@@ -115,6 +127,19 @@ fn others_of(file: &CredentialFile, user: &UserId) -> Vec<String> {
         named.into_iter().filter(|name| *name != user.as_str()).map(str::to_owned).collect();
     others.dedup();
     others
+}
+
+/// Whose access token it is, as far as the provider says so now: one that has expired tells
+/// nobody anything, and is no reason not to import what comes with it.
+async fn account_of(
+    token: &Secret,
+    client: &OAuthClient,
+    connected: &Connected,
+) -> anyhow::Result<Option<String>> {
+    let (userinfo, revoke) = (userinfo_url()?, revoke_url()?);
+    let provider = HttpProvider::new(client, connected.http.clone(), userinfo, revoke)?;
+    let profile = provider.profile(token).await.unwrap_or_default();
+    Ok(subject(&profile))
 }
 
 async fn refuse_if_stored(store: &TokenStore, other: &str, user: &UserId) -> anyhow::Result<()> {
