@@ -35,7 +35,7 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// An error of the subscription this soon after the start is a wrong setting.
 const STARTUP: Duration = Duration::from_secs(30);
-/// How often the loop turns when nothing happens.
+/// How often the loop turns when nothing changes, however many messages come.
 const TURN: Duration = Duration::from_secs(1);
 /// How often one message is let in while no stored record can be used.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
@@ -139,27 +139,30 @@ async fn take_in(
             }
             probe_records(deliveries, source, &mut probed).await;
         }
-        let came = tokio::select! {
-            biased;
-            () = deliveries.ends.stopping.cancelled() => return Ok(()),
-            came = source.next(), if is_open => came,
-            changed = open.changed() => {
-                debug_assert!(changed.is_ok(), "the deliveries have the gate");
-                continue;
+        let mut turn = clock.sleep(TURN);
+        let ended = loop {
+            tokio::select! {
+                biased;
+                () = deliveries.ends.stopping.cancelled() => return Ok(()),
+                changed = open.changed() => {
+                    debug_assert!(changed.is_ok(), "the deliveries have the gate");
+                    break None;
+                }
+                () = &mut turn => break None,
+                came = source.next(), if is_open => match came {
+                    Ok(delivery) => {
+                        received_any = true;
+                        pauses.reset();
+                        deliveries.receive(delivery);
+                        // Messages may come faster than the jobs and acknowledgements of
+                        // this thread.
+                        tokio::task::consume_budget().await;
+                    }
+                    Err(error) => break Some(error),
+                },
             }
-            () = clock.sleep(TURN) => continue,
         };
-        let error = match came {
-            Ok(delivery) => {
-                received_any = true;
-                pauses.reset();
-                deliveries.receive(delivery);
-                // Messages may come faster than the jobs and acknowledgements of this thread.
-                tokio::task::consume_budget().await;
-                continue;
-            }
-            Err(error) => error,
-        };
+        let Some(error) = ended else { continue };
         if !received_any && clock.monotonic().since(started) < STARTUP {
             return Err(error.into());
         }
