@@ -6,15 +6,15 @@
 //! could be the beginning of one.
 
 use bytes::Bytes;
-use memchr::memmem::Finder;
+use memchr::memchr_iter;
 
 /// A shorter text is no secret that anybody could tell from other text.
 const SHORTEST: usize = 8;
 
 /// Replaces secrets in a stream of pieces.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Hidden {
-    secrets: Vec<Finder<'static>>,
+    secrets: Vec<Vec<u8>>,
     /// The end of what came, which may be the beginning of a secret.
     held: Vec<u8>,
 }
@@ -28,29 +28,27 @@ impl Hidden {
             spellings = vec![secret.to_owned(), secret.replace('/', "\\/"), encoded];
             spellings.dedup();
         }
-        let finder = |spelling: &String| Finder::new(spelling.as_bytes()).into_owned();
-        Self { secrets: spellings.iter().map(finder).collect(), held: Vec::new() }
+        Self { secrets: spellings.into_iter().map(String::into_bytes).collect(), held: Vec::new() }
     }
 
     /// What can be handed on once this piece has come.
     pub(super) fn clean(&mut self, piece: Bytes) -> Bytes {
-        let is_clean = |secret: &Finder<'_>| {
-            secret.find(&piece).is_none() && begun(&piece, secret.needle()) == 0
-        };
+        let is_clean = |secret: &Vec<u8>| place(&piece, secret).is_none();
         if self.held.is_empty() && self.secrets.iter().all(is_clean) {
             return piece;
         }
         let mut text = std::mem::take(&mut self.held);
         text.extend_from_slice(&piece);
         for secret in &self.secrets {
-            let length = secret.needle().len();
             let mut from = 0;
-            while let Some(at) = secret.find(&text[from..]) {
-                text[from + at..from + at + length].fill(b'*');
-                from += at + length;
+            while let Some(at) = place(&text[from..], secret)
+                && let Some(found) = text[from + at..].get_mut(..secret.len())
+            {
+                found.fill(b'*');
+                from += at + secret.len();
             }
         }
-        let held = self.secrets.iter().map(|secret| begun(&text, secret.needle())).max();
+        let held = self.secrets.iter().map(|secret| begun(&text, secret)).max();
         self.held = text.split_off(text.len() - held.unwrap_or(0));
         text.into()
     }
@@ -61,10 +59,20 @@ impl Hidden {
     }
 }
 
+/// Where `secret` begins in `text`, be it cut off by the end of the text.
+fn place(text: &[u8], secret: &[u8]) -> Option<usize> {
+    let begins = |at: &usize| {
+        let rest = &text[*at..];
+        let length = rest.len().min(secret.len());
+        rest[..length] == secret[..length]
+    };
+    memchr_iter(*secret.first()?, text).find(begins)
+}
+
 /// How many bytes at the end of `text` are the beginning of `secret`.
 fn begun(text: &[u8], secret: &[u8]) -> usize {
-    let most = text.len().min(secret.len() - 1);
-    (1..=most).rev().find(|length| text.ends_with(&secret[..*length])).unwrap_or(0)
+    let end = &text[text.len().saturating_sub(secret.len() - 1)..];
+    place(end, secret).map_or(0, |at| end.len() - at)
 }
 
 #[cfg(test)]
