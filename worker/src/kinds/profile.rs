@@ -55,13 +55,14 @@ impl ProfileHandler {
 /// Reads the endpoint's answer, which may be asked for again.
 async fn read(response: Response) -> Verdict {
     let status = response.status();
-    let (call, headers) = (SentCall::of(&response).cloned(), response.headers().clone());
+    let refused = (!status.is_success())
+        .then(|| (SentCall::of(&response).cloned(), response.headers().clone()));
     let (body, ended) = match Body::new(response, LIMIT) {
         Ok(body) => body.read(MAX_PROFILE_BYTES).await,
         Err(broken) => (Vec::new(), Ended::Broken(broken)),
     };
     let http_status = Some(status.as_u16());
-    if !status.is_success() {
+    if let Some((call, headers)) = refused {
         return match judge(status.as_u16(), &headers, &body, call.as_ref()) {
             // The userinfo endpoint needs `openid` or `profile`.
             Verdict::Reject { http_status: Some(403), .. } => {
