@@ -61,11 +61,7 @@ impl<'a> Course<'a> {
     /// Waits until jobs may begin, the user's rate limit is over and the user's token is
     /// fresh.
     async fn ready(&mut self, job: &Job) -> Result<Credentials, Event> {
-        tokio::select! {
-            biased;
-            () = self.shared.ends.stopping.cancelled() => return Err(Event::GoBack),
-            () = self.shared.gate.jobs_may_begin() => {}
-        }
+        self.until_jobs_may_begin().await?;
         loop {
             let wait = self.shared.rate_limits.wait(&job.user, self.shared.now());
             if wait.is_zero() {
@@ -127,11 +123,19 @@ impl<'a> Course<'a> {
                 return Ok(permit);
             }
             drop(permit);
-            tokio::select! {
-                biased;
-                () = shared.ends.stopping.cancelled() => return Err(Event::GoBack),
-                () = shared.gate.jobs_may_begin() => {}
-            }
+            self.until_jobs_may_begin().await?;
+        }
+    }
+
+    /// Waits while there is a trouble that stops jobs.
+    async fn until_jobs_may_begin(&self) -> Result<(), Event> {
+        if !self.shared.gate.stops_jobs() {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = self.shared.ends.stopping.cancelled() => Err(Event::GoBack),
+            () = self.shared.gate.jobs_may_begin() => Ok(()),
         }
     }
 
