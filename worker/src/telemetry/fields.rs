@@ -4,8 +4,15 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use tracing::Subscriber;
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::spans::LOGGED;
 
 /// The longest value of a field, in bytes: Cloud Logging takes 256 KiB a line.
 pub(super) const MAX_VALUE: usize = 16 * 1024;
@@ -14,40 +21,39 @@ pub(super) const MESSAGE: &str = "message";
 
 /// Fields in their order.
 #[derive(Debug, Default)]
-pub(super) struct Fields(Vec<(Cow<'static, str>, Value)>);
+pub(super) struct Fields {
+    list: Vec<(Cow<'static, str>, Value)>,
+    /// They are those of a delivery's span, which may have Cloud Logging's names.
+    of_span: bool,
+}
 
 impl Fields {
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+        self.list.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
     pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Value> {
-        self.0.iter_mut().find(|(known, _)| known == name).map(|(_, value)| value)
+        self.list.iter_mut().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(name, value)| (&**name, value))
+        self.list.iter().map(|(name, value)| (&**name, value))
     }
 
     /// Adds a field, unless there is one of that name.
     pub(super) fn add(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Value>) {
         let name = name.into();
         if self.get(&name).is_none() {
-            self.0.push((name, value.into()));
+            self.list.push((name, value.into()));
         }
     }
 
-    /// Adds the fields of a span, as [`JsonFields`] keeps them, but for those whose name
-    /// the event or an inner span has.
-    ///
-    /// [`JsonFields`]: tracing_subscriber::fmt::format::JsonFields
-    pub(super) fn add_span(&mut self, json: &str) {
-        for (name, value) in serde_json::from_str::<Map<String, Value>>(json).unwrap_or_default() {
-            let value = match value {
-                Value::String(text) => shown(&text),
-                other => other,
-            };
-            self.add(name, value);
+    /// Adds the fields of a span, but for those whose name the event or an inner span has.
+    pub(super) fn add_span(&mut self, span: &Self) {
+        for (name, value) in &span.list {
+            if self.get(name).is_none() {
+                self.list.push((name.clone(), value.clone()));
+            }
         }
     }
 
@@ -55,9 +61,9 @@ impl Fields {
     /// `error!(message = id, "text")` has two fields of the same name.
     fn record(&mut self, field: &Field, value: Value) {
         let name = field.name().trim_start_matches("r#");
-        let is_ours = name.starts_with("logging.googleapis.com/")
+        let is_reserved = name.starts_with("logging.googleapis.com/")
             || matches!(name, "@type" | "serviceContext" | "context");
-        if is_ours || self.get(name).is_some() {
+        if (is_reserved && !self.of_span) || self.get(name).is_some() {
             self.add(format!("field.{name}"), value);
         } else {
             self.add(name, value);
@@ -93,6 +99,30 @@ impl Visit for Fields {
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.record(field, shown(&format!("{value:?}")));
+    }
+}
+
+/// Keeps the fields of the spans that lines show.
+pub(super) struct KeepFields;
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for KeepFields {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if attributes.metadata().target() != LOGGED {
+            return;
+        }
+        if let Some(span) = context.span(id) {
+            let mut fields = Fields { of_span: true, ..Fields::default() };
+            attributes.record(&mut fields);
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &Id, record: &Record<'_>, context: Context<'_, S>) {
+        if let Some(span) = context.span(id)
+            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
+        {
+            record.record(fields);
+        }
     }
 }
 

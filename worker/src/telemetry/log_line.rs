@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
 use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::fmt::format::{JsonFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::escape::{Escaped, json as escaped_json};
 use super::fields::{Fields, MESSAGE};
-use crate::spans::{LOGGED, TRACE_FIELD};
+use crate::spans::TRACE_FIELD;
 
 /// Makes a line with severity ERROR count in Error Reporting without a stack.
 const REPORTED: &str =
@@ -52,13 +52,14 @@ impl LogLine {
     }
 }
 
-impl<S> FormatEvent<S, JsonFields> for LogLine
+impl<S, N> FormatEvent<S, N> for LogLine
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, JsonFields>,
+        context: &FmtContext<'_, S, N>,
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
@@ -70,11 +71,10 @@ where
             fields.add("target", metadata.target());
         }
         event.record(&mut fields);
-        // From the innermost. The spans of libraries name objects, and so users.
-        let spans = context.event_scope().into_iter().flatten();
-        for span in spans.filter(|span| span.metadata().target() == LOGGED) {
-            if let Some(formatted) = span.extensions().get::<FormattedFields<JsonFields>>() {
-                fields.add_span(&formatted.fields);
+        // From the innermost.
+        for span in context.event_scope().into_iter().flatten() {
+            if let Some(kept) = span.extensions().get::<Fields>() {
+                fields.add_span(kept);
             }
         }
         match &self.style {

@@ -6,10 +6,11 @@ use opentelemetry_sdk::trace::SdkTracer;
 use tracing::{Dispatch, Level, Metadata, error};
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+use super::fields::KeepFields;
 use super::log_line::{LogLine, Style};
 use super::log_thread::{self, LogThread};
 use super::traces::Traces;
@@ -92,11 +93,13 @@ fn dispatch(
     let spans: &[&str] = if tracer.is_some() { &[LOGGED, EXPORTED] } else { &[LOGGED] };
     let may_be_logged = filter_fn(move |metadata| may_be_logged(metadata, spans));
     let lines = tracing_subscriber::fmt::layer()
-        .fmt_fields(JsonFields::new())
+        // The fields of spans are kept as values.
+        .fmt_fields(debug_fn(|_, _, _| Ok(())))
         .event_format(LogLine::new(style))
         .log_internal_errors(false)
-        .with_writer(out)
-        .with_filter(asked_for(filter, spans)?.and(may_be_logged));
+        .with_writer(out);
+    let lines =
+        KeepFields.and_then(lines).with_filter(asked_for(filter, spans)?.and(may_be_logged));
     let lines = tracing_subscriber::registry().with(lines);
     let Some(tracer) = tracer else {
         // Not an absent layer instead: it would want every span.
