@@ -4,11 +4,11 @@ use std::io::IsTerminal as _;
 
 use opentelemetry_sdk::trace::SdkTracer;
 use tracing::{Dispatch, Level, Metadata, error};
-use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{FilterExt as _, ParseError, Targets, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
 
 use super::fields::KeepFields;
 use super::log_line::{LogLine, Style};
@@ -90,7 +90,7 @@ fn dispatch(
 ) -> Result<Dispatch, String> {
     // A line finds its delivery through the exported spans that it lies in, so where
     // there are any, the lines' filter has to know them.
-    let spans: &[&str] = if tracer.is_some() { &[LOGGED, EXPORTED] } else { &[LOGGED] };
+    let spans: &[&'static str] = if tracer.is_some() { &[LOGGED, EXPORTED] } else { &[LOGGED] };
     let may_be_logged = filter_fn(move |metadata| may_be_logged(metadata, spans));
     let lines = tracing_subscriber::fmt::layer()
         // The fields of spans are kept as values.
@@ -119,13 +119,9 @@ fn dispatch(
 
 /// What `FLEET_LOG` asks for. The spans of deliveries are there whatever that is, so that
 /// every line names its delivery.
-fn asked_for(directives: &str, spans: &[&str]) -> Result<EnvFilter, String> {
-    let mut filter = EnvFilter::try_new(directives).map_err(|e| e.to_string())?;
-    for span in spans {
-        let directive = format!("{span}=info").parse().map_err(|e| format!("{span}: {e}"))?;
-        filter = filter.add_directive(directive);
-    }
-    Ok(filter)
+fn asked_for(directives: &str, spans: &[&'static str]) -> Result<Targets, String> {
+    let filter: Targets = directives.parse().map_err(|error: ParseError| error.to_string())?;
+    Ok(filter.with_targets(spans.iter().map(|span| (*span, Level::INFO))))
 }
 
 /// Of what `FLEET_LOG` asks for: everything that our crates say, and what others say
