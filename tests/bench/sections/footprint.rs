@@ -22,6 +22,7 @@ const STEPS: [usize; 3] = [0, 10_000, 100_000];
 const IDLE: Duration = Duration::from_secs(20);
 const IDLE_AIM: f64 = 0.005;
 const SIZE_AIM: u64 = 25_000_000;
+const RESIDENT_AIM: f64 = 35e6;
 
 pub(super) async fn run(runs: u16, report: &mut Report) -> anyhow::Result<()> {
     let fleet = build().await?;
@@ -75,7 +76,8 @@ pub(super) async fn run(runs: u16, report: &mut Report) -> anyhow::Result<()> {
     let aim = Some(("< 0.5 %", idle < IDLE_AIM));
     report.add(plain("an idle replica", "% of a core", single(idle * 100.0), aim));
     let bytes = resident(process)? as f64;
-    report.add(plain("resident, idle replica", "MB", single(bytes / 1e6), None));
+    let aim = Some(("≤ 35 MB", bytes <= RESIDENT_AIM));
+    report.add(plain("resident, idle replica", "MB", single(bytes / 1e6), aim));
     drop(child);
 
     let mut client = Client::start(&Role::Hold { place, steps: STEPS.to_vec() })?;
