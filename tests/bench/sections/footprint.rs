@@ -126,6 +126,8 @@ fn worker(fleet: &Path, place: &Place, folder: &Path) -> anyhow::Result<Child> {
         ("FLEET_SUBSCRIPTION", place.subscription.clone()),
         ("FLEET_OAUTH_CLIENT", folder.join("client.json").display().to_string()),
         ("FLEET_LISTEN", "127.0.0.1:0".to_owned()),
+        // As the image sets it.
+        ("MIMALLOC_ALLOW_THP", "0".to_owned()),
     ];
     Command::new(fleet)
         .arg("worker")
