@@ -11,8 +11,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::Secret;
 use shared::ports::{
-    Answer, Bucket, BucketError, Clock, EndpointError, Generation, Limits, Listing, Monotonic,
-    Object, TokenEndpoint,
+    Answer, Bucket, BucketError, Clock, EndpointError, Generation, Hints, Limits, Listing,
+    Monotonic, Object, TokenEndpoint,
 };
 
 use crate::metrics;
@@ -97,7 +97,18 @@ impl Bucket for MeteredBucket {
         content: Bytes,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
-        self.count("put", self.bucket.put(name, content, expected), ok).boxed()
+        self.put_with_hints(name, content, Hints::new(), expected)
+    }
+
+    fn put_with_hints<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        hints: Hints,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        let request = self.bucket.put_with_hints(name, content, hints, expected);
+        self.count("put", request, ok).boxed()
     }
 
     fn delete<'a>(

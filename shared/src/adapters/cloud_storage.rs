@@ -17,7 +17,7 @@ use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::{Storage, StorageControl};
 
-use crate::ports::{Bucket, BucketError, Generation, Listing, Object};
+use crate::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
 
 /// Larger objects are cut off here; what is cut is no record and no job any more. A
 /// parked job may have 1 MiB of data, a third more as base64, and 100 attributes, each byte
@@ -278,6 +278,16 @@ impl Bucket for CloudStorage {
         content: Bytes,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        self.put_with_hints(name, content, Hints::new(), expected)
+    }
+
+    fn put_with_hints<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        hints: Hints,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         async move {
             let call = self
                 .objects
@@ -286,6 +296,7 @@ impl Bucket for CloudStorage {
                 .set_content_type("application/json")
                 // Never served from a cache between here and the bucket.
                 .set_cache_control("no-store")
+                .set_metadata(hints)
                 .with_retry_policy(NeverRetry)
                 .send_buffered();
             let object = self.bounded(Box::pin(call)).await.map_err(|f| self.failed(f))?;
@@ -335,14 +346,18 @@ impl Bucket for CloudStorage {
                 .set_page_token(page.unwrap_or_default())
                 .send();
             let found = self.bounded(call).await.map_err(|f| self.failed(f))?;
-            Ok(Listing {
-                objects: found
-                    .objects
-                    .into_iter()
-                    .map(|o| (o.name, Generation(o.generation)))
-                    .collect(),
+            let mut listing = Listing {
                 next_page: Some(found.next_page_token).filter(|t| !t.is_empty()),
-            })
+                ..Listing::default()
+            };
+            for object in found.objects {
+                if !object.metadata.is_empty() {
+                    let hints = object.metadata.into_iter().collect();
+                    listing.hints.insert(object.name.clone(), hints);
+                }
+                listing.objects.push((object.name, Generation(object.generation)));
+            }
+            Ok(listing)
         }
         .boxed()
     }

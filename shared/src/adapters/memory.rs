@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use crate::ports::{Bucket, BucketError, Generation, Listing, Object};
+use crate::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
 
 /// Objects with generations, strictly one winner per generation, no limits.
 #[derive(Debug, Default)]
@@ -16,6 +16,7 @@ pub struct MemoryBucket(Mutex<Contents>);
 #[derive(Debug, Default)]
 struct Contents {
     objects: BTreeMap<String, Object>,
+    hints: BTreeMap<String, Hints>,
     last_generation: i64,
 }
 
@@ -44,6 +45,16 @@ impl Bucket for MemoryBucket {
         content: Bytes,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        self.put_with_hints(name, content, Hints::new(), expected)
+    }
+
+    fn put_with_hints<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        hints: Hints,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         async move {
             self.with(|c| {
                 if c.generation(name) != expected {
@@ -52,6 +63,10 @@ impl Bucket for MemoryBucket {
                 c.last_generation += 1;
                 let generation = Generation(c.last_generation);
                 c.objects.insert(name.to_owned(), Object { content, generation });
+                c.hints.remove(name);
+                if !hints.is_empty() {
+                    c.hints.insert(name.to_owned(), hints);
+                }
                 Ok(generation)
             })
         }
@@ -67,7 +82,10 @@ impl Bucket for MemoryBucket {
             self.with(|c| match c.generation(name) {
                 Generation::ABSENT => Ok(false),
                 found if found != expected => Err(BucketError::PreconditionFailed),
-                _ => Ok(c.objects.remove(name).is_some()),
+                _ => {
+                    c.hints.remove(name);
+                    Ok(c.objects.remove(name).is_some())
+                }
             })
         }
         .boxed()
@@ -86,8 +104,12 @@ impl Bucket for MemoryBucket {
                     .range(from..)
                     .take_while(|(name, _)| name.starts_with(prefix))
                     .map(|(name, object)| (name.clone(), object.generation));
-                let objects = matching.by_ref().take(PAGE).collect();
-                Ok(Listing { objects, next_page: matching.next().map(|(name, _)| name) })
+                let objects: Vec<_> = matching.by_ref().take(PAGE).collect();
+                let next_page = matching.next().map(|(name, _)| name);
+                let hints = objects.iter().filter_map(|(name, _)| {
+                    c.hints.get(name).map(|hints| (name.clone(), hints.clone()))
+                });
+                Ok(Listing { hints: hints.collect(), objects, next_page })
             })
         }
         .boxed()

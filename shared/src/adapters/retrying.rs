@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 
 use crate::policy::Policy;
 use crate::ports::{
-    Bucket, BucketError, Clock, Generation, Listing, Monotonic, Object, Randomness,
+    Bucket, BucketError, Clock, Generation, Hints, Listing, Monotonic, Object, Randomness,
 };
 use crate::schedule::Schedule;
 
@@ -113,10 +113,21 @@ impl Bucket for RetryingBucket {
         content: Bytes,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        self.put_with_hints(name, content, Hints::new(), expected)
+    }
+
+    fn put_with_hints<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        hints: Hints,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         async move {
             let mut tries = self.tries();
             loop {
-                match self.inner.put(name, content.clone(), expected).await {
+                let (content, hints) = (content.clone(), hints.clone());
+                match self.inner.put_with_hints(name, content, hints, expected).await {
                     Err(error) => tries.again(error, false).await?,
                     written => return written,
                 }

@@ -1,5 +1,6 @@
 //! A bucket of versioned objects.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,11 +42,18 @@ impl fmt::Debug for Object {
     }
 }
 
+/// What a writer notes beside an object's content, for whoever lists: custom metadata. It only
+/// helps to choose what to read; nothing is decided by it, since whoever can write into the
+/// bucket can write it, and earlier versions write none.
+pub type Hints = BTreeMap<String, String>;
+
 /// One page of object names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     /// Names and generations, in lexicographic order of the names.
     pub objects: Vec<(String, Generation)>,
+    /// The hints of those objects that have some, by their names.
+    pub hints: BTreeMap<String, Hints>,
     /// Pass it on to get the next page; `None` after the last.
     pub next_page: Option<String>,
 }
@@ -87,6 +95,18 @@ pub trait Bucket: Send + Sync + fmt::Debug + 'static {
         content: Bytes,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>>;
+
+    /// Writes an object like [`put`](Self::put), in the same one request, with hints for whoever
+    /// lists it. A bucket that keeps none (a file) leaves them out.
+    fn put_with_hints<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        _hints: Hints,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        self.put(name, content, expected)
+    }
 
     /// Deletes an object if its generation is `expected`; `false` when there
     /// was nothing to delete.

@@ -9,7 +9,7 @@ mod clock;
 mod provider;
 mod token_endpoint;
 
-pub use bucket::{Bucket, BucketError, Generation, Listing, Object};
+pub use bucket::{Bucket, BucketError, Generation, Hints, Listing, Object};
 pub use clock::{Clock, Monotonic, Now, Randomness};
 pub use provider::{CodeAnswer, Provider, Revocation};
 pub use token_endpoint::{Answer, EndpointError, Limits, Resend, TokenEndpoint, UNSTATED_LIFETIME};

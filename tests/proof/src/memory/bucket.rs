@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::adapters::MemoryBucket;
-use shared::ports::{Bucket, BucketError, Generation, Listing, Object};
+use shared::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
 use tokio::time::Instant;
 
 /// What happens to one write.
@@ -187,6 +187,16 @@ impl Bucket for FaultyBucket {
         content: Bytes,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        self.put_with_hints(name, content, Hints::new(), expected)
+    }
+
+    fn put_with_hints<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        hints: Hints,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         async move {
             self.with(|s| {
                 if name.starts_with("tokens/") {
@@ -207,7 +217,7 @@ impl Bucket for FaultyBucket {
                     tokio::spawn(async move {
                         tokio::time::sleep_until(due).await;
                         // Nobody waits for what becomes of it.
-                        drop(inner.put(&name, content, expected).await);
+                        drop(inner.put_with_hints(&name, content, hints, expected).await);
                     });
                     return Err(lost());
                 }
@@ -216,13 +226,13 @@ impl Bucket for FaultyBucket {
                     let due = Instant::now() + delay;
                     let arriving = tokio::spawn(async move {
                         tokio::time::sleep_until(due).await;
-                        inner.put(&name, content, expected).await
+                        inner.put_with_hints(&name, content, hints, expected).await
                     });
                     return arriving.await.unwrap_or_else(|_| Err(lost()));
                 }
                 _ => {}
             }
-            let written = self.inner.put(name, content, expected).await;
+            let written = self.inner.put_with_hints(name, content, hints, expected).await;
             if written.is_ok() {
                 self.with(|s| s.written_at.insert(name.to_owned(), Instant::now()));
             }

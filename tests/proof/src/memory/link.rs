@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use shared::ports::{Bucket, BucketError, Generation, Listing, Object};
+use shared::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
 
 use super::FaultyBucket;
 
@@ -50,9 +50,19 @@ impl Bucket for Link {
         content: Bytes,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        self.put_with_hints(name, content, Hints::new(), expected)
+    }
+
+    fn put_with_hints<'a>(
+        &'a self,
+        name: &'a str,
+        content: Bytes,
+        hints: Hints,
+        expected: Generation,
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         async move {
             self.passes()?;
-            self.bucket.put(name, content, expected).await
+            self.bucket.put_with_hints(name, content, hints, expected).await
         }
         .boxed()
     }

@@ -143,7 +143,8 @@ impl Bucket for BucketPort {
         prefix: &'a str,
         _page: Option<String>,
     ) -> BoxFuture<'a, Result<Listing, BucketError>> {
-        async move { Ok(Listing { objects: self.world.names(prefix), next_page: None }) }.boxed()
+        async move { Ok(Listing { objects: self.world.names(prefix), ..Listing::default() }) }
+            .boxed()
     }
 }
 
