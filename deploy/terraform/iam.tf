@@ -31,6 +31,7 @@ resource "google_pubsub_topic_iam_member" "worker" {
     jobs     = google_pubsub_topic.jobs.id
     dead     = google_pubsub_topic.dead.id
     outcomes = google_pubsub_topic.outcomes.id
+    events   = google_pubsub_topic.events.id
   }
 
   topic  = each.value
@@ -67,10 +68,15 @@ resource "google_secret_manager_secret_iam_member" "worker" {
   member = local.worker
 }
 
-# Web: stores grants, publishes test jobs and those that were parked.
+# Web: stores grants, publishes test jobs and those that were parked, tells who has consented.
 
 resource "google_pubsub_topic_iam_member" "web" {
-  topic  = google_pubsub_topic.jobs.id
+  for_each = {
+    jobs   = google_pubsub_topic.jobs.id
+    events = google_pubsub_topic.events.id
+  }
+
+  topic  = each.value
   role   = "roles/pubsub.publisher"
   member = local.web
 }
@@ -124,6 +130,15 @@ resource "google_pubsub_topic_iam_member" "operators" {
   for_each = var.operators
 
   topic  = google_pubsub_topic.jobs.id
+  role   = "roles/pubsub.publisher"
+  member = each.value
+}
+
+# `fleet users revoke` and `delete` tell applications.
+resource "google_pubsub_topic_iam_member" "operators_tell" {
+  for_each = var.operators
+
+  topic  = google_pubsub_topic.events.id
   role   = "roles/pubsub.publisher"
   member = each.value
 }

@@ -8,5 +8,6 @@ output "settings" {
     FLEET_DEAD_TOPIC=${google_pubsub_topic.dead.name}
     FLEET_DEAD_SUBSCRIPTION=${google_pubsub_subscription.review.name}
     FLEET_OUTCOMES_TOPIC=${google_pubsub_topic.outcomes.name}
+    FLEET_EVENTS_TOPIC=${google_pubsub_topic.events.name}
   EOT
 }

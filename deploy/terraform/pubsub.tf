@@ -3,6 +3,7 @@ locals {
   dead_topic           = "${var.topic}-dead"
   review_subscription  = "${local.dead_topic}-review"
   outcomes_topic       = "${var.topic}-outcomes"
+  events_topic         = "${var.topic}-events"
 
   # Pub/Sub itself moves what was delivered too often: README, "On GKE", makes this identity.
   pubsub_agent = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
@@ -77,6 +78,19 @@ resource "google_pubsub_subscription" "review" {
 resource "google_pubsub_topic" "outcomes" {
   #checkov:skip=CKV_GCP_83:As the job topic; results of jobs are in it, so grant subscriptions with care
   name = local.outcomes_topic
+
+  dynamic "message_storage_policy" {
+    for_each = length(var.message_regions) > 0 ? [1] : []
+    content {
+      allowed_persistence_regions = var.message_regions
+    }
+  }
+}
+
+# Whoever sends people to the consent pages subscribes to it.
+resource "google_pubsub_topic" "events" {
+  #checkov:skip=CKV_GCP_83:As the job topic
+  name = local.events_topic
 
   dynamic "message_storage_policy" {
     for_each = length(var.message_regions) > 0 ? [1] : []

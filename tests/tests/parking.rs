@@ -353,6 +353,7 @@ fn sweep(fleet: &Fleet, name: &str, topic: &Arc<Topic>) -> Sweep {
         bucket: bucket(fleet),
         store: fleet.replica(name),
         jobs: Arc::<Topic>::clone(topic),
+        events: None,
         clock: Arc::new(clock()),
         random: Arc::new(Randomness::seeded(name.len() as u64)),
         every: Duration::from_secs(600),
@@ -381,13 +382,13 @@ async fn a_sweep_keeps_the_order_and_stops_a_user_at_the_first_failure() {
     let sweep = sweep(&fleet, "a", &topic);
     let stop = CancellationToken::new();
     let swept = sweep.sweep(&mut Claims::default(), &stop).await.unwrap();
-    assert_eq!(swept, Swept { resumed: 21, jobs: 21, users: 2 });
+    assert_eq!(swept, Swept { resumed: 21, jobs: 21, users: 2, untold: 0 });
     assert_eq!(topic.jobs(), [names(0, 20), vec!["zoe-00".into()]].concat());
     let left = fleet.bucket.list(&prefix_of(&ann()), None).await.unwrap().objects;
     assert_eq!(left.len(), 20, "what was not published is not deleted");
     *topic.refuses.lock().unwrap() = None;
     let swept = sweep.sweep(&mut Claims::default(), &stop).await.unwrap();
-    assert_eq!(swept, Swept { resumed: 20, jobs: 1, users: 1 });
+    assert_eq!(swept, Swept { resumed: 20, jobs: 1, users: 1, untold: 0 });
     assert_eq!(topic.jobs()[21..], names(20, 40));
 }
 
@@ -421,7 +422,7 @@ async fn what_is_not_deleted_does_not_go_on_again() {
     let stop = CancellationToken::new();
     fleet.bucket.refuse_deletes(true);
     let swept = sweep.sweep(&mut claims, &stop).await.unwrap();
-    assert_eq!(swept, Swept { resumed: 1, jobs: 0, users: 0 });
+    assert_eq!(swept, Swept { resumed: 1, jobs: 0, users: 0, untold: 0 });
     park(&fleet, "bob", "two", 1).await;
     let bobs = left(&fleet).await.into_iter().find(|name| name.starts_with("parked/bob/"));
     let bobs = bobs.unwrap();
@@ -453,10 +454,10 @@ async fn a_job_that_waits_for_a_scope_is_not_resumed_before_scopes_change() {
     let topic = Arc::new(Topic::default());
     let sweep = sweep(&fleet, "a", &topic);
     let stop = CancellationToken::new();
-    let waits = Swept { resumed: 0, jobs: 1, users: 1 };
+    let waits = Swept { resumed: 0, jobs: 1, users: 1, untold: 0 };
     assert_eq!(sweep.sweep(&mut Claims::default(), &stop).await.unwrap(), waits);
     log_in(&fleet.replica("web"), fleet.login(&ann())).await;
-    let went_on = Swept { resumed: 1, jobs: 0, users: 0 };
+    let went_on = Swept { resumed: 1, jobs: 0, users: 0, untold: 0 };
     assert_eq!(sweep.sweep(&mut Claims::default(), &stop).await.unwrap(), went_on);
 }
 
@@ -468,7 +469,7 @@ async fn replicas_take_turns() {
     let (a, b) = (sweep(&fleet, "a", &topic), sweep(&fleet, "b2", &topic));
     let stop = CancellationToken::new();
     let (mut seen_by_a, mut seen_by_b) = (None, Some(Generation::ABSENT));
-    let found = Swept { resumed: 0, jobs: 1, users: 1 };
+    let found = Swept { resumed: 0, jobs: 1, users: 1, untold: 0 };
     assert_eq!(a.turn(&mut seen_by_a, &mut Claims::default(), &stop).await.unwrap(), Some(found));
     assert_eq!(
         b.turn(&mut seen_by_b, &mut Claims::default(), &stop).await.unwrap(),
@@ -478,7 +479,7 @@ async fn replicas_take_turns() {
     fleet.user("ann").await;
     assert_eq!(topic.jobs().len(), 0);
     // Nobody swept since b looked.
-    let went_on = Swept { resumed: 1, jobs: 0, users: 0 };
+    let went_on = Swept { resumed: 1, jobs: 0, users: 0, untold: 0 };
     assert_eq!(b.turn(&mut seen_by_b, &mut Claims::default(), &stop).await.unwrap(), Some(went_on));
     assert_eq!(a.turn(&mut seen_by_a, &mut Claims::default(), &stop).await.unwrap(), None);
     assert_eq!(topic.jobs(), ["one"]);
@@ -621,7 +622,7 @@ async fn a_job_of_another_user_is_left_where_it_is() {
     let topic = Arc::new(Topic::default());
     let stop = CancellationToken::new();
     let swept = sweep(&fleet, "a", &topic).sweep(&mut Claims::default(), &stop).await.unwrap();
-    assert_eq!(swept, Swept { resumed: 1, jobs: 2, users: 2 });
+    assert_eq!(swept, Swept { resumed: 1, jobs: 2, users: 2, untold: 0 });
     assert_eq!(topic.jobs(), ["zoe-00"], "ann has not consented");
     assert_eq!(left(&fleet).await, [stored, planted.to_owned()]);
 }

@@ -13,6 +13,7 @@ pub mod dead_letter;
 pub mod dedupe;
 mod delivery;
 pub mod effect;
+pub mod events;
 mod gate;
 mod handler;
 pub mod health;

@@ -2,21 +2,46 @@
 
 use shared::UserId;
 use shared::ports::{Bucket, BucketError};
+use tracing::warn;
 
 use crate::dedupe;
+use crate::events::state::Occasion;
+use crate::events::{self, Decided, Events, Tell};
 use crate::parking::{PREFIX, is_claim, prefix_of};
 use crate::resuming::forget;
 use crate::sign_outs;
 
-/// Removes the user's parked jobs, their claim, the remembered ends of their jobs and the
-/// time of their last sign-out; how many jobs were parked. The record has to be gone: then
-/// nobody publishes the jobs meanwhile.
+/// What was removed of a user.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// How many jobs were parked.
+    pub parked: u64,
+    /// That it has ended is to be told, if anybody is: [`Events::publish`] it. Until it is,
+    /// the object that says so is kept.
+    pub tell: Option<Tell>,
+}
+
+/// Removes the user's parked jobs, their claim, the remembered ends of their jobs, the time of
+/// their last sign-out, and what applications were told of them. The record has to be gone:
+/// then nobody publishes the jobs meanwhile. `was_stored`: there was one until now.
 ///
 /// Cancelling it leaves some; doing it again is harmless.
 ///
 /// # Errors
 /// When the bucket does not answer.
-pub async fn remove_traces(bucket: &dyn Bucket, user: &UserId) -> Result<u64, BucketError> {
+pub async fn remove_traces(
+    bucket: &dyn Bucket,
+    user: &UserId,
+    was_stored: bool,
+    events: Option<&Events>,
+) -> Result<Removed, BucketError> {
+    let tell = match events {
+        Some(events) => to_tell(events, user, was_stored).await,
+        None => None,
+    };
+    if tell.is_none() {
+        events::remove(bucket, user, events.is_some()).await?;
+    }
     let mut parked = 0;
     let remembered = format!("{}{}/", dedupe::PREFIX, user.encoded());
     for prefix in [prefix_of(user), remembered] {
@@ -37,5 +62,16 @@ pub async fn remove_traces(bucket: &dyn Bucket, user: &UserId) -> Result<u64, Bu
     if let Some(object) = bucket.get(&name).await? {
         forget(bucket, &name, object.generation).await?;
     }
-    Ok(parked)
+    Ok(Removed { parked, tell })
+}
+
+async fn to_tell(events: &Events, user: &UserId, was_stored: bool) -> Option<Tell> {
+    match events.decide(user, &Occasion::Removed { was_stored }, None).await {
+        Ok(Decided::Mine(tell)) => Some(tell),
+        Ok(Decided::Nothing | Decided::Held(_)) => None,
+        Err(why) => {
+            warn!(user = %user.digest(), "nobody is told that a user's consent has ended: {why}");
+            None
+        }
+    }
 }

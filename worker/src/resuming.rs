@@ -1,14 +1,16 @@
 //! Parked jobs go on when their user has consented.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use shared::ports::{Bucket, BucketError, Clock, Generation};
 use shared::record::TokenRecord;
-use shared::{Error, TokenStore, UserId};
+use shared::{Error, Reason, TokenStore, UserId};
 use tracing::{debug, error, warn};
 
 use crate::claim::Sighting;
+use crate::events::state::Occasion;
 use crate::metrics;
 use crate::parking::resumption::{Ended, Entry, Event, Resumption, Step};
 use crate::parking::{Claim, Claimed, ParkedJob, Renewed, is_claim, prefix_of};
@@ -103,14 +105,16 @@ pub(crate) struct Resuming<'a> {
     claim: Option<Claim>,
     /// So many were published, whatever came after that.
     pub(crate) published: u64,
+    /// The scopes that jobs which stay parked lack, if any lacks scopes.
+    lacked: Option<BTreeSet<String>>,
     error: Option<ResumeError>,
 }
 
 /// What is to be done with one parked object.
 enum Found {
     Due(Box<ParkedJob>),
-    /// It must stay where it is.
-    Keep,
+    /// It must stay where it is; the scopes that it lacks, if that is why.
+    Keep(Option<Vec<String>>),
     Gone,
 }
 
@@ -131,8 +135,8 @@ impl<'a> Resuming<'a> {
         clock: &'a dyn Clock,
         user: &'a UserId,
     ) -> Self {
-        let (record, claim, published, error) = (None, None, 0, None);
-        Self { bucket, store, jobs, clock, user, record, claim, published, error }
+        let (record, claim, published, lacked, error) = (None, None, 0, None, None);
+        Self { bucket, store, jobs, clock, user, record, claim, published, lacked, error }
     }
 
     /// Runs to the end. `seen` is what this process remembers of another's claim.
@@ -180,6 +184,11 @@ impl<'a> Resuming<'a> {
         }
     }
 
+    /// What its jobs that were looked at and stay parked wait for.
+    pub(crate) fn waits(&self) -> Occasion {
+        Occasion::Waits(self.lacked.as_ref().map(|scopes| scopes.iter().cloned().collect()))
+    }
+
     fn failed(&mut self, error: ResumeError) -> Event {
         self.error.get_or_insert(error);
         Event::Failed
@@ -224,7 +233,10 @@ impl<'a> Resuming<'a> {
         for job in jobs {
             match self.find(&job.0).await? {
                 Found::Due(_) => return Ok(Event::Due(true, kept)),
-                Found::Keep => kept.push(job),
+                Found::Keep(lacked) => {
+                    self.note_lacked(lacked);
+                    kept.push(job);
+                }
                 Found::Gone => {}
             }
         }
@@ -236,13 +248,22 @@ impl<'a> Resuming<'a> {
         let Some(object) = self.bucket.get(name).await? else { return Ok(Found::Gone) };
         Ok(match (ParkedJob::decode(name, &object.content), &self.record) {
             (Ok(parked), Some(record)) if parked.is_due(record) => Found::Due(Box::new(parked)),
-            (Ok(_), _) => Found::Keep,
+            (Ok(parked), _) => {
+                let lacks = parked.why() == Some(Reason::ScopesMissing);
+                Found::Keep(lacks.then_some(parked.missing_scopes))
+            }
             (Err(why), _) => {
                 metrics::count(metrics::PARKED_REFUSED);
                 warn!(object = name, "a parked job stays where it is: {why}");
-                Found::Keep
+                Found::Keep(None)
             }
         })
+    }
+
+    fn note_lacked(&mut self, lacked: Option<Vec<String>>) {
+        if let Some(scopes) = lacked {
+            self.lacked.get_or_insert_default().extend(scopes);
+        }
     }
 
     async fn renew(&mut self) -> Event {
@@ -260,7 +281,8 @@ impl<'a> Resuming<'a> {
         for (job, found) in jobs.into_iter().zip(objects) {
             let parked = match found {
                 Ok(Found::Due(parked)) => parked,
-                Ok(Found::Keep) => {
+                Ok(Found::Keep(lacked)) => {
+                    self.note_lacked(lacked);
                     kept.push(job);
                     continue;
                 }

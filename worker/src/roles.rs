@@ -19,6 +19,8 @@ pub enum On {
     DeadSubscription,
     /// The topic that outcomes are published to.
     OutcomesTopic,
+    /// The topic that changes of users' consent are published to.
+    EventsTopic,
 }
 
 /// To whom it is granted.
@@ -89,6 +91,13 @@ pub const ROLES: &[Role] = &[
         to: To::Fleet,
         permissions: PUBLISH,
         why: "workers tell outcomes",
+    },
+    Role {
+        role: "roles/pubsub.publisher",
+        on: On::EventsTopic,
+        to: To::Fleet,
+        permissions: PUBLISH,
+        why: "workers and pages tell changes of consent",
     },
     Role {
         role: "roles/pubsub.subscriber",

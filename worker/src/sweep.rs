@@ -8,8 +8,11 @@
 //! two intervals later. Two may still sweep at once: they meet at each user's claim
 //! ([`crate::claim`]). A claim that is held is looked at again after the time in which it
 //! may be taken over, whoever sweeps next.
+//!
+//! The same turn publishes what applications were not told ([`crate::events`]), and tells them
+//! of the users whose jobs it found parked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::claim::{Sighting, TAKEOVER};
+use crate::events::Events;
+use crate::events::state::Occasion;
 use crate::metrics;
 use crate::parking::{PREFIX, is_claim, user_of};
 use crate::pubsub::Topic;
@@ -49,6 +54,8 @@ pub struct Sweep {
     pub store: TokenStore,
     /// Where jobs go on.
     pub jobs: Arc<dyn Topic>,
+    /// Tells applications, where they are told.
+    pub events: Option<Arc<Events>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Jitter.
@@ -66,6 +73,8 @@ pub struct Swept {
     pub jobs: u64,
     /// Users whose jobs they are.
     pub users: u64,
+    /// Changes of users' consent that are still to be published.
+    pub untold: u64,
 }
 
 /// The marker's content, for people and for the gauges of the other replicas.
@@ -77,33 +86,42 @@ struct Marker {
     turn: String,
     jobs: u64,
     users: u64,
+    #[serde(default)]
+    untold: u64,
 }
 
 /// Claims of other processes that a sweep has met.
 #[derive(Debug, Default)]
-pub struct Claims(BTreeMap<UserId, Sighting>);
+pub struct Claims {
+    /// To resume a user's jobs.
+    parked: BTreeMap<UserId, Sighting>,
+    /// To publish a change of a user's consent.
+    events: BTreeMap<UserId, Sighting>,
+}
 
 impl Claims {
     fn note(&mut self, user: &UserId, finish: &Finish) {
         match finish {
             Finish::Held(Some(sighting))
-                if self.0.len() < MAX_CLAIMS || self.0.contains_key(user) =>
+                if self.parked.len() < MAX_CLAIMS || self.parked.contains_key(user) =>
             {
-                self.0.insert(user.clone(), *sighting);
+                self.parked.insert(user.clone(), *sighting);
             }
-            _ => drop(self.0.remove(user)),
+            _ => drop(self.parked.remove(user)),
         }
     }
 
     /// When the first of them may be taken over.
     fn next(&self) -> Option<Monotonic> {
-        self.0.values().map(|seen| seen.at.plus(TAKEOVER)).min()
+        let all = self.parked.values().chain(self.events.values());
+        all.map(|seen| seen.at.plus(TAKEOVER)).min()
     }
+}
 
-    fn due(&self, now: Monotonic) -> Vec<UserId> {
-        let due = |seen: &Sighting| now.since(seen.at) >= TAKEOVER;
-        self.0.iter().filter(|(_, seen)| due(seen)).map(|(user, _)| user.clone()).collect()
-    }
+/// The users whose claims may be taken over.
+fn due(claims: &BTreeMap<UserId, Sighting>, now: Monotonic) -> Vec<UserId> {
+    let due = |seen: &Sighting| now.since(seen.at) >= TAKEOVER;
+    claims.iter().filter(|(_, seen)| due(seen)).map(|(user, _)| user.clone()).collect()
 }
 
 impl Sweep {
@@ -129,11 +147,17 @@ impl Sweep {
                 () = self.clock.sleep(pause) => {}
             }
             let now = self.clock.monotonic();
-            for user in claims.due(now) {
+            for user in due(&claims.parked, now) {
                 if stop.is_cancelled() {
                     return;
                 }
                 self.resume_abandoned(&user, &mut claims).await;
+            }
+            for user in due(&claims.events, now) {
+                if stop.is_cancelled() {
+                    return;
+                }
+                self.tell_abandoned(&user, &mut claims).await;
             }
             if now < turn_at {
                 continue;
@@ -142,9 +166,12 @@ impl Sweep {
                 Ok(None) => told.clear(),
                 Ok(Some(swept)) => {
                     told.clear();
-                    let Swept { resumed, jobs, users } = swept;
+                    let Swept { resumed, jobs, users, untold } = swept;
                     if resumed > 0 || jobs > 0 {
                         info!(resumed, parked = jobs, users, "parked jobs swept");
+                    }
+                    if untold > 0 {
+                        warn!(untold, "changes of users' consent are not told yet");
                     }
                 }
                 Err(error) => {
@@ -163,13 +190,21 @@ impl Sweep {
 
     /// Looks again at a user whose claim stood still.
     async fn resume_abandoned(&self, user: &UserId, claims: &mut Claims) {
-        let seen = claims.0.remove(user);
+        let seen = claims.parked.remove(user);
         let mut resuming = self.resuming(user);
         match resuming.run(seen).await {
             Ok(finish) => claims.note(user, &finish),
             Err(error) => {
                 warn!(user = %user.digest(), "parked jobs wait for the next turn: {error}");
             }
+        }
+    }
+
+    /// Looks again at a user whose change of consent somebody else was to tell.
+    async fn tell_abandoned(&self, user: &UserId, claims: &mut Claims) {
+        let Some(events) = &self.events else { return };
+        if let Err(why) = events.tell_untold(user, &mut claims.events).await {
+            warn!(user = %user.digest(), "a change of consent waits for the next turn: {why}");
         }
     }
 
@@ -192,12 +227,17 @@ impl Sweep {
         let found = generation(marker.as_ref());
         let last: Option<Marker> =
             marker.and_then(|object| serde_json::from_slice(&object.content).ok());
-        let (jobs, users) = last.map_or((0, 0), |marker| (marker.jobs, marker.users));
+        let before = last.map_or_else(Swept::default, |marker| Swept {
+            resumed: 0,
+            jobs: marker.jobs,
+            users: marker.users,
+            untold: marker.untold,
+        });
         if seen.replace(found).is_some_and(|before| before != found) {
-            tell(jobs, users);
+            tell(before);
             return Ok(None);
         }
-        let claim = match self.mark(jobs, users, found).await {
+        let claim = match self.mark(before, found).await {
             Ok(claim) => claim,
             // Another replica was faster; its marker is news at the next look.
             Err(BucketError::PreconditionFailed) => return Ok(None),
@@ -209,10 +249,10 @@ impl Sweep {
             // Perhaps not all of it was seen.
             return Ok(Some(swept));
         }
-        tell(swept.jobs, swept.users);
+        tell(swept);
         for _ in 0..TRIES {
             self.clock.sleep(PAUSE).await;
-            match self.mark(swept.jobs, swept.users, claim).await {
+            match self.mark(swept, claim).await {
                 Ok(written) => {
                     *seen = Some(written);
                     break;
@@ -225,7 +265,8 @@ impl Sweep {
         Ok(Some(swept))
     }
 
-    /// Goes through all parked jobs once, one user at a time.
+    /// Publishes what was not told, then goes through all parked jobs once, one user at a
+    /// time.
     ///
     /// # Errors
     /// [`ResumeError`] when the names cannot be listed, or several users' jobs in a
@@ -235,7 +276,14 @@ impl Sweep {
         claims: &mut Claims,
         stop: &CancellationToken,
     ) -> Result<Swept, ResumeError> {
-        let mut swept = Swept::default();
+        let (mut swept, mut needed) = (Swept::default(), HashSet::new());
+        if let Some(events) = &self.events {
+            match events.sweep(&mut claims.events, stop).await {
+                Ok(found) => (swept.untold, needed) = (found.untold, found.needed),
+                // Jobs go on, whether somebody can be told or not.
+                Err(why) => warn!("what was not told waits for the next turn: {why}"),
+            }
+        }
         let mut current: Option<(UserId, u64)> = None;
         let (mut page, mut failures) = (None, 0);
         loop {
@@ -255,7 +303,9 @@ impl Sweep {
                             return Ok(swept);
                         }
                         if let Some((user, jobs)) = before.replace((user, 1)) {
-                            self.resume(&user, jobs, claims, &mut swept, &mut failures).await?;
+                            let is_told = needed.contains(&user);
+                            self.resume(&user, jobs, is_told, claims, &mut swept, &mut failures)
+                                .await?;
                         }
                     }
                 }
@@ -263,7 +313,8 @@ impl Sweep {
             page = listing.next_page;
             if page.is_none() {
                 if let Some((user, jobs)) = current {
-                    self.resume(&user, jobs, claims, &mut swept, &mut failures).await?;
+                    let is_told = needed.contains(&user);
+                    self.resume(&user, jobs, is_told, claims, &mut swept, &mut failures).await?;
                 }
                 return Ok(swept);
             }
@@ -271,17 +322,19 @@ impl Sweep {
     }
 
     /// Resumes one user, of whom so many jobs are parked. A failure ends its user's turn, so
-    /// that order is kept; several in a row end the sweep.
+    /// that order is kept; several in a row end the sweep. `is_told`: applications know that
+    /// the user is needed.
     async fn resume(
         &self,
         user: &UserId,
         jobs: u64,
+        is_told: bool,
         claims: &mut Claims,
         swept: &mut Swept,
         failures: &mut u32,
     ) -> Result<(), ResumeError> {
         let mut resuming = self.resuming(user);
-        let ended = resuming.run(claims.0.get(user).copied()).await;
+        let ended = resuming.run(claims.parked.get(user).copied()).await;
         let published = resuming.published;
         swept.resumed += published;
         let waiting = jobs.saturating_sub(published);
@@ -289,6 +342,10 @@ impl Sweep {
         swept.users += u64::from(waiting > 0);
         match ended {
             Ok(finish) => {
+                if matches!(finish, Finish::Done) {
+                    let waits = resuming.waits();
+                    self.tell_found(user, published, waiting, waits, is_told).await;
+                }
                 claims.note(user, &finish);
                 if published > 0 {
                     *failures = 0;
@@ -307,22 +364,40 @@ impl Sweep {
         }
     }
 
+    /// Tells what was found of a user whose jobs are parked, or were: the process that parked
+    /// them, or stored the new grant, may not have told it.
+    async fn tell_found(
+        &self,
+        user: &UserId,
+        published: u64,
+        waiting: u64,
+        waits: Occasion,
+        is_told: bool,
+    ) {
+        let Some(events) = &self.events else { return };
+        let occasion = match (published, waiting) {
+            (0, 0) => return,
+            (0, _) if is_told => return,
+            (_, 0) => Occasion::Changed,
+            _ => waits,
+        };
+        if let Err(why) = events.tell(user, &occasion, None).await {
+            warn!(user = %user.digest(), "a change of consent is not told yet: {why}");
+        }
+    }
+
     async fn look(&self) -> Result<Option<Object>, BucketError> {
         self.bucket.get(MARKER).await
     }
 
-    async fn mark(
-        &self,
-        jobs: u64,
-        users: u64,
-        expected: Generation,
-    ) -> Result<Generation, BucketError> {
+    async fn mark(&self, found: Swept, expected: Generation) -> Result<Generation, BucketError> {
         let marker = Marker {
             version: VERSION,
             holder: self.store.holder().to_owned(),
             turn: self.random.id(),
-            jobs,
-            users,
+            jobs: found.jobs,
+            users: found.users,
+            untold: found.untold,
         };
         let content = serde_json::to_vec(&marker).expect("strings and numbers are JSON");
         self.bucket.put(MARKER, content.into(), expected).await
@@ -333,11 +408,12 @@ fn generation(object: Option<&Object>) -> Generation {
     object.map_or(Generation::ABSENT, |object| object.generation)
 }
 
-fn tell(jobs: u64, users: u64) {
+fn tell(found: Swept) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     let level = |count: u64| count as f64;
-    metrics::set(metrics::PARKED_JOBS, level(jobs));
-    metrics::set(metrics::NEED_CONSENT, level(users));
+    metrics::set(metrics::PARKED_JOBS, level(found.jobs));
+    metrics::set(metrics::NEED_CONSENT, level(found.users));
+    metrics::set(metrics::EVENTS_UNTOLD, level(found.untold));
 }
 
 impl fmt::Debug for Sweep {

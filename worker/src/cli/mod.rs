@@ -7,6 +7,7 @@ mod dead;
 mod dev;
 mod doctor;
 mod emulated;
+mod events;
 mod help;
 mod keyring;
 mod login;

@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Where outcomes are published
     #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
     outcomes_topic: Option<String>,
+    /// Where changes of users' consent are published
+    #[arg(long, env = "FLEET_EVENTS_TOPIC")]
+    events_topic: Option<String>,
     /// What was created and what existed, as JSON
     #[arg(long)]
     json: bool,
@@ -55,6 +58,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let jobs = project.optional_topic("--topic", args.topic.as_ref())?;
     let dead = project.optional_topic("--dead-topic", args.dead_topic.as_ref())?;
     let outcomes = project.optional_topic("--outcomes-topic", args.outcomes_topic.as_ref())?;
+    let events = project.optional_topic("--events-topic", args.events_topic.as_ref())?;
     let bucket = args.bucket.as_ref().filter(|name| !name.is_empty());
     let subscription = args
         .subscription
@@ -65,7 +69,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if subscription.is_some() && jobs.is_none() {
         return Err(Usage("--subscription needs --topic, the topic it reads".to_owned()).into());
     }
-    let topics: Vec<String> = [&jobs, &dead, &outcomes].into_iter().flatten().cloned().collect();
+    let topics: Vec<String> =
+        [&jobs, &dead, &outcomes, &events].into_iter().flatten().cloned().collect();
     let mut plans = Vec::new();
     if let (Some(name), Some(topic)) = (subscription, jobs) {
         plans.push(SubscriptionPlan {

@@ -21,6 +21,7 @@ use worker::web::{Site, serve};
 use super::connect::{
     Place, ProjectArgs, StoreArgs, given, path_or_nothing, read_small, revoke_url, userinfo_url,
 };
+use super::events::EventArgs;
 use super::output::Usage;
 use super::web_brand::BrandArgs;
 use super::worker::watch_stdin;
@@ -60,6 +61,8 @@ struct PageArgs {
     /// Job topic, for test jobs [default: none are offered]
     #[arg(long, env = "FLEET_TOPIC")]
     topic: Option<String>,
+    #[command(flatten)]
+    events: EventArgs,
     /// A scope that people may be asked for beyond signing in (repeat, or separate by commas)
     #[arg(long, env = "FLEET_OFFER_SCOPES", value_delimiter = ',', value_name = "SCOPE")]
     offer_scope: Vec<String>,
@@ -97,6 +100,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let bucket_name = &store.bucket;
+    let events = pages.events.connect(&project, &place, &connected.store, bucket_name).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let scrape = Scrape::start()?;
     metrics::begin(Process::Web, []);
@@ -125,6 +130,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         http: connected.http.clone(),
         userinfo_url,
         jobs,
+        events,
         auth_url,
         offered,
         trusted_proxies: pages.trusted_proxies,

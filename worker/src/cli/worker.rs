@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use worker::events::Events;
 use worker::health::{self, Probes};
 use worker::kinds::{BODY_MEMORY, KindSettings, MIN_BODY_MEMORY, Outputs, builtin};
 use worker::log_user_ids;
@@ -22,6 +23,7 @@ use worker::sweep::Sweep;
 use worker::{Dedupe, Worker};
 
 use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
+use super::events::{EventArgs, public_url};
 use super::output::Usage;
 use super::reach::ReachArgs;
 use worker::telemetry::prometheus::Scrape;
@@ -62,6 +64,14 @@ struct JobArgs {
     /// Where outcomes are published [default: nowhere]
     #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
     outcomes_topic: Option<String>,
+    #[command(flatten)]
+    events: EventArgs,
+    /// Publish events also of users who never consented
+    #[arg(long, env = "FLEET_EVENTS_UNKNOWN", value_parser = FalseyValueParser::new())]
+    events_unknown: bool,
+    /// Where browsers reach `fleet web`, for the links in events [default: no links]
+    #[arg(long, env = "FLEET_PUBLIC_URL", value_name = "URL")]
+    public_url: Option<String>,
     /// Where rejected jobs go
     #[arg(long, env = "FLEET_DEAD_TOPIC")]
     dead_topic: String,
@@ -138,6 +148,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         project.optional_topic("--outcomes-topic", jobs.outcomes_topic.as_ref())?;
     let dead_topic = project.topic("--dead-topic", &jobs.dead_topic)?;
     let job_topic = project.topic("--topic", &jobs.topic)?;
+    let site = public_url(jobs.public_url.as_deref())?;
+    let events_topic = jobs.events.topic(&project)?;
     let connected = store.connect(&place).await?;
     place.reach_pubsub().await?;
     let listener = health::bind(jobs.listen).await.map_err(anyhow::Error::msg)?;
@@ -175,10 +187,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         max_outstanding_bytes: jobs.outstanding_bytes,
         ack_extension: jobs.ack_extension,
     };
+    let events = match events_topic {
+        Some(topic) => {
+            let events = EventArgs::open(&topic, &place, &connected.store, &store.bucket).await?;
+            Some(Arc::new(Events { site, unknown_users: jobs.events_unknown, ..events }))
+        }
+        None => None,
+    };
     let sweep = Sweep {
         bucket: connected.store.bucket(),
         store: connected.store.clone(),
         jobs: Arc::clone(&job_topic),
+        events: events.clone(),
         clock: Arc::clone(&clock),
         random: Arc::new(Randomness::from_system()),
         every: jobs.sweep,
@@ -201,6 +221,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .jobs(job_topic)
         .dead_letters(dead_topic)
         .outcomes(outcomes_topic)
+        .events(events)
         .clock(clock)
         .concurrency(jobs.concurrency)
         .per_user(jobs.per_user)

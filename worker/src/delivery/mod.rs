@@ -29,6 +29,7 @@ use tracing::{Instrument as _, debug, error, warn};
 use crate::carrier::Carrier;
 use crate::dedupe::Dedupe;
 use crate::effect::Knowledge;
+use crate::events::Teller;
 use crate::gate::Gate;
 use crate::job::{Job, Malformed};
 use crate::message::{InHand, Message};
@@ -86,6 +87,8 @@ pub(crate) struct Deliveries {
     pub(crate) parking: Parking,
     pub(crate) dedupe: Dedupe,
     pub(crate) outbox: Outbox,
+    /// Tells applications, where they are told.
+    pub(crate) teller: Option<Arc<Teller>>,
     pub(crate) topics: Topics,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<Randomness>,

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use shared::UserId;
 use tracing::{debug, error, warn};
 
 use crate::dead_letter::{Rejection, dead_letter};
+use crate::events::state::Occasion;
 use crate::gate::Trouble;
 use crate::metrics;
 use crate::outbox::{StoredEnding, Writable};
@@ -85,6 +87,7 @@ impl Course<'_> {
                     Parked::RunIt => Event::RunIt,
                     Parked::Stored { moved } => {
                         metrics::parked(why.reason());
+                        self.tell(&job.user, Occasion::parked(why));
                         if moved {
                             self.resume(job);
                         }
@@ -96,6 +99,14 @@ impl Course<'_> {
                 self.shared.gate.close(Trouble::Bucket, &why);
                 Event::Unwritten
             }
+        }
+    }
+
+    /// Lets applications know, beside what jobs do.
+    fn tell(&self, user: &UserId, occasion: Occasion) {
+        let Deliveries { teller, tasks, ends, .. } = &**self.shared;
+        if let Some(teller) = teller {
+            teller.note(tasks, &ends.over, user, occasion);
         }
     }
 

@@ -183,6 +183,10 @@ metrics_list! {
     ENDINGS_ABANDONED = "fleet_endings_abandoned_total", WORKER, Counter, [],
         "Endings that neither a topic nor the bucket took before the replica stopped: their \
          messages were given back and their jobs may act twice.";
+    EVENTS = "fleet_events_total", BOTH, Counter, ["type": &["needed", "granted", "ended"]],
+        "Changes of users' consent that were published to the events topic.";
+    EVENTS_UNTOLD = "fleet_events_untold", WORKER, Gauge, [],
+        "Changes of users' consent that are still to be published, as of the last sweep.";
     SLOWED = "fleet_users_slowed_total", WORKER, Counter, [],
         "Times that a user's jobs were held back because an API limits their rate.";
     SLOWED_USERS = "fleet_users_slowed", WORKER, Gauge, [],

@@ -119,11 +119,12 @@ fn write_everything(store: &TokenStore) {
     for counter in [DEDUPED, SLOWED, HOST_PAUSES, RESUMED, RESUMED_AGAIN, PARKED_REFUSED] {
         count(counter);
     }
-    for gauge in [PAUSED, NEED_CONSENT, PARKED_JOBS, ENDINGS] {
+    for gauge in [PAUSED, NEED_CONSENT, PARKED_JOBS, ENDINGS, EVENTS_UNTOLD] {
         set(gauge, 1.0);
     }
     pubsub_reachable(true);
     ending_abandoned();
+    event("needed");
     parked(Reason::Revoked);
     readiness(true);
     endpoint_request("ok", SECOND);

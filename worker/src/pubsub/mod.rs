@@ -25,7 +25,10 @@ pub use inspect::{Grant, Inspector, Settings, Unseen};
 pub use intake::{Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES};
 pub use ports::{Delivery, Settle, Source, Topic, Window};
 pub use publisher::{Outgoing, PublishError, Publisher};
-pub use start::{NamedTopic, TopicRefuses, await_topics, permitted_attempts, warn_unless_kept};
+pub use start::{
+    NamedTopic, TopicRefuses, await_topics, complain_if_refused, permitted_attempts,
+    warn_unless_kept,
+};
 
 /// What the client said, behind an error of ours.
 pub type Cause = Arc<dyn Error + Send + Sync>;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use shared::Schedule;
 use shared::ports::{Clock, Monotonic, Randomness};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::health::{Lack, Readiness};
 
@@ -97,6 +97,29 @@ async fn await_topic(
             AGAIN
         };
         ready.lacks(Lack::Settings, format!("{} ({setting}): {why}", topic.name()));
+        clock.sleep(pause).await;
+    }
+}
+
+/// Says when a topic that no job needs cannot be published to. Nobody waits for it, and
+/// dropping the future is harmless.
+pub async fn complain_if_refused(named: &NamedTopic, clock: &dyn Clock, random: &Randomness) {
+    let NamedTopic { setting, topic } = named;
+    let mut refusals = Refusals::default();
+    let mut pauses = Schedule::new(PAUSE_MIN, PAUSE_MAX);
+    loop {
+        let pause = match topic.look().await {
+            Ok(()) | Err(Unseen::Unsupported) => return,
+            // That is said of the topics that jobs need.
+            Err(Unseen::Unreachable(_)) => pauses.next(random.unit()),
+            Err(source) if refusals.are_enough(clock.monotonic()) => {
+                let topic = topic.name().to_owned();
+                let why = TopicRefuses { topic, setting, source };
+                error!("{why}. Jobs are done all the same, and nobody is told meanwhile");
+                return;
+            }
+            Err(_) => AGAIN,
+        };
         clock.sleep(pause).await;
     }
 }

@@ -12,6 +12,7 @@ use url::Url;
 
 use crate::carrier::Carrier;
 use crate::dedupe::Dedupe;
+use crate::events::Events;
 use crate::handler::Handler;
 use crate::health::Pulse;
 use crate::hosts::HostRules;
@@ -81,6 +82,7 @@ pub struct Worker {
     pub(super) jobs: Arc<dyn Topic>,
     pub(super) dead: Arc<dyn Topic>,
     pub(super) outcomes: Option<Arc<dyn Topic>>,
+    pub(super) events: Option<Arc<Events>>,
     pub(super) dedupe: Dedupe,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<Randomness>,
@@ -126,6 +128,7 @@ pub struct Builder {
     jobs: Option<Arc<dyn Topic>>,
     dead: Option<Arc<dyn Topic>>,
     outcomes: Option<Arc<dyn Topic>>,
+    events: Option<Arc<Events>>,
     dedupe: Dedupe,
     clock: Option<Arc<dyn Clock>>,
     random: Option<Arc<Randomness>>,
@@ -233,6 +236,13 @@ impl Builder {
     /// Where outcomes are published; by default nowhere.
     pub fn outcomes(mut self, topic: Option<Arc<dyn Topic>>) -> Self {
         self.outcomes = topic;
+        self
+    }
+
+    /// Tells applications of changes of users' consent; by default nobody is told. What this
+    /// worker could not tell is told by a [`crate::sweep`].
+    pub fn events(mut self, events: Option<Arc<Events>>) -> Self {
+        self.events = events;
         self
     }
 
@@ -360,6 +370,7 @@ impl Builder {
             jobs: self.jobs.ok_or(BuildError::Missing("the topic of its jobs"))?,
             dead: self.dead.ok_or(BuildError::Missing("a topic for rejected jobs"))?,
             outcomes: self.outcomes,
+            events: self.events,
             dedupe: self.dedupe,
             random: self.random.unwrap_or_else(|| Arc::new(Randomness::from_system())),
             concurrency,

@@ -16,13 +16,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::delivery::{Deliveries, Ends, Kinds, Records, Retries, Topics, Troubled};
+use crate::events::Teller;
 use crate::gate::{Gate, Trouble};
 use crate::health::{Beat, Gap, Lack};
 use crate::message::InHand;
 use crate::metrics::Meters;
 use crate::outbox::{Outbox, OutboxSweep, Own, Sight};
 use crate::parking::Parking;
-use crate::pubsub::{IntakeError, Source, TopicRefuses, Window};
+use crate::pubsub::{IntakeError, NamedTopic, Source, TopicRefuses, Window, complain_if_refused};
 use crate::rate_limits::RateLimits;
 use crate::scheduler::{Limits, Scheduler};
 
@@ -67,10 +68,15 @@ async fn run(mut worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         move || store.health()
     });
     ready.watch_source(source.trouble());
+    let events_topic = worker
+        .events
+        .as_ref()
+        .map(|events| NamedTopic { setting: "--events-topic", topic: Arc::clone(&events.topic) });
     let deliveries = Arc::new(Deliveries {
         meters: Meters::default(),
         parking: Parking::new(Arc::clone(&bucket), carrier.store.clone()),
         outbox: Outbox::new(Arc::clone(&bucket)),
+        teller: worker.events.map(|events| Arc::new(Teller::new(events))),
         records: Records::new(Arc::clone(&bucket)),
         bucket,
         carrier,
@@ -100,6 +106,9 @@ async fn run(mut worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         ends: Ends { stopping: stop.drain.clone(), ..Ends::default() },
         tasks: TaskTracker::new(),
     });
+    if let Some(topic) = events_topic {
+        look_at_events(&deliveries, topic);
+    }
     beat.through(deliveries.ask_records_at_start()).await;
     let sweeping = sweep_outbox(&deliveries);
     let watching = tokio::spawn(watch_gaps(Arc::clone(&deliveries)));
@@ -234,6 +243,19 @@ async fn watch_gaps(deliveries: Arc<Deliveries>) {
             deliveries.give_back_waiting();
         }
     }
+}
+
+/// An events topic that is missing stops no job; it is only said.
+fn look_at_events(deliveries: &Arc<Deliveries>, topic: NamedTopic) {
+    let shared = Arc::clone(deliveries);
+    deliveries.tasks.spawn(async move {
+        let Deliveries { clock, random, ends, .. } = &*shared;
+        tokio::select! {
+            biased;
+            () = ends.stopping.cancelled() => {}
+            () = complain_if_refused(&topic, &**clock, random) => {}
+        }
+    });
 }
 
 /// The sweep of the outbox, and how to end it.

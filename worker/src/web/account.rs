@@ -1,5 +1,7 @@
 //! What the buttons of the account page do.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use shared::profile::{ProfileError, get_profile};
 use shared::{Error, Revoked, UserId};
@@ -8,7 +10,7 @@ use tracing::warn;
 use super::Site;
 use super::session::Notice;
 use crate::pubsub::Outgoing;
-use crate::removal::remove_traces;
+use crate::removal::{Removed, remove_traces};
 
 fn good(text: impl Into<String>) -> Notice {
     Notice { text: text.into(), bad: false }
@@ -74,7 +76,21 @@ pub(super) async fn disconnect(site: &Site, user: &UserId) -> Result<Notice, Not
             return Err(bad(text));
         }
     };
-    match remove_traces(&*site.store.bucket(), user).await {
+    let events = site.events.as_deref();
+    let removed = remove_traces(&*site.store.bucket(), user, true, events).await;
+    let removed = removed.map(|Removed { parked, tell }| {
+        if let (Some(events), Some(tell)) = (site.events.as_ref().map(Arc::clone), tell) {
+            // The person does not wait for it.
+            let user = user.digest();
+            tokio::spawn(async move {
+                if let Err(error) = events.publish(tell).await {
+                    warn!(%user, %error, "it is not told yet that a person has disconnected");
+                }
+            });
+        }
+        parked
+    });
+    match removed {
         Ok(0) => Ok(good(format!("{told}, and what was kept is deleted."))),
         Ok(1) => Ok(good(format!("{told}, and what was kept is deleted, with 1 waiting job."))),
         Ok(n) => Ok(good(format!("{told}, and what was kept is deleted, with {n} waiting jobs."))),

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use url::Url;
 
+use crate::events::Events;
 use crate::http_server;
 use crate::metrics::Render;
 use crate::pubsub::Publisher;
@@ -61,6 +62,8 @@ pub struct Site {
     pub userinfo_url: String,
     /// Where test jobs go; without it the page does not offer them.
     pub jobs: Option<Publisher>,
+    /// Tells applications, where they are told.
+    pub events: Option<Arc<Events>>,
     /// Where browsers reach these pages: an origin.
     pub public_url: Url,
     /// The provider's authorization endpoint: forms may lead there.

@@ -120,6 +120,7 @@ fn names_in_settings_and_alerts_are_those_that_terraform_makes() {
         ("FLEET_DEAD_TOPIC", "\"${var.topic}-dead\""),
         ("FLEET_DEAD_SUBSCRIPTION", "\"${local.dead_topic}-review\""),
         ("FLEET_OUTCOMES_TOPIC", "\"${var.topic}-outcomes\""),
+        ("FLEET_EVENTS_TOPIC", "\"${var.topic}-events\""),
     ] {
         assert!(pubsub.contains(suffix), "{suffix}");
         let made = suffix

@@ -35,6 +35,7 @@ pub(super) const SUBSCRIPTION: &str = "jobs-workers";
 pub(super) const DEAD: &str = "jobs-dead";
 pub(super) const DEAD_REVIEW: &str = "jobs-dead-review";
 pub(super) const OUTCOMES: &str = "outcomes";
+pub(super) const EVENTS: &str = "events";
 const SCOPES: [&str; 5] = [
     "openid",
     "email",
@@ -96,7 +97,7 @@ impl Stack {
 
     async fn set_up(&self) -> anyhow::Result<()> {
         let place = self.place()?;
-        let topics = [TOPIC, DEAD, OUTCOMES].map(|t| full("topics", t));
+        let topics = [TOPIC, DEAD, OUTCOMES, EVENTS].map(|t| full("topics", t));
         let plan = |id: &str, topic: &str, dead: Option<&str>, ordering| SubscriptionPlan {
             name: full("subscriptions", id),
             topic: full("topics", topic),
@@ -104,8 +105,11 @@ impl Stack {
             ordering,
             min_backoff: MIN_BACKOFF,
         };
-        let plans =
-            [plan(SUBSCRIPTION, TOPIC, Some(DEAD), true), plan(OUTCOMES, OUTCOMES, None, false)];
+        let plans = [
+            plan(SUBSCRIPTION, TOPIC, Some(DEAD), true),
+            plan(OUTCOMES, OUTCOMES, None, false),
+            plan(EVENTS, EVENTS, None, false),
+        ];
         let review = (full("subscriptions", DEAD_REVIEW), full("topics", DEAD));
         setup::create(&place, &topics, &plans, Some(&review)).await?;
         let bucket = place.bucket(BUCKET).await?;
@@ -144,6 +148,7 @@ impl Stack {
             ("FLEET_SUBSCRIPTION", SUBSCRIPTION.to_owned()),
             ("FLEET_DEAD_TOPIC", DEAD.to_owned()),
             ("FLEET_OUTCOMES_TOPIC", OUTCOMES.to_owned()),
+            ("FLEET_EVENTS_TOPIC", EVENTS.to_owned()),
             ("FLEET_OAUTH_CLIENT", self.client_path().display().to_string()),
         ]
     }

@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Where outcomes are published
     #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
     outcomes_topic: Option<String>,
+    /// Where changes of users' consent are published
+    #[arg(long, env = "FLEET_EVENTS_TOPIC")]
+    events_topic: Option<String>,
     /// Where browsers reach `fleet web`
     #[arg(long, env = "FLEET_PUBLIC_URL", value_name = "URL")]
     public_url: Option<Url>,
@@ -78,6 +81,7 @@ struct Names {
     dead_topic: Option<String>,
     dead_subscription: Option<String>,
     outcomes_topic: Option<String>,
+    events_topic: Option<String>,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
@@ -118,6 +122,7 @@ impl Args {
             dead_topic,
             outcomes_topic: project
                 .optional_topic("--outcomes-topic", self.outcomes_topic.as_ref())?,
+            events_topic: project.optional_topic("--events-topic", self.events_topic.as_ref())?,
         })
     }
 

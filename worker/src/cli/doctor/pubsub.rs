@@ -39,6 +39,7 @@ pub(super) async fn check(place: &Place, names: &Names, known: bool) -> Vec<Chec
             &names.dead_subscription,
         ),
         ("outcomes topic", "--outcomes-topic (FLEET_OUTCOMES_TOPIC)", &names.outcomes_topic),
+        ("events topic", "--events-topic (FLEET_EVENTS_TOPIC)", &names.events_topic),
     ];
     let mut all = Vec::new();
     let mut named = Vec::new();
@@ -89,6 +90,9 @@ pub(super) async fn check(place: &Place, names: &Names, known: bool) -> Vec<Chec
             "job subscription" => look.job_subscription(name, &mut checks).await,
             "dead topic" => look.dead_topic(name, &mut checks).await,
             "dead subscription" => look.dead_subscription(name, &mut checks).await,
+            "events topic" => {
+                look.topic(name, On::EventsTopic, "--events-topic", &mut checks).await;
+            }
             _ => look.topic(name, On::OutcomesTopic, "--outcomes-topic", &mut checks).await,
         }
         all.push(checks);

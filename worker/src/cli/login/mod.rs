@@ -20,6 +20,7 @@ use shared::{ConsentReason, Error, OAuthClient, TokenStore, UserId};
 use super::connect::{
     Place, ProjectArgs, given, path_or_nothing, read_keyring, read_small, revoke_url, userinfo_url,
 };
+use super::events::{EventArgs, tell};
 use super::output::{self, Usage};
 use super::resume::resume;
 use account::Announced;
@@ -54,6 +55,8 @@ pub(crate) struct Args {
     /// Job topic, where this user's parked jobs go on; for user IDs
     #[arg(long, env = "FLEET_TOPIC")]
     topic: Option<String>,
+    #[command(flatten)]
+    events: EventArgs,
     /// Path of the keyring that seals the token store's secrets, for user IDs
     #[arg(long, env = "FLEET_KEYRING", value_name = "FILE", value_parser = path_or_nothing())]
     keyring: Option<PathBuf>,
@@ -86,8 +89,8 @@ no OAuth client file. To get one:
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let client = args.read_client()?;
     let place = Place::from_env()?;
-    let bucket = args.bucket.as_deref().filter(|bucket| !bucket.is_empty());
-    let target = Target::parse(&args.user, bucket)?;
+    let bucket_name = args.bucket.as_deref().filter(|bucket| !bucket.is_empty());
+    let target = Target::parse(&args.user, bucket_name)?;
     let http = http_client(concat!("fleet/", env!("CARGO_PKG_VERSION")))?;
     let endpoint = Arc::new(HttpTokenEndpoint::new(&client, http.clone())?);
     // A file of one's own is read by other programs, which have no keyring.
@@ -100,6 +103,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let topic = args.project.optional_topic("--topic", wanted)?;
     let (bucket, user) = target.open(&place).await?;
     let store = TokenStore::builder(Arc::clone(&bucket), endpoint).keyring(keyring).build()?;
+    let events = match bucket_name.filter(|_| stored) {
+        Some(name) => args.events.connect(&args.project, &place, &store, name).await?,
+        None => None,
+    };
     let userinfo = userinfo_url()?;
     let login = Login { args: &args, client, http: &http, store: &store, user: &user };
     let result = match login.needed().await {
@@ -113,6 +120,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     if stored && profile.is_ok() {
         resume(&place, topic, &*bucket, &store, &user).await;
+        tell(events.as_deref(), &user).await;
     }
     // A refresh that was begun must be stored.
     store.shutdown(store.policy().longest_flight()).await;

@@ -12,6 +12,7 @@ use shared::{Error, Grant, Imported, OAuthClient, Secret, TokenStore, UserId};
 use super::super::connect::{
     Connected, Place, ProjectArgs, StoreArgs, read_small, revoke_url, user_id, userinfo_url,
 };
+use super::super::events::{EventArgs, tell};
 use super::super::output::{self, Usage};
 use super::super::resume::resume;
 use super::credential_file::{self, CredentialFile};
@@ -51,13 +52,15 @@ pub(super) struct Args {
     /// Job topic, where this user's parked jobs go on
     #[arg(long, env = "FLEET_TOPIC")]
     topic: Option<String>,
+    #[command(flatten)]
+    events: EventArgs,
     /// The result as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
-    let Args { file, user, replace, as_other_user, store, project, topic, json } = args;
+    let Args { file, user, replace, as_other_user, store, project, topic, events, json } = args;
     let topic = project.optional_topic("--topic", topic.as_ref())?;
     let client = store.read_client()?;
     let in_file = |why: String| Usage(format!("{}: {why}", file.display()));
@@ -74,6 +77,7 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
     let grant = grant_for(read, &client).map_err(in_file)?;
     let ended = grant.ended;
     let connected = store.connect(place).await?;
+    let events = events.connect(&project, place, &connected.store, &store.bucket).await?;
     let asked = match &grant.access_token {
         Some(token) if names_nobody => account_of(token, &client, &connected).await?,
         _ => None,
@@ -90,6 +94,7 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
         other => other.with_context(|| format!("user {:?}", user.as_str()))?,
     };
     resume(place, topic, &*connected.bucket, &connected.store, &user).await;
+    tell(events.as_deref(), &user).await;
     let what = match imported {
         Imported::Created => "created",
         Imported::Replaced => "replaced",

@@ -4,16 +4,24 @@ use anyhow::Context as _;
 use serde_json::json;
 use shared::adapters::HttpProvider;
 use shared::{Revoked, UserId};
-use worker::removal::remove_traces;
+use worker::events::Events;
+use worker::removal::{Removed, remove_traces};
 
 use super::super::confirm::{confirmed, somebody_can_be_asked};
-use super::super::connect::{Connected, Place, StoredUserArgs, revoke_url, userinfo_url};
+use super::super::connect::{
+    Connected, Place, ProjectArgs, StoredUserArgs, revoke_url, userinfo_url,
+};
+use super::super::events::EventArgs;
 use super::super::output;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     of: StoredUserArgs,
+    #[command(flatten)]
+    project: ProjectArgs,
+    #[command(flatten)]
+    events: EventArgs,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -33,7 +41,8 @@ async fn agreed(yes: bool, question: &str) -> anyhow::Result<bool> {
 }
 
 pub(super) async fn revoke(args: Args, place: &Place) -> anyhow::Result<()> {
-    let Args { of: StoredUserArgs { user, store }, yes, json } = args;
+    let Args { of: StoredUserArgs { user, store }, project, events, yes, json } = args;
+    events.topic(&project)?;
     let question = format!(
         "End the grant of user {:?} at the provider, and remove the record and the parked jobs?",
         user.as_str()
@@ -44,6 +53,7 @@ pub(super) async fn revoke(args: Args, place: &Place) -> anyhow::Result<()> {
     let client = store.read_client()?;
     let connected = store.connect(place).await?;
     let (userinfo, revoke) = (userinfo_url()?, revoke_url()?);
+    let events = events.connect(&project, place, &connected.store, &store.bucket).await?;
     let provider = HttpProvider::new(&client, connected.http.clone(), userinfo, revoke)?;
     let revoked = connected.store.revoke(&user, &provider).await.with_context(|| {
         format!(
@@ -53,7 +63,8 @@ pub(super) async fn revoke(args: Args, place: &Place) -> anyhow::Result<()> {
             user = user.as_str()
         )
     })?;
-    let parked = traces(&connected, &user).await?;
+    let was_stored = revoked != Revoked::Unknown;
+    let parked = traces(&connected, &user, was_stored, events.as_deref()).await?;
     if json {
         let result = match revoked {
             Revoked::Revoked => "revoked",
@@ -72,7 +83,8 @@ pub(super) async fn revoke(args: Args, place: &Place) -> anyhow::Result<()> {
 }
 
 pub(super) async fn delete(args: Args, place: &Place) -> anyhow::Result<()> {
-    let Args { of: StoredUserArgs { user, store }, yes, json } = args;
+    let Args { of: StoredUserArgs { user, store }, project, events, yes, json } = args;
+    events.topic(&project)?;
     let question = format!(
         "Remove the record and the parked jobs of user {:?}? The grant stays valid at the provider.",
         user.as_str()
@@ -81,12 +93,13 @@ pub(super) async fn delete(args: Args, place: &Place) -> anyhow::Result<()> {
         return Ok(());
     }
     let connected = store.connect_to_look(place).await?;
+    let events = events.connect(&project, place, &connected.store, &store.bucket).await?;
     let existed = connected
         .store
         .delete(&user)
         .await
         .with_context(|| format!("user {:?} may not be deleted yet", user.as_str()))?;
-    let parked = traces(&connected, &user).await?;
+    let parked = traces(&connected, &user, existed, events.as_deref()).await?;
     if json {
         let told = json!({"user": user.as_str(), "deleted": existed, "parked_jobs": parked});
         return output::json(&told);
@@ -95,13 +108,26 @@ pub(super) async fn delete(args: Args, place: &Place) -> anyhow::Result<()> {
     output::line(format!("{what} {}{}", user.token_object(), and_jobs(parked)))
 }
 
-async fn traces(connected: &Connected, user: &UserId) -> anyhow::Result<u64> {
-    remove_traces(&*connected.store.bucket(), user).await.with_context(|| {
+async fn traces(
+    connected: &Connected,
+    user: &UserId,
+    was_stored: bool,
+    events: Option<&Events>,
+) -> anyhow::Result<u64> {
+    let bucket = connected.store.bucket();
+    let removed = remove_traces(&*bucket, user, was_stored, events).await;
+    let Removed { parked, tell } = removed.with_context(|| {
         format!(
             "the record of user {:?} is gone, and other objects are left; run it again",
             user.as_str()
         )
-    })
+    })?;
+    if let (Some(events), Some(tell)) = (events, tell)
+        && let Err(error) = events.publish(tell).await
+    {
+        output::note(format!("Applications are told of it by a worker's next sweep: {error}"));
+    }
+    Ok(parked)
 }
 
 fn and_jobs(parked: u64) -> String {

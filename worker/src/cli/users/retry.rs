@@ -9,6 +9,7 @@ use shared::record::TokenRecord;
 use shared::{Error, TokenStore, UserId};
 
 use super::super::connect::{Place, ProjectArgs, StoreArgs, user_id};
+use super::super::events::{EventArgs, tell};
 use super::super::output;
 use super::super::resume::resume;
 
@@ -36,6 +37,8 @@ pub(super) struct Args {
     /// Job topic, where these users' parked jobs go on
     #[arg(long, env = "FLEET_TOPIC")]
     topic: Option<String>,
+    #[command(flatten)]
+    events: EventArgs,
     /// The counts as JSON
     #[arg(long)]
     json: bool,
@@ -70,6 +73,8 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
     let topic = args.project.optional_topic("--topic", args.topic.as_ref())?;
     let connected = args.store.connect(place).await?;
     let store = &connected.store;
+    let bucket = &args.store.bucket;
+    let events = args.events.connect(&args.project, place, store, bucket).await?;
     let users = match (args.user, args.revoked_since) {
         (Some(user), _) => vec![user],
         (None, Some(since)) => revoked(store, since).await?,
@@ -82,6 +87,7 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
             Ok(_) => {
                 active += 1;
                 resume(place, topic.clone(), &*connected.bucket, store, user).await;
+                tell(events.as_deref(), user).await;
             }
             Err(error) if alone => {
                 connected.finish().await;

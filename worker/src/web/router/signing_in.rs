@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use url::form_urlencoded;
 
 use super::{ACCOUNT, App, SESSION, Shared, see_other, with_cookies};
+use crate::events::state::Occasion;
 use crate::metrics::web_event;
 use crate::resuming::{Resumed, resume_user};
 use crate::sign_outs;
@@ -243,6 +244,7 @@ async fn signed_in(app: &Arc<App>, done: &SignedIn) -> (Vec<String>, usize) {
         let waiting = waiting(&*site.bucket, &done.user).await.unwrap_or_default();
         going_on = if site.jobs.is_some() { waiting.due(&record) } else { 0 };
         resume(app, done.user.clone());
+        tell(app, done.user.clone());
     }
     let (csrf, now) = (app.random.id(), site.clock.wall());
     let signed_out_at = signed_out_at.ok().flatten();
@@ -254,6 +256,16 @@ async fn signed_in(app: &Arc<App>, done: &SignedIn) -> (Vec<String>, usize) {
         app.cookies.set(ACCOUNT, &remember(key, &done.user), REMEMBERED_FOR.as_secs()),
     ];
     (cookies, going_on)
+}
+
+/// Applications are told that this person has consented. The person does not wait for it.
+fn tell(app: &Arc<App>, user: UserId) {
+    let Some(events) = app.site.events.clone() else { return };
+    tokio::spawn(async move {
+        if let Err(error) = events.tell(&user, &Occasion::Changed, None).await {
+            warn!(user = %user.digest(), %error, "it is not told yet that a person has consented");
+        }
+    });
 }
 
 /// The jobs that waited for this person go on. The person does not wait for
