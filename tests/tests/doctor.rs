@@ -76,11 +76,14 @@ async fn good_stage() -> anyhow::Result<Stage> {
     let keyring = stage.path("keyring.json").display().to_string();
     let made = stage.fleet(&["keyring", "new", &keyring]).await?;
     anyhow::ensure!(made.code == 0, "{}", made.stderr);
+    let made = stage.fleet(&["setup", "--events-topic", "events"]).await?;
+    anyhow::ensure!(made.code == 0, "{}", made.stderr);
     let client = stage.path("web.json").display().to_string();
     for (name, value) in [
         ("FLEET_KEYRING", keyring.as_str()),
         ("FLEET_OAUTH_CLIENT", client.as_str()),
         ("FLEET_PUBLIC_URL", PUBLIC_URL),
+        ("FLEET_EVENTS_TOPIC", "events"),
     ] {
         stage.variables.push((name.to_owned(), value.to_owned()));
     }
@@ -228,9 +231,10 @@ async fn a_careless_subscription() -> anyhow::Result<()> {
 async fn what_is_missing() -> anyhow::Result<()> {
     let stage = good_stage().await?;
     let flags = ["--bucket", "missing-bucket", "--topic", "none", "--subscription", "none"];
-    let report = doctor(&stage, &[&flags[..], &["--outcomes-topic", "none"]].concat()).await?;
+    let others = ["--outcomes-topic", "none", "--events-topic", "none"];
+    let report = doctor(&stage, &[&flags[..], &others].concat()).await?;
     assert_eq!(report.code, 1);
-    for object in ["job topic", "job subscription", "outcomes topic"] {
+    for object in ["job topic", "job subscription", "outcomes topic", "events topic"] {
         report.expect(object, "exists", "failure", "fleet setup");
     }
     report.expect("bucket", "exists", "failure", "does not exist");
@@ -262,7 +266,8 @@ async fn wrong_oauth_clients_and_keyrings() -> anyhow::Result<()> {
     let installed = stage.google.client_json(ClientKind::Installed, &["http://localhost"]);
     // The bucket and Pub/Sub are left out: they take their time.
     let only = ["--bucket", "", "--topic", "", "--subscription", "", "--dead-topic", ""];
-    let flags = [&only[..], &["--outcomes-topic", "", "--client", &path]].concat();
+    let others = ["--outcomes-topic", "", "--events-topic", "", "--client", &path];
+    let flags = [&only[..], &others].concat();
     for (content, check, says) in [
         (web.to_string(), "redirect URI", "/oauth/callback"),
         (wrong_secret.to_string(), "accepted", "invalid_client"),

@@ -4,7 +4,7 @@
 //! compare-and-set from another state ([`state`]), so of many replicas that see it exactly one
 //! publishes. The object says `told: false` until the event is published. Whoever wrote it
 //! publishes it within minutes or gives its claim back; what stands untold after that is
-//! published by a sweep ([`sweep`]), after a crash perhaps a second time, then with the same
+//! published by a sweep, after a crash perhaps a second time, then with the same
 //! ID. Where a state changes again before it was published, only the later one is told.
 //!
 //! The topic never holds a job up: nothing that a job needs waits for it.

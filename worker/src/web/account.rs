@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use shared::profile::{ProfileError, get_profile};
 use shared::{Error, Revoked, UserId};
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::Site;
@@ -61,7 +62,11 @@ pub(super) async fn queue(site: &Site, user: &UserId) -> Notice {
 }
 
 /// Ends the grant at the provider and deletes the record, and what waits for it.
-pub(super) async fn disconnect(site: &Site, user: &UserId) -> Result<Notice, Notice> {
+pub(super) async fn disconnect(
+    site: &Site,
+    telling: &TaskTracker,
+    user: &UserId,
+) -> Result<Notice, Notice> {
     let told = match site.store.revoke(user, &*site.provider).await {
         Ok(Revoked::Revoked) => "You are disconnected. The access has ended",
         Ok(Revoked::WasInvalid) => "You are disconnected. The access had ended already",
@@ -82,7 +87,7 @@ pub(super) async fn disconnect(site: &Site, user: &UserId) -> Result<Notice, Not
         if let (Some(events), Some(tell)) = (site.events.as_ref().map(Arc::clone), tell) {
             // The person does not wait for it.
             let user = user.digest();
-            tokio::spawn(async move {
+            telling.spawn(async move {
                 if let Err(error) = events.publish(tell).await {
                     warn!(%user, %error, "it is not told yet that a person has disconnected");
                 }

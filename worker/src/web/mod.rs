@@ -30,6 +30,7 @@ use shared::consent::Consent;
 use shared::ports::{Bucket, Clock, Provider};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 use url::Url;
 
@@ -42,6 +43,8 @@ pub use brand::{Brand, Logo};
 pub use link::connect_link;
 pub use session::SESSION_LIFETIME;
 
+/// How long applications may take to be told of the last consents when the process ends.
+const TELLING: Duration = Duration::from_secs(5);
 /// How often the markers of used logins are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
@@ -93,9 +96,12 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let sweeping = tokio::spawn(sweep(Arc::clone(&site.bucket), Arc::clone(&site.clock)));
-    let router = router::router(site, stop.clone());
+    let (telling, clock) = (TaskTracker::new(), Arc::clone(&site.clock));
+    let router = router::router(site, telling.clone(), stop.clone());
     let served = http_server::serve(listener, router, stop).await;
     sweeping.abort();
+    telling.close();
+    tokio::select! { biased; () = telling.wait() => {}, () = clock.sleep(TELLING) => {} }
     served
 }
 

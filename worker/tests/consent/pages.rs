@@ -1,5 +1,9 @@
 //! The pages over HTTP, with two replicas behind one address.
 
+use std::time::Duration;
+
+use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, Source as _};
+
 use super::dev::Dev;
 use super::person::Person;
 
@@ -337,4 +341,32 @@ async fn disconnecting_takes_along_what_waits() {
     for prefix in ["tokens/guest-1", "parked/guest-1/", "done/guest-1/", "sessions/guest-1"] {
         assert!(dev.objects(&mut person, prefix).await.is_empty(), "{prefix}");
     }
+}
+
+#[tokio::test]
+async fn applications_are_told_who_connects_and_who_leaves() {
+    let dev = Dev::start().await;
+    let connection = Connection { emulator: Some(dev.get("PUBSUB_EMULATOR_HOST").to_owned()) };
+    let settings = IntakeSettings {
+        subscription: "projects/fleet-local/subscriptions/events".to_owned(),
+        max_outstanding: 10,
+        max_outstanding_bytes: OUTSTANDING_BYTES,
+        ack_extension: Duration::from_secs(60),
+    };
+    let mut events = Intake::open(&connection, settings).await.unwrap();
+    let mut person = Person::new();
+    let mut told = async |word: &str| {
+        let next = tokio::time::timeout(Duration::from_secs(60), events.next()).await;
+        let delivery = next.expect("an event comes").unwrap();
+        let attributes = delivery.received.attributes.clone();
+        delivery.settle.ack().await;
+        assert_eq!(attributes["ce-type"], format!("fleet.consent.{word}"));
+        assert_eq!(attributes["ce-subject"], "guest-1");
+    };
+    person.sign_in(&dev, "guest-1").await;
+    told("granted").await;
+    person.press(&dev, "/account/disconnect").await;
+    told("ended").await;
+    person.sign_in(&dev, "guest-1").await;
+    told("granted").await;
 }

@@ -78,7 +78,7 @@ fn the_table() {
     let waits = || Occasion::Waits(None);
     let removed = |was_stored| Occasion::Removed { was_stored };
     let revoked_a = || needed(Reason::Revoked, &[], "a");
-    for (last, record, occasion, tells) in [
+    for (last, record, occasion, tells) in vec![
         // Jobs that wait for a grant which has ended.
         (None, Some(revoked("a")), waits(), Some(revoked_a())),
         (Some(granted("a")), Some(revoked("a")), waits(), Some(revoked_a())),
@@ -228,13 +228,12 @@ fn occasions_that_come_together_are_looked_at_once() {
 fn any_record() -> impl Strategy<Value = Option<TokenRecord>> {
     let login = prop_oneof![Just("a"), Just("b")];
     let scopes = prop::sample::subsequence(vec!["x", "y", "z"], 0..=3);
-    let made = (login, scopes, 0..4).prop_map(|(login, scopes, kind)| match kind {
+    (login, scopes, 0..4).prop_map(|(login, scopes, kind)| match kind {
         0 => None,
         1 => Some(revoked(login)),
         2 => Some(blocked(login)),
         _ => Some(with_scopes(&scopes, record(login))),
-    });
-    made
+    })
 }
 
 fn any_occasion() -> impl Strategy<Value = Occasion> {

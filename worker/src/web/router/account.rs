@@ -100,7 +100,7 @@ pub(super) async fn disconnect(State(app): Shared, headers: HeaderMap, body: Byt
         Err(refusal) => return *refusal,
         Ok(known) => known.user,
     };
-    match account::disconnect(&app.site, &user).await {
+    match account::disconnect(&app.site, &app.telling, &user).await {
         Ok(notice) => {
             web_event("disconnect", "ok");
             info!(user = %user.digest(), "disconnected");

@@ -21,6 +21,7 @@ use shared::ports::Randomness;
 use shared::record::TokenRecord;
 use shared::{Error, UserId, is_loopback};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 use url::form_urlencoded;
 
@@ -66,12 +67,14 @@ struct App {
     random: Randomness,
     policy: HeaderValue,
     origin: String,
+    /// Applications that are being told something.
+    telling: TaskTracker,
     stop: CancellationToken,
 }
 
 type Shared = State<Arc<App>>;
 
-pub(super) fn router(site: Site, stop: CancellationToken) -> Router {
+pub(super) fn router(site: Site, telling: TaskTracker, stop: CancellationToken) -> Router {
     let secure = site.public_url.scheme() == "https";
     let app = Arc::new(App {
         cookies: Cookies { secure },
@@ -84,6 +87,7 @@ pub(super) fn router(site: Site, stop: CancellationToken) -> Router {
         policy: content_policy(&site),
         origin: site.public_url.origin().ascii_serialization(),
         site,
+        telling,
         stop,
     });
     Router::new()

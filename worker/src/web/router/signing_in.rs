@@ -261,7 +261,7 @@ async fn signed_in(app: &Arc<App>, done: &SignedIn) -> (Vec<String>, usize) {
 /// Applications are told that this person has consented. The person does not wait for it.
 fn tell(app: &Arc<App>, user: UserId) {
     let Some(events) = app.site.events.clone() else { return };
-    tokio::spawn(async move {
+    app.telling.spawn(async move {
         if let Err(error) = events.tell(&user, &Occasion::Changed, None).await {
             warn!(user = %user.digest(), %error, "it is not told yet that a person has consented");
         }
