@@ -6,6 +6,7 @@
 mod bad;
 mod blocked;
 mod codec;
+mod hints;
 
 use std::fmt;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::user_id::UserId;
 pub use bad::BadRecord;
 pub use blocked::Blocked;
 pub use codec::RecordCodec;
+pub use hints::{HintedState, RecordHints};
 
 /// The version that this program writes and reads.
 pub const RECORD_VERSION: u32 = 1;

@@ -112,6 +112,11 @@ impl UserId {
 pub struct UserDigest(u64);
 
 impl UserDigest {
+    /// Its place among so many, for what is to be spread over users; 0 among none.
+    pub fn place_in(self, places: u64) -> u64 {
+        self.0.checked_rem(places).unwrap_or_default()
+    }
+
     /// Its hex digits, in ASCII.
     pub fn hex(self) -> [u8; 16] {
         let mut rest = self.0;

@@ -39,6 +39,7 @@ on_both! {
     a_malformed_message_goes_to_the_dead_topic_with_its_reason,
     sigterm_drains_and_another_replica_does_the_rest,
     a_token_and_a_profile_for_scripts,
+    a_record_says_beside_its_content_how_it_stands,
 }
 
 fn profile(id: &str, user: &str) -> Value {
@@ -305,5 +306,24 @@ async fn a_token_and_a_profile_for_scripts(stage: &Stage) -> anyhow::Result<()> 
         assert_eq!(refused.code, 1, "{LIMITS}");
         assert!(refused.stderr.contains("STORAGE_EMULATOR_HOST_GRPC"), "{}", refused.stderr);
     }
+    Ok(())
+}
+
+/// What is noted beside a record reaches the server in the same request, and stands there.
+async fn a_record_says_beside_its_content_how_it_stands(stage: &Stage) -> anyhow::Result<()> {
+    stage.user_without_access_token("ann").await?;
+    let imported = stage.cloud.metadata(BUCKET, "tokens/ann.json").await?;
+    assert_eq!((&imported["state"], &imported["next"]), (&json!("active"), &Value::Null));
+    let token = stage.fleet(&["token", "ann"]).await?;
+    assert_eq!(token.code, 0, "{}", token.stderr);
+    let noted = stage.cloud.metadata(BUCKET, "tokens/ann.json").await?;
+    let time = |name: &str| -> jiff::Timestamp {
+        noted[name].as_str().unwrap_or_else(|| panic!("{noted}")).parse().unwrap()
+    };
+    assert_eq!(noted["state"], "active");
+    let record = stage.record("ann").await?;
+    let life = jiff::SignedDuration::from_secs(record["expires_in"].as_i64().unwrap());
+    assert_eq!(time("next").duration_since(time("refreshed")), life);
+    assert!(time("refreshed") >= imported["refreshed"].as_str().unwrap().parse()?);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::ports::{BucketError, Now};
 use crate::protocol::{Action, Event, PutFault, ReadFault, SeenLease, Stored};
-use crate::record::MAX_RECORD_BYTES;
+use crate::record::{MAX_RECORD_BYTES, RecordHints};
 use crate::user_id::UserId;
 
 use super::Inner;
@@ -50,7 +50,8 @@ pub(super) async fn carry_out<E>(inner: &Inner, user: &UserId, action: Action<E>
                 );
                 return Event::TokenPut(Err(PutFault::TooLarge(why.into())));
             }
-            let put = inner.bucket.put(&user.token_object(), content, expected).await;
+            let (name, hints) = (user.token_object(), RecordHints::of(&record).to_stored());
+            let put = inner.bucket.put_with_hints(&name, content, hints, expected).await;
             Event::TokenPut(put.map_err(put_fault))
         }
         Action::DeleteToken(expected) => {

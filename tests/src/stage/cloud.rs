@@ -118,6 +118,17 @@ impl Cloud {
         Ok(reqwest::get(url).await?.error_for_status()?.text().await?)
     }
 
+    /// What the writer of an object noted beside it, over the JSON API.
+    ///
+    /// # Errors
+    /// When there is no such object.
+    pub async fn metadata(&self, bucket: &str, name: &str) -> anyhow::Result<serde_json::Value> {
+        let name = name.replace('%', "%25").replace('/', "%2F");
+        let url = format!("{}/storage/v1/b/{bucket}/o/{name}", self.storage);
+        let said: serde_json::Value = reqwest::get(url).await?.error_for_status()?.json().await?;
+        Ok(said["metadata"].clone())
+    }
+
     /// Creates an object whose name needs no encoding, over the JSON API.
     ///
     /// # Errors
