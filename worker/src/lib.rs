@@ -21,6 +21,7 @@ mod hosts;
 mod http_server;
 pub mod job;
 mod json;
+pub mod keep_alive;
 pub mod kinds;
 mod logged_user;
 mod message;
@@ -44,6 +45,7 @@ mod sign_outs;
 pub mod spans;
 pub mod sweep;
 pub mod telemetry;
+mod turns;
 pub mod waiting;
 pub mod web;
 

@@ -1,11 +1,8 @@
 //! Workers sweep `parked/` at start and now and then, so that no job sleeps for
 //! good because the process that should have resumed it died.
 //!
-//! A fleet sweeps about once per interval however many replicas it has: before
-//! sweeping a replica writes a marker object, and it leaves its turn out when the
-//! marker has changed since it last looked. No clock is compared and nothing needs
-//! releasing; a replica that dies in the middle is followed by another one at most
-//! two intervals later. Two may still sweep at once: they meet at each user's claim
+//! A fleet sweeps about once per interval however many replicas it has: these take
+//! turns. Two may still sweep at once: they meet at each user's claim
 //! ([`crate::claim`]). A claim that is held is looked at again after the time in which it
 //! may be taken over, whoever sweeps next.
 //!
@@ -17,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shared::ports::{Bucket, BucketError, Clock, Generation, Monotonic, Object, Randomness};
 use shared::{TokenStore, UserId};
@@ -30,6 +28,7 @@ use crate::metrics;
 use crate::parking::{PREFIX, is_claim, user_of};
 use crate::pubsub::Topic;
 use crate::resuming::{Finish, ResumeError, Resuming};
+use crate::turns::{self, Turn};
 
 /// Says that a sweep was begun, and what the last one found.
 const MARKER: &str = "sweeps/parked.json";
@@ -131,9 +130,9 @@ impl Sweep {
         let looked = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            looked = self.look() => looked,
+            looked = turns::look(&*self.bucket, MARKER) => looked,
         };
-        let mut seen = looked.ok().map(|marker| generation(marker.as_ref()));
+        let mut seen = looked.ok();
         let mut claims = Claims::default();
         let first = self.every.mul_f64(self.random.unit()) / START_SHARE;
         let mut turn_at = self.clock.monotonic().plus(first);
@@ -223,27 +222,16 @@ impl Sweep {
         claims: &mut Claims,
         stop: &CancellationToken,
     ) -> Result<Option<Swept>, ResumeError> {
-        let marker = self.look().await?;
-        let found = generation(marker.as_ref());
-        let last: Option<Marker> =
-            marker.and_then(|object| serde_json::from_slice(&object.content).ok());
-        let before = last.map_or_else(Swept::default, |marker| Swept {
-            resumed: 0,
-            jobs: marker.jobs,
-            users: marker.users,
-            untold: marker.untold,
-        });
-        if seen.replace(found).is_some_and(|before| before != found) {
-            tell(before);
-            return Ok(None);
-        }
-        let claim = match self.mark(before, found).await {
-            Ok(claim) => claim,
-            // Another replica was faster; its marker is news at the next look.
-            Err(BucketError::PreconditionFailed) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let next = |marker: Option<&Object>| self.marker(read(marker));
+        let claim = match turns::take(&*self.bucket, MARKER, seen, next).await? {
+            Turn::Mine(claim) => claim,
+            Turn::Others(marker) => {
+                if marker.is_some() {
+                    tell(read(marker.as_ref()));
+                }
+                return Ok(None);
+            }
         };
-        *seen = Some(claim);
         let swept = self.sweep(claims, stop).await?;
         if stop.is_cancelled() {
             // Perhaps not all of it was seen.
@@ -252,7 +240,7 @@ impl Sweep {
         tell(swept);
         for _ in 0..TRIES {
             self.clock.sleep(PAUSE).await;
-            match self.mark(swept, claim).await {
+            match self.bucket.put(MARKER, self.marker(swept), claim).await {
                 Ok(written) => {
                     *seen = Some(written);
                     break;
@@ -386,11 +374,7 @@ impl Sweep {
         }
     }
 
-    async fn look(&self) -> Result<Option<Object>, BucketError> {
-        self.bucket.get(MARKER).await
-    }
-
-    async fn mark(&self, found: Swept, expected: Generation) -> Result<Generation, BucketError> {
+    fn marker(&self, found: Swept) -> Bytes {
         let marker = Marker {
             version: VERSION,
             holder: self.store.holder().to_owned(),
@@ -399,13 +383,20 @@ impl Sweep {
             users: found.users,
             untold: found.untold,
         };
-        let content = serde_json::to_vec(&marker).expect("strings and numbers are JSON");
-        self.bucket.put(MARKER, content.into(), expected).await
+        serde_json::to_vec(&marker).expect("strings and numbers are JSON").into()
     }
 }
 
-fn generation(object: Option<&Object>) -> Generation {
-    object.map_or(Generation::ABSENT, |object| object.generation)
+/// What the last sweep found, by its marker.
+fn read(marker: Option<&Object>) -> Swept {
+    let last: Option<Marker> =
+        marker.and_then(|object| serde_json::from_slice(&object.content).ok());
+    last.map_or_else(Swept::default, |Marker { jobs, users, untold, .. }| Swept {
+        resumed: 0,
+        jobs,
+        users,
+        untold,
+    })
 }
 
 fn tell(found: Swept) {

@@ -2,6 +2,7 @@
 
 mod confirm;
 mod connect;
+mod days;
 mod dead;
 #[cfg(feature = "dev")]
 mod dev;

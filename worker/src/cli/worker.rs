@@ -11,9 +11,11 @@ use shared::ports::{Clock, Randomness};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 use worker::events::Events;
 use worker::health::{self, Probes};
+use worker::keep_alive::KeepAlive;
 use worker::kinds::{BODY_MEMORY, KindSettings, MIN_BODY_MEMORY, Outputs, builtin};
 use worker::log_user_ids;
 use worker::metrics::{self, Process, Render};
@@ -23,6 +25,7 @@ use worker::sweep::Sweep;
 use worker::{Dedupe, Worker};
 
 use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
+use super::days::{Days, days};
 use super::events::{EventArgs, public_url};
 use super::output::Usage;
 use super::reach::ReachArgs;
@@ -61,6 +64,10 @@ struct JobArgs {
     /// How often parked jobs are looked through, by one replica of the fleet; at least 1m
     #[arg(long, env = "FLEET_SWEEP", default_value = "10m", value_parser = duration)]
     sweep: Duration,
+    /// Refresh grants that nobody used for so long, a number of days such as 30d: providers end
+    /// what is not used, Google after six months [default: none are]
+    #[arg(long, env = "FLEET_KEEP_ALIVE", value_parser = days)]
+    keep_alive: Option<Days>,
     /// Where outcomes are published [default: nowhere]
     #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
     outcomes_topic: Option<String>,
@@ -194,6 +201,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
         None => None,
     };
+    let keep_alive = jobs.keep_alive.and_then(|days| days.0).map(|period| KeepAlive {
+        bucket: connected.store.bucket(),
+        store: connected.store.clone(),
+        events: events.clone(),
+        clock: Arc::clone(&clock),
+        random: Arc::new(Randomness::from_system()),
+        period,
+    });
     let sweep = Sweep {
         bucket: connected.store.bucket(),
         store: connected.store.clone(),
@@ -243,6 +258,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let sweep_stop = stop.drain.child_token();
     let mut sweeping = tokio::spawn(sweep.run(sweep_stop.clone()));
+    // The store finishes what it has begun.
+    let _keeping = keep_alive
+        .map(|keep_alive| AbortOnDropHandle::new(tokio::spawn(keep_alive.run(sweep_stop.clone()))));
     let ready = worker.readiness();
     let pulse = ready.pulse().clone();
     let probes = Probes {

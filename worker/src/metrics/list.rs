@@ -187,6 +187,9 @@ metrics_list! {
         "Changes of users' consent that were published to the events topic.";
     EVENTS_UNTOLD = "fleet_events_untold", WORKER, Gauge, [],
         "Changes of users' consent that are still to be published, as of the last sweep.";
+    KEPT_ALIVE = "fleet_kept_alive_total", WORKER, Counter,
+        ["outcome": &["alive", "needs_consent", "failed"]],
+        "Grants that nobody used and that were due to be refreshed, by what came of it.";
     SLOWED = "fleet_users_slowed_total", WORKER, Counter, [],
         "Times that a user's jobs were held back because an API limits their rate.";
     SLOWED_USERS = "fleet_users_slowed", WORKER, Gauge, [],

@@ -25,9 +25,9 @@ pub use list::{ALL, Kind, Label, Metric, OTHER, Process};
 use list::{
     AMBIGUOUS, API, API_SECONDS, BUILD, CACHED_USERS, COMMIT_CONFLICTS, CREDENTIALS,
     ENDINGS_ABANDONED, ENDPOINT, ENDPOINT_SECONDS, EVENTS, HELD, IN_FLIGHT, JOB_SECONDS, JOBS,
-    LEASE_WAIT, LEASES, LOST_GRANTS, ORPHANS, OUTSTANDING, PARKED, PAUSED_HOSTS, PUBSUB_REACHABLE,
-    QUEUE_WAIT, QUEUED_USERS, READY, REFRESHES, REJECTED_TOKENS, SLOWED_USERS, STORAGE,
-    STORAGE_SECONDS, UNKNOWN, WEB_EVENTS, WEB_OUTCOMES,
+    KEPT_ALIVE, LEASE_WAIT, LEASES, LOST_GRANTS, ORPHANS, OUTSTANDING, PARKED, PAUSED_HOSTS,
+    PUBSUB_REACHABLE, QUEUE_WAIT, QUEUED_USERS, READY, REFRESHES, REJECTED_TOKENS, SLOWED_USERS,
+    STORAGE, STORAGE_SECONDS, UNKNOWN, WEB_EVENTS, WEB_OUTCOMES,
 };
 pub(crate) use list::{
     DEDUPED, ENDINGS, EVENTS_UNTOLD, HOST_PAUSES, NEED_CONSENT, PARKED_JOBS, PARKED_REFUSED,
@@ -155,6 +155,11 @@ pub(crate) fn parked(why: Reason) {
 /// A change of a user's consent was published.
 pub(crate) fn event(word: &'static str) {
     counter!(EVENTS, "type" => word).increment(1);
+}
+
+/// A grant that nobody used was due to be refreshed.
+pub(crate) fn kept_alive(outcome: &'static str) {
+    counter!(KEPT_ALIVE, "outcome" => outcome).increment(1);
 }
 
 /// An ending was written nowhere, and its message is given back.

@@ -125,6 +125,7 @@ fn write_everything(store: &TokenStore) {
     pubsub_reachable(true);
     ending_abandoned();
     event("needed");
+    kept_alive("alive");
     parked(Reason::Revoked);
     readiness(true);
     endpoint_request("ok", SECOND);
