@@ -238,7 +238,7 @@ async fn what_is_missing() -> anyhow::Result<()> {
         report.expect(object, "exists", "failure", "fleet setup");
     }
     report.expect("bucket", "exists", "failure", "does not exist");
-    assert_eq!(report.said["failures"], 4, "one for each cause: {}", report.said);
+    assert_eq!(report.said["failures"], 5, "one for each cause: {}", report.said);
     assert_eq!(report.said["warnings"], 0, "{}", report.said);
     let report = doctor(&stage, &["--dead-topic", "none"]).await?;
     report.expect("dead topic", "exists", "failure", "fleet setup");
