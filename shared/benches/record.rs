@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use shared::ports::Generation;
 use shared::record::{GrantId, RecordCodec, State, TokenRecord, WriteId};
+use shared::sealing::Sealing;
 use shared::{Keyring, UserId};
 
 use measuring::Measured;
@@ -152,7 +153,7 @@ fn with_opening(name: &'static str, stored: &[u8]) -> Measured {
 
 fn main() {
     let plain = RecordCodec::default();
-    let sealing = RecordCodec::new(Some(Keyring::new(Timestamp::UNIX_EPOCH)));
+    let sealing = RecordCodec::new(Sealing::new(Some(Keyring::new(Timestamp::UNIX_EPOCH))));
     let (stored, sealed) = (plain.encode(&record()), sealing.encode(&record()));
     measuring::run(
         "record",

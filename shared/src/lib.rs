@@ -147,6 +147,7 @@ mod reason;
 pub mod record;
 mod schedule;
 mod scrub;
+pub mod sealing;
 mod secret;
 mod store;
 mod user_id;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use shared::UserId;
 use shared::adapters::{MemoryBucket, SystemClock};
 use shared::ports::{Bucket, Clock as _};
+use shared::sealing::Sealing;
 use tests::stage::{BUCKET, Cloud, LIMITS, PATIENCE, Stage, full};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use worker::Effect;
@@ -320,7 +321,7 @@ async fn ends_that_could_not_be_written_are_shown() -> anyhow::Result<()> {
         stored_at: "2026-01-01T00:00:00Z".parse()?,
     };
     let memory: Arc<dyn Bucket> = Arc::new(MemoryBucket::default());
-    Outbox::new(Arc::clone(&memory)).store(&ending).await?;
+    Outbox::new(Arc::clone(&memory), Sealing::default()).store(&ending).await?;
     let name = ending.object_name();
     let object = memory.get(&name).await?.context("stored")?;
     stage.cloud.create(BUCKET, &name, std::str::from_utf8(&object.content)?).await?;

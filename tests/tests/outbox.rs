@@ -13,6 +13,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 use shared::UserId;
 use shared::ports::{Bucket, Generation, Randomness};
+use shared::sealing::Sealing;
 use tests::memory::{FaultyBucket, VirtualClock, WriteFault, pass};
 use tokio_util::sync::CancellationToken;
 use worker::Effect;
@@ -92,6 +93,7 @@ impl World {
             (Arc::<Named>::clone(&self.dead), Arc::<Named>::clone(&self.outcomes));
         OutboxSweep {
             bucket: self.bucket(),
+            sealing: Sealing::default(),
             own: Own { dead: Some(dead), outcomes: Some(outcomes) },
             clock: Arc::new(VirtualClock::new(SignedDuration::ZERO)),
             random: Arc::new(Randomness::seeded(name.len() as u64)),
@@ -108,7 +110,7 @@ impl World {
     }
 
     async fn store(&self, ending: &StoredEnding) {
-        Outbox::new(self.bucket()).store(ending).await.unwrap();
+        Outbox::new(self.bucket(), Sealing::default()).store(ending).await.unwrap();
     }
 
     fn take_seen(&self) -> Vec<String> {
@@ -393,7 +395,7 @@ async fn what_is_refused_for_itself_is_not_tried_again() {
     assert_eq!(world.published(), expected.map(|(topic, job)| (topic, job.to_owned())));
     let left = world.bucket.list("endings/", None).await.unwrap().objects;
     let content = world.bucket.get(&left[0].0).await.unwrap().unwrap().content;
-    let stored = StoredEnding::decode(&left[0].0, &content).unwrap();
+    let stored = StoredEnding::decode(&left[0].0, &content, &Sealing::default()).unwrap();
     assert!(stored.refused && stored.rest.len() == 1 && left.len() == 1, "{stored:?}");
     let other = world.sweep("bb").turn(&mut Memory::default(), &stop()).await.unwrap();
     assert_eq!(other, Swept { written: 0, left: 1, refused: 1 });

@@ -13,6 +13,7 @@ use shared::keyring::KeyId;
 use shared::ports::{Bucket as _, Generation};
 use shared::protocol::Lease;
 use shared::record::BadRecord;
+use shared::sealing::NotOpened;
 use shared::{Error, Keyring, Login, Resealed, UserId};
 use tests::memory::{AnswerFault, Fleet, WriteFault, pass};
 
@@ -92,8 +93,19 @@ async fn with_a_keyring_no_secret_reaches_the_bucket() {
 async fn a_keyring_is_introduced_while_records_are_in_use() {
     let mut fleet = Fleet::new(true);
     let (used, idle) = (fleet.user("used").await, fleet.user("idle").await);
-    fleet.keyring = Some(keyring());
-    let primary = fleet.keyring.as_ref().unwrap().primary().to_string();
+    // A replica that has the key already, and one that seals with it.
+    let mut keyring = Keyring::open_only("2026-01-01T00:00:00Z".parse().unwrap());
+    fleet.keyring = Some(keyring.clone());
+    let early = fleet.replica("early");
+    early.get_credentials(&used).await.unwrap();
+    let primary = keyring.newest().clone();
+    keyring.promote(&primary).unwrap();
+    let primary = primary.to_string();
+    fleet.keyring = Some(keyring);
+    let strict = fleet.replica("strict");
+    let error = strict.get_credentials(&idle).await.unwrap_err();
+    assert!(error.to_string().contains("not sealed"), "{error}");
+    fleet.accept_unsealed = true;
     let store = fleet.replica("a");
     store.get_credentials(&used).await.unwrap();
     assert_eq!(sealed_with(&fleet, &used).await, None, "reading seals nothing");
@@ -105,6 +117,9 @@ async fn a_keyring_is_introduced_while_records_are_in_use() {
     assert_eq!(store.reseal(&idle).await, Ok(Resealed::Done));
     assert_eq!(sealed_with(&fleet, &idle).await, Some(primary));
     assert_eq!(store.counts().resealed, 1);
+    assert!(store.sealing().unsealed_reads().plain > 0, "plain records were counted");
+    assert!(early.read_record(&idle).await.is_ok(), "replicas with the key open it");
+    assert!(strict.get_credentials(&idle).await.is_ok(), "nothing has to be accepted any more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +139,7 @@ async fn without_a_keyring_there_is_nothing_to_seal() {
 async fn rotation_goes_on_without_a_pause_and_resealing_finishes_it() {
     let mut fleet = sealed_fleet();
     let (used, idle) = (fleet.user("used").await, fleet.user("idle").await);
-    let old = fleet.keyring.as_ref().unwrap().primary().clone();
+    let old = fleet.keyring.as_ref().unwrap().primary().unwrap().clone();
     let new = rotate(&mut fleet);
     let store = fleet.replica("a");
     store.get_credentials(&used).await.unwrap();
@@ -186,12 +201,18 @@ async fn what_does_not_open_is_named_and_never_overwritten() {
     assert_ne!(flipped, good);
     let moved = foreign.replace("\"user\": \"v\"", "\"user\": \"u\"");
     let cases: [(&str, &str, Option<Keyring>, Expected); 4] = [
-        ("no keyring", &good, None, |why| matches!(why, BadRecord::NoKeyring(_))),
-        ("unknown key", &good, Some(self::keyring()), |why| {
-            matches!(why, BadRecord::UnknownKey(_))
+        ("no keyring", &good, None, |why| {
+            matches!(why, BadRecord::Sealed(NotOpened::NoKeyring(_)))
         }),
-        ("moved", &moved, keyring.clone(), |why| matches!(why, BadRecord::BrokenSeal(_))),
-        ("flipped", &flipped, keyring, |why| matches!(why, BadRecord::BrokenSeal(_))),
+        ("unknown key", &good, Some(self::keyring()), |why| {
+            matches!(why, BadRecord::Sealed(NotOpened::UnknownKey(_)))
+        }),
+        ("moved", &moved, keyring.clone(), |why| {
+            matches!(why, BadRecord::Sealed(NotOpened::Broken(_)))
+        }),
+        ("flipped", &flipped, keyring, |why| {
+            matches!(why, BadRecord::Sealed(NotOpened::Broken(_)))
+        }),
     ];
     for (name, content, keyring, expected) in cases {
         store_as(&fleet, &user, content.to_owned()).await;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use shared::ports::{Bucket, BucketError, Clock, Generation};
+use shared::sealing::Sealing;
 
 use crate::effect::{Effect, Knowledge};
 use crate::job::Job;
@@ -42,7 +43,7 @@ pub enum Dedupe {
     /// In this process and, for all replicas, as objects `done/<user>/<digest>.json`, created
     /// only if absent: one read before and one write after each job. A lifecycle rule on
     /// `done/` should delete them after the subscription's retention.
-    Bucket(Arc<Remembered>, Arc<dyn Bucket>),
+    Bucket(Arc<Remembered>, Arc<dyn Bucket>, Sealing),
 }
 
 /// An end that is remembered, and is told again.
@@ -89,9 +90,9 @@ impl Dedupe {
         Self::Memory(Arc::default())
     }
 
-    /// Remembers in `bucket`.
-    pub fn bucket(bucket: Arc<dyn Bucket>) -> Self {
-        Self::Bucket(Arc::default(), bucket)
+    /// Remembers in `bucket`, sealed by `sealing`.
+    pub fn bucket(bucket: Arc<dyn Bucket>, sealing: Sealing) -> Self {
+        Self::Bucket(Arc::default(), bucket, sealing)
     }
 
     /// How the job ended, if that is remembered. Dropping the future is harmless.
@@ -99,18 +100,18 @@ impl Dedupe {
     /// # Errors
     /// When the bucket does not answer.
     pub async fn recall(&self, job: &Job) -> Result<Option<Recalled>, BucketError> {
-        let (remembered, bucket) = match self {
+        let (remembered, bucket, sealing) = match self {
             Self::Off => return Ok(None),
             Self::Memory(remembered) => {
                 return Ok(remembered.get(job).map(|found| found.recalled));
             }
-            Self::Bucket(remembered, bucket) => (remembered, bucket),
+            Self::Bucket(remembered, bucket, sealing) => (remembered, bucket, sealing),
         };
         // Where its result had no room in memory, the bucket has it.
         if let Some(Found { recalled, is_whole: true }) = remembered.get(job) {
             return Ok(Some(recalled));
         }
-        let Some(content) = read(&**bucket, job).await? else { return Ok(None) };
+        let Some(content) = read(&**bucket, job, sealing).await? else { return Ok(None) };
         let recalled = content.recalled(job);
         if let Recalled::Same(told) = &recalled {
             remembered.insert(job, told);
@@ -134,10 +135,10 @@ impl Dedupe {
         match self {
             Self::Off => Ok(None),
             Self::Memory(remembered) => Ok(remembered.insert_if_new(job, told)),
-            Self::Bucket(remembered, bucket) => {
+            Self::Bucket(remembered, bucket, sealing) => {
                 // A job whose end could not be written must not run here again.
                 remembered.insert_if_new(job, told);
-                let (name, content) = object::new(job, told, clock.wall());
+                let (name, content) = object::new(job, told, clock.wall(), sealing);
                 match bucket.put(&name, content, Generation::ABSENT).await {
                     Ok(_) => {
                         remembered.insert(job, told);
@@ -146,8 +147,8 @@ impl Dedupe {
                     Err(BucketError::PreconditionFailed) => {}
                     Err(error) => return Err(error),
                 }
-                let first = bucket.get(&object::name(job)).await?;
-                match first.map(|object| Content::read(&object.content)) {
+                let first = bucket.get(&name).await?;
+                match first.map(|object| Content::read(&name, &object.content, sealing)) {
                     Some(Content::End { params, told: first })
                         if params == job.params_digest() && first != *told =>
                     {
@@ -171,19 +172,25 @@ impl Dedupe {
         told: &Told,
         clock: &dyn Clock,
     ) -> Option<(String, Bytes)> {
-        matches!(self, Self::Bucket(..)).then(|| object::new(job, told, clock.wall()))
+        let Self::Bucket(.., sealing) = self else { return None };
+        Some(object::new(job, told, clock.wall(), sealing))
     }
 }
 
 /// What the bucket remembers of a job's identity, also under the name that the release
 /// before this one gave it.
-async fn read(bucket: &dyn Bucket, job: &Job) -> Result<Option<Content>, BucketError> {
-    if let Some(found) = bucket.get(&object::name(job)).await? {
-        return Ok(Some(Content::read(&found.content)));
+async fn read(
+    bucket: &dyn Bucket,
+    job: &Job,
+    sealing: &Sealing,
+) -> Result<Option<Content>, BucketError> {
+    let name = object::name(job);
+    if let Some(found) = bucket.get(&name).await? {
+        return Ok(Some(Content::read(&name, &found.content, sealing)));
     }
     let Some(old) = object::old_name(job) else { return Ok(None) };
     let found = bucket.get(&old).await?;
-    Ok(found.and_then(|found| Content::read_old(&found.content)))
+    Ok(found.and_then(|found| Content::read_old(&old, &found.content, sealing)))
 }
 
 #[cfg(test)]

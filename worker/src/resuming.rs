@@ -246,7 +246,7 @@ impl<'a> Resuming<'a> {
     /// What is to be done with the object of this name.
     async fn find(&self, name: &str) -> Result<Found, BucketError> {
         let Some(object) = self.bucket.get(name).await? else { return Ok(Found::Gone) };
-        Ok(match (ParkedJob::decode(name, &object.content), &self.record) {
+        Ok(match (ParkedJob::decode(name, &object.content, self.store.sealing()), &self.record) {
             (Ok(parked), Some(record)) if parked.is_due(record) => Found::Due(Box::new(parked)),
             (Ok(parked), _) => {
                 let lacks = parked.why() == Some(Reason::ScopesMissing);

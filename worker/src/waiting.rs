@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use shared::consent::missing_scopes;
 use shared::ports::{Bucket, BucketError};
 use shared::record::TokenRecord;
+use shared::sealing::Sealing;
 use shared::{Reason, UserId};
 
 use crate::parking::{ParkedJob, is_claim, prefix_of};
@@ -44,7 +45,11 @@ impl Waiting {
 ///
 /// # Errors
 /// When the bucket does not answer.
-pub async fn waiting(bucket: &dyn Bucket, user: &UserId) -> Result<Waiting, BucketError> {
+pub async fn waiting(
+    bucket: &dyn Bucket,
+    user: &UserId,
+    sealing: &Sealing,
+) -> Result<Waiting, BucketError> {
     let (prefix, mut names, mut page) = (prefix_of(user), Vec::new(), None);
     loop {
         let listing = bucket.list(&prefix, page).await?;
@@ -58,7 +63,7 @@ pub async fn waiting(bucket: &dyn Bucket, user: &UserId) -> Result<Waiting, Buck
     let mut read = Vec::new();
     for (name, object) in names.iter().zip(objects) {
         if let Some(object) = object?
-            && let Ok(job) = ParkedJob::decode(name, &object.content)
+            && let Ok(job) = ParkedJob::decode(name, &object.content, sealing)
         {
             read.push(job);
         }

@@ -10,7 +10,8 @@
 //! A process opens only what its own keyring has. Where replicas cannot all get
 //! the new file at one moment, roll it out in two steps: [`Keyring::add`] and
 //! deploy, then [`Keyring::promote`] and deploy. [`Keyring::rotate`] does both at
-//! once, for fleets that restart together.
+//! once, for fleets that restart together. The first keyring of a running fleet comes
+//! the same way: one that is [open only](Keyring::open_only) has no primary key yet.
 //!
 //! The file is JSON:
 //!
@@ -31,6 +32,7 @@ mod file;
 mod key;
 
 use std::fmt;
+use std::str::FromStr as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -56,7 +58,7 @@ pub const KEYRING_VERSION: u32 = 1;
 /// only; the memory of a key is zeroed when its last clone is dropped.
 #[derive(Clone)]
 pub struct Keyring {
-    primary: KeyId,
+    primary: Option<KeyId>,
     keys: Vec<Arc<Key>>,
 }
 
@@ -64,14 +66,20 @@ impl Keyring {
     /// A keyring with one fresh key, made at `now`.
     pub fn new(now: Timestamp) -> Self {
         let key = Key::generate(now);
-        Self { primary: key.id().clone(), keys: vec![Arc::new(key)] }
+        Self { primary: Some(key.id().clone()), keys: vec![Arc::new(key)] }
+    }
+
+    /// A keyring with one fresh key that opens and does not seal: for a fleet that runs
+    /// without one, until every process has it and the key can be promoted.
+    pub fn open_only(now: Timestamp) -> Self {
+        Self { primary: None, keys: vec![Arc::new(Key::generate(now))] }
     }
 
     /// Adds a fresh key and makes it the primary one. Older keys still open.
     /// Returns its ID.
     pub fn rotate(&mut self, now: Timestamp) -> KeyId {
         let id = self.add(now);
-        self.primary = id.clone();
+        self.primary = Some(id.clone());
         id
     }
 
@@ -91,7 +99,7 @@ impl Keyring {
         if self.key(id).is_none() {
             return Err(BadKeyring::NoSuchKey(id.clone()));
         }
-        self.primary = id.clone();
+        self.primary = Some(id.clone());
         Ok(())
     }
 
@@ -104,16 +112,22 @@ impl Keyring {
         if self.key(id).is_none() {
             return Err(BadKeyring::NoSuchKey(id.clone()));
         }
-        if *id == self.primary {
+        if Some(id) == self.primary.as_ref() {
             return Err(BadKeyring::IsPrimary(id.clone()));
         }
         self.keys.retain(|key| key.id() != id);
         Ok(())
     }
 
-    /// The key that seals.
-    pub fn primary(&self) -> &KeyId {
-        &self.primary
+    /// The key that seals, if one does.
+    pub fn primary(&self) -> Option<&KeyId> {
+        self.primary.as_ref()
+    }
+
+    /// The key that was added last.
+    #[expect(clippy::missing_panics_doc, reason = "a keyring is never empty")]
+    pub fn newest(&self) -> &KeyId {
+        self.keys.last().expect("a keyring is never empty").id()
     }
 
     /// Every key and when it was made, in the order of the file.
@@ -125,10 +139,9 @@ impl Keyring {
         self.keys.iter().find(|key| key.id() == id).map(|key| &**key)
     }
 
-    /// Seals `plain` with the primary key, bound to `context`.
-    pub(crate) fn seal(&self, context: &str, plain: Zeroizing<Vec<u8>>) -> Sealed {
-        let key = self.key(&self.primary).expect("every constructor keeps the primary key");
-        key.seal(context, plain)
+    /// Seals `plain` with the primary key, bound to `context`; `None` without one.
+    pub(crate) fn seal(&self, context: &str, plain: Zeroizing<Vec<u8>>) -> Option<Sealed> {
+        Some(self.key(self.primary.as_ref()?)?.seal(context, plain))
     }
 
     /// Opens what was sealed for `context`.
@@ -153,8 +166,8 @@ impl Keyring {
             key: encoded,
             created_at: key.created_at(),
         });
-        let file =
-            File { version: KEYRING_VERSION, primary: self.primary.as_str(), keys: keys.collect() };
+        let primary = self.primary.as_ref().map(KeyId::as_str);
+        let file = File { version: KEYRING_VERSION, primary, keys: keys.collect() };
         // Sized beforehand, so that growing it leaves no copy of a key behind.
         let mut text = Vec::with_capacity(256 + 256 * self.keys.len());
         serde_json::to_writer_pretty(&mut text, &file).expect("plain values only");
@@ -191,10 +204,12 @@ impl Keyring {
             }
             keys.push(Arc::new(Key::new(id, bytes, entry.created_at)));
         }
-        let primary: KeyId = file.primary.parse().map_err(|_| BadKeyring::Primary)?;
-        if keys.iter().all(|key| *key.id() != primary) {
-            return Err(BadKeyring::Primary);
-        }
+        let is_there = |id: &KeyId| keys.iter().any(|key| key.id() == id);
+        let primary = match file.primary.as_deref().map(KeyId::from_str) {
+            None if !keys.is_empty() => None,
+            Some(Ok(id)) if is_there(&id) => Some(id),
+            _ => return Err(BadKeyring::Primary),
+        };
         Ok(Self { primary, keys })
     }
 }
@@ -211,7 +226,7 @@ impl fmt::Debug for Keyring {
 #[derive(Serialize)]
 struct File<'a> {
     version: u32,
-    primary: &'a str,
+    primary: Option<&'a str>,
     keys: Vec<FileKey<'a>>,
 }
 
@@ -227,7 +242,9 @@ struct FileKey<'a> {
 struct Incoming {
     #[serde(rename = "version")]
     _version: u32,
-    primary: String,
+    /// None seals yet where it is `null`.
+    #[serde(deserialize_with = "Option::deserialize")]
+    primary: Option<String>,
     keys: Vec<IncomingKey>,
 }
 
@@ -309,7 +326,7 @@ mod tests {
     }
 
     fn seal(keyring: &Keyring) -> Sealed {
-        keyring.seal("tokens/u.json", Zeroizing::new(b"fake-plain".to_vec()))
+        keyring.seal("tokens/u.json", Zeroizing::new(b"fake-plain".to_vec())).unwrap()
     }
 
     #[test]
@@ -345,6 +362,19 @@ mod tests {
     }
 
     #[test]
+    fn a_keyring_without_a_primary_key_opens_and_does_not_seal() {
+        let keyring = Keyring::open_only(now());
+        let plain = || Zeroizing::new(b"fake-plain".to_vec());
+        assert!(keyring.primary().is_none() && keyring.seal("x", plain()).is_none());
+        let mut read = Keyring::from_json(keyring.to_json().expose().as_bytes()).unwrap();
+        assert_eq!(read.primary(), None);
+        let id = read.keys().next().unwrap().0.clone();
+        read.promote(&id).unwrap();
+        let sealed = read.seal("x", plain()).unwrap();
+        assert!(keyring.open("x", sealed).is_ok(), "every process that has the file opens it");
+    }
+
+    #[test]
     fn two_seals_of_one_text_differ() {
         let keyring = Keyring::new(now());
         let (one, other) = (seal(&keyring), seal(&keyring));
@@ -357,7 +387,7 @@ mod tests {
         let shown = format!("{keyring:?} {:?}", keyring.to_json());
         let value: Value = serde_json::from_str(keyring.to_json().expose()).unwrap();
         assert!(!shown.contains(value["keys"][0]["key"].as_str().unwrap()), "{shown}");
-        assert!(shown.contains(keyring.primary().as_str()), "{shown}");
+        assert!(shown.contains(keyring.primary().unwrap().as_str()), "{shown}");
     }
 
     #[test]

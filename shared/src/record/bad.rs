@@ -1,6 +1,6 @@
 //! Why stored bytes are not the record they should be.
 
-use crate::keyring::KeyId;
+use crate::sealing::NotOpened;
 
 use super::{MAX_RECORD_BYTES, RECORD_VERSION};
 
@@ -30,35 +30,21 @@ pub enum BadRecord {
     /// Too large to be a record.
     #[error("it is larger than {MAX_RECORD_BYTES} bytes")]
     TooLarge,
-    /// It is sealed, and there is no keyring to open it with.
-    #[error("its secrets are sealed with key {0}, and no keyring is configured")]
-    NoKeyring(KeyId),
-    /// It is sealed with a key that the keyring does not have.
-    #[error("its secrets are sealed with key {0}, which the keyring does not have")]
-    UnknownKey(KeyId),
-    /// Its seal does not open: it was altered, or is that of another object.
-    #[error("its seal (key {0}) is broken: it was altered, or moved here from another name")]
-    BrokenSeal(KeyId),
-    /// It has both sealed and plain secrets, or a seal that is not one.
-    #[error("its seal is malformed")]
-    MalformedSeal,
+    /// It does not open, or is not sealed although it has to be.
+    #[error("{0}")]
+    Sealed(#[from] NotOpened),
 }
 
 impl BadRecord {
     /// What an operator can do about it.
     pub fn remedy(&self) -> &'static str {
+        const RESTORE: &str = "restore it, or delete the user and let them consent again";
         match self {
-            Self::NoKeyring(_) => "configure the keyring that the other processes have",
-            Self::UnknownKey(_) => {
-                "give this process the newest keyring, or restore the key from its copy"
-            }
+            Self::Sealed(why) => why.remedy().unwrap_or(RESTORE),
             Self::Version(_) => "run a newer version of this program",
-            Self::NotARecord { .. }
-            | Self::OtherUser
-            | Self::NoRefreshToken
-            | Self::TooLarge
-            | Self::BrokenSeal(_)
-            | Self::MalformedSeal => "restore it, or delete the user and let them consent again",
+            Self::NotARecord { .. } | Self::OtherUser | Self::NoRefreshToken | Self::TooLarge => {
+                RESTORE
+            }
         }
     }
 

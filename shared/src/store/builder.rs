@@ -7,11 +7,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapters::RetryingBucket;
-use crate::keyring::Keyring;
 use crate::policy::{BadPolicy, Policy};
 use crate::ports::{Bucket, Clock, Randomness, TokenEndpoint};
 use crate::protocol::Identity;
 use crate::record::RecordCodec;
+use crate::sealing::Sealing;
 
 use super::counters::Counters;
 use super::entry::Entries;
@@ -23,7 +23,7 @@ use super::{DEFAULT_CACHED_USERS, Inner, TokenStore};
 pub struct Builder {
     bucket: Arc<dyn Bucket>,
     endpoint: Arc<dyn TokenEndpoint>,
-    keyring: Option<Keyring>,
+    sealing: Sealing,
     clock: Arc<dyn Clock>,
     random: Arc<Randomness>,
     policy: Policy,
@@ -40,11 +40,11 @@ impl Builder {
     }
 
     /// Seals the secrets of every record that is written from now on, and opens
-    /// those that are sealed; see [`crate::keyring`]. Default: none, secrets are
+    /// those that are sealed; see [`crate::sealing`]. Default: none, secrets are
     /// stored as they are, and sealed records cannot be read.
     #[must_use]
-    pub fn keyring(mut self, keyring: Option<Keyring>) -> Self {
-        self.keyring = keyring;
+    pub fn sealing(mut self, sealing: Sealing) -> Self {
+        self.sealing = sealing;
         self
     }
 
@@ -104,7 +104,7 @@ impl Builder {
                 self.policy.wait_limit,
             )),
             endpoint: self.endpoint,
-            codec: RecordCodec::new(self.keyring),
+            codec: RecordCodec::new(self.sealing),
             clock: self.clock,
             random: self.random,
             policy: Arc::new(self.policy),
@@ -125,7 +125,7 @@ impl TokenStore {
         Builder {
             bucket,
             endpoint,
-            keyring: None,
+            sealing: Sealing::default(),
             clock: Arc::new(crate::adapters::SystemClock::default()),
             random: Arc::new(Randomness::from_system()),
             policy: Policy::default(),

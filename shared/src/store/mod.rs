@@ -29,6 +29,7 @@ use crate::policy::Policy;
 use crate::ports::{Bucket, BucketError, Clock, Monotonic, Randomness, TokenEndpoint};
 use crate::protocol::{Breaker, Flight, Freshness, Identity, Inquiry, Stored, Trouble};
 use crate::record::{RecordCodec, TokenRecord};
+use crate::sealing::Sealing;
 use crate::user_id::UserId;
 
 pub use builder::Builder;
@@ -315,6 +316,11 @@ impl TokenStore {
     /// own are; for what else is kept about users.
     pub fn bucket(&self) -> Arc<dyn Bucket> {
         Arc::clone(&self.0.bucket)
+    }
+
+    /// How records are sealed; for what else is kept about users.
+    pub fn sealing(&self) -> &Sealing {
+        self.0.codec.sealing()
     }
 
     /// How this process is named in leases and records.

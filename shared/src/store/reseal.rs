@@ -112,7 +112,7 @@ async fn sealed_otherwise(inner: &Inner, entry: &Entry) -> Result<Option<Box<Sto
     };
     match inner.codec.decode(&entry.user, &object.content) {
         Err(why) => Err(Error::Corrupt { object: name, why }),
-        Ok(_) if inner.codec.is_current(&object.content) => Ok(None),
+        Ok(_) if inner.codec.is_current(&entry.user, &object.content) => Ok(None),
         Ok(record) => Ok(Some(Box::new(Stored { record, generation: object.generation }))),
     }
 }

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use shared::ports::Bucket as _;
+use shared::sealing::Sealing;
 use tests::memory::{QueueSettings, pass};
 use worker::effect::Effect;
 use worker::pubsub::PublishError;
@@ -417,7 +418,8 @@ async fn what_did_nothing_can_run_again_and_what_is_spent_cannot() {
         ("spent", true) => lost(),
         _ => posted(),
     });
-    let replica = house.start("a", script.clone(), |b| b.dedupe(Dedupe::bucket(bucket)));
+    let replica =
+        house.start("a", script.clone(), |b| b.dedupe(Dedupe::bucket(bucket, Sealing::default())));
     for id in ["none", "spent"] {
         house.jobs.publish(&job(id, "ann", "k"), "");
     }
@@ -579,7 +581,8 @@ async fn a_bucket_that_does_not_say_what_it_remembers_pauses_the_intake_until_it
     let house = house().await;
     let bucket = Arc::<tests::memory::FaultyBucket>::clone(&house.fleet.bucket);
     let notebook = Notebook::default();
-    let replica = house.start("a", notebook.clone(), |b| b.dedupe(Dedupe::bucket(bucket)));
+    let replica = house
+        .start("a", notebook.clone(), |b| b.dedupe(Dedupe::bucket(bucket, Sealing::default())));
     pass(SECOND).await;
     house.fleet.bucket.set_down(true);
     house.jobs.publish(&job("first", "ann", "k"), "");
@@ -600,7 +603,12 @@ async fn an_id_counts_for_its_kind_and_its_parameters() {
     let replica = {
         let (store, builder) = house.builder("a");
         let builder = builder.handler("other", notebook.clone());
-        house.run(store, builder.handler("k", notebook.clone()).dedupe(Dedupe::bucket(bucket)))
+        house.run(
+            store,
+            builder
+                .handler("k", notebook.clone())
+                .dedupe(Dedupe::bucket(bucket, Sealing::default())),
+        )
     };
     let with = |kind: &str, params: Value| json!({"id": "same", "user": "ann", "kind": kind, "params": params});
     for (kind, params) in

@@ -7,6 +7,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use shared::ports::Monotonic;
+use shared::sealing::Sealing;
 use tests::memory::{QueueSettings, pass};
 use worker::{Dedupe, Handler, Job, Limit, Session, Verdict};
 
@@ -155,7 +156,11 @@ async fn a_done_job_that_comes_again_does_not_act_again() {
         let notebook = Notebook::taking(Duration::from_millis(5));
         for replica in 0..replicas {
             let bucket = Arc::<tests::memory::FaultyBucket>::clone(&house.fleet.bucket);
-            let dedupe = if dedupe == "memory" { Dedupe::memory() } else { Dedupe::bucket(bucket) };
+            let dedupe = if dedupe == "memory" {
+                Dedupe::memory()
+            } else {
+                Dedupe::bucket(bucket, Sealing::default())
+            };
             let running =
                 house.start(&format!("r{replica}"), notebook.clone(), |b| b.dedupe(dedupe));
             house.jobs.publish(&job("same", "ann", "k"), "ann");

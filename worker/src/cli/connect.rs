@@ -16,7 +16,7 @@ use shared::adapters::{
 };
 use shared::ports::{Answer, Bucket, Clock, EndpointError, Limits, Randomness, TokenEndpoint};
 use shared::profile::GOOGLE_USERINFO_URL;
-use shared::{Keyring, OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
+use shared::{OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
 use tracing::warn;
 use worker::kinds::OutputStore;
 use worker::metered::{MeteredBucket, MeteredEndpoint};
@@ -25,6 +25,7 @@ use worker::pubsub::{Connection, resource};
 use super::emulated::Emulators;
 use super::help::TUNABLES;
 use super::output::Usage;
+use super::sealing::SealingArgs;
 
 /// The project that IDs are looked up in.
 #[derive(Debug, Args)]
@@ -70,9 +71,8 @@ pub(crate) struct StoreArgs {
     /// Path of the OAuth client JSON, as Google's console downloads it
     #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "FILE", value_parser = path_or_nothing())]
     pub(crate) client: Option<PathBuf>,
-    /// Path of the keyring that seals the stored secrets (`fleet keyring new`)
-    #[arg(long, env = "FLEET_KEYRING", value_name = "FILE", value_parser = path_or_nothing())]
-    keyring: Option<PathBuf>,
+    #[command(flatten)]
+    sealing: SealingArgs,
     /// Believe a provider whose access tokens live for more than 24 h
     #[arg(long, env = "FLEET_LONG_TOKENS", value_parser = clap::builder::FalseyValueParser::new())]
     long_tokens: bool,
@@ -246,8 +246,8 @@ impl StoreArgs {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let endpoint = Arc::new(MeteredEndpoint::new(endpoint, Arc::clone(&clock)));
-        let keyring = read_keyring(self.keyring.as_ref())?;
-        if keyring.is_none() && place.emulators.is_none() {
+        let sealing = self.sealing.sealing()?;
+        if sealing.keyring().is_none() && place.emulators.is_none() {
             warn!(
                 "no --keyring: whoever can read the bucket can act as every user; make one with `fleet keyring new`"
             );
@@ -255,7 +255,7 @@ impl StoreArgs {
         let bucket = place.bucket(&self.bucket).await?.shared();
         let bucket: Arc<dyn Bucket> = Arc::new(MeteredBucket::new(bucket, clock));
         let store = TokenStore::builder(Arc::clone(&bucket), endpoint)
-            .keyring(keyring)
+            .sealing(sealing)
             .policy(policy)
             .holder(instance)
             .build()?;
@@ -313,11 +313,6 @@ pub(crate) fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
 /// The path of an optional flag; an empty variable is as good as none.
 pub(crate) fn given(path: Option<&PathBuf>) -> Option<&Path> {
     path.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty())
-}
-
-/// The keyring, if one is named.
-pub(crate) fn read_keyring(path: Option<&PathBuf>) -> Result<Option<Keyring>, Usage> {
-    given(path).map(|path| Keyring::read(path).map_err(|e| Usage(e.to_string()))).transpose()
 }
 
 /// The userinfo endpoint: Google's unless told otherwise.

@@ -30,6 +30,26 @@ every user. Without it the sealed records are lost.")]
         /// The file to make; an existing one is left as it is
         #[arg(env = "FLEET_KEYRING", hide_env_values = true)]
         file: PathBuf,
+        /// The key only opens until `fleet keyring promote`: for a fleet that runs already
+        #[arg(long)]
+        open_only: bool,
+        /// The key IDs as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a key the one that seals
+    #[command(after_help = "\
+Example, for a fleet that runs without a keyring:
+  fleet keyring new keyring.json --open-only   # give it to every replica
+  fleet keyring promote keyring.json           # again, with --accept-unsealed
+  fleet users reseal --all --accept-unsealed   # then drop --accept-unsealed")]
+    Promote {
+        /// The keyring's file
+        #[arg(env = "FLEET_KEYRING", hide_env_values = true)]
+        file: PathBuf,
+        /// The key [default: the newest]
+        #[arg(value_name = "KEY_ID")]
+        key: Option<String>,
         /// The key IDs as JSON
         #[arg(long)]
         json: bool,
@@ -62,9 +82,19 @@ what the others seal until they have the new one.")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let now = SystemClock::default().wall();
     match &args.command {
-        Command::New { file, json } => {
-            let keyring = Keyring::new(now);
+        Command::New { file, open_only, json } => {
+            let keyring = if *open_only { Keyring::open_only(now) } else { Keyring::new(now) };
             keyring.write_new(file)?;
+            tell(&keyring, *json)
+        }
+        Command::Promote { file, key, json } => {
+            let mut keyring = Keyring::read(file)?;
+            let id: KeyId = match key {
+                Some(id) => id.parse().map_err(|e| Usage(format!("KEY_ID: {e}")))?,
+                None => keyring.newest().clone(),
+            };
+            keyring.promote(&id).map_err(|e| Usage(format!("KEY_ID: {e}")))?;
+            keyring.replace(file)?;
             tell(&keyring, *json)
         }
         Command::Rotate { file, add, promote, json } => {
@@ -89,7 +119,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
 /// The IDs of the keys; the keys themselves stay in the file.
 fn tell(keyring: &Keyring, json: bool) -> anyhow::Result<()> {
-    let primary = keyring.primary().as_str();
+    let primary = keyring.primary().map(KeyId::as_str);
     if json {
         let keys: Vec<_> = keyring
             .keys()
@@ -98,7 +128,7 @@ fn tell(keyring: &Keyring, json: bool) -> anyhow::Result<()> {
         return output::json(&json!({"primary": primary, "keys": keys}));
     }
     for (id, made) in keyring.keys() {
-        let seals = if id.as_str() == primary { "seals and opens" } else { "opens" };
+        let seals = if Some(id.as_str()) == primary { "seals and opens" } else { "opens" };
         output::line(format!("{}  {made:.0}  {seals}", id.as_str()))?;
     }
     Ok(())

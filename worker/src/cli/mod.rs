@@ -17,6 +17,7 @@ mod profile;
 mod publish;
 mod reach;
 mod resume;
+mod sealing;
 mod setup;
 mod token;
 mod users;

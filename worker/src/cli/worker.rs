@@ -223,7 +223,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .dedupe(match jobs.dedupe {
             DedupeArg::Off => Dedupe::Off,
             DedupeArg::Memory => Dedupe::memory(),
-            DedupeArg::Bucket => Dedupe::bucket(Arc::clone(&connected.bucket)),
+            DedupeArg::Bucket => {
+                let sealing = connected.store.sealing().clone();
+                Dedupe::bucket(Arc::clone(&connected.bucket), sealing)
+            }
         })
         .store(connected.store)
         .bucket(connected.bucket)

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::encode_segment;
+use shared::sealing::{NotOpened, Sealing};
 
 use crate::effect::Effect;
 use crate::job::Job;
@@ -50,8 +51,9 @@ pub(super) enum Content {
     Unreadable,
 }
 
-/// Name and content of the object that remembers this end.
-pub(super) fn new(job: &Job, told: &Told, now: Timestamp) -> (String, Bytes) {
+/// Name and content of the object that remembers this end: sealed whole where `sealing` seals
+/// what the release before cannot read.
+pub(super) fn new(job: &Job, told: &Told, now: Timestamp, sealing: &Sealing) -> (String, Bytes) {
     let stored = Stored {
         version: VERSION,
         job: job.id.clone(),
@@ -66,7 +68,11 @@ pub(super) fn new(job: &Job, told: &Told, now: Timestamp) -> (String, Bytes) {
         result: told.result.clone(),
         reason: told.reason.clone(),
     };
-    (name(job), serde_json::to_vec(&stored).expect("strings and numbers are JSON").into())
+    let (name, plain) =
+        (name(job), serde_json::to_vec(&stored).expect("strings and numbers are JSON"));
+    let content =
+        if sealing.seals_new_forms() { sealing.seal_whole(&name, &plain) } else { plain.into() };
+    (name, content)
 }
 
 pub(super) fn name(job: &Job) -> String {
@@ -80,7 +86,16 @@ pub(super) fn old_name(job: &Job) -> Option<String> {
 }
 
 impl Content {
-    pub(super) fn read(content: &[u8]) -> Self {
+    /// Reads the content of the object of this name. A plain one counts for this release,
+    /// also where everything else has to be sealed: the release before wrote it, and to run
+    /// its job again could repeat an effect.
+    pub(super) fn read(name: &str, content: &[u8], sealing: &Sealing) -> Self {
+        let opened = match sealing.open_whole(name, content) {
+            Ok(opened) => opened,
+            Err(NotOpened::Unsealed) => content.to_vec().into(),
+            Err(_) => return Self::Unreadable,
+        };
+        let content: &[u8] = &opened;
         let Ok(stored) = serde_json::from_slice::<Stored>(content) else {
             return Self::Unreadable;
         };
@@ -93,7 +108,9 @@ impl Content {
 
     /// Reads an object that has an old name. Anything but an old object is the end of
     /// another job, whose digest is this job's ID.
-    pub(super) fn read_old(content: &[u8]) -> Option<Self> {
+    pub(super) fn read_old(name: &str, content: &[u8], sealing: &Sealing) -> Option<Self> {
+        let opened = sealing.open_whole(name, content);
+        let content = opened.as_deref().map_or(content, Vec::as_slice);
         let old: Map<String, Value> = serde_json::from_slice(content).ok()?;
         (old.get("version")? == OLD_VERSION).then_some(Self::Done)
     }

@@ -1,4 +1,5 @@
 use serde_json::{Value, json};
+use shared::Keyring;
 use shared::adapters::{MemoryBucket, SystemClock};
 
 use super::*;
@@ -23,15 +24,41 @@ fn clock() -> SystemClock {
     SystemClock::default()
 }
 
+/// A bucket reader learns nothing of a job's end, and what a bucket writer changes there does
+/// not count as the job's end. A plain one does: the release before wrote it.
+#[tokio::test]
+async fn with_a_keyring_what_is_remembered_is_sealed_whole() {
+    let bucket: Arc<dyn Bucket> = Arc::new(MemoryBucket::default());
+    let sealing = || Sealing::new(Some(Keyring::new(jiff::Timestamp::UNIX_EPOCH)));
+    let own = sealing();
+    let job = job("ann", "j", "api", "{}");
+    let told = told(json!("fake-result"));
+    let dedupe = Dedupe::bucket(Arc::clone(&bucket), own.clone());
+    assert_eq!(dedupe.remember(&job, &told, &clock()).await, Ok(None));
+    let name = object::name(&job);
+    let stored = bucket.get(&name).await.unwrap().unwrap();
+    assert!(!String::from_utf8_lossy(&stored.content).contains("fake-result"));
+    let recall = async |sealing: Sealing| {
+        let elsewhere = Dedupe::bucket(Arc::clone(&bucket), sealing);
+        elsewhere.recall(&job).await.unwrap()
+    };
+    assert_eq!(recall(own.clone()).await, Some(Recalled::Same(told.clone())));
+    let Some(Recalled::Same(unknown)) = recall(sealing()).await else { panic!("it ended") };
+    assert_eq!((unknown.status, unknown.effect), (Status::Rejected, Effect::Unknown));
+    let (_, plain) = object::new(&job, &told, clock().wall(), &Sealing::default());
+    bucket.put(&name, plain, stored.generation).await.unwrap();
+    assert_eq!(recall(own).await, Some(Recalled::Same(told)));
+}
+
 fn in_bucket() -> (Dedupe, Arc<dyn Bucket>) {
     let bucket: Arc<dyn Bucket> = Arc::new(MemoryBucket::default());
-    (Dedupe::bucket(Arc::clone(&bucket)), bucket)
+    (Dedupe::bucket(Arc::clone(&bucket), Sealing::default()), bucket)
 }
 
 #[tokio::test]
 async fn what_ended_is_told_again() {
     let (a, bucket) = in_bucket();
-    let b = Dedupe::bucket(bucket);
+    let b = Dedupe::bucket(bucket, Sealing::default());
     for (first, second) in [(&a, &b), (&b, &b), (&Dedupe::memory(), &Dedupe::Off)] {
         let job = job("ann", "1", "api", r#"{"url":"x"}"#);
         first.remember(&job, &told(json!(7)), &clock()).await.unwrap();
@@ -63,7 +90,7 @@ async fn an_identity_counts_with_all_its_parts() {
 #[tokio::test]
 async fn the_second_end_gives_way() {
     let (a, bucket) = in_bucket();
-    let b = Dedupe::bucket(bucket);
+    let b = Dedupe::bucket(bucket, Sealing::default());
     let job = job("ann", "1", "api", "{}");
     assert_eq!(a.remember(&job, &told(json!("a")), &clock()).await.unwrap(), None);
     let first = b.remember(&job, &told(json!("b")), &clock()).await.unwrap();

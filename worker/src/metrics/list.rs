@@ -216,6 +216,9 @@ metrics_list! {
         "Commits that met another write.";
     REJECTED_TOKENS = "fleet_rejected_tokens_total", BOTH, Counter, [],
         "Access tokens that an API rejected before they expired.";
+    UNSEALED_READS = "fleet_unsealed_reads_total", BOTH, Counter, ["form": &["plain", "unbound"]],
+        "Stored objects that were read although they are not sealed as they should be: plain (with \
+         --accept-unsealed only), or unbound (sealed by the release before).";
     LEASES = "fleet_leases_total", BOTH, Counter, ["outcome": &["acquired", "taken_over"]],
         "Leases: acquired, taken_over (from a holder that did not commit in time).";
     LEASE_WAIT = "fleet_lease_wait_seconds", WORKER, Histogram, [],

@@ -27,7 +27,7 @@ use list::{
     ENDINGS_ABANDONED, ENDPOINT, ENDPOINT_SECONDS, EVENTS, HELD, IN_FLIGHT, JOB_SECONDS, JOBS,
     KEPT_ALIVE, LEASE_WAIT, LEASES, LOST_GRANTS, ORPHANS, OUTSTANDING, PARKED, PAUSED_HOSTS,
     PUBSUB_REACHABLE, QUEUE_WAIT, QUEUED_USERS, READY, REFRESHES, REJECTED_TOKENS, SLOWED_USERS,
-    STORAGE, STORAGE_SECONDS, UNKNOWN, WEB_EVENTS, WEB_OUTCOMES,
+    STORAGE, STORAGE_SECONDS, UNKNOWN, UNSEALED_READS, WEB_EVENTS, WEB_OUTCOMES,
 };
 pub(crate) use list::{
     DEDUPED, ENDINGS, EVENTS_UNTOLD, HOST_PAUSES, NEED_CONSENT, PARKED_JOBS, PARKED_REFUSED,
@@ -119,6 +119,10 @@ pub fn read_store(store: &TokenStore) {
     }
     for (outcome, total) in [("acquired", counts.leases), ("taken_over", counts.takeovers)] {
         counter!(LEASES, "outcome" => outcome).absolute(total);
+    }
+    let unsealed = store.sealing().unsealed_reads();
+    for (form, total) in [("plain", unsealed.plain), ("unbound", unsealed.unbound)] {
+        counter!(UNSEALED_READS, "form" => form).absolute(total);
     }
     for (counter, total) in [
         (AMBIGUOUS, counts.ambiguous_requests),

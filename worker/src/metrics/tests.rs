@@ -135,7 +135,7 @@ fn write_everything(store: &TokenStore) {
 }
 
 /// What [`read_store`] takes over from the store.
-const OF_THE_STORE: [&str; 8] = [
+const OF_THE_STORE: [&str; 9] = [
     AMBIGUOUS,
     CACHED_USERS,
     COMMIT_CONFLICTS,
@@ -144,6 +144,7 @@ const OF_THE_STORE: [&str; 8] = [
     ORPHANS,
     REFRESHES,
     REJECTED_TOKENS,
+    UNSEALED_READS,
 ];
 
 #[test]

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use shared::sealing::{NotOpened, Sealing};
 use shared::{UserId, encode_segment};
 
 use crate::dedupe;
@@ -94,6 +95,9 @@ pub enum BadEnding {
     /// A part of it is damaged.
     #[error("the data of a message in it is not base64")]
     Data,
+    /// It does not open, or is not sealed although it has to be.
+    #[error("{0}")]
+    Sealed(#[from] NotOpened),
     /// It does not belong where it is, so somebody else has put it there.
     #[error("it would write for another user than the one whose object it is")]
     OtherUser,
@@ -163,11 +167,17 @@ impl StoredEnding {
         })
     }
 
-    pub(super) fn encode(&self) -> Bytes {
-        self.encode_claimed(None)
+    /// The content of its object, with whoever writes the end at present: sealed whole where
+    /// `sealing` seals what the release before cannot read.
+    pub(super) fn encode(&self, claim: Option<ClaimedBy>, sealing: &Sealing) -> Bytes {
+        let plain = self.plain(claim);
+        if !sealing.seals_new_forms() {
+            return plain;
+        }
+        sealing.seal_whole(&self.object_name(), &plain)
     }
 
-    pub(super) fn encode_claimed(&self, claim: Option<ClaimedBy>) -> Bytes {
+    fn plain(&self, claim: Option<ClaimedBy>) -> Bytes {
         let wire = Wire {
             version: VERSION,
             claim,
@@ -191,16 +201,29 @@ impl StoredEnding {
     ///
     /// # Errors
     /// [`BadEnding`]; such an object stays where it is.
-    pub fn decode(name: &str, content: &[u8]) -> Result<Self, BadEnding> {
-        Self::decode_claimed(name, content).map(|(ending, _)| ending)
+    pub fn decode(name: &str, content: &[u8], sealing: &Sealing) -> Result<Self, BadEnding> {
+        Self::decode_claimed(name, content, sealing).map(|(ending, _)| ending)
+    }
+
+    /// Whether somebody is writing the end that is in the object of this name.
+    ///
+    /// # Errors
+    /// As [`StoredEnding::decode`].
+    pub fn is_claimed(name: &str, content: &[u8], sealing: &Sealing) -> Result<bool, BadEnding> {
+        Self::decode_claimed(name, content, sealing).map(|(_, claimed)| claimed)
     }
 
     /// Reads an object's content, and whether somebody claims it.
-    pub(super) fn decode_claimed(name: &str, content: &[u8]) -> Result<(Self, bool), BadEnding> {
+    pub(super) fn decode_claimed(
+        name: &str,
+        content: &[u8],
+        sealing: &Sealing,
+    ) -> Result<(Self, bool), BadEnding> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
         }
+        let content = &sealing.open_whole(name, content)?;
         let unreadable =
             |e: serde_json::Error| BadEnding::Unreadable { line: e.line(), column: e.column() };
         let Versioned { version } = serde_json::from_slice(content).map_err(unreadable)?;
@@ -293,7 +316,7 @@ impl WirePart {
         let outgoing = |message: WireMessage| {
             let data = bytes(&message.data)?;
             let WireMessage { attributes, ordering_key, .. } = message;
-            Ok(Outgoing { data, attributes, ordering_key })
+            Ok::<_, BadEnding>(Outgoing { data, attributes, ordering_key })
         };
         Ok(match self {
             Self::Remember { object, content } => {
@@ -340,6 +363,8 @@ impl fmt::Debug for Writable {
 
 #[cfg(test)]
 mod tests {
+    use shared::Keyring;
+
     use super::*;
 
     fn ending(user: Option<&str>) -> StoredEnding {
@@ -367,17 +392,38 @@ mod tests {
         }
     }
 
+    fn plain(ending: &StoredEnding) -> Bytes {
+        ending.encode(None, &Sealing::default())
+    }
+
+    /// A bucket writer without the keyring cannot have anything published.
+    #[test]
+    fn with_a_keyring_an_end_is_sealed_whole() {
+        let sealing = Sealing::new(Some(Keyring::new(Timestamp::UNIX_EPOCH)));
+        let stored = ending(Some("a/b"));
+        let (name, content) = (stored.object_name(), stored.encode(None, &sealing));
+        assert!(!String::from_utf8_lossy(&content).contains("a/b"));
+        let read = StoredEnding::decode(&name, &content, &sealing).unwrap();
+        assert_eq!(plain(&read), plain(&stored));
+        let forged = StoredEnding::decode(&name, &plain(&stored), &sealing);
+        assert_eq!(forged.unwrap_err(), NotOpened::Unsealed.into());
+        let lenient = sealing.accept_unsealed(true);
+        assert_eq!(stored.encode(None, &lenient), plain(&stored), "the release before reads it");
+        assert!(StoredEnding::decode(&name, &plain(&stored), &lenient).is_ok());
+    }
+
     #[test]
     fn an_end_is_read_as_it_was_stored() {
         for user in [None, Some("a/b"), Some("_")] {
-            let stored = ending(user);
+            let (stored, none) = (ending(user), Sealing::default());
             let name = stored.object_name();
-            let (read, claimed) = StoredEnding::decode_claimed(&name, &stored.encode()).unwrap();
-            assert_eq!((read.encode(), claimed), (stored.encode(), false));
+            let (read, claimed) =
+                StoredEnding::decode_claimed(&name, &plain(&stored), &none).unwrap();
+            assert_eq!((plain(&read), claimed), (plain(&stored), false));
             assert_eq!(read.topics().collect::<Vec<_>>(), ["dead", "outcomes"]);
             let claim = ClaimedBy { holder: "h".into(), turn: "1".into() };
-            let content = stored.encode_claimed(Some(claim));
-            assert!(StoredEnding::decode_claimed(&name, &content).unwrap().1);
+            let content = stored.encode(Some(claim), &none);
+            assert!(StoredEnding::decode_claimed(&name, &content, &none).unwrap().1);
         }
         let of_nobody = ending(None).object_name();
         assert!(of_nobody.starts_with("endings/_/") && of_nobody.ends_with("-%2E%2E%2F7.json"));
@@ -386,16 +432,17 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong_without_quoting() {
-        let name = ending(None).object_name();
+        let (name, none) = (ending(None).object_name(), Sealing::default());
         for (content, says) in [
             ("", "no stored end"),
             (r#"{"version":2}"#, "version 2"),
             (r#"{"version":1,"user":"fake-person"}"#, "no stored end"),
         ] {
-            let error = StoredEnding::decode(&name, content.as_bytes()).unwrap_err().to_string();
+            let error =
+                StoredEnding::decode(&name, content.as_bytes(), &none).unwrap_err().to_string();
             assert!(error.contains(says) && !error.contains("fake-"), "{error}");
         }
-        let elsewhere = StoredEnding::decode("endings/ann/x.json", &ending(None).encode());
+        let elsewhere = StoredEnding::decode("endings/ann/x.json", &plain(&ending(None)), &none);
         assert_eq!(elsewhere.unwrap_err(), BadEnding::OtherUser);
     }
 }

@@ -17,6 +17,7 @@ mod sweep;
 use std::sync::Arc;
 
 use shared::ports::{Bucket, BucketError, Generation};
+use shared::sealing::Sealing;
 
 pub use ending::{BadEnding, PREFIX, StoredEnding, Writable, prefix_of};
 pub use own::Own;
@@ -26,12 +27,13 @@ pub use sweep::{Memory, OutboxSweep, Sight, Swept};
 #[derive(Debug, Clone)]
 pub struct Outbox {
     bucket: Arc<dyn Bucket>,
+    sealing: Sealing,
 }
 
 impl Outbox {
     /// Stores in `bucket`.
-    pub fn new(bucket: Arc<dyn Bucket>) -> Self {
-        Self { bucket }
+    pub fn new(bucket: Arc<dyn Bucket>, sealing: Sealing) -> Self {
+        Self { bucket, sealing }
     }
 
     /// Stores an end. From then on it will be written, and the message may be acknowledged.
@@ -42,7 +44,7 @@ impl Outbox {
     /// When the bucket does not take it.
     pub async fn store(&self, ending: &StoredEnding) -> Result<(), BucketError> {
         let name = ending.object_name();
-        match self.bucket.put(&name, ending.encode(), Generation::ABSENT).await {
+        match self.bucket.put(&name, ending.encode(None, &self.sealing), Generation::ABSENT).await {
             // An earlier delivery of the message, or this very write.
             Ok(_) | Err(BucketError::PreconditionFailed) => Ok(()),
             Err(error) => Err(error),

@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use jiff::Timestamp;
 use shared::ports::{Bucket, BucketError, Clock, Generation, Randomness};
+use shared::sealing::Sealing;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -17,7 +18,7 @@ use crate::metrics;
 use crate::pubsub::PublishError;
 
 use super::clearing::{Clearing, Ended, Event, PAUSE, Step};
-use super::ending::{ClaimedBy, PREFIX, StoredEnding, Writable};
+use super::ending::{BadEnding, ClaimedBy, PREFIX, StoredEnding, Writable};
 use super::own::{Kept, Own};
 
 /// How long between two sweeps, about.
@@ -31,6 +32,8 @@ const MOST: usize = 10_000;
 pub struct OutboxSweep {
     /// The token store's bucket.
     pub bucket: Arc<dyn Bucket>,
+    /// Opens and seals them.
+    pub sealing: Sealing,
     /// Where ends are written to.
     pub own: Own,
     /// Time.
@@ -202,7 +205,7 @@ impl OutboxSweep {
         while let Some((name, object)) = objects.next().await {
             // What cannot be read now is read at the next sweep.
             let Ok(Some(object)) = object else { continue };
-            let kept = match StoredEnding::decode(&name, &object.content) {
+            let kept = match StoredEnding::decode(&name, &object.content, &self.sealing) {
                 Ok(ending) => self.own.kept(&ending),
                 Err(why) => {
                     warn!(object = name, "a stored end of a job stays where it is: {why}");
@@ -268,7 +271,7 @@ impl OutboxSweep {
                 (Step::Read, ending) => match self.bucket.get(name).await {
                     Err(_) => Event::NotSaved,
                     Ok(None) => Event::NotFound,
-                    Ok(Some(object)) => match StoredEnding::decode_claimed(name, &object.content) {
+                    Ok(Some(object)) => match self.decode(name, &object.content) {
                         Err(_) => Event::NotFound,
                         Ok((found, claimed)) => {
                             let own = matches!(self.own.kept(&found), Kept::Own { .. });
@@ -305,6 +308,10 @@ impl OutboxSweep {
         }
     }
 
+    fn decode(&self, name: &str, content: &[u8]) -> Result<(StoredEnding, bool), BadEnding> {
+        StoredEnding::decode_claimed(name, content, &self.sealing)
+    }
+
     async fn save(
         &self,
         name: &str,
@@ -315,7 +322,8 @@ impl OutboxSweep {
         let claim =
             claimed.then(|| ClaimedBy { holder: self.holder.clone(), turn: self.random.id() });
         let asked = self.clock.monotonic();
-        match self.bucket.put(name, ending.encode_claimed(claim), expected).await {
+        let content = ending.encode(claim, &self.sealing);
+        match self.bucket.put(name, content, expected).await {
             Ok(generation) => {
                 (self.on_sight)(Sight::BucketTakes);
                 Event::Saved(generation, asked)

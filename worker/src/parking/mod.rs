@@ -87,7 +87,8 @@ impl Parking {
                 None => Ok(Parked::RunIt),
             };
         }
-        let content = ParkedJob::new(job, received, why, before.met.clone(), now).encode();
+        let parked = ParkedJob::new(job, received, why, before.met.clone(), now);
+        let content = parked.encode(&name, self.store.sealing());
         match self.bucket.put(&name, content.into(), Generation::ABSENT).await {
             // Parked by an earlier delivery, or by this very write.
             Ok(_) | Err(BucketError::PreconditionFailed) => {}

@@ -7,7 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use shared::record::TokenRecord;
+use shared::sealing::{NotOpened, Opened, Sealing};
 use shared::{ConsentReason, Reason, UserId, encode_segment};
 
 use crate::dead_letter::has_room;
@@ -19,6 +21,8 @@ pub const PREFIX: &str = "parked/";
 const VERSION: u32 = 1;
 /// The object beside a user's parked jobs that says who resumes them.
 const CLAIM: &str = "claim";
+/// What is sealed of a parked job.
+const SEALED_MEMBERS: [&str; 3] = ["ordering_key", "attributes", "data"];
 
 /// One parked job, as JSON.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +57,13 @@ pub struct ParkedJob {
     /// Pub/Sub's ID of the message.
     #[serde(default)]
     pub message_id: String,
+    #[serde(flatten)]
+    message: Message,
+}
+
+/// The message of a parked job: what is sealed of the object.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Message {
     #[serde(default)]
     ordering_key: String,
     #[serde(default)]
@@ -89,6 +100,9 @@ pub enum BadParked {
     /// The message in it is damaged.
     #[error("the message in it is no job")]
     Data,
+    /// It does not open, or is not sealed although it has to be.
+    #[error("{0}")]
+    Sealed(#[from] NotOpened),
     /// Its job would act as another user, so somebody else has put it there.
     #[error("its job is not of the user whose object it is")]
     OtherUser,
@@ -127,21 +141,56 @@ impl ParkedJob {
             parked_at: now,
             publish_time: received.publish_time,
             message_id: received.message_id.clone(),
-            ordering_key: received.ordering_key.clone(),
-            attributes: received.attributes.clone(),
-            data: STANDARD.encode(&received.data),
+            message: Message {
+                ordering_key: received.ordering_key.clone(),
+                attributes: received.attributes.clone(),
+                data: STANDARD.encode(&received.data),
+            },
         }
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The content of the object of this name: the message sealed where `sealing` seals what
+    /// the release before cannot read.
+    pub(super) fn encode(&self, name: &str, sealing: &Sealing) -> Vec<u8> {
+        if sealing.seals_new_forms() { self.sealed(name, sealing) } else { self.plain() }
+    }
+
+    fn plain(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("strings and lists are JSON")
+    }
+
+    /// Sealed, unless nothing seals.
+    fn sealed(&self, name: &str, sealing: &Sealing) -> Vec<u8> {
+        let Ok(Value::Object(mut clear)) = serde_json::to_value(self) else {
+            unreachable!("a struct is a JSON object")
+        };
+        clear.retain(|member, _| !SEALED_MEMBERS.contains(&member.as_str()));
+        let Some(seal) = sealing.seal(name, &clear, &self.message, 0) else {
+            return self.plain();
+        };
+        clear.insert("sealed".to_owned(), serde_json::to_value(seal).expect("strings"));
+        serde_json::to_vec(&clear).expect("strings and lists are JSON")
+    }
+
+    /// The content sealed anew; `None` when it is as it should be.
+    ///
+    /// # Errors
+    /// As [`ParkedJob::decode`].
+    pub fn resealed(
+        name: &str,
+        content: &[u8],
+        sealing: &Sealing,
+    ) -> Result<Option<Vec<u8>>, BadParked> {
+        let parked = Self::decode(name, content, sealing)?;
+        let current = sealing.is_current(name, content);
+        Ok((!current).then(|| parked.sealed(name, sealing)))
     }
 
     /// Reads the content of the object of this name.
     ///
     /// # Errors
     /// [`BadParked`]; such an object stays where it is.
-    pub fn decode(name: &str, content: &[u8]) -> Result<Self, BadParked> {
+    pub fn decode(name: &str, content: &[u8], sealing: &Sealing) -> Result<Self, BadParked> {
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -152,8 +201,19 @@ impl ParkedJob {
         if version != VERSION {
             return Err(BadParked::Version(version));
         }
-        let parked: Self = serde_json::from_slice(content).map_err(unreadable)?;
-        let data = STANDARD.decode(&parked.data).map_err(|_| BadParked::Data)?;
+        let parked: Self = match sealing.open(name, content)? {
+            Opened::Plain => serde_json::from_slice(content).map_err(unreadable)?,
+            Opened::Sealed { clear: Value::Object(mut members), secret } => {
+                let message: Map<_, _> = serde_json::from_slice(&secret).map_err(unreadable)?;
+                if SEALED_MEMBERS.iter().any(|member| members.contains_key(*member)) {
+                    return Err(NotOpened::Malformed.into());
+                }
+                members.extend(message);
+                serde_json::from_value(members.into()).map_err(unreadable)?
+            }
+            Opened::Sealed { .. } => return Err(NotOpened::Malformed.into()),
+        };
+        let data = STANDARD.decode(&parked.message.data).map_err(|_| BadParked::Data)?;
         // Whoever can write into the bucket must not be able to act as anybody.
         let owner = user_of(name).ok_or(BadParked::OtherUser)?;
         let job = Job::decode(&data, &parked.message_id).map_err(|_| BadParked::Data)?;
@@ -196,7 +256,7 @@ impl ParkedJob {
 
     /// The attributes of its message.
     pub fn attributes(&self) -> &HashMap<String, String> {
-        &self.attributes
+        &self.message.attributes
     }
 
     /// The message as it was published, and what makes it the same job again: its own
@@ -207,9 +267,9 @@ impl ParkedJob {
     pub fn into_message(self) -> Result<Outgoing, NoRoom> {
         let message = Outgoing {
             // `decode` has looked.
-            data: STANDARD.decode(&self.data).unwrap_or_default().into(),
-            attributes: self.attributes,
-            ordering_key: self.ordering_key,
+            data: STANDARD.decode(&self.message.data).unwrap_or_default().into(),
+            attributes: self.message.attributes,
+            ordering_key: self.message.ordering_key,
         };
         with_identity(message, &self.job, self.run)
     }
@@ -285,6 +345,7 @@ pub fn user_of(name: &str) -> Option<UserId> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use shared::Keyring;
 
     use super::*;
 
@@ -306,6 +367,10 @@ mod tests {
         ParkedJob::new(&job, received, why, met, Timestamp::UNIX_EPOCH)
     }
 
+    fn decode(name: &str, content: &[u8]) -> Result<ParkedJob, BadParked> {
+        ParkedJob::decode(name, content, &Sealing::default())
+    }
+
     fn waiting(received: &Received) -> ParkedJob {
         parked(received, &ConsentReason::Unknown, Met::default())
     }
@@ -318,7 +383,7 @@ mod tests {
         let why = ConsentReason::MissingScopes(vec!["s".into()]);
         let met = Met { grant_id: Some("g".into()), scopes: vec!["t".into()] };
         let parked = parked(&received, &why, met);
-        let again = ParkedJob::decode(NAME, &parked.encode()).unwrap();
+        let again = decode(NAME, &parked.plain()).unwrap();
         assert_eq!(again, parked);
         assert_eq!(again.waits_for(), "scopes_missing: s");
         assert_eq!(again.reason, "scopes_missing");
@@ -390,13 +455,13 @@ mod tests {
             (r#"{"version":2}"#, "version 2"),
             (r#"{"version":1,"user":"fake-person"}"#, "not a parked job"),
         ] {
-            let error = ParkedJob::decode(NAME, content.as_bytes()).unwrap_err().to_string();
+            let error = decode(NAME, content.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(says) && !error.contains("fake-"), "{error}");
         }
         let mut parked = waiting(&received());
         for data in ["fake-%".to_owned(), STANDARD.encode("no job")] {
-            parked.data = data;
-            assert_eq!(ParkedJob::decode(NAME, &parked.encode()), Err(BadParked::Data));
+            parked.message.data = data;
+            assert_eq!(decode(NAME, &parked.plain()), Err(BadParked::Data));
         }
     }
 
@@ -404,16 +469,52 @@ mod tests {
     #[test]
     fn a_job_of_another_user_is_refused() {
         let parked = waiting(&received());
-        let content = parked.encode();
-        assert!(ParkedJob::decode(NAME, &content).is_ok());
+        let content = parked.plain();
+        assert!(decode(NAME, &content).is_ok());
         for name in ["parked/user-4/1-j.json", "parked/a%2Fb", "done/a%2Fb/1-j.json"] {
-            assert_eq!(ParkedJob::decode(name, &content), Err(BadParked::OtherUser), "{name}");
+            assert_eq!(decode(name, &content), Err(BadParked::OtherUser), "{name}");
         }
         let renamed = ParkedJob { user: "user-4".into(), ..parked };
         for name in [NAME, "parked/user-4/1-j.json"] {
-            let error = ParkedJob::decode(name, &renamed.encode());
+            let error = decode(name, &renamed.plain());
             assert_eq!(error, Err(BadParked::OtherUser), "{name}");
         }
+    }
+
+    /// A bucket reader sees who waits for what, and nothing of the message; a bucket writer
+    /// can change none of it.
+    #[test]
+    fn with_a_keyring_the_message_is_sealed_and_the_rest_is_bound() {
+        let sealing = Sealing::new(Some(Keyring::new(Timestamp::UNIX_EPOCH)));
+        let mut received = received();
+        received.data =
+            br#"{"user":"a/b","kind":"k","params":{"q":"fake-secret"}}"#.as_slice().into();
+        let parked = waiting(&received);
+        let content = parked.encode(NAME, &sealing);
+        let seen: Value = serde_json::from_slice(&content).unwrap();
+        for hidden in SEALED_MEMBERS {
+            assert!(seen.get(hidden).is_none(), "{seen}");
+        }
+        assert_eq!((&seen["user"], &seen["kind"]), (&"a/b".into(), &"k".into()));
+        assert_eq!(ParkedJob::decode(NAME, &content, &sealing), Ok(parked.clone()));
+        let mut changed = seen.clone();
+        changed["reason"] = "session_expired".into();
+        let error = ParkedJob::decode(NAME, changed.to_string().as_bytes(), &sealing);
+        assert!(matches!(error, Err(BadParked::Sealed(NotOpened::Altered(_)))), "{error:?}");
+        let planted = ParkedJob::decode(NAME, &parked.plain(), &sealing);
+        assert_eq!(planted, Err(NotOpened::Unsealed.into()));
+        let error = ParkedJob::decode("parked/a%2Fb/2-j.json", &content, &sealing);
+        assert!(matches!(error, Err(BadParked::Sealed(NotOpened::Broken(_)))), "{error:?}");
+        let error = decode(NAME, &content);
+        assert!(matches!(error, Err(BadParked::Sealed(NotOpened::NoKeyring(_)))), "{error:?}");
+
+        // While the keyring is introduced, replicas of the release before read them too.
+        let lenient = sealing.accept_unsealed(true);
+        let content = parked.encode(NAME, &lenient);
+        assert_eq!(content, parked.plain());
+        let again = ParkedJob::resealed(NAME, &content, &lenient).unwrap().unwrap();
+        assert_eq!(ParkedJob::decode(NAME, &again, &lenient), Ok(parked));
+        assert_eq!(ParkedJob::resealed(NAME, &again, &lenient), Ok(None));
     }
 
     /// As the release before this one wrote it.
@@ -425,7 +526,7 @@ mod tests {
             "publish_time": null, "message_id": "7", "ordering_key": "a/b", "attributes": {},
             "data": STANDARD.encode(br#"{"id":"j","user":"a/b","kind":"k"}"#),
         });
-        let parked = ParkedJob::decode(NAME, old.to_string().as_bytes()).unwrap();
+        let parked = decode(NAME, old.to_string().as_bytes()).unwrap();
         assert_eq!((parked.run, &parked.grant_id), (0, &None));
         assert_eq!(parked.into_message().unwrap().attributes[JOB_ATTRIBUTE], "j");
     }
@@ -441,11 +542,11 @@ mod tests {
             length in 0_usize..12,
             with in proptest::collection::vec(any::<u8>(), 0..12),
         ) {
-            let mut stored = waiting(&received()).encode();
+            let mut stored = waiting(&received()).plain();
             let from = from.index(stored.len());
             let to = stored.len().min(from + length);
             stored.splice(from..to, with);
-            if let Ok(parked) = ParkedJob::decode(NAME, &stored)
+            if let Ok(parked) = decode(NAME, &stored)
                 && let Ok(message) = parked.into_message()
             {
                 let received = Received {

@@ -75,7 +75,7 @@ async fn run(mut worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
     let deliveries = Arc::new(Deliveries {
         meters: Meters::default(),
         parking: Parking::new(Arc::clone(&bucket), carrier.store.clone()),
-        outbox: Outbox::new(Arc::clone(&bucket)),
+        outbox: Outbox::new(Arc::clone(&bucket), carrier.store.sealing().clone()),
         teller: worker.events.map(|events| Arc::new(Teller::new(events))),
         records: Records::new(Arc::clone(&bucket)),
         bucket,
@@ -277,6 +277,7 @@ fn sweep_outbox(deliveries: &Arc<Deliveries>) -> Sweeping {
     let told = Arc::clone(deliveries);
     let sweep = OutboxSweep {
         bucket: Arc::clone(&deliveries.bucket),
+        sealing: deliveries.carrier.store.sealing().clone(),
         holder: deliveries.carrier.store.holder().to_owned(),
         own: Own {
             dead: Some(Arc::clone(&deliveries.topics.dead)),

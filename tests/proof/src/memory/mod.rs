@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use shared::ports::{Bucket, Randomness};
+use shared::sealing::Sealing;
 use shared::{Grant, Keyring, Policy, TokenStore, UserId};
 
 pub use bucket::{FaultyBucket, Requests, WriteFault};
@@ -35,6 +36,8 @@ pub struct Fleet {
     pub policy: Policy,
     /// The keyring of every replica that is started from now on.
     pub keyring: Option<Keyring>,
+    /// Whether they read plain records all the same.
+    pub accept_unsealed: bool,
     /// How many users replicas keep in memory, unless the default.
     pub cached_users: usize,
 }
@@ -48,6 +51,7 @@ impl Fleet {
             provider: Arc::new(Provider::new(rotating, Duration::from_secs(3600))),
             policy: Policy::default(),
             keyring: None,
+            accept_unsealed: false,
             cached_users: shared::DEFAULT_CACHED_USERS,
         }
     }
@@ -84,7 +88,7 @@ impl Fleet {
             Arc::<Provider>::clone(&self.provider);
         TokenStore::builder(bucket, endpoint)
             .policy(self.policy.clone())
-            .keyring(self.keyring.clone())
+            .sealing(Sealing::new(self.keyring.clone()).accept_unsealed(self.accept_unsealed))
             .cached_users(self.cached_users)
             .clock(Arc::new(clock))
             .randomness(Arc::new(Randomness::seeded(seed)))

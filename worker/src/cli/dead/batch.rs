@@ -109,7 +109,8 @@ impl Work<'_> {
         let Some(object) = bucket.get(name).await?.filter(|o| o.generation == generation) else {
             return Ok(None);
         };
-        let mut message = ParkedJob::decode(name, &object.content)?.into_message()?;
+        let parked = ParkedJob::decode(name, &object.content, &self.sources.sealing)?;
+        let mut message = parked.into_message()?;
         if self.how.unordered {
             message.ordering_key.clear();
         }

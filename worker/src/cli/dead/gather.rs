@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use futures_util::future::{BoxFuture, join_all};
 use shared::adapters::{RetryingBucket, SystemClock};
 use shared::ports::{Bucket as _, Clock as _, Generation};
+use shared::sealing::Sealing;
 use worker::outbox::{self, StoredEnding};
 use worker::parking::{PREFIX, ParkedJob, is_claim, prefix_of};
 use worker::pubsub::{Delivery, Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES, Source};
@@ -100,12 +101,12 @@ pub(super) async fn gather(
         Found { items: Vec::new(), notes: Vec::new(), others: Vec::new(), released: None };
     if let Some(bucket) = &sources.bucket {
         if sources.parked {
-            parked(bucket, which, limit, &mut found)
+            parked((bucket, &sources.sealing), which, limit, &mut found)
                 .await
                 .with_context(|| format!("parked jobs of bucket {}", sources.bucket_name))?;
         }
         if sources.endings {
-            endings(bucket, which, limit, &mut found)
+            endings((bucket, &sources.sealing), which, limit, &mut found)
                 .await
                 .with_context(|| format!("ends of jobs in bucket {}", sources.bucket_name))?;
         }
@@ -119,7 +120,7 @@ pub(super) async fn gather(
 }
 
 async fn parked(
-    bucket: &RetryingBucket,
+    (bucket, sealing): (&RetryingBucket, &Sealing),
     which: &WhichArgs,
     limit: usize,
     found: &mut Found,
@@ -134,7 +135,7 @@ async fn parked(
             let objects = join_all(names.iter().map(|(name, _)| bucket.get(name))).await;
             for ((name, _), object) in names.iter().zip(objects) {
                 let Some(object) = object? else { continue };
-                let parked = match ParkedJob::decode(name, &object.content) {
+                let parked = match ParkedJob::decode(name, &object.content, sealing) {
                     Ok(parked) => parked,
                     Err(why) => {
                         found.notes.push(format!("{name} is left out: {why}"));
@@ -164,7 +165,7 @@ async fn parked(
 }
 
 async fn endings(
-    bucket: &RetryingBucket,
+    (bucket, sealing): (&RetryingBucket, &Sealing),
     which: &WhichArgs,
     limit: usize,
     found: &mut Found,
@@ -180,7 +181,7 @@ async fn endings(
             let objects = join_all(names.iter().map(|(name, _)| bucket.get(name))).await;
             for ((name, _), object) in names.iter().zip(objects) {
                 let Some(object) = object? else { continue };
-                let (letter, refused) = match StoredEnding::decode(name, &object.content) {
+                let (letter, refused) = match StoredEnding::decode(name, &object.content, sealing) {
                     Ok(ending) => (Letter::ending(&ending, name), ending.refused),
                     Err(why) => {
                         found.notes.push(format!("{name} is left out: {why}"));

@@ -15,11 +15,13 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
+use shared::sealing::Sealing;
 use shared::{UserId, adapters::RetryingBucket};
 use std::time::Duration;
 
 use super::connect::{Place, ProjectArgs, duration, user_id};
 use super::output::{self, Usage};
+use super::sealing::SealingArgs;
 use gather::Extent;
 use letter::Letter;
 
@@ -114,6 +116,8 @@ struct WhichArgs {
     /// Bucket of the token store, where parked jobs are
     #[arg(long, env = "FLEET_BUCKET")]
     bucket: Option<String>,
+    #[command(flatten)]
+    sealing: SealingArgs,
     /// Where rejected jobs go
     #[arg(long, env = "FLEET_DEAD_TOPIC")]
     dead_topic: Option<String>,
@@ -151,6 +155,7 @@ struct WhichArgs {
 struct Sources {
     bucket: Option<RetryingBucket>,
     bucket_name: String,
+    sealing: Sealing,
     parked: bool,
     endings: bool,
     /// Full name of the dead-letter subscription.
@@ -189,7 +194,9 @@ impl WhichArgs {
             Some(name) => Some(RetryingBucket::over(place.bucket(&name).await?.shared())),
             None => None,
         };
-        Ok(Sources { bucket, bucket_name, parked: !self.ending, endings: !self.parked, dead })
+        let sealing = self.sealing.sealing()?;
+        let (parked, endings) = (!self.ending, !self.parked);
+        Ok(Sources { bucket, bucket_name, sealing, parked, endings, dead })
     }
 
     /// Whether a job is meant.

@@ -15,8 +15,9 @@ use shared::adapters::{SystemClock, http_client};
 use shared::ports::Clock as _;
 use url::Url;
 
-use super::connect::{Place, ProjectArgs, given, path_or_nothing, read_keyring};
+use super::connect::{Place, ProjectArgs, given, path_or_nothing};
 use super::output;
+use super::sealing::SealingArgs;
 use finding::{Checks, Report, Status};
 
 #[derive(Debug, clap::Args)]
@@ -39,9 +40,8 @@ pub(crate) struct Args {
     /// Path of the OAuth client JSON, as Google's console downloads it
     #[arg(long, short = 'c', env = "FLEET_OAUTH_CLIENT", value_name = "FILE", value_parser = path_or_nothing())]
     client: Option<PathBuf>,
-    /// Path of the keyring that seals the stored secrets
-    #[arg(long, env = "FLEET_KEYRING", value_name = "FILE", value_parser = path_or_nothing())]
-    keyring: Option<PathBuf>,
+    #[command(flatten)]
+    sealing: SealingArgs,
     /// Job topic
     #[arg(long, env = "FLEET_TOPIC")]
     topic: Option<String>,
@@ -153,10 +153,16 @@ impl Args {
 
     fn keyring(&self, place: &Place) -> Checks {
         let mut checks = Checks::of("keyring");
-        match read_keyring(self.keyring.as_ref()) {
+        match self.sealing.keyring() {
             Ok(Some(keyring)) => checks.ok(
                 "opens",
-                format!("{} key(s); {} seals", keyring.keys().count(), keyring.primary().as_str()),
+                match keyring.primary() {
+                    Some(id) => format!("{} key(s); {id} seals", keyring.keys().count()),
+                    None => format!(
+                        "{} key(s); none seals yet (`fleet keyring promote`)",
+                        keyring.keys().count()
+                    ),
+                },
             ),
             Ok(None) if place.emulators.is_some() => {
                 checks.skip("opens", "no --keyring, which emulators do not need");

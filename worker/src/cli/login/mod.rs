@@ -15,14 +15,16 @@ use shared::consent::{
     CallbackError, Consent, Outcome, SessionKey, Start, missing_scopes, oauth_start,
 };
 use shared::profile::get_profile;
+use shared::sealing::Sealing;
 use shared::{ConsentReason, Error, OAuthClient, TokenStore, UserId};
 
 use super::connect::{
-    Place, ProjectArgs, given, path_or_nothing, read_keyring, read_small, revoke_url, userinfo_url,
+    Place, ProjectArgs, given, path_or_nothing, read_small, revoke_url, userinfo_url,
 };
 use super::events::{EventArgs, tell};
 use super::output::{self, Usage};
 use super::resume::resume;
+use super::sealing::SealingArgs;
 use account::Announced;
 use browser::Return;
 use place::Target;
@@ -57,9 +59,8 @@ pub(crate) struct Args {
     topic: Option<String>,
     #[command(flatten)]
     events: EventArgs,
-    /// Path of the keyring that seals the token store's secrets, for user IDs
-    #[arg(long, env = "FLEET_KEYRING", value_name = "FILE", value_parser = path_or_nothing())]
-    keyring: Option<PathBuf>,
+    #[command(flatten)]
+    sealing: SealingArgs,
     /// A scope beyond signing in (repeat, or separate by commas)
     #[arg(long, value_delimiter = ',', value_name = "SCOPE")]
     scope: Vec<String>,
@@ -94,15 +95,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let http = http_client(concat!("fleet/", env!("CARGO_PKG_VERSION")))?;
     let endpoint = Arc::new(HttpTokenEndpoint::new(&client, http.clone())?);
     // A file of one's own is read by other programs, which have no keyring.
-    let keyring = match &target {
-        Target::Stored { .. } => read_keyring(args.keyring.as_ref())?,
-        Target::File(_) | Target::Object { .. } => None,
+    let sealing = match &target {
+        Target::Stored { .. } => args.sealing.sealing()?,
+        Target::File(_) | Target::Object { .. } => Sealing::default(),
     };
     let stored = matches!(target, Target::Stored { .. });
     let wanted = args.topic.as_ref().filter(|_| stored);
     let topic = args.project.optional_topic("--topic", wanted)?;
     let (bucket, user) = target.open(&place).await?;
-    let store = TokenStore::builder(Arc::clone(&bucket), endpoint).keyring(keyring).build()?;
+    let store = TokenStore::builder(Arc::clone(&bucket), endpoint).sealing(sealing).build()?;
     let events = match bucket_name.filter(|_| stored) {
         Some(name) => args.events.connect(&args.project, &place, &store, name).await?,
         None => None,

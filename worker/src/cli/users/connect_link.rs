@@ -41,7 +41,7 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
         Err(Error::NeedsConsent(_)) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
-    let waiting = waiting(&*connected.bucket, &user).await?;
+    let waiting = waiting(&*connected.bucket, &user, connected.store.sealing()).await?;
     let scopes = waiting.scopes(&held);
     let link = connect_link(&site, &user, &scopes, back.as_ref());
     if json {

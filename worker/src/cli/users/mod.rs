@@ -5,17 +5,16 @@ mod credential_file;
 mod import;
 mod list;
 mod removal;
+mod reseal;
 mod retry;
 
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::{Value, json};
-use shared::adapters::SystemClock;
-use shared::ports::Clock as _;
 use shared::record::{RecordCodec, TokenRecord};
-use shared::{Error, Resealed, TokenStore, UserId};
+use shared::{TokenStore, UserId};
 
-use super::connect::{JsonAnyway, Place, StoreArgs, StoredUserArgs, user_id};
+use super::connect::{JsonAnyway, Place, StoreArgs, StoredUserArgs};
 use super::output;
 
 #[derive(Debug, clap::Args)]
@@ -48,27 +47,8 @@ enum Command {
     },
     /// Store a grant that was obtained elsewhere
     Import(import::Args),
-    /// Seal records with the keyring's primary key, those that are not yet
-    #[command(after_help = "\
-Examples:
-  fleet users reseal --all --bucket my-tokens --client client.json --keyring keyring.json
-  fleet users reseal 1097 --bucket my-tokens --client client.json --keyring keyring.json
-
-Each record is written under its lease, so it can run beside the workers. A user whose
-token is being renewed is waited for.")]
-    Reseal {
-        /// The users' IDs
-        #[arg(value_name = "USER_ID", value_parser = user_id, required_unless_present = "all")]
-        users: Vec<UserId>,
-        /// Every stored user
-        #[arg(long, conflicts_with = "users")]
-        all: bool,
-        #[command(flatten)]
-        store: StoreArgs,
-        /// The counts as JSON
-        #[arg(long)]
-        json: bool,
-    },
+    /// Seal with the keyring's primary key what is not yet
+    Reseal(reseal::Args),
     /// Present the token of a revoked user once more; some providers end a grant by mistake
     Retry(retry::Args),
     /// End a user's grant at the provider, then remove the record and what waits for it
@@ -109,11 +89,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             output::json(&serde_json::from_slice(&RecordCodec::default().encode(&record))?)
         }
         Command::Import(args) => import::run(args, &place).await,
-        Command::Reseal { users, all, store, json } => {
-            let connected = store.connect(&place).await?;
-            let users = if all { every_user(&connected.store).await? } else { users };
-            reseal(&connected.store, &users, json).await
-        }
+        Command::Reseal(args) => reseal::run(args, &place).await,
         Command::Retry(args) => retry::run(args, &place).await,
         Command::Revoke(args) => removal::revoke(args, &place).await,
         Command::Delete(args) => removal::delete(args, &place).await,
@@ -132,42 +108,6 @@ async fn every_user(store: &TokenStore) -> anyhow::Result<Vec<UserId>> {
             return Ok(all);
         }
     }
-}
-
-/// Seals what is not sealed with the primary key; goes on after a failure and
-/// tells of it at the end.
-async fn reseal(store: &TokenStore, users: &[UserId], json: bool) -> anyhow::Result<()> {
-    let bar = indicatif::ProgressBar::new(users.len() as u64);
-    let (mut resealed, mut current, mut failed) = (0_u64, 0_u64, 0_u64);
-    for user in users {
-        let result = loop {
-            match store.reseal(user).await {
-                Ok(Resealed::Busy { retry_after }) => {
-                    SystemClock::default().sleep(retry_after).await;
-                }
-                other => break other,
-            }
-        };
-        match result {
-            Ok(Resealed::Done) => resealed += 1,
-            // Deleted since it was listed: nothing left to seal.
-            Ok(_) | Err(Error::NeedsConsent(_)) => current += 1,
-            Err(error) => {
-                failed += 1;
-                bar.suspend(|| output::note(format!("user {:?}: {error}", user.as_str())));
-            }
-        }
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    if json {
-        let counts = json!({"resealed": resealed, "unchanged": current, "failed": failed});
-        output::json(&counts)?;
-    } else {
-        output::line(format!("{resealed} resealed, {current} unchanged, {failed} failed"))?;
-    }
-    anyhow::ensure!(failed == 0, "{failed} record(s) are not sealed with the primary key");
-    Ok(())
 }
 
 async fn read(store: &StoreArgs, place: &Place, user: &UserId) -> anyhow::Result<TokenRecord> {

@@ -46,7 +46,7 @@ pub(super) async fn show_account(State(app): Shared, headers: HeaderMap) -> Resp
     let Known { session, user, record } = known;
     let notice = app.notice(&headers);
     let forget = notice.iter().map(|_| app.cookies.clear(NOTICE)).collect();
-    let waiting = app.in_time(waiting(&*app.site.bucket, &user)).await;
+    let waiting = app.in_time(waiting(&*app.site.bucket, &user, app.site.store.sealing())).await;
     let waiting =
         waiting.unwrap_or_else(|| Err(BucketError::Unavailable("it took too long".into())));
     if let Err(error) = &waiting {

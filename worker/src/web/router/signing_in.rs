@@ -241,7 +241,8 @@ async fn signed_in(app: &Arc<App>, done: &SignedIn) -> (Vec<String>, usize) {
     };
     let mut going_on = 0;
     if done.stored {
-        let waiting = waiting(&*site.bucket, &done.user).await.unwrap_or_default();
+        let waiting =
+            waiting(&*site.bucket, &done.user, site.store.sealing()).await.unwrap_or_default();
         going_on = if site.jobs.is_some() { waiting.due(&record) } else { 0 };
         resume(app, done.user.clone());
         tell(app, done.user.clone());
