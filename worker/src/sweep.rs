@@ -9,19 +9,20 @@
 //! The same turn publishes what applications were not told ([`crate::events`]), and tells them
 //! of the users whose jobs it found parked.
 
-use std::collections::{BTreeMap, HashSet};
+mod claims;
+
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shared::ports::{Bucket, BucketError, Clock, Generation, Monotonic, Object, Randomness};
+use shared::ports::{Bucket, BucketError, Clock, Generation, Object, Randomness};
 use shared::{TokenStore, UserId};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::claim::{Sighting, TAKEOVER};
 use crate::events::Events;
 use crate::events::state::Occasion;
 use crate::metrics;
@@ -29,6 +30,10 @@ use crate::parking::{PREFIX, is_claim, user_of};
 use crate::pubsub::Topic;
 use crate::resuming::{Finish, ResumeError, Resuming};
 use crate::turns::{self, Turn};
+
+pub use claims::Claims;
+
+use claims::due;
 
 /// Says that a sweep was begun, and what the last one found.
 const MARKER: &str = "sweeps/parked.json";
@@ -42,8 +47,6 @@ const TRIES: u32 = 4;
 /// After so many users in a row whose jobs do not go on it is the topic or the
 /// bucket that fails: the rest waits for the next turn.
 const MAX_FAILURES: u32 = 3;
-/// Claims of so many users are looked at again.
-const MAX_CLAIMS: usize = 1000;
 
 /// Sweeps `parked/`.
 pub struct Sweep {
@@ -87,40 +90,6 @@ struct Marker {
     users: u64,
     #[serde(default)]
     untold: u64,
-}
-
-/// Claims of other processes that a sweep has met.
-#[derive(Debug, Default)]
-pub struct Claims {
-    /// To resume a user's jobs.
-    parked: BTreeMap<UserId, Sighting>,
-    /// To publish a change of a user's consent.
-    events: BTreeMap<UserId, Sighting>,
-}
-
-impl Claims {
-    fn note(&mut self, user: &UserId, finish: &Finish) {
-        match finish {
-            Finish::Held(Some(sighting))
-                if self.parked.len() < MAX_CLAIMS || self.parked.contains_key(user) =>
-            {
-                self.parked.insert(user.clone(), *sighting);
-            }
-            _ => drop(self.parked.remove(user)),
-        }
-    }
-
-    /// When the first of them may be taken over.
-    fn next(&self) -> Option<Monotonic> {
-        let all = self.parked.values().chain(self.events.values());
-        all.map(|seen| seen.at.plus(TAKEOVER)).min()
-    }
-}
-
-/// The users whose claims may be taken over.
-fn due(claims: &BTreeMap<UserId, Sighting>, now: Monotonic) -> Vec<UserId> {
-    let due = |seen: &Sighting| now.since(seen.at) >= TAKEOVER;
-    claims.iter().filter(|(_, seen)| due(seen)).map(|(user, _)| user.clone()).collect()
 }
 
 impl Sweep {

@@ -20,10 +20,9 @@ use crate::kinds::Kinds;
 use crate::observer::Observer;
 use crate::pubsub::{OUTSTANDING_BYTES, Source, Topic};
 
+use super::build_error::{BuildError, MAX_KIND};
 use super::{Readiness, ReplicaError, Stop};
 
-/// The longest name of a kind, in bytes.
-const MAX_KIND: usize = 128;
 /// Messages held per job that may run: enough to keep every slot busy, few enough that
 /// scaling out finds work.
 pub const OUTSTANDING_PER_SLOT: usize = 4;
@@ -94,23 +93,6 @@ pub struct Worker {
     pub(super) retry_budget: Duration,
     pub(super) ordered_retry: Duration,
     pub(super) ready: Arc<Readiness>,
-}
-
-/// What a worker lacks.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BuildError {
-    /// A part that has no default was not given.
-    #[error("a worker needs {0}; give it to the builder")]
-    Missing(&'static str),
-    /// Two handlers for one kind.
-    #[error("kind {0:?} has two handlers; choose another name for one of them")]
-    Twice(String),
-    /// The kind's name cannot stand in a job.
-    #[error("kind {0:?} must have 1 to {MAX_KIND} bytes")]
-    Kind(String),
-    /// Nothing could ever run.
-    #[error("{0} is 0; it must be at least 1")]
-    Zero(&'static str),
 }
 
 /// Collects a worker's parts; see [`Worker`].

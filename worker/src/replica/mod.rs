@@ -1,6 +1,7 @@
 //! One replica: it begins when what it needs is there, takes messages in, and ends in
 //! order.
 
+mod build_error;
 mod builder;
 mod start;
 mod stop;
@@ -28,7 +29,8 @@ use crate::rate_limits::RateLimits;
 use crate::scheduler::{Limits, Scheduler};
 
 pub use crate::health::Readiness;
-pub use builder::{BuildError, Builder, OUTSTANDING_PER_SLOT, Worker};
+pub use build_error::BuildError;
+pub use builder::{Builder, OUTSTANDING_PER_SLOT, Worker};
 pub use stop::Stop;
 
 /// Pauses between two tries of something that must work before work starts.
