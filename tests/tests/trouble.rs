@@ -16,10 +16,10 @@ fn job(id: &str) -> Value {
     json!({"id": id, "user": "ann", "kind": "profile"})
 }
 
-/// The worker's last words, when it could not start.
-async fn last_words(mut worker: Worker) -> anyhow::Result<String> {
-    let code = worker.ended().await?;
-    assert_eq!(code, 1, "{}", worker.log_text());
+/// The worker's last words, when it could not start: 2 is a mistake on the command line.
+async fn last_words(code: i32, mut worker: Worker) -> anyhow::Result<String> {
+    let ended = worker.ended().await?;
+    assert_eq!(ended, code, "{}", worker.log_text());
     let last = worker.log.last().unwrap();
     Ok(last.as_str().map_or_else(|| last.to_string(), str::to_owned))
 }
@@ -45,7 +45,7 @@ fn client_file(stage: &Stage, change: impl FnOnce(&mut Value)) -> anyhow::Result
 #[tokio::test]
 async fn no_subscription() -> anyhow::Result<()> {
     let stage = stage().await?;
-    let words = last_words(stage.start_worker(&["--subscription", "nope"])?).await?;
+    let words = last_words(2, stage.start_worker(&["--subscription", "nope"])?).await?;
     assert!(words.contains("projects/stage/subscriptions/nope does not exist"), "{words}");
     assert!(words.contains("fleet setup"), "{words}");
     Ok(())
@@ -54,7 +54,7 @@ async fn no_subscription() -> anyhow::Result<()> {
 #[tokio::test]
 async fn no_bucket() -> anyhow::Result<()> {
     let stage = stage().await?;
-    let words = last_words(stage.start_worker(&["--bucket", "nope"])?).await?;
+    let words = last_words(2, stage.start_worker(&["--bucket", "nope"])?).await?;
     assert!(words.contains("bucket nope does not exist; create it"), "{words}");
     Ok(())
 }
@@ -64,7 +64,7 @@ async fn no_pubsub() -> anyhow::Result<()> {
     let mut stage = stage().await?;
     let closed = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.to_string();
     stage.variables.push(("PUBSUB_EMULATOR_HOST".to_owned(), closed.clone()));
-    let words = last_words(stage.start_worker(&[])?).await?;
+    let words = last_words(1, stage.start_worker(&[])?).await?;
     assert!(
         words.contains(&format!("nothing answers at PUBSUB_EMULATOR_HOST={closed}")),
         "{words}"
