@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use shared::ports::{Bucket, BucketError, Generation, Listing, Object, Randomness};
+use shared::ports::{Bucket, BucketError, Generation, Hints, Listing, Object, Randomness};
 use shared::record::{GrantId, RecordCodec, State, TokenRecord, WriteId};
 use shared::{TokenStore, UserId};
 use tests::memory::{Fleet, Provider, VirtualClock, pass};
@@ -66,10 +66,11 @@ impl Bucket for EverybodysBucket {
         async move { Ok(Some(object)) }.boxed()
     }
 
-    fn put<'a>(
+    fn put_with_hints<'a>(
         &'a self,
         _name: &'a str,
         _content: Bytes,
+        _hints: Hints,
         _expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         panic!("a fresh token needs no write")

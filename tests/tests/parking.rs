@@ -13,7 +13,9 @@ use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::adapters::RetryingBucket;
-use shared::ports::{Bucket, BucketError, Clock as _, Generation, Listing, Object, Randomness};
+use shared::ports::{
+    Bucket, BucketError, Clock as _, Generation, Hints, Listing, Object, Randomness,
+};
 use shared::{ConsentReason, Grant, TokenStore, UserId};
 use tests::memory::{Fleet, VirtualClock};
 use tokio_util::sync::CancellationToken;
@@ -124,15 +126,16 @@ impl Bucket for Interrupted {
         .boxed()
     }
 
-    fn put<'a>(
+    fn put_with_hints<'a>(
         &'a self,
         name: &'a str,
         content: Bytes,
+        hints: Hints,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         async move {
             self.arrive().await;
-            self.inner.put(name, content, expected).await
+            self.inner.put_with_hints(name, content, hints, expected).await
         }
         .boxed()
     }
@@ -192,15 +195,16 @@ impl Bucket for OncePerSecond {
         self.inner.get(name)
     }
 
-    fn put<'a>(
+    fn put_with_hints<'a>(
         &'a self,
         name: &'a str,
         content: Bytes,
+        hints: Hints,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         async move {
             self.check(name)?;
-            self.inner.put(name, content, expected).await
+            self.inner.put_with_hints(name, content, hints, expected).await
         }
         .boxed()
     }

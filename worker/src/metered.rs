@@ -91,15 +91,6 @@ impl Bucket for MeteredBucket {
         self.count("get", request, |object| found(object.is_some())).boxed()
     }
 
-    fn put<'a>(
-        &'a self,
-        name: &'a str,
-        content: Bytes,
-        expected: Generation,
-    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
-        self.put_with_hints(name, content, Hints::new(), expected)
-    }
-
     fn put_with_hints<'a>(
         &'a self,
         name: &'a str,
@@ -197,10 +188,11 @@ mod tests {
             .boxed()
         }
 
-        fn put<'a>(
+        fn put_with_hints<'a>(
             &'a self,
             _: &'a str,
             _: Bytes,
+            _: Hints,
             _: Generation,
         ) -> BoxFuture<'a, Result<Generation, BucketError>> {
             async { Err(BucketError::PreconditionFailed) }.boxed()

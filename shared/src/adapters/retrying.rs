@@ -107,15 +107,6 @@ impl Bucket for RetryingBucket {
         .boxed()
     }
 
-    fn put<'a>(
-        &'a self,
-        name: &'a str,
-        content: Bytes,
-        expected: Generation,
-    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
-        self.put_with_hints(name, content, Hints::new(), expected)
-    }
-
     fn put_with_hints<'a>(
         &'a self,
         name: &'a str,

@@ -94,7 +94,9 @@ pub trait Bucket: Send + Sync + fmt::Debug + 'static {
         name: &'a str,
         content: Bytes,
         expected: Generation,
-    ) -> BoxFuture<'a, Result<Generation, BucketError>>;
+    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
+        self.put_with_hints(name, content, Hints::new(), expected)
+    }
 
     /// Writes an object like [`put`](Self::put), in the same one request, with hints for whoever
     /// lists it. A bucket that keeps none (a file) leaves them out.
@@ -102,11 +104,9 @@ pub trait Bucket: Send + Sync + fmt::Debug + 'static {
         &'a self,
         name: &'a str,
         content: Bytes,
-        _hints: Hints,
+        hints: Hints,
         expected: Generation,
-    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
-        self.put(name, content, expected)
-    }
+    ) -> BoxFuture<'a, Result<Generation, BucketError>>;
 
     /// Deletes an object if its generation is `expected`; `false` when there
     /// was nothing to delete.

@@ -52,7 +52,7 @@ mod tests {
     use bytes::Bytes;
     use futures_util::FutureExt as _;
     use futures_util::future::{BoxFuture, join_all};
-    use shared::ports::{Generation, Listing, Object};
+    use shared::ports::{Generation, Hints, Listing, Object};
     use std::sync::Mutex as Plain;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -77,10 +77,11 @@ mod tests {
             .boxed()
         }
 
-        fn put<'a>(
+        fn put_with_hints<'a>(
             &'a self,
             _: &'a str,
             _: Bytes,
+            _: Hints,
             _: Generation,
         ) -> BoxFuture<'a, Result<Generation, BucketError>> {
             panic!("a probe writes nothing")

@@ -44,15 +44,6 @@ impl Bucket for Link {
         .boxed()
     }
 
-    fn put<'a>(
-        &'a self,
-        name: &'a str,
-        content: Bytes,
-        expected: Generation,
-    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
-        self.put_with_hints(name, content, Hints::new(), expected)
-    }
-
     fn put_with_hints<'a>(
         &'a self,
         name: &'a str,

@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::Secret;
 use shared::ports::{
-    Answer, Bucket, BucketError, EndpointError, Generation, Limits, Listing, Object, Resend,
+    Answer, Bucket, BucketError, EndpointError, Generation, Hints, Limits, Listing, Object, Resend,
     TokenEndpoint,
 };
 use shared::protocol::SeenLease;
@@ -102,10 +102,11 @@ impl Bucket for BucketPort {
         .boxed()
     }
 
-    fn put<'a>(
+    fn put_with_hints<'a>(
         &'a self,
         name: &'a str,
         content: Bytes,
+        _hints: Hints,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         async move {

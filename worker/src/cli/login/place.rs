@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::UserId;
 use shared::adapters::MemoryBucket;
-use shared::ports::{Bucket, BucketError, Generation, Listing, Object};
+use shared::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
 
 use super::super::connect::Place;
 use super::super::output::Usage;
@@ -94,10 +94,11 @@ impl Bucket for OneObject {
         async move { self.inner.get(&self.name(name)).await }.boxed()
     }
 
-    fn put<'a>(
+    fn put_with_hints<'a>(
         &'a self,
         name: &'a str,
         content: Bytes,
+        _hints: Hints,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         async move { self.inner.put(&self.name(name), content, expected).await }.boxed()
@@ -203,10 +204,11 @@ impl Bucket for OneFile {
         }
     }
 
-    fn put<'a>(
+    fn put_with_hints<'a>(
         &'a self,
         name: &'a str,
         content: Bytes,
+        _hints: Hints,
         expected: Generation,
     ) -> BoxFuture<'a, Result<Generation, BucketError>> {
         if name.starts_with("tokens/") {
