@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::adapters::{
@@ -24,6 +23,7 @@ use worker::pubsub::{Connection, resource};
 
 use super::emulated::Emulators;
 use super::help::TUNABLES;
+use super::optional_path::{given, path_or_nothing};
 use super::output::Usage;
 use super::sealing::SealingArgs;
 
@@ -303,16 +303,6 @@ pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, Usage> {
         return Err(Usage(format!("{} is larger than {LIMIT} bytes", path.display())));
     }
     std::fs::read(path).map_err(unreadable)
-}
-
-/// Takes an empty path, which clap refuses and an empty variable is; see [`given`].
-pub(crate) fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().map(PathBuf::from)
-}
-
-/// The path of an optional flag; an empty variable is as good as none.
-pub(crate) fn given(path: Option<&PathBuf>) -> Option<&Path> {
-    path.map(PathBuf::as_path).filter(|path| !path.as_os_str().is_empty())
 }
 
 /// The userinfo endpoint: Google's unless told otherwise.

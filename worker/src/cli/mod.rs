@@ -12,6 +12,7 @@ mod events;
 mod help;
 mod keyring;
 mod login;
+mod optional_path;
 mod output;
 mod profile;
 mod publish;

@@ -7,7 +7,7 @@ use clap::builder::FalseyValueParser;
 use shared::Keyring;
 use shared::sealing::Sealing;
 
-use super::connect::{given, path_or_nothing};
+use super::optional_path::{given, path_or_nothing};
 use super::output::Usage;
 
 /// The keyring, and what is read without it.

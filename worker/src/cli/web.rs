@@ -18,10 +18,9 @@ use worker::metrics::{self, Process, Render};
 use worker::pubsub::Publisher;
 use worker::web::{Site, serve};
 
-use super::connect::{
-    Place, ProjectArgs, StoreArgs, given, path_or_nothing, read_small, revoke_url, userinfo_url,
-};
+use super::connect::{Place, ProjectArgs, StoreArgs, read_small, revoke_url, userinfo_url};
 use super::events::EventArgs;
+use super::optional_path::{given, path_or_nothing};
 use super::output::Usage;
 use super::web_brand::BrandArgs;
 use super::worker::watch_stdin;

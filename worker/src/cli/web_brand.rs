@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use url::Url;
 use worker::web::{Brand, Logo};
 
-use super::connect::{given, path_or_nothing, read_small};
+use super::connect::read_small;
+use super::optional_path::{given, path_or_nothing};
 use super::output::Usage;
 
 #[derive(Debug, clap::Args)]

@@ -18,10 +18,9 @@ use shared::profile::get_profile;
 use shared::sealing::Sealing;
 use shared::{ConsentReason, Error, OAuthClient, TokenStore, UserId};
 
-use super::connect::{
-    Place, ProjectArgs, given, path_or_nothing, read_small, revoke_url, userinfo_url,
-};
+use super::connect::{Place, ProjectArgs, read_small, revoke_url, userinfo_url};
 use super::events::{EventArgs, tell};
+use super::optional_path::{given, path_or_nothing};
 use super::output::{self, Usage};
 use super::resume::resume;
 use super::sealing::SealingArgs;
