@@ -123,6 +123,17 @@ pub enum Opened {
     },
 }
 
+/// How an object with a secret part is stored.
+enum Form {
+    /// It is no JSON object.
+    NoObject,
+    Plain,
+    /// Sealed by the release before this one.
+    Unbound,
+    /// Sealed with this key, its clear members bound.
+    Bound(KeyId),
+}
+
 /// What stands inside a partial seal, as far as it concerns all of them.
 #[derive(Deserialize)]
 struct Inside {
@@ -215,11 +226,18 @@ impl Sealing {
     /// [`NotOpened`]. Content that is no JSON object counts as plain: its reader says what
     /// is wrong with it.
     pub fn open(&self, name: &str, content: &[u8]) -> Result<Opened, NotOpened> {
+        let (opened, form) = self.look(name, content)?;
+        self.count(&form);
+        Ok(opened)
+    }
+
+    /// Opens without counting.
+    fn look(&self, name: &str, content: &[u8]) -> Result<(Opened, Form), NotOpened> {
         match has_seal(content) {
-            None => return Ok(Opened::Plain),
+            None => return Ok((Opened::Plain, Form::NoObject)),
             Some(false) => {
-                self.take_plain()?;
-                return Ok(Opened::Plain);
+                self.refuse_plain()?;
+                return Ok((Opened::Plain, Form::Plain));
             }
             Some(true) => {}
         }
@@ -229,27 +247,22 @@ impl Sealing {
         let seal: Seal = serde_json::from_value(seal).map_err(|_| NotOpened::Malformed)?;
         let (key, secret) = self.open_bytes(name, seal)?;
         let inside: Result<Inside, _> = serde_json::from_slice(&secret);
-        match inside.map_err(|_| NotOpened::Broken(key.clone()))?.clear {
-            Some(sealed) if sealed != clear::digest(members) => Err(NotOpened::Altered(key)),
-            Some(_) => Ok(Opened::Sealed { clear: object, secret }),
-            None => {
-                self.counts.unbound.fetch_add(1, Ordering::Relaxed);
-                Ok(Opened::Sealed { clear: object, secret })
-            }
+        let sealed = inside.map_err(|_| NotOpened::Broken(key.clone()))?.clear;
+        if sealed.as_ref().is_some_and(|sealed| *sealed != clear::digest(members)) {
+            return Err(NotOpened::Altered(key));
         }
+        let form = sealed.map_or(Form::Unbound, |_| Form::Bound(key));
+        Ok((Opened::Sealed { clear: object, secret }, form))
     }
 
     /// Whether the content of the object `name` is stored as it would be now: sealed with
     /// the primary key and bound, or plain where nothing seals.
     pub fn is_current(&self, name: &str, content: &[u8]) -> bool {
-        if has_seal(content) != Some(true) {
-            return self.primary().is_none();
+        match self.look(name, content) {
+            Ok((_, Form::Bound(key))) => Some(&key) == self.primary(),
+            Ok((_, Form::Plain | Form::NoObject)) => self.primary().is_none(),
+            Ok((_, Form::Unbound)) | Err(_) => false,
         }
-        // Counted when it was read.
-        let quiet = Self { counts: Arc::default(), ..self.clone() };
-        quiet.open(name, content).is_ok()
-            && quiet.unsealed_reads().unbound == 0
-            && seal_of(content).is_some_and(|seal| Some(seal.key.as_str()) == self.primary_name())
     }
 
     fn primary_name(&self) -> Option<&str> {
@@ -277,7 +290,11 @@ impl Sealing {
         let plain = || Ok(Zeroizing::new(content.to_vec()));
         match has_seal(content) {
             None => return plain(),
-            Some(false) => return self.take_plain().and_then(|()| plain()),
+            Some(false) => {
+                self.refuse_plain()?;
+                self.count(&Form::Plain);
+                return plain();
+            }
             Some(true) => {}
         }
         let whole: Whole = serde_json::from_slice(content).map_err(|_| NotOpened::Malformed)?;
@@ -299,15 +316,18 @@ impl Sealing {
         Ok((!is_current).then(|| self.seal_whole(name, &plain)))
     }
 
-    fn take_plain(&self) -> Result<(), NotOpened> {
-        if self.primary().is_none() {
-            return Ok(());
-        }
-        if !self.accepts_unsealed {
-            return Err(NotOpened::Unsealed);
-        }
-        self.counts.plain.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+    fn refuse_plain(&self) -> Result<(), NotOpened> {
+        let accepts = self.accepts_unsealed || self.primary().is_none();
+        if accepts { Ok(()) } else { Err(NotOpened::Unsealed) }
+    }
+
+    fn count(&self, form: &Form) {
+        let counter = match form {
+            Form::Plain if self.primary().is_some() => &self.counts.plain,
+            Form::Unbound => &self.counts.unbound,
+            Form::Plain | Form::NoObject | Form::Bound(_) => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     fn open_bytes(&self, name: &str, seal: Seal) -> Result<(KeyId, Zeroizing<Vec<u8>>), NotOpened> {
