@@ -113,11 +113,8 @@ impl KeepAlive {
     /// Keeps grants alive until `stop`. It ends after the refreshes that are under way, which
     /// the store finishes in any case.
     pub async fn run(self, stop: CancellationToken) {
-        let looked = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            looked = turns::look(&*self.bucket, MARKER) => looked,
-        };
+        let looking = turns::look(&*self.bucket, MARKER);
+        let Some(looked) = stop.run_until_cancelled(looking).await else { return };
         let mut seen = looked.ok();
         let mut pause = DAY.mul_f64(self.random.unit()) / START_SHARE;
         loop {

@@ -96,11 +96,8 @@ impl Sweep {
     /// Sweeps until `stop`: soon after the start, and then at every turn that no
     /// other replica took. It ends after the user that it is at.
     pub async fn run(self, stop: CancellationToken) {
-        let looked = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            looked = turns::look(&*self.bucket, MARKER) => looked,
-        };
+        let looking = turns::look(&*self.bucket, MARKER);
+        let Some(looked) = stop.run_until_cancelled(looking).await else { return };
         let mut seen = looked.ok();
         let mut claims = Claims::default();
         let first = self.every.mul_f64(self.random.unit()) / START_SHARE;
