@@ -44,7 +44,8 @@ pub(super) async fn send(
         if let Some(body) = &call.body {
             request = request.body(body.clone());
         }
-        let request = request.within(call.timeout.unwrap_or(HEADERS));
+        // A limit of the job's own holds for the whole job, this call included.
+        let request = if call.timeout.is_some() { request } else { request.within(HEADERS) };
         let response = request.send().await.map_err(|error| Verdict::of_call_error(&error))?;
         if !follows(call, response.status()) {
             return answer(response, expect).await;
