@@ -30,6 +30,7 @@ const LEAST_DIGITS: usize = 6;
 pub fn scrub(text: &str, secrets: &[&Secret]) -> String {
     let mut found: Vec<Range<usize>> = Vec::new();
     let views = views(text);
+    let behind_escapes = views_behind_escapes(text);
     for secret in secrets.iter().map(|secret| secret.expose().as_bytes()) {
         let whole = secret.len().min(PIECE);
         if whole == 0 {
@@ -37,6 +38,9 @@ pub fn scrub(text: &str, secrets: &[&Secret]) -> String {
         }
         let pieces: HashSet<&[u8]> = secret.windows(whole).collect();
         let digits = base64_of(secret);
+        for view in &behind_escapes {
+            found.extend(view.find(whole, |bytes| pieces.contains(bytes)));
+        }
         for view in &views {
             found.extend(view.find(whole, |bytes| pieces.contains(bytes)));
             for digits in &digits {
@@ -76,6 +80,24 @@ struct View {
     places: Vec<Range<usize>>,
 }
 
+/// How much of a text a piece of a secret takes at most in one encoding.
+const REACH: usize = PIECE * "\\u0041".len();
+
+/// The text behind each escape's first character, as far as a piece of a secret reaches. What
+/// stands before a secret may look like the beginning of an escape: `%` before `a0…`.
+fn views_behind_escapes(text: &str) -> Vec<View> {
+    let bytes = text.as_bytes();
+    let escapes = (0..bytes.len()).filter(|at| {
+        let rest = &bytes[*at..];
+        percent(rest).or_else(|| json(rest)).is_some()
+    });
+    let behind = escapes.map(|at| {
+        let end = text.floor_char_boundary(at + 1 + REACH);
+        View::of(&text[at + 1..end]).moved_by(at + 1)
+    });
+    behind.flat_map(|view| [form, json].map(|rule| view.decoded(rule))).collect()
+}
+
 /// The text under every decoding in which a secret is looked for.
 fn views(text: &str) -> Vec<View> {
     let plain = View::of(text);
@@ -102,6 +124,14 @@ impl View {
             places.extend(std::iter::repeat_n(start..end, character.len_utf8()));
         }
         Self { bytes: text.as_bytes().to_vec(), places }
+    }
+
+    /// The view of what stands so much further on in a text.
+    fn moved_by(mut self, bytes: usize) -> Self {
+        for place in &mut self.places {
+            *place = place.start + bytes..place.end + bytes;
+        }
+        self
     }
 
     /// Decodes by `rule`, which takes bytes and gives what the first of them decode to and
@@ -272,6 +302,23 @@ mod tests {
             assert!(clean.contains(MARK), "{quoted}: {clean}");
             assert!(!clean.contains("refresh/") && !clean.contains("refresh%2"), "{clean}");
             assert!(clean.starts_with("the request was refresh_token="), "{clean}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_found_behind_what_looks_like_an_escape() {
+        for secret in ["a0!aA00!aA00bb", "41bc!\"defghijkl", "u0041!bcdefghij", "n!bcdefghijkl"] {
+            let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+            let json = serde_json::to_string(secret).unwrap().trim_matches('"').to_owned();
+            let known = Secret::new(secret);
+            for (before, quoted) in ["%", "\\", "%4", "\\u", "%%", "\\\\"]
+                .iter()
+                .flat_map(|before| [secret, &form, &json].map(|quoted| (before, quoted)))
+            {
+                let clean = scrub(&format!("a {before}{quoted}é z"), &[&known]);
+                assert!(!clean.contains(&quoted[3..]), "{before}{quoted}: {clean}");
+                assert!(clean.starts_with("a ") && clean.ends_with("é z"), "{clean}");
+            }
         }
     }
 
