@@ -149,6 +149,7 @@ mod schedule;
 mod scrub;
 pub mod sealing;
 mod secret;
+mod secret_file;
 mod store;
 mod user_id;
 
@@ -164,6 +165,7 @@ pub use reason::{ConsentReason, Reason};
 pub use schedule::Schedule;
 pub use scrub::scrub;
 pub use secret::Secret;
+pub use secret_file::{create_secret, open_secret};
 pub use store::{
     Builder, Counts, Credentials, DEFAULT_CACHED_USERS, Health, Imported, Login, Resealed, Revoked,
     TokenStore,

@@ -3,6 +3,8 @@
 pub mod contention;
 pub mod gateway;
 pub mod report;
+mod secret_file;
 pub mod stage;
 
 pub use proof::{memory, model, settling, simulation};
+pub use secret_file::write_secret;

@@ -13,6 +13,7 @@ use emulators::google::ClientKind;
 use emulators::storage::{BucketSettings, LifecycleRule};
 use serde_json::{Value, json};
 use tests::stage::{BUCKET, Cloud, Stage, full};
+use tests::write_secret;
 
 const AGENT: &str = "serviceAccount:service-42@gcp-sa-pubsub.iam.gserviceaccount.com";
 const PUBLIC_URL: &str = "https://connect.example.com";
@@ -72,7 +73,7 @@ async fn good_stage() -> anyhow::Result<Stage> {
     )?;
     let client =
         stage.google.client_json(ClientKind::Web, &[&format!("{PUBLIC_URL}/oauth/callback")]);
-    std::fs::write(stage.path("web.json"), client.to_string())?;
+    write_secret(stage.path("web.json"), client.to_string())?;
     let keyring = stage.path("keyring.json").display().to_string();
     let made = stage.fleet(&["keyring", "new", &keyring]).await?;
     anyhow::ensure!(made.code == 0, "{}", made.stderr);
@@ -275,13 +276,13 @@ async fn wrong_oauth_clients_and_keyrings() -> anyhow::Result<()> {
         (installed.to_string(), "type", "Web application"),
         ("{".to_owned(), "file", "not JSON"),
     ] {
-        std::fs::write(&file, content)?;
+        write_secret(&file, content)?;
         let report = doctor(&stage, &flags).await?;
         assert_eq!(report.code, 1, "{check}: {}", report.said);
         report.expect("OAuth client", check, "failure", says);
         assert!(!report.said.to_string().contains("fake-and-wrong"));
     }
-    std::fs::write(&file, installed.to_string())?;
+    write_secret(&file, installed.to_string())?;
     let local = [&flags[..], &["--public-url", "http://127.0.0.1:8080"]].concat();
     let report = doctor(&stage, &local).await?;
     report.expect("OAuth client", "redirect URI", "ok", "loopback");

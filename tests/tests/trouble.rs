@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::stage::{Cloud, Stage, Worker};
+use tests::write_secret;
 use tokio::net::TcpListener;
 
 async fn stage() -> anyhow::Result<Stage> {
@@ -38,7 +39,7 @@ fn client_file(stage: &Stage, change: impl FnOnce(&mut Value)) -> anyhow::Result
     let path = stage.path("changed-client.json");
     let mut client: Value = serde_json::from_slice(&std::fs::read(stage.path("client.json"))?)?;
     change(&mut client["installed"]);
-    std::fs::write(&path, client.to_string())?;
+    write_secret(&path, client.to_string())?;
     Ok(path.display().to_string())
 }
 

@@ -1,6 +1,9 @@
 //! The command line as a newcomer meets it: wrong inputs get a clear answer.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Runs `fleet` with exactly these variables; exit code, stdout, stderr.
@@ -23,6 +26,49 @@ fn refused(args: &[&str], variables: &[(&str, &str)], parts: &[&str]) {
     assert_eq!(stdout, "", "{args:?}");
     for part in parts {
         assert!(stderr.contains(part), "{args:?} should say {part:?}: {stderr}");
+    }
+}
+
+/// A file as programs want to find one that holds a secret.
+fn write_secret(path: &Path, content: &str) {
+    std::fs::write(path, content).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Whoever can read a keyring, a session key or an OAuth client has what it opens.
+#[test]
+fn files_with_secrets_that_others_can_read_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (client, keyring, session) = (path("client.json"), path("keyring.json"), path("key"));
+    write_secret(
+        Path::new(&client),
+        r#"{"web": {"client_id": "x", "auth_uri": "https://a.test", "token_uri": "https://a.test"}}"#,
+    );
+    assert_eq!(fleet(&["keyring", "new", &keyring], &[]).0, 0);
+    write_secret(Path::new(&session), &"A".repeat(44));
+    let token = ["token", "ann", "--bucket", "b", "--client", &client, "--keyring", &keyring];
+    let address = ["--public-url", "https://fleet.example", "--listen", "127.0.0.1:0"];
+    let web = [&["web", "--session-key", &session], &token[2..], &address].concat();
+    let login = ["login", "-u", "me.json", "-c", &client, "--no-browser"];
+    let rotate = ["keyring", "rotate", &keyring];
+    for (mode, says) in [(0o644, "can read it (mode 0644)"), (0o666, "can change it (mode 0666)")] {
+        for (file, args) in [
+            (&client, &token[..]),
+            (&client, &login),
+            (&client, &web),
+            (&keyring, &token),
+            (&session, &web),
+            (&keyring, &rotate),
+        ] {
+            std::fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
+            let (code, stdout, stderr) = fleet(args, &[]);
+            assert!(code != 0 && stdout.is_empty(), "{args:?} with {file}: {stderr}");
+            for part in [says, file, "chmod 600"] {
+                assert!(stderr.contains(part), "{args:?} should say {part}: {stderr}");
+            }
+            std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+        }
     }
 }
 
@@ -76,7 +122,7 @@ fn oauth_clients() {
             "https",
         ),
     ] {
-        std::fs::write(&file, content).unwrap();
+        write_secret(&file, content);
         refused(&args, &[], &[path, says]);
     }
 }
@@ -99,11 +145,10 @@ fn empty_path_variables_are_as_good_as_none() {
     assert_eq!(code, 1, "the bucket is not there, and nothing is missing: {stderr}");
     let folder = tempfile::tempdir().unwrap();
     let client = folder.path().join("client.json");
-    std::fs::write(
+    write_secret(
         &client,
         r#"{"web": {"client_id": "x", "auth_uri": "https://a.test", "token_uri": "https://a.test"}}"#,
-    )
-    .unwrap();
+    );
     let web =
         ["web", "--bucket", "b", "--client", client.to_str().unwrap(), "--listen", "127.0.0.1:0"];
     let web = [&web[..], &["--public-url", "https://fleet.example"]].concat();

@@ -1,6 +1,6 @@
 //! The keyring's file on disk.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::{BadKeyring, Keyring};
+use crate::{create_secret, open_secret};
 
 /// A larger file is not a keyring.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -46,13 +47,13 @@ pub enum KeyringFileError {
 
 /// Blocking; these are for programs that start, not for their tasks.
 impl Keyring {
-    /// Reads the file at `path`.
+    /// Reads the file at `path`, unless others can ([`open_secret`]).
     ///
     /// # Errors
     /// [`KeyringFileError`], which names the file.
     pub fn read(path: &Path) -> Result<Self, KeyringFileError> {
         let failed = |error| io_error(path, "read", error);
-        let file = File::open(path).map_err(failed)?;
+        let file = open_secret(path).map_err(failed)?;
         let mut content = Zeroizing::new(Vec::with_capacity(16 * 1024));
         file.take(MAX_FILE_BYTES).read_to_end(&mut content).map_err(failed)?;
         Self::from_json(&content)
@@ -92,14 +93,7 @@ impl Keyring {
     }
 
     fn write(&self, path: &Path) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt as _;
-            options.mode(0o600);
-        }
-        let mut file = options.open(path)?;
+        let mut file = create_secret(path)?;
         let written =
             file.write_all(self.to_json().expose().as_bytes()).and_then(|()| file.sync_all());
         if let Err(error) = written {
@@ -176,7 +170,7 @@ mod tests {
         let path = folder.0.join("none.json");
         let missing = Keyring::read(&path).unwrap_err();
         assert!(missing.to_string().contains("none.json"), "{missing}");
-        fs::write(&path, "{}").unwrap();
+        create_secret(&path).unwrap().write_all(b"{}").unwrap();
         let bad = Keyring::read(&path).unwrap_err();
         assert!(matches!(bad, KeyringFileError::Bad { .. }), "{bad}");
     }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
 use tests::stage::{BUCKET, PROJECT};
+use tests::write_secret;
 use tokio::process::{Child, Command};
 
 use crate::child::Client;
@@ -48,7 +49,7 @@ pub(super) async fn run(runs: u16, report: &mut Report) -> anyhow::Result<()> {
     ground.users(STEPS[2]).await?;
     let folder = tempfile::tempdir()?;
     let place = ground.backlog("profile", 0, 1).await?;
-    std::fs::write(folder.path().join("client.json"), place.client.to_string())?;
+    write_secret(folder.path().join("client.json"), place.client.to_string())?;
 
     let mut starts = Pairs::default();
     for _ in 0..runs {

@@ -19,6 +19,7 @@ use worker::pubsub::{
 };
 
 use crate::gateway::Gateway;
+use crate::write_secret;
 
 pub use cloud::Cloud;
 pub use external::{LIMITS, Missing, leave_out};
@@ -89,7 +90,7 @@ impl Stage {
     ) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let stage = Self { cloud, google, gateway, variables: Vec::new(), folder };
-        std::fs::write(stage.path("client.json"), stage.client().to_string())?;
+        write_secret(stage.path("client.json"), stage.client().to_string())?;
         let mut setup = vec!["setup", "--topic", "jobs", "--subscription", "jobs-workers"];
         setup.extend(["--dead-topic", "jobs-dead", "--outcomes-topic", "outcomes"]);
         let mut variables = stage.environment();

@@ -1,6 +1,7 @@
 //! The flags that commands share, and what they connect to.
 
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use shared::adapters::{
 };
 use shared::ports::{Answer, Bucket, Clock, EndpointError, Limits, Randomness, TokenEndpoint};
 use shared::profile::GOOGLE_USERINFO_URL;
-use shared::{OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets};
+use shared::{OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets, open_secret};
 use tracing::warn;
 use worker::kinds::OutputStore;
 use worker::metered::{MeteredBucket, MeteredEndpoint};
@@ -227,7 +228,7 @@ impl StoreArgs {
                     .to_owned(),
             )
         })?;
-        OAuthClient::from_json(&read_small(path)?)
+        OAuthClient::from_json(&read_secret(path)?)
             .map_err(|e| Usage(format!("OAuth client {}: {e}", path.display())))
     }
 
@@ -289,20 +290,30 @@ impl TokenEndpoint for NoClient {
 
 /// Reads a configuration file, or stdin where it is called `-`; a huge one is not one.
 pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, Usage> {
+    read_from(path, |path| File::open(path))
+}
+
+/// The same of a file that holds a secret, unless others can read or change it.
+pub(crate) fn read_secret(path: &Path) -> Result<Vec<u8>, Usage> {
+    read_from(path, open_secret)
+}
+
+fn read_from(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> Result<Vec<u8>, Usage> {
     const LIMIT: u64 = 1024 * 1024;
-    let unreadable = |e: std::io::Error| Usage(format!("cannot read {}: {e}", path.display()));
-    if path.as_os_str() == "-" {
-        let mut content = Vec::new();
-        std::io::stdin().lock().take(LIMIT + 1).read_to_end(&mut content).map_err(unreadable)?;
-        if content.len() as u64 > LIMIT {
-            return Err(Usage(format!("stdin is larger than {LIMIT} bytes")));
-        }
-        return Ok(content);
+    let (name, source): (_, Box<dyn Read>) = if path.as_os_str() == "-" {
+        ("stdin".into(), Box::new(io::stdin().lock()))
+    } else {
+        let opened = open(path);
+        let file = opened.map_err(|e| Usage(format!("cannot read {}: {e}", path.display())))?;
+        (path.display().to_string(), Box::new(file))
+    };
+    let mut content = Vec::new();
+    let read = source.take(LIMIT + 1).read_to_end(&mut content);
+    read.map_err(|e| Usage(format!("cannot read {name}: {e}")))?;
+    if content.len() as u64 > LIMIT {
+        return Err(Usage(format!("{name} is larger than {LIMIT} bytes")));
     }
-    if std::fs::metadata(path).map_err(unreadable)?.len() > LIMIT {
-        return Err(Usage(format!("{} is larger than {LIMIT} bytes", path.display())));
-    }
-    std::fs::read(path).map_err(unreadable)
+    Ok(content)
 }
 
 /// The userinfo endpoint: Google's unless told otherwise.

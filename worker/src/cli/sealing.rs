@@ -1,10 +1,12 @@
 //! How a command seals and opens what is stored.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use shared::Keyring;
+use shared::keyring::KeyringFileError;
 use shared::sealing::Sealing;
 
 use super::optional_path::{given, path_or_nothing};
@@ -34,6 +36,10 @@ impl SealingArgs {
     /// When it cannot be read.
     pub(crate) fn keyring(&self) -> Result<Option<Keyring>, Usage> {
         let path = given(self.keyring.as_ref());
-        path.map(|path| Keyring::read(path).map_err(|e| Usage(e.to_string()))).transpose()
+        let told = |error: KeyringFileError| match error.source() {
+            Some(why) => Usage(format!("{error}: {why}")),
+            None => Usage(error.to_string()),
+        };
+        path.map(|path| Keyring::read(path).map_err(told)).transpose()
     }
 }

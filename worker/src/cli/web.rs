@@ -18,7 +18,7 @@ use worker::metrics::{self, Process, Render};
 use worker::pubsub::Publisher;
 use worker::web::{Site, serve};
 
-use super::connect::{Place, ProjectArgs, StoreArgs, read_small, revoke_url, userinfo_url};
+use super::connect::{Place, ProjectArgs, StoreArgs, read_secret, revoke_url, userinfo_url};
 use super::events::EventArgs;
 use super::optional_path::{given, path_or_nothing};
 use super::output::Usage;
@@ -217,7 +217,7 @@ impl PageArgs {
 
     fn key(&self, public_url: &Url) -> Result<SessionKey, Usage> {
         if let Some(path) = given(self.session_key.as_ref()) {
-            let text = String::from_utf8(read_small(path)?)
+            let text = String::from_utf8(read_secret(path)?)
                 .map_err(|_| Usage(format!("session key {} is not text", path.display())))?;
             return SessionKey::parse(&text)
                 .map_err(|e| Usage(format!("session key {}: {e}", path.display())));

@@ -1,5 +1,6 @@
 //! Emulators in this process, and replicas as processes of the same binary.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use shared::adapters::{HttpTokenEndpoint, SystemClock, http_client};
 use shared::ports::{Clock as _, Randomness};
-use shared::{Grant, OAuthClient, Secret, TokenStore, UserId};
+use shared::{Grant, OAuthClient, Secret, TokenStore, UserId, create_secret};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
@@ -89,7 +90,8 @@ impl Stack {
         let account = Account::open(&storage);
         let folder = tempfile::Builder::new().prefix("fleet-").tempdir()?;
         let client = google.client_json(ClientKind::Installed, &["http://localhost"]);
-        std::fs::write(folder.path().join("client.json"), serde_json::to_vec_pretty(&client)?)?;
+        create_secret(&folder.path().join("client.json"))?
+            .write_all(&serde_json::to_vec_pretty(&client)?)?;
         let stack = Self { pubsub, storage, google, account, folder, plan };
         stack.set_up().await?;
         Ok(stack)
@@ -279,7 +281,7 @@ impl Stack {
         if !key.exists() {
             let random = Randomness::from_system();
             let secret = format!("{}{}", random.id(), random.id());
-            std::fs::write(&key, STANDARD.encode(secret))?;
+            create_secret(&key)?.write_all(STANDARD.encode(secret).as_bytes())?;
         }
         let mut command = self.command("web")?;
         command.args(["--listen", "127.0.0.1:0", "--offer-scope", &SCOPES[3..].join(",")]);

@@ -10,7 +10,7 @@ use shared::ports::Limits;
 use shared::{ClientKind, ClientQuestion, OAuthClient, ask_about_client, is_loopback};
 use url::Url;
 
-use super::super::connect::read_small;
+use super::super::connect::read_secret;
 use super::finding::Checks;
 
 const LIMITS: Limits = Limits { connect: Duration::from_secs(5), answer: Duration::from_secs(10) };
@@ -27,7 +27,7 @@ pub(super) async fn check(
         checks.skip_for("file", "none is named", "set --client (FLEET_OAUTH_CLIENT)");
         return (checks, None);
     };
-    let read = read_small(path).map_err(|e| e.to_string()).and_then(|content| {
+    let read = read_secret(path).map_err(|e| e.to_string()).and_then(|content| {
         OAuthClient::from_json(&content).map_err(|e| format!("{}: {e}", path.display()))
     });
     let client = match read {

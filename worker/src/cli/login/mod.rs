@@ -18,7 +18,7 @@ use shared::profile::get_profile;
 use shared::sealing::Sealing;
 use shared::{ConsentReason, Error, OAuthClient, TokenStore, UserId};
 
-use super::connect::{Place, ProjectArgs, read_small, revoke_url, userinfo_url};
+use super::connect::{Place, ProjectArgs, read_secret, revoke_url, userinfo_url};
 use super::events::{EventArgs, tell};
 use super::optional_path::{given, path_or_nothing};
 use super::output::{self, Usage};
@@ -145,7 +145,7 @@ impl Args {
         if !path.exists() && path.as_os_str() != "-" {
             return Err(Usage(format!("{} does not exist: {HOW_TO_GET_A_CLIENT}", path.display())));
         }
-        OAuthClient::from_json(&read_small(path)?)
+        OAuthClient::from_json(&read_secret(path)?)
             .map_err(|e| Usage(format!("OAuth client {}: {e}", path.display())))
     }
 }

@@ -1,8 +1,7 @@
 //! Where a login's credential is kept: a file, an object, or the token store.
 //! All three are a bucket to the store, so each is refreshed the same way.
 
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -10,9 +9,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use shared::UserId;
 use shared::adapters::MemoryBucket;
 use shared::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
+use shared::{UserId, create_secret, open_secret};
 
 use super::super::connect::Place;
 use super::super::output::Usage;
@@ -149,7 +148,9 @@ impl OneFile {
         if generation == Generation::ABSENT {
             return Ok(None);
         }
-        let content = std::fs::read(&self.path).map_err(|e| self.error(&e))?;
+        let mut content = Vec::new();
+        let read = open_secret(&self.path).and_then(|mut file| file.read_to_end(&mut content));
+        read.map_err(|e| self.error(&e))?;
         Ok(Some(Object { content: content.into(), generation }))
     }
 
@@ -168,8 +169,7 @@ impl OneFile {
         let new = self.path.with_file_name(name);
         drop(std::fs::remove_file(&new));
         let written = (|| {
-            let mut file =
-                std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            let mut file = create_secret(&new)?;
             file.write_all(content)?;
             let mut generation = modified(&file.metadata()?);
             if generation <= before {
