@@ -219,6 +219,8 @@ impl Dev {
         let output = Command::new(FLEET)
             .args(args)
             .envs(self.variables())
+            // As on a terminal: what it prints is told apart from nothing else here.
+            .env("FLEET_LOG_FORMAT", "text")
             .stdin(Stdio::null())
             .output()
             .await

@@ -21,6 +21,11 @@ struct Terminal {
 
 impl Terminal {
     fn start(dev: &Dev, args: &[&str], folder: &std::path::Path) -> Self {
+        Self::start_beside("true", dev, args, folder)
+    }
+
+    /// With a program that is taken for the browser.
+    fn start_beside(browser: &str, dev: &Dev, args: &[&str], folder: &std::path::Path) -> Self {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&ours).unwrap();
         unlockpt(&ours).unwrap();
@@ -30,7 +35,7 @@ impl Terminal {
         let child = Command::new(FLEET)
             .args(args)
             .envs(dev.variables())
-            .env("BROWSER", "true")
+            .env("BROWSER", browser)
             .current_dir(folder)
             .stdin(Stdio::from(theirs.try_clone().unwrap()))
             .stdout(Stdio::from(theirs.try_clone().unwrap()))
@@ -251,6 +256,50 @@ async fn idle_connections_hold_nothing_up() {
     let (fine, shown) = terminal.end().await;
     assert!(fine, "{shown}");
     drop(idle);
+}
+
+/// Every local user can read the arguments of a browser: they lead to the provider once.
+#[tokio::test]
+async fn a_browser_is_told_no_address_that_others_could_use() {
+    let dev = Dev::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("arguments");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let browser = folder.path().join("browser");
+    std::fs::write(&browser, format!("#!/bin/sh\necho \"$@\" > '{}'\n", pipe.display())).unwrap();
+    std::fs::set_permissions(&browser, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let start = || {
+        let browser = browser.to_str().unwrap();
+        Terminal::start_beside(browser, &dev, &["login", "-u", "me.json"], folder.path())
+    };
+    let told = || {
+        let pipe = pipe.clone();
+        tokio::task::spawn_blocking(move || std::fs::read_to_string(pipe).unwrap())
+    };
+
+    let mut terminal = start();
+    let page = terminal.address("Waiting").await;
+    let door = told().await.unwrap().trim().to_owned();
+    assert!(door.starts_with("http://127.0.0.1:") && !door.contains('?'), "{door}");
+    let mut person = Person::new();
+    let led = person.get(&door).await;
+    assert_eq!((led.status, led.location()), (303, page));
+    let back = person.decide(&led.location(), "guest-1", Some(&[])).await;
+    assert_eq!(person.get(&back).await.status, 200);
+    let (fine, shown) = terminal.end().await;
+    assert!(fine && shown.contains("guest-1@example.com"), "{shown}");
+
+    // Somebody else was faster than the browser: nobody signs in.
+    std::fs::remove_file(folder.path().join("me.json")).unwrap();
+    let terminal = start();
+    let door = told().await.unwrap().trim().to_owned();
+    assert_eq!(Person::new().get(&door).await.status, 303);
+    let late = Person::new().get(&door).await;
+    assert_eq!((late.status, late.location()), (410, String::new()));
+    let (fine, shown) = terminal.end().await;
+    assert!(!fine && shown.contains("asked for twice"), "{shown}");
+    assert!(!folder.path().join("me.json").exists());
 }
 
 #[tokio::test]

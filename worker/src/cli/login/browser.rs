@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use shared::consent::{
     Callback, CallbackError, Consent, LOGIN_LIFETIME, Outcome, Started, oauth_callback,
 };
+use shared::ports::Randomness;
 use shared::{ClientKind, OAuthClient, is_loopback};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,6 +20,7 @@ use super::super::output::{self, Usage};
 
 /// So many connections are read at a time.
 const MOST_AT_ONCE: usize = 64;
+const NOT_THIS: &str = "This is not the answer to your login.";
 /// A connection that sends no request for so long is closed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -75,17 +77,37 @@ impl Return {
     }
 }
 
+/// The page on this computer that sends the browser on to the provider, once. A browser's
+/// arguments can be read by every local user, so that they hold this page's address: with
+/// the provider's, anybody could end the login with an account of their own.
+pub(super) struct Door {
+    here: Url,
+    leads_to: Url,
+    opened: bool,
+}
+
+impl Door {
+    pub(super) fn new(address: &Url, leads_to: &Url) -> Self {
+        let mut here = address.clone();
+        here.set_path(&format!("/open/{}", Randomness::from_system().id()));
+        here.set_query(None);
+        Self { here, leads_to: leads_to.clone(), opened: false }
+    }
+}
+
 /// Opens the system's browser, or the one that `BROWSER` names, and says whether it was
-/// opened. Failing is no error: the address is printed.
-pub(super) fn show(url: &Url) {
-    let opened = match open(url) {
+/// opened. Failing is no error: the provider's address is shown, on a terminal that is the
+/// person's own.
+pub(super) fn show(door: &Door) {
+    let opened = match open(&door.here) {
         Ok(()) => "Your browser has been opened to visit:".to_owned(),
         Err(why) => {
             format!("No browser was opened ({why}). Open this address in one on this computer:")
         }
     };
     output::note(format!(
-        "{opened}\n\n    {url}\n\nWaiting for your consent there. Without a browser here: Ctrl-C, then --no-browser."
+        "{opened}\n\n    {}\n\nWaiting for your consent there. Without a browser here: Ctrl-C, then --no-browser.",
+        door.leads_to
     ));
 }
 
@@ -115,33 +137,35 @@ pub(super) async fn wait(
     listener: &TcpListener,
     consent: &Consent,
     started: &Started,
+    mut door: Door,
 ) -> anyhow::Result<Outcome> {
-    let (queries, mut read) = mpsc::channel(MOST_AT_ONCE);
+    let (targets, mut read) = mpsc::channel(MOST_AT_ONCE);
     let slots = Arc::new(Semaphore::new(MOST_AT_ONCE));
     let accepting = async {
         loop {
             let slot = Arc::clone(&slots).acquire_owned().await?;
             let (mut stream, _) = listener.accept().await?;
-            let queries = queries.clone();
+            let targets = targets.clone();
             tokio::spawn(async move {
                 let _slot = slot;
-                match query(&mut stream).await {
-                    Some(query) => drop(queries.send((stream, query)).await),
-                    None => {
-                        answer(
-                            &mut stream,
-                            "400 Bad Request",
-                            "This is not the answer to your login.",
-                        )
-                        .await;
-                    }
+                match target(&mut stream).await {
+                    Some(target) => drop(targets.send((stream, target)).await),
+                    None => answer(&mut stream, "400 Bad Request", NOT_THIS).await,
                 }
             });
         }
     };
     let deciding = async {
-        while let Some((mut stream, query)) = read.recv().await {
-            if let Some(ended) = decide(consent, started, &mut stream, &query).await {
+        while let Some((mut stream, target)) = read.recv().await {
+            if target == door.here.path() {
+                enter(&mut door, &mut stream).await?;
+                continue;
+            }
+            let Some((_, query)) = target.split_once('?') else {
+                answer(&mut stream, "400 Bad Request", NOT_THIS).await;
+                continue;
+            };
+            if let Some(ended) = decide(consent, started, &mut stream, query).await {
                 return ended;
             }
         }
@@ -156,6 +180,26 @@ pub(super) async fn wait(
     tokio::time::timeout(LOGIN_LIFETIME, serving)
         .await
         .unwrap_or_else(|_| anyhow::bail!("nobody consented in {LOGIN_LIFETIME:?}; start again"))
+}
+
+/// Sends the browser on; a second visitor ends the login, since one of the two is not the
+/// person's browser.
+async fn enter(door: &mut Door, stream: &mut TcpStream) -> anyhow::Result<()> {
+    if door.opened {
+        answer(
+            stream,
+            "410 Gone",
+            "This address works once, and has been used. Start the login again.",
+        )
+        .await;
+        anyhow::bail!(
+            "the page that leads to the provider was asked for twice: perhaps another program on this computer did, to sign in with an account of its own. Nothing was stored; start again"
+        );
+    }
+    door.opened = true;
+    let location = format!("Location: {}\r\n", door.leads_to);
+    respond(stream, "303 See Other", &location, "Your browser goes on to the provider.").await;
+    Ok(())
 }
 
 /// Answers one request; how the login ended, if that ended it.
@@ -186,8 +230,8 @@ async fn decide(
     }
 }
 
-/// The query of a GET request to `/…`, from its first line.
-async fn query(stream: &mut TcpStream) -> Option<String> {
+/// What a GET request asks for, path and query, from its first line.
+async fn target(stream: &mut TcpStream) -> Option<String> {
     const LONGEST: usize = 16 * 1024;
     let mut head = Vec::new();
     let mut chunk = [0; 2048];
@@ -201,17 +245,20 @@ async fn query(stream: &mut TcpStream) -> Option<String> {
     };
     tokio::time::timeout(PATIENCE, reading).await.ok();
     let line = std::str::from_utf8(&head).ok()?.lines().next()?;
-    let target = line.strip_prefix("GET ")?.split(' ').next()?;
-    target.split_once('?').map(|(_, query)| query.to_owned())
+    line.strip_prefix("GET ")?.split(' ').next().map(str::to_owned)
 }
 
 async fn answer(stream: &mut TcpStream, status: &str, text: &str) {
+    respond(stream, status, "", text).await;
+}
+
+async fn respond(stream: &mut TcpStream, status: &str, header: &str, text: &str) {
     let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let body = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><meta name=\"color-scheme\" content=\"light dark\"><title>Fleet</title><main><h1>Fleet</h1><p>{escaped}</p></main></html>"
     );
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\nContent-Security-Policy: default-src 'none'\r\nReferrer-Policy: no-referrer\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\n{header}Content-Type: text/html; charset=utf-8\r\nContent-Length: {}\r\nContent-Security-Policy: default-src 'none'\r\nReferrer-Policy: no-referrer\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n",
         body.len()
     );
     // A browser that went away has missed a courtesy only.

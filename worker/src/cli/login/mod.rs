@@ -25,7 +25,7 @@ use super::output::{self, Usage};
 use super::resume::resume;
 use super::sealing::SealingArgs;
 use account::Announced;
-use browser::Return;
+use browser::{Door, Return};
 use place::Target;
 
 #[derive(Debug, clap::Args)]
@@ -199,8 +199,9 @@ impl Login<'_> {
             let outcome = match &back {
                 Return::Pasted(address) => paste::ask(&consent, &started, address).await,
                 Return::Loopback { listener, .. } => {
-                    browser::show(&started.url);
-                    browser::wait(listener, &consent, &started).await
+                    let door = Door::new(back.address(), &started.url);
+                    browser::show(&door);
+                    browser::wait(listener, &consent, &started, door).await
                 }
             };
             let outcome = match (outcome, signed_in.take()) {
