@@ -20,6 +20,23 @@ pub(crate) fn line(text: impl AsRef<str>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Writes texts to stdout for programs, each with a NUL behind it, as they are.
+pub(crate) fn null_terminated<'a>(texts: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for text in texts {
+        anyhow::ensure!(!text.contains('\0'), "{text:?} holds a NUL itself: use --json");
+        write!(out, "{text}\0")?;
+    }
+    Ok(out.flush()?)
+}
+
+/// A name or reason that strangers chose, as one line for people: what could move a
+/// terminal's cursor, turn its direction or forge another line is written as Rust writes it
+/// in a string.
+pub(crate) fn plain(text: &str) -> String {
+    text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
+}
+
 /// Writes indented JSON with sorted keys to stdout.
 pub(crate) fn json(value: &Value) -> anyhow::Result<()> {
     line(serde_json::to_string_pretty(value)?)
@@ -62,7 +79,7 @@ pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
     }
     // A usage error may be a list of steps.
     let steps = error.is::<Usage>();
-    note(format!("fleet: {}", if steps { text } else { text.replace('\n', " ") }));
+    note(format!("fleet: {}", if steps { text } else { plain(&text.replace('\n', " ")) }));
     let consent = |e: &shared::Error| matches!(e, shared::Error::NeedsConsent(_));
     let must_consent = error.chain().any(|cause| {
         cause.downcast_ref().is_some_and(consent)
@@ -74,5 +91,26 @@ pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_names_are_one_plain_line() {
+        for (name, shown) in [
+            ("109876543210987654321", "109876543210987654321"),
+            ("ann \"the\" o'neill@example.com", "ann \"the\" o'neill@example.com"),
+            ("Ünïcode 漢字 😀", "Ünïcode 漢字 😀"),
+            ("a\nuser-2", "a\\nuser-2"),
+            ("\u{1b}[2J\u{9b}31m\u{7}", "\\u{1b}[2J\\u{9b}31m\\u{7}"),
+            ("\u{202e}evil\u{2066}\u{200f}", "\\u{202e}evil\\u{2066}\\u{200f}"),
+            ("a\u{2028}b\u{200b}c\u{feff}", "a\\u{2028}b\\u{200b}c\\u{feff}"),
+            ("\\n", "\\\\n"),
+        ] {
+            assert_eq!(plain(name), shown, "{name:?}");
+        }
     }
 }

@@ -181,8 +181,14 @@ fn shown(page: &str) -> Vec<Vec<String>> {
             in_commands
         })
         .map(|line| line.trim_start().trim_start_matches("$ "))
-        .filter_map(|line| line.find("fleet ").filter(|at| *at == 0).map(|_| line))
-        .map(|line| line.split_whitespace().skip(1).map(str::to_owned).collect())
+        // `fleet … | xargs … fleet …` shows two.
+        .flat_map(|line| line.split_inclusive(" | ").map(|part| part.trim_end_matches(" | ")))
+        .filter_map(|part| {
+            part.strip_prefix("xargs ")
+                .map_or(Some(part), |args| args.find("fleet ").map(|at| &args[at..]))
+        })
+        .filter_map(|part| part.strip_prefix("fleet "))
+        .map(|line| line.split_whitespace().map(str::to_owned).collect())
         .collect()
 }
 
@@ -204,7 +210,7 @@ fn every_command_that_the_run_book_shows_exists() {
                 .find_map(|n| known(&name[..n]).ok())
                 .unwrap_or_else(|| panic!("{page}: fleet {}", words.join(" ")));
             commands += 1;
-            for flag in words.iter().filter(|w| w.starts_with("--")) {
+            for flag in words.iter().filter(|w| w.starts_with("--") && w.len() > 2) {
                 let flag = flag.split('=').next().unwrap();
                 assert!(known.flags.contains(flag), "{page}: fleet {}: {flag}", words.join(" "));
             }

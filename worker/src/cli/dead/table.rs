@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use jiff::Timestamp;
 
-use super::super::output;
+use super::super::output::{self, plain};
 use super::letter::Letter;
 
 const HEADINGS: [&str; COLUMNS] = ["AGE", "WHERE", "JOB", "USER", "KIND", "EFFECT", "REASON"];
@@ -72,12 +72,6 @@ fn lines(letters: &[&Letter], now: Timestamp, width: Option<usize>) -> Vec<Strin
             line
         })
         .collect()
-}
-
-/// Job IDs, kinds and reasons come from whoever publishes: none of them may move
-/// the cursor.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 fn cut(text: &str, longest: usize) -> String {

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use console::{Style, style};
 use serde_json::{Value, json};
 
-use super::super::output;
+use super::super::output::{self, plain};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,14 +187,15 @@ impl Report {
             // Padded before it is styled: colours have no width.
             let status = format!("{:<8}", finding.status.as_str());
             let (status, check) = (finding.status.style().apply_to(status), finding.check);
-            let mut lines = wrapped(&format!("{check}: {}", finding.found), width).into_iter();
+            let mut lines =
+                wrapped(&format!("{check}: {}", plain(&finding.found)), width).into_iter();
             output::line(format!("  {status} {}", lines.next().unwrap_or_default()))?;
             for line in lines {
                 output::line(format!("{:INDENT$}{line}", ""))?;
             }
             if let Some(fix) = &finding.fix {
                 // In one line, so that it can be copied.
-                output::line(format!("{:INDENT$}→ {fix}", ""))?;
+                output::line(format!("{:INDENT$}→ {}", "", plain(fix)))?;
             }
         }
         output::line(self.summary())

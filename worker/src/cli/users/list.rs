@@ -12,7 +12,7 @@ use shared::{Error, UserId};
 use worker::parking::{PREFIX, is_claim, user_of};
 
 use super::super::connect::{Connected, Place, StoreArgs};
-use super::super::output;
+use super::super::output::{self, plain};
 use super::every_user;
 
 /// So many records are read at a time.
@@ -23,6 +23,9 @@ const AT_ONCE: usize = 32;
 Examples:
   fleet users list --bucket my-tokens
   fleet users list --long --state revoked --bucket my-tokens
+  fleet users list --state revoked --null | xargs -0 -n 1 fleet users delete --yes --
+
+An ID is whatever somebody put into the bucket: lines for people escape what a terminal would obey.
 
 --long and --state read every user's record.")]
 pub(super) struct Args {
@@ -37,6 +40,19 @@ pub(super) struct Args {
     /// One JSON array
     #[arg(long)]
     json: bool,
+    /// For programs: each ID as it is, with a NUL behind it
+    #[arg(long, conflicts_with_all = ["json", "long"])]
+    null: bool,
+}
+
+impl Args {
+    /// One ID after the other.
+    fn print<'a>(&self, mut users: impl Iterator<Item = &'a UserId>) -> anyhow::Result<()> {
+        if self.null {
+            return output::null_terminated(users.map(UserId::as_str));
+        }
+        users.try_for_each(|user| output::line(plain(user.as_str())))
+    }
 }
 
 /// What is known of a user's grant.
@@ -80,7 +96,7 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
             let ids: Vec<Value> = users.iter().map(|user| user.as_str().into()).collect();
             return output::json(&ids.into());
         }
-        return users.iter().try_for_each(|user| output::line(user.as_str()));
+        return args.print(users.iter());
     }
     let waiting = if args.long { waiting(&connected).await? } else { BTreeMap::new() };
     let reading = stream::iter(users).map(|user| look(&connected, user)).buffered(AT_ONCE);
@@ -104,18 +120,17 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
             .collect();
         return output::json(&shown.into());
     }
+    if !args.long {
+        return args.print(lines.iter().map(|line| &line.user));
+    }
     for line in &lines {
-        if !args.long {
-            output::line(line.user.as_str())?;
-            continue;
-        }
         let state = line.why.unwrap_or(line.state.name());
         let refreshed = line.refreshed.map_or_else(|| "-".to_owned(), |at| format!("{at:.0}"));
         output::line(format!(
             "{:<24} {state:<19} {refreshed:<20} {:>5} waiting  {}",
-            line.user.as_str(),
+            plain(line.user.as_str()),
             jobs(line),
-            line.scopes.join(" ")
+            plain(&line.scopes.join(" "))
         ))?;
     }
     Ok(())
