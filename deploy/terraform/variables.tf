@@ -50,6 +50,23 @@ variable "operators" {
   default     = []
 }
 
+variable "audit_retention_days" {
+  description = "How long the audit trail is kept. A retention that is once locked in the console can only grow."
+  type        = number
+  default     = 400
+
+  validation {
+    condition     = var.audit_retention_days >= 1 && var.audit_retention_days <= 3650
+    error_message = "audit_retention_days must be 1 to 3650, what Cloud Logging keeps."
+  }
+}
+
+variable "audit_location" {
+  description = "Where the audit trail is: global, or a region that Cloud Logging has. It cannot be changed later."
+  type        = string
+  default     = "global"
+}
+
 variable "output_buckets" {
   description = "Existing buckets that jobs may write answers to (`fleet worker --allow-bucket`). Never the token bucket."
   type        = set(string)

@@ -183,7 +183,9 @@ async fn one_job_is_seen_in_one_trace() -> anyhow::Result<()> {
     assert_eq!(collector.services(), BTreeSet::from(["fleet-worker".to_owned()]));
     let words = unspeakable(&stage, &["quiet-ann", "milk", "/lists/"]);
     assert_silent(&collector.everything(), &words, "traces");
-    assert!(worker.log.iter().all(|line| line["severity"] != "INFO"), "{}", worker.log_text());
+    let audited = |line: &Value| line["target"] == "fleet_audit";
+    let mut others = worker.log.iter().filter(|line| !audited(line));
+    assert!(others.all(|line| line["severity"] != "INFO"), "{}", worker.log_text());
     Ok(())
 }
 
@@ -350,6 +352,61 @@ async fn the_metrics_have_what_they_promise_and_name_nobody() -> anyhow::Result<
             }
             assert!(line["result"].is_null(), "{line}");
         }
+    }
+    Ok(())
+}
+
+/// The lines of the audit trail, by what was done.
+fn audit(lines: &[Value]) -> BTreeMap<String, Vec<&Value>> {
+    let mut acts = BTreeMap::<_, Vec<_>>::new();
+    for line in lines.iter().filter(|line| line["target"] == "fleet_audit") {
+        acts.entry(line["act"].as_str().unwrap().to_owned()).or_default().push(line);
+    }
+    acts
+}
+
+/// Who did what to a grant, and where the token went, whatever else is logged.
+#[tokio::test]
+async fn the_audit_trail_says_what_was_done_and_names_nobody() -> anyhow::Result<()> {
+    let stage = set_stage(&[("FLEET_LOG", "error".to_owned())]).await?;
+    stage.write_expired_user("ann").await?;
+    let mut worker = stage.start_worker(&[])?;
+    let mut inbox = stage.inbox("outcomes").await?;
+    let jobs: Vec<Value> = (0..3).map(|number| profile(&format!("p{number}"), "ann")).collect();
+    stage.publish(&jobs, &[]).await?;
+    let told = inbox.outcomes(3).await?;
+    assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
+    assert_eq!(worker.terminate().await?, 0);
+    let acts = audit(&worker.log);
+    let ann = acts["refreshed"][0]["user"].clone();
+    assert_eq!(ann, shared::UserId::new("ann")?.digest().to_string());
+    let [refreshed] = acts["refreshed"][..] else { panic!("{acts:?}") };
+    assert_eq!((&refreshed["command"], &refreshed["confirmed"]), (&"worker".into(), &true.into()));
+    let calls: u64 = acts["used"].iter().map(|line| line["calls"].as_u64().unwrap()).sum();
+    assert_eq!(calls, 3, "{acts:?}");
+    for used in &acts["used"] {
+        assert_eq!((&used["user"], &used["kind"]), (&ann, &"profile".into()));
+        assert!(!used["host"].as_str().unwrap().is_empty(), "{used}");
+    }
+    assert!(!worker.log_text().contains("\"ann\""), "a digest stands for the user");
+
+    // Commands say who ran them.
+    for (command, act) in [
+        (&["users", "export", "ann"][..], "exported"),
+        (&["token", "ann"], "exported"),
+        (&["users", "delete", "ann", "--yes"], "deleted"),
+    ] {
+        let output = stage.fleet(command).await?;
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        let lines: Vec<Value> =
+            output.stderr.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let acts = audit(&lines);
+        let [line] = acts[act][..] else { panic!("{command:?}: {acts:?}") };
+        let name = command.iter().filter(|word| !["ann", "--yes"].contains(word));
+        let name: Vec<&str> = name.copied().collect();
+        assert_eq!(line["command"], name.join(" "));
+        assert!(line["by"].as_str().unwrap().contains('@'), "{line}");
+        assert_eq!(line["user"], ann);
     }
     Ok(())
 }

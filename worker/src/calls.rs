@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response};
 use serde::Serialize;
-use shared::Secret;
+use shared::{Credentials, Secret};
 use url::Url;
 
 use crate::carrier::Carrier;
@@ -97,31 +97,37 @@ pub struct ApiRequest<'a> {
     method: Method,
     /// The API's, whatever stands in for it.
     host: Arc<str>,
-    token: Secret,
     carrier: &'a Carrier,
     ledger: &'a Arc<CallLedger>,
+    credentials: &'a Credentials,
+    kind: &'a Arc<str>,
     repeatable: bool,
     limit: Option<Duration>,
 }
 
 impl<'a> ApiRequest<'a> {
-    /// A request to `url`, for which `target` may stand in, with `token`.
+    /// A request to `url`, for which `target` may stand in, with the user's token.
     pub(crate) fn new(
         carrier: &'a Carrier,
         ledger: &'a Arc<CallLedger>,
-        token: &Secret,
+        credentials: &'a Credentials,
+        kind: &'a Arc<str>,
         method: Method,
         url: &Url,
         target: Url,
     ) -> Self {
         Self {
-            builder: carrier.http.request(method.clone(), target).bearer_auth(token.expose()),
+            builder: carrier
+                .http
+                .request(method.clone(), target)
+                .bearer_auth(credentials.access_token().expose()),
             repeatable: method.is_idempotent(),
             method,
             host: url.host_str().unwrap_or_default().into(),
-            token: token.clone(),
             carrier,
             ledger,
+            credentials,
+            kind,
             limit: None,
         }
     }
@@ -179,7 +185,8 @@ impl<'a> ApiRequest<'a> {
     /// When no answer begins; [`CallError`] says whether anything was sent, and
     /// [`Verdict::of_call_error`](crate::Verdict::of_call_error) what it means for the job.
     pub async fn send(self) -> Result<Response, CallError> {
-        let Self { builder, method, host, token, carrier, ledger, repeatable, limit } = self;
+        let Self { builder, method, host, carrier, ledger, credentials, kind, repeatable, limit } =
+            self;
         let wait = carrier.host_limits.wait(&host, carrier.observer.clock.monotonic());
         if !wait.is_zero() {
             return Err(CallError::Paused { wait });
@@ -202,9 +209,11 @@ impl<'a> ApiRequest<'a> {
                 Err(_late) => Err(CallError::TimedOut { repeatable, limit }),
             }
         };
+        carrier.observer.usage.note(credentials.user(), kind, &host);
         let call = ledger.begin(repeatable);
         match carrier.observer.observe(&method, &host, sending).await {
             Ok(mut response) => {
+                let token = credentials.access_token().clone();
                 let sent = SentCall { safe: method.is_safe(), repeatable, host, token };
                 call.ended(sent.effect(&response));
                 response.extensions_mut().insert(sent);

@@ -5,6 +5,7 @@
 //! the [`Handler`] of its kind with a credential of the shared token store, and
 //! ended by exactly one [`outcome::Status`].
 
+pub mod audit;
 mod calls;
 mod carrier;
 pub mod claim;

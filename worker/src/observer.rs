@@ -6,19 +6,21 @@ use reqwest::{Method, Response};
 use shared::ports::Clock;
 use tracing::Instrument as _;
 
+use crate::audit::Usage;
 use crate::metrics::ApiSeries;
 use crate::spans;
 
-/// Counts calls and times them.
+/// Counts calls, for metrics and the audit trail, and times them.
 #[derive(Debug)]
 pub(crate) struct Observer {
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) usage: Usage,
     series: ApiSeries,
 }
 
 impl Observer {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, series: ApiSeries::default() }
+        Self { clock, usage: Usage::default(), series: ApiSeries::default() }
     }
 
     /// Carries out `call`, which asks `host`. Dropping this drops `call`, uncounted.

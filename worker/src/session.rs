@@ -17,13 +17,20 @@ use crate::hosts::{Forbidden, HostRules, stand_in};
 pub struct Session<'a> {
     carrier: &'a Carrier,
     credentials: Credentials,
+    /// Of the job, for the audit trail.
+    kind: Arc<str>,
     ledger: Arc<CallLedger>,
 }
 
 impl<'a> Session<'a> {
     /// For one run of a handler.
     pub(crate) fn new(carrier: &'a Carrier, credentials: Credentials) -> Self {
-        Self { carrier, credentials, ledger: Arc::default() }
+        Self { carrier, credentials, kind: "".into(), ledger: Arc::default() }
+    }
+
+    /// The same for a job of this kind.
+    pub(crate) fn of_kind(self, kind: &Arc<str>) -> Self {
+        Self { kind: Arc::clone(kind), ..self }
     }
 
     /// On whose behalf.
@@ -50,8 +57,8 @@ impl<'a> Session<'a> {
 
     /// The same to a URL that was checked, or that the operator configured.
     pub(crate) fn request_trusted(&self, method: Method, url: &Url) -> ApiRequest<'_> {
-        let token = self.credentials.access_token();
-        ApiRequest::new(self.carrier, &self.ledger, token, method, url, self.resolve(url))
+        let Self { carrier, credentials, kind, ledger } = self;
+        ApiRequest::new(carrier, ledger, credentials, kind, method, url, self.resolve(url))
     }
 
     /// Where the user's token may go.

@@ -4,11 +4,13 @@
 //! an OAuth token endpoint and the system clock ([`crate::adapters`]); tests and
 //! the simulation over memory and virtual time.
 
+mod audit;
 mod bucket;
 mod clock;
 mod provider;
 mod token_endpoint;
 
+pub use audit::{Act, Audit, AuditEntry, NoAudit};
 pub use bucket::{Bucket, BucketError, Generation, Hints, Listing, Object};
 pub use clock::{Clock, Monotonic, Now, Randomness};
 pub use provider::{CodeAnswer, Provider, Revocation};

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::RetryingBucket;
 use crate::policy::{BadPolicy, Policy};
-use crate::ports::{Bucket, Clock, Randomness, TokenEndpoint};
+use crate::ports::{Audit, Bucket, Clock, NoAudit, Randomness, TokenEndpoint};
 use crate::protocol::Identity;
 use crate::record::RecordCodec;
 use crate::sealing::Sealing;
@@ -24,6 +24,7 @@ pub struct Builder {
     bucket: Arc<dyn Bucket>,
     endpoint: Arc<dyn TokenEndpoint>,
     sealing: Sealing,
+    audit: Arc<dyn Audit>,
     clock: Arc<dyn Clock>,
     random: Arc<Randomness>,
     policy: Policy,
@@ -45,6 +46,13 @@ impl Builder {
     #[must_use]
     pub fn sealing(mut self, sealing: Sealing) -> Self {
         self.sealing = sealing;
+        self
+    }
+
+    /// Where it is told what is done to users' grants. Default: nowhere.
+    #[must_use]
+    pub fn audit(mut self, audit: Arc<dyn Audit>) -> Self {
+        self.audit = audit;
         self
     }
 
@@ -105,6 +113,7 @@ impl Builder {
             )),
             endpoint: self.endpoint,
             codec: RecordCodec::new(self.sealing),
+            audit: self.audit,
             clock: self.clock,
             random: self.random,
             policy: Arc::new(self.policy),
@@ -126,6 +135,7 @@ impl TokenStore {
             bucket,
             endpoint,
             sealing: Sealing::default(),
+            audit: Arc::new(NoAudit),
             clock: Arc::new(crate::adapters::SystemClock::default()),
             random: Arc::new(Randomness::from_system()),
             policy: Policy::default(),

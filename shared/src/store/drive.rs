@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use crate::error::Error;
+use crate::ports::Act;
 use crate::protocol::{Action, Event, Finish, Flight, PutFault, ReadFault, Upkeep};
 use crate::user_id::UserId;
 
@@ -62,7 +63,7 @@ pub(super) async fn drive(
         let work = match action {
             Action::Finish(finish) => break finish,
             action @ Action::PutToken(..) => commit(&inner, &entry.user, action).boxed(),
-            action => carry_out(&inner, &entry.user, action).boxed(),
+            action => carry_out(&inner, &entry.user, Act::Refreshed, action).boxed(),
         };
         let waited = wait_for(work, refreshing, &mut flight, &mut landing, &mut keeping).await;
         match waited {
@@ -146,7 +147,7 @@ fn keep(inner: Arc<Inner>, entry: Arc<Entry>, action: Action) -> BoxFuture<'stat
         let reads = action == Action::ReadLease;
         tokio::select! {
             biased;
-            event = carry_out(&inner, &entry.user, action) => event,
+            event = carry_out(&inner, &entry.user, Act::Refreshed, action) => event,
             () = inner.clock.sleep(limit) => {
                 let why: Arc<str> = "no answer in time".into();
                 if reads {
@@ -164,12 +165,20 @@ fn keep(inner: Arc<Inner>, entry: Arc<Entry>, action: Action) -> BoxFuture<'stat
 /// given up soon, and the record read: it may have been applied.
 async fn commit(inner: &Inner, user: &UserId, action: Action) -> Event {
     let limit = inner.policy.commit_limit();
+    let written = match &action {
+        Action::PutToken(record, _) => Some(record.clone()),
+        _ => None,
+    };
     tokio::select! {
         biased;
-        event = carry_out(inner, user, action) => event,
+        event = carry_out(inner, user, Act::Refreshed, action) => event,
         () = inner.clock.sleep(limit) => {
             let why = format!("{} was not written within {limit:?}", user.token_object());
-            Event::TokenPut(Err(PutFault::Unknown(why.into())))
+            let put = Err(PutFault::Unknown(why.into()));
+            if let Some(record) = written {
+                inner.note_write(Act::Refreshed, &record, &put);
+            }
+            Event::TokenPut(put)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The token store: one credential per user in a bucket, shared by a fleet.
 
+mod audit;
 mod builder;
 mod check;
 mod counters;
@@ -26,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
 use crate::policy::Policy;
-use crate::ports::{Bucket, BucketError, Clock, Monotonic, Randomness, TokenEndpoint};
+use crate::ports::{Audit, Bucket, BucketError, Clock, Monotonic, Randomness, TokenEndpoint};
 use crate::protocol::{Breaker, Flight, Freshness, Identity, Inquiry, Stored, Trouble};
 use crate::record::{RecordCodec, TokenRecord};
 use crate::sealing::Sealing;
@@ -70,6 +71,7 @@ pub(crate) struct Inner {
     bucket: Arc<dyn Bucket>,
     endpoint: Arc<dyn TokenEndpoint>,
     codec: RecordCodec,
+    audit: Arc<dyn Audit>,
     clock: Arc<dyn Clock>,
     random: Arc<Randomness>,
     policy: Arc<Policy>,

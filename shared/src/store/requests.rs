@@ -1,6 +1,6 @@
 //! What the protocol asks for, as requests to the bucket and to the endpoint.
 
-use crate::ports::{BucketError, Now};
+use crate::ports::{Act, BucketError, Now};
 use crate::protocol::{Action, Event, PutFault, ReadFault, SeenLease, Stored};
 use crate::record::{MAX_RECORD_BYTES, RecordHints};
 use crate::user_id::UserId;
@@ -11,19 +11,25 @@ use super::Inner;
 pub(super) async fn run<E>(
     inner: &Inner,
     user: &UserId,
+    act: Act,
     mut step: impl FnMut(Event, Now) -> Action<E>,
 ) -> E {
     let mut event = Event::Start;
     loop {
         event = match step(event, inner.clock.now()) {
             Action::Finish(end) => return end,
-            action => carry_out(inner, user, action).await,
+            action => carry_out(inner, user, act, action).await,
         };
     }
 }
 
 /// Does what the protocol asks for.
-pub(super) async fn carry_out<E>(inner: &Inner, user: &UserId, action: Action<E>) -> Event {
+pub(super) async fn carry_out<E>(
+    inner: &Inner,
+    user: &UserId,
+    act: Act,
+    action: Action<E>,
+) -> Event {
     match action {
         Action::ReadToken => Event::TokenRead(read_token(inner, user).await),
         Action::ReadLease => {
@@ -52,13 +58,16 @@ pub(super) async fn carry_out<E>(inner: &Inner, user: &UserId, action: Action<E>
             }
             let (name, hints) = (user.token_object(), RecordHints::of(&record).to_stored());
             let put = inner.bucket.put_with_hints(&name, content, hints, expected).await;
-            Event::TokenPut(put.map_err(put_fault))
+            let put = put.map_err(put_fault);
+            inner.note_write(act, &record, &put);
+            Event::TokenPut(put)
         }
         Action::DeleteToken(expected) => {
             let deleted = inner.bucket.delete(&user.token_object(), expected).await;
             if deleted.is_ok() {
                 inner.entries.forget(user);
             }
+            inner.note_deletion(user, &deleted);
             Event::Deleted(deleted.map(drop).map_err(put_fault))
         }
         Action::DeleteLease(expected) => {

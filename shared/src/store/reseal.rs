@@ -7,6 +7,7 @@ use std::time::Duration;
 use tracing::debug;
 
 use crate::error::Error;
+use crate::ports::Act;
 use crate::protocol::{Action, Event, Finish, Flight, Stored};
 use crate::reason::ConsentReason;
 use crate::user_id::UserId;
@@ -73,7 +74,7 @@ async fn reseal(inner: Arc<Inner>, entry: Arc<Entry>) -> Result<Resealed, Error>
         inner.now(),
     );
     let mut first_read = Some(stored);
-    let finish = run(&inner, &entry.user, |event, now| {
+    let finish = run(&inner, &entry.user, Act::Resealed, |event, now| {
         let memory = &mut entry.lock().memory;
         match flight.step(event, now, memory, &*inner.random) {
             Action::ReadToken if first_read.is_some() => {

@@ -50,7 +50,10 @@ impl TokenStore {
             }
             let limits = self.0.policy.exchange_limits();
             match provider.revoke(&record.refresh_token, limits).await {
-                Ok(Revocation::Revoked) => outcome = Revoked::Revoked,
+                Ok(Revocation::Revoked) => {
+                    self.0.note_end(user, record);
+                    outcome = Revoked::Revoked;
+                }
                 Ok(Revocation::AlreadyInvalid) | Err(EndpointError::InvalidGrant(_)) => {
                     if outcome == Revoked::Unknown {
                         outcome = Revoked::WasInvalid;
@@ -65,7 +68,9 @@ impl TokenStore {
                     return Err(Error::Unavailable(why.into()));
                 }
             }
-            match self.0.bucket.delete(&object, stored.generation).await {
+            let deleted = self.0.bucket.delete(&object, stored.generation).await;
+            self.0.note_deletion(user, &deleted);
+            match deleted {
                 // The lease goes last, as in every deletion.
                 Ok(_) => break,
                 Err(BucketError::PreconditionFailed) => {}

@@ -1,6 +1,7 @@
 //! Carries out the writes that need no lease: logins, imports and deletion.
 
 use crate::error::Error;
+use crate::ports::Act;
 use crate::protocol::{Deletion, Grant, Granted, Granting, Held, Stored, Terms};
 use crate::user_id::UserId;
 
@@ -88,7 +89,8 @@ impl TokenStore {
         let inner = &self.0;
         let mut deletion = Deletion::new(&inner.policy, inner.now());
         let deleted =
-            run(inner, user, |event, now| deletion.step(event, now, &*inner.random)).await;
+            run(inner, user, Act::Deleted, |event, now| deletion.step(event, now, &*inner.random))
+                .await;
         if deleted.is_ok() {
             inner.entries.forget(user);
         }
@@ -100,9 +102,13 @@ impl Inner {
     /// Drives a login or an import to its end.
     async fn grant(&self, user: &UserId, grant: Grant, terms: Terms) -> Result<Granted, Error> {
         let identity = self.identity.clone();
+        let act = match terms {
+            Terms::Login => Act::Granted,
+            Terms::Import { .. } => Act::Imported,
+        };
         let mut granting =
             Granting::new(user.clone(), &self.policy, identity, grant, terms, self.now());
-        run(self, user, |event, now| granting.step(event, now, &*self.random)).await
+        run(self, user, act, |event, now| granting.step(event, now, &*self.random)).await
     }
 
     /// Serves this process's callers from a record that it just wrote. While a

@@ -14,7 +14,9 @@ use shared::adapters::{
     CloudStorage, CloudStorageConfig, GOOGLE_REVOKE_URL, HttpTokenEndpoint, SystemClock,
     http_client,
 };
-use shared::ports::{Answer, Bucket, Clock, EndpointError, Limits, Randomness, TokenEndpoint};
+use shared::ports::{
+    Act, Answer, Audit, AuditEntry, Bucket, Clock, EndpointError, Limits, Randomness, TokenEndpoint,
+};
 use shared::profile::GOOGLE_USERINFO_URL;
 use shared::{OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets, open_secret};
 use tracing::warn;
@@ -22,6 +24,7 @@ use worker::kinds::OutputStore;
 use worker::metered::{MeteredBucket, MeteredEndpoint};
 use worker::pubsub::{Connection, resource};
 
+use super::audit_log;
 use super::emulated::Emulators;
 use super::help::TUNABLES;
 use super::optional_path::{given, path_or_nothing};
@@ -196,9 +199,15 @@ pub(crate) struct Connected {
     pub(crate) bucket: Arc<dyn Bucket>,
     /// For APIs; identifies this process.
     pub(crate) http: reqwest::Client,
+    audit: Arc<dyn Audit>,
 }
 
 impl Connected {
+    /// Tells the audit trail that somebody is shown a secret of this user.
+    pub(crate) fn exports(&self, user: &UserId) {
+        self.audit.note(&AuditEntry::new(Act::Exported, user));
+    }
+
     /// Waits until a refresh that was begun is stored: the end of the process
     /// would lose its grant.
     pub(crate) async fn finish(&self) {
@@ -255,12 +264,14 @@ impl StoreArgs {
         }
         let bucket = place.bucket(&self.bucket).await?.shared();
         let bucket: Arc<dyn Bucket> = Arc::new(MeteredBucket::new(bucket, clock));
+        let audit: Arc<dyn Audit> = Arc::new(audit_log(&instance));
         let store = TokenStore::builder(Arc::clone(&bucket), endpoint)
             .sealing(sealing)
             .policy(policy)
+            .audit(Arc::clone(&audit))
             .holder(instance)
             .build()?;
-        Ok(Connected { store, bucket, http })
+        Ok(Connected { store, bucket, http, audit })
     }
 }
 

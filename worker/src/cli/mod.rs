@@ -27,11 +27,12 @@ mod web_brand;
 mod worker;
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
-use clap::{FromArgMatches as _, Parser, Subcommand};
-
+use clap::{ArgMatches, FromArgMatches as _, Parser, Subcommand};
 use tokio::runtime::Handle;
 
+use ::worker::audit::AuditLog;
 use ::worker::telemetry::logging::{self, Logs, Plan};
 use ::worker::telemetry::traces::Traces;
 use output::Usage;
@@ -107,6 +108,7 @@ pub(crate) fn run() -> ExitCode {
         clap_complete::generate(shell, &mut command, "fleet", &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
+    drop(COMMAND.set(command_of(&matches)));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return output::fail(&error.into()),
@@ -148,6 +150,31 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => output::fail(&error),
     }
+}
+
+/// The command that runs, as the audit trail names it.
+static COMMAND: OnceLock<String> = OnceLock::new();
+
+/// The names of commands alone, as in `users export`: arguments name people.
+fn command_of(matches: &ArgMatches) -> String {
+    let first = matches.subcommand();
+    let chain = std::iter::successors(first, |(_, matches)| matches.subcommand());
+    chain.map(|(name, _)| name).collect::<Vec<_>>().join(" ")
+}
+
+/// Takes the audit trail of this process, `instance` where it is a replica of many.
+fn audit_log(instance: &str) -> AuditLog {
+    let command = COMMAND.get().map_or("", String::as_str);
+    let by = match command {
+        "worker" | "web" => instance.to_owned(),
+        _ => {
+            let user = ["USER", "LOGNAME", "USERNAME"].map(std::env::var);
+            let user = user.into_iter().flatten().find(|name| !name.is_empty());
+            let host = rustix::system::uname();
+            format!("{}@{}", user.as_deref().unwrap_or("?"), host.nodename().to_string_lossy())
+        }
+    };
+    AuditLog::new(command, by)
 }
 
 /// Starts the logs, and the traces of the one command that has any.

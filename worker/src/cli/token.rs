@@ -28,6 +28,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     connected.finish().await;
     let credentials =
         credentials.with_context(|| format!("no token of user {:?}", args.of.user.as_str()))?;
+    connected.exports(&args.of.user);
     let token = credentials.access_token().expose();
     if args.json {
         return output::json(&json!({

@@ -9,7 +9,7 @@ use crate::metrics::Ended;
 
 /// One of them.
 pub(crate) struct Kind {
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) ended: Ended,
 }
@@ -22,7 +22,7 @@ impl Kinds {
     pub(crate) fn new(handlers: crate::kinds::Kinds) -> Self {
         let kind = |(name, handler): (String, _)| {
             let ended = Ended::of(&name);
-            (name.clone(), Kind { name, handler, ended })
+            (name.clone(), Kind { name: name.into(), handler, ended })
         };
         Self(handlers.into_iter().map(kind).collect())
     }

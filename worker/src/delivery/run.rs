@@ -87,7 +87,7 @@ impl<'a> Course<'a> {
         let _slot = self.slot().await?;
         self.attempt += 1;
         let began = self.shared.now();
-        let session = Session::new(&self.shared.carrier, credentials.clone());
+        let session = Session::new(&self.shared.carrier, credentials.clone()).of_kind(&kind.name);
         let ledger = session.ledger();
         let _running = self.shared.meters.run();
         // A panic ends this delivery only; the handler keeps no state of ours that it could

@@ -188,12 +188,14 @@ async fn take_in(
     }
 }
 
-/// Brings gauges and readiness up to date.
+/// Brings gauges, readiness and the audit trail up to date.
 fn tell(deliveries: &Deliveries, ready: &Readiness) {
     let Deliveries { scheduler, meters, rate_limits, in_hand, gate, .. } = deliveries;
     meters.set_users(scheduler.users(), rate_limits.users());
     meters.set_jobs(in_hand.len(), scheduler.held());
-    meters.set_paused_hosts(deliveries.carrier.host_limits.paused(deliveries.clock.monotonic()));
+    let now = deliveries.clock.monotonic();
+    meters.set_paused_hosts(deliveries.carrier.host_limits.paused(now));
+    deliveries.carrier.observer.usage.tell_at(now);
     match gate.reasons().as_slice() {
         [] => ready.has(Lack::Pause),
         reasons => ready.lacks(Lack::Pause, reasons.join("; ")),

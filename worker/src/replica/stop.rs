@@ -56,6 +56,7 @@ pub(super) async fn wind_up(
     };
     tokio::select! { biased; () = tasks.wait() => {}, () = late("keeping the ends of jobs") => {} }
     tokio::select! { biased; () = released => {}, () = late("releasing messages") => {} }
+    carrier.observer.usage.tell();
     // A grant that was obtained must be stored, or the user is locked out.
     if !carrier.store.shutdown(carrier.store.policy().longest_flight()).await {
         error!("a refresh is still under way; its grant may be lost");

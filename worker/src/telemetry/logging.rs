@@ -14,10 +14,11 @@ use super::fields::KeepFields;
 use super::log_line::{LogLine, Style};
 use super::log_thread::{self, LogThread};
 use super::traces::Traces;
+use crate::audit;
 use crate::spans::{LOGGED, TARGET as EXPORTED};
 
 /// The crates whose every line is ours to answer for.
-const OURS: [&str; 4] = ["fleet", "worker", "shared", "emulators"];
+const OURS: [&str; 5] = ["fleet", "worker", "shared", "emulators", audit::TARGET];
 
 /// What a command says about its logs.
 #[derive(Debug)]
@@ -45,13 +46,20 @@ pub struct Logs(#[expect(dead_code, reason = "it works by being dropped")] LogTh
 pub fn start(plan: &Plan<'_>, traces: Option<&Traces>) -> Result<Logs, String> {
     let asked_for = std::env::var("FLEET_LOG").ok().filter(|text| !text.is_empty());
     let from_environment = asked_for.is_some();
-    let filter = asked_for.unwrap_or_else(|| plan.filter.to_owned());
+    let asked_for = asked_for.unwrap_or_else(|| plan.filter.to_owned());
     let terminal = std::io::stderr().is_terminal();
     let gcp = match std::env::var("FLEET_LOG_FORMAT").as_deref() {
         Ok("gcp") => true,
         Ok("text") => false,
         Ok("") | Err(_) => !terminal,
         Ok(other) => return Err(format!("FLEET_LOG_FORMAT={other:?} must be gcp or text")),
+    };
+    let filter = if asked_for.contains(audit::TARGET) {
+        asked_for.clone()
+    } else {
+        // In Cloud Logging the audit trail does not depend on how much else is logged; people
+        // at a terminal know what they did.
+        format!("{asked_for},{}={}", audit::TARGET, if gcp { "info" } else { "off" })
     };
     let style = if gcp {
         Style::Gcp { project: plan.project.map(str::to_owned), service: plan.service }
@@ -63,7 +71,7 @@ pub fn start(plan: &Plan<'_>, traces: Option<&Traces>) -> Result<Logs, String> {
     let dispatch =
         dispatch(style, &filter, traces.map(Traces::tracer), writer).map_err(|error| {
             if from_environment {
-                format!("FLEET_LOG={filter:?} is not a filter: {error}")
+                format!("FLEET_LOG={asked_for:?} is not a filter: {error}")
             } else {
                 error
             }

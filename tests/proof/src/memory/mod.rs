@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use shared::ports::{Bucket, Randomness};
+use shared::ports::{Audit, Bucket, NoAudit, Randomness};
 use shared::sealing::Sealing;
 use shared::{Grant, Keyring, Policy, TokenStore, UserId};
 
@@ -38,6 +38,8 @@ pub struct Fleet {
     pub keyring: Option<Keyring>,
     /// Whether they read plain records all the same.
     pub accept_unsealed: bool,
+    /// Where they tell what they do.
+    pub audit: Arc<dyn Audit>,
     /// How many users replicas keep in memory, unless the default.
     pub cached_users: usize,
 }
@@ -53,6 +55,7 @@ impl Fleet {
             keyring: None,
             accept_unsealed: false,
             cached_users: shared::DEFAULT_CACHED_USERS,
+            audit: Arc::new(NoAudit),
         }
     }
 
@@ -89,6 +92,7 @@ impl Fleet {
         TokenStore::builder(bucket, endpoint)
             .policy(self.policy.clone())
             .sealing(Sealing::new(self.keyring.clone()).accept_unsealed(self.accept_unsealed))
+            .audit(Arc::clone(&self.audit))
             .cached_users(self.cached_users)
             .clock(Arc::new(clock))
             .randomness(Arc::new(Randomness::seeded(seed)))

@@ -18,6 +18,7 @@ use shared::profile::get_profile;
 use shared::sealing::Sealing;
 use shared::{ConsentReason, Error, OAuthClient, TokenStore, UserId};
 
+use super::audit_log;
 use super::connect::{Place, ProjectArgs, read_secret, revoke_url, userinfo_url};
 use super::events::{EventArgs, tell};
 use super::optional_path::{given, path_or_nothing};
@@ -102,7 +103,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let wanted = args.topic.as_ref().filter(|_| stored);
     let topic = args.project.optional_topic("--topic", wanted)?;
     let (bucket, user) = target.open(&place).await?;
-    let store = TokenStore::builder(Arc::clone(&bucket), endpoint).sealing(sealing).build()?;
+    let store = TokenStore::builder(Arc::clone(&bucket), endpoint)
+        .sealing(sealing)
+        .audit(Arc::new(audit_log("")))
+        .build()?;
     let events = match bucket_name.filter(|_| stored) {
         Some(name) => args.events.connect(&args.project, &place, &store, name).await?,
         None => None,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use shared::record::{RecordCodec, TokenRecord};
 use shared::{TokenStore, UserId};
 
-use super::connect::{JsonAnyway, Place, StoreArgs, StoredUserArgs};
+use super::connect::{Connected, JsonAnyway, Place, StoredUserArgs};
 use super::output;
 
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::List(args) => list::run(args, &place).await,
         Command::Show { of, .. } => {
-            let record = read(&of.store, &place, &of.user).await?;
+            let record = read(&of.store.connect_to_look(&place).await?, &of.user).await?;
             let mut shown: Value = serde_json::from_slice(&RecordCodec::default().encode(&record))?;
             for secret in ["refresh_token", "access_token"] {
                 if shown[secret].is_string() {
@@ -85,7 +85,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             output::json(&shown)
         }
         Command::Export { of, .. } => {
-            let record = read(&of.store, &place, &of.user).await?;
+            let connected = of.store.connect_to_look(&place).await?;
+            let record = read(&connected, &of.user).await?;
+            connected.exports(&of.user);
             output::json(&serde_json::from_slice(&RecordCodec::default().encode(&record))?)
         }
         Command::Import(args) => import::run(args, &place).await,
@@ -110,8 +112,7 @@ async fn every_user(store: &TokenStore) -> anyhow::Result<Vec<UserId>> {
     }
 }
 
-async fn read(store: &StoreArgs, place: &Place, user: &UserId) -> anyhow::Result<TokenRecord> {
-    let connected = store.connect_to_look(place).await?;
+async fn read(connected: &Connected, user: &UserId) -> anyhow::Result<TokenRecord> {
     let record = connected.store.read_record(user).await;
     record.with_context(|| format!("user {:?}", user.as_str()))
 }
