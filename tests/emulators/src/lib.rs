@@ -15,6 +15,7 @@ mod date;
 pub mod faults;
 pub mod google;
 pub mod installed;
+pub mod kms;
 mod made_up;
 pub mod proxy;
 pub mod pubsub;

@@ -38,8 +38,7 @@ const fn tables() -> [[u32; 256]; 8] {
 }
 
 /// The checksum of `content`.
-#[cfg(test)]
-pub(super) fn checksum(content: &[u8]) -> u32 {
+pub(crate) fn checksum(content: &[u8]) -> u32 {
     extend(0, content)
 }
 

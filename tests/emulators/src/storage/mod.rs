@@ -27,7 +27,7 @@
 
 mod clock;
 mod conditions;
-mod crc32c;
+pub(crate) mod crc32c;
 mod download;
 mod extract;
 mod grpc;
