@@ -1,9 +1,15 @@
 //! Encryption at rest as an operator meets it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use emulators::google::StatsQuery;
+use emulators::kms::{Kms, Outage, State};
 use serde_json::{Value, json};
 use tests::stage::{BUCKET, Cloud, Stage};
 
@@ -140,4 +146,228 @@ async fn a_keyring_comes_to_a_running_fleet() -> anyhow::Result<()> {
 
 fn job(id: &str, user: &str) -> Value {
     json!({"id": id, "user": user, "kind": "profile"})
+}
+
+const KMS_KEY: &str = "projects/stage/locations/eu/keyRings/fleet/cryptoKeys/keyring";
+
+/// A stage with Cloud KMS, which has one key.
+async fn stage_with_kms() -> anyhow::Result<(Stage, Kms)> {
+    let mut stage = Stage::set(Cloud::embedded().await?).await?;
+    let kms = Kms::start().await?;
+    kms.create_key(KMS_KEY);
+    stage.variables.push(("FLEET_KMS_ROOT".to_owned(), kms.origin()));
+    Ok((stage, kms))
+}
+
+/// The keys that lie open in a keyring's file.
+fn open_keys(path: &Path) -> anyhow::Result<Vec<String>> {
+    let file: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+    let keys = file["keys"].as_array().context("keys")?.iter();
+    Ok(keys.filter_map(|key| key["key"].as_str().map(str::to_owned)).collect())
+}
+
+/// From no keyring to one that Cloud KMS wraps, a step at a time: after each the replicas of
+/// the step before still run beside the new ones, and no job fails.
+#[tokio::test]
+async fn a_keyring_moves_to_cloud_kms_under_a_running_fleet() -> anyhow::Result<()> {
+    let (mut stage, kms) = stage_with_kms().await?;
+    for user in ["ann", "bob"] {
+        stage.write_user(user, Duration::from_secs(3600)).await?;
+    }
+    stage.variables.push(("FLEET_LOG".to_owned(), "debug".to_owned()));
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut replicas = vec![stage.worker(&[]).await?];
+    let path = stage.path("keyring.json");
+    let file = path.display().to_string();
+    let steps: [(&str, &[&str]); 5] = [
+        ("introduced", &["new", "--open-only"]),
+        ("promoted", &["promote"]),
+        ("moved", &["rotate", "--add", "--kms", KMS_KEY]),
+        ("rotated", &["rotate", "--promote", "NEWEST"]),
+        ("rewrapped", &["rotate", "--add", "--kms", KMS_KEY]),
+    ];
+    let mut logs = String::new();
+    let mut secrets = Vec::new();
+    for (step, args) in steps {
+        if step == "rewrapped" {
+            // Google rotates the key, and what the old version wrapped still opens.
+            kms.rotate(KMS_KEY);
+            let mut between = stage.worker(&[]).await?;
+            assert_eq!(between.terminate().await?, 0);
+        }
+        let newest = newest_key(&path).unwrap_or_default();
+        let args: Vec<&str> =
+            args.iter().map(|arg| if *arg == "NEWEST" { &*newest } else { arg }).collect();
+        let done = stage.fleet(&[&["keyring", args[0], &file], &args[1..]].concat()).await?;
+        assert_eq!(done.code, 0, "{step}: {}", done.stderr);
+        logs.extend([done.stdout, done.stderr]);
+        secrets.extend(open_keys(&path)?);
+        if step == "introduced" {
+            stage.variables.push(("FLEET_KEYRING".to_owned(), file.clone()));
+        }
+        if step == "promoted" {
+            stage.variables.push(("FLEET_ACCEPT_UNSEALED".to_owned(), "1".to_owned()));
+        }
+        replicas.push(stage.worker(&[]).await?);
+        let jobs = |part: &str| -> Vec<Value> {
+            let ids = (0..8).map(|n| (n, if n % 2 == 0 { "ann" } else { "bob" }));
+            ids.map(|(n, user)| job(&format!("{step}-{part}-{n}"), user)).collect()
+        };
+        // Old replicas and new ones share these, and renew and re-seal beside each other.
+        stage.publish(&jobs("both"), &[]).await?;
+        if step != "introduced" {
+            let resealed = stage.fleet(&["users", "reseal", "--all", "--json"]).await?;
+            assert_eq!(resealed.code, 0, "{step}: {}", resealed.stderr);
+            logs.extend([resealed.stdout, resealed.stderr]);
+        }
+        assert_all_done(&outcomes.outcomes(8).await?);
+        let mut old = replicas.remove(0);
+        assert_eq!(old.terminate().await?, 0, "{step}");
+        logs += &old.log_text();
+        stage.publish(&jobs("new"), &[]).await?;
+        assert_all_done(&outcomes.outcomes(8).await?);
+    }
+    let mut last = replicas.remove(0);
+    assert_eq!(last.terminate().await?, 0);
+    logs += &last.log_text();
+
+    // Version 2 has wrapped all three keys, so that version 1 is of no more use.
+    kms.set_state(KMS_KEY, 1, State::Destroyed);
+    let content: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    let keys = content["keys"].as_array().context("keys")?;
+    assert_eq!((keys.len(), &content["kms_key"]), (3, &json!(KMS_KEY)));
+    for key in keys {
+        let ciphertext = BASE64.decode(key["wrapped"].as_str().context("wrapped")?)?;
+        assert_eq!(kms.version_of(&ciphertext), Some(2));
+    }
+    let token = stage.fleet(&["token", "ann"]).await?;
+    assert_eq!(token.code, 0, "{}", token.stderr);
+    // No data key is in the file any more, nor was one in anything that was written.
+    secrets.extend(kms.plaintexts().iter().map(|plain| BASE64.encode(plain)));
+    assert!(secrets.len() >= 5, "the open one, and what was wrapped");
+    for secret in secrets {
+        let debug = format!("{:?}", BASE64.decode(&secret)?);
+        for text in [&content.to_string(), &logs] {
+            assert!(!text.contains(&secret) && !text.contains(&debug), "a data key was written");
+        }
+    }
+    Ok(())
+}
+
+fn newest_key(path: &Path) -> Option<String> {
+    let file: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    file["keys"].as_array()?.last()?["id"].as_str().map(str::to_owned)
+}
+
+fn assert_all_done(told: &BTreeMap<String, Value>) {
+    assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_process_waits_for_cloud_kms_and_says_so() -> anyhow::Result<()> {
+    let (mut stage, kms) = stage_with_kms().await?;
+    let file = stage.path("keyring.json").display().to_string();
+    let made = stage.fleet(&["keyring", "new", &file, "--kms", KMS_KEY]).await?;
+    assert!(made.code == 0 && made.stdout.contains(KMS_KEY), "{}{}", made.stdout, made.stderr);
+    stage.variables.push(("FLEET_KEYRING".to_owned(), file.clone()));
+    stage.user_without_access_token("ann").await?;
+
+    kms.set_outage(Some(Outage::NoAnswer));
+    // A command is not kept waiting.
+    let token = stage.fleet(&["token", "ann"]).await?;
+    assert!(token.code == 1 && token.stderr.contains(KMS_KEY), "{}", token.stderr);
+    let mut worker = stage.start_worker(&[])?;
+    let mut web = stage.start_with_descriptors(&["web"], 1024)?;
+    for process in [&mut worker, &mut web] {
+        process.wait_for_message("the keyring is not unwrapped yet").await?;
+        let health = process.health().context("where probes are answered")?.to_owned();
+        let (status, why) = probe(&health, "readyz").await?;
+        assert_eq!(status, 503, "{why}");
+        assert!(why.contains("Cloud KMS cannot be reached") && why.contains(KMS_KEY), "{why}");
+        assert_eq!(probe(&health, "healthz").await?.0, 200, "it is alive");
+    }
+    kms.set_outage(None);
+    worker.wait_for_message("taking jobs").await?;
+    web.wait_for_message("serving pages").await?;
+    for process in [&mut worker, &mut web] {
+        let health = process.health().context("where probes are answered")?.to_owned();
+        assert_eq!(probe(&health, "readyz").await?, (200, "ready".to_owned()));
+    }
+    let mut outcomes = stage.inbox("outcomes").await?;
+    stage.publish(&[job("after", "ann")], &[]).await?;
+    assert_all_done(&outcomes.outcomes(1).await?);
+    // What was unwrapped stays in memory: the fleet runs on without Cloud KMS.
+    kms.set_outage(Some(Outage::Unavailable));
+    let requests = kms.requests();
+    stage.publish(&[job("without", "ann")], &[]).await?;
+    assert_all_done(&outcomes.outcomes(1).await?);
+    assert_eq!(kms.requests(), requests);
+    Ok(())
+}
+
+/// Stopped while it waits, a process goes at once.
+#[tokio::test]
+async fn a_process_that_waits_for_cloud_kms_can_be_stopped() -> anyhow::Result<()> {
+    let (mut stage, kms) = stage_with_kms().await?;
+    let file = stage.path("keyring.json").display().to_string();
+    assert_eq!(stage.fleet(&["keyring", "new", &file, "--kms", KMS_KEY]).await?.code, 0);
+    stage.variables.push(("FLEET_KEYRING".to_owned(), file));
+    kms.set_outage(Some(Outage::Unavailable));
+    let mut worker = stage.start_worker(&[])?;
+    worker.wait_for_message("the keyring is not unwrapped yet").await?;
+    assert_eq!(worker.terminate().await?, 1);
+    assert!(worker.log_text().contains("stopped while waiting"), "{}", worker.log_text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_waiting_does_not_cure_ends_the_process_with_the_remedy() -> anyhow::Result<()> {
+    let (mut stage, kms) = stage_with_kms().await?;
+    let file = stage.path("keyring.json").display().to_string();
+    assert_eq!(stage.fleet(&["keyring", "new", &file, "--kms", KMS_KEY]).await?.code, 0);
+    stage.variables.push(("FLEET_KEYRING".to_owned(), file.clone()));
+    let version = format!("{KMS_KEY}/cryptoKeyVersions/1");
+    let enable = format!("gcloud kms keys versions enable {version}");
+    let restore = format!("gcloud kms keys versions restore {version}");
+    let denied = format!(
+        "gcloud kms keys add-iam-policy-binding {KMS_KEY} --role=roles/cloudkms.cryptoKeyDecrypter"
+    );
+    let cases = [
+        (true, State::Enabled, &*denied),
+        (false, State::Disabled, &enable),
+        (false, State::DestroyScheduled, &restore),
+        (false, State::Destroyed, "users must consent again"),
+    ];
+    for (is_denied, state, remedy) in cases {
+        kms.deny(is_denied);
+        kms.set_state(KMS_KEY, 1, state);
+        for command in [&["worker"][..], &["web"], &["users", "list"]] {
+            let ended = stage.fleet(command).await?;
+            assert_eq!(ended.code, 1, "{command:?}: {}", ended.stderr);
+            assert!(ended.stderr.contains(remedy), "{command:?}: {}", ended.stderr);
+            assert!(ended.stderr.contains(KMS_KEY), "{command:?}: {}", ended.stderr);
+        }
+        let doctor = stage.fleet(&["doctor", "--json"]).await?;
+        assert!(doctor.code == 1 && doctor.stdout.contains(remedy), "{}", doctor.stdout);
+    }
+
+    // What needs the key does not get it by another name, nor without saying where KMS is.
+    kms.deny(false);
+    kms.set_state(KMS_KEY, 1, State::Enabled);
+    let other = KMS_KEY.replace("keyring", "other");
+    kms.create_key(&other);
+    let content = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, content.replace(KMS_KEY, &other))?;
+    let moved = stage.fleet(&["users", "list"]).await?;
+    assert!(moved.code == 1 && moved.stderr.contains("does not unwrap"), "{}", moved.stderr);
+    stage.variables.retain(|(name, _)| name != "FLEET_KMS_ROOT");
+    let nowhere = stage.fleet(&["users", "list"]).await?;
+    assert!(nowhere.code == 2 && nowhere.stderr.contains("FLEET_KMS_ROOT"), "{}", nowhere.stderr);
+    Ok(())
+}
+
+/// Status and text of a probe.
+async fn probe(address: &str, path: &str) -> anyhow::Result<(u16, String)> {
+    let answer = reqwest::get(format!("http://{address}/{path}")).await?;
+    Ok((answer.status().as_u16(), answer.text().await?.trim().to_owned()))
 }

@@ -1,6 +1,7 @@
 //! The ports over the real world, and over memory.
 
 mod bucket_inspection;
+mod cloud_kms;
 mod cloud_storage;
 mod http_exchange;
 mod memory;
@@ -10,6 +11,7 @@ mod system;
 mod token_http;
 
 pub use bucket_inspection::{BucketSettings, LifecycleRule};
+pub use cloud_kms::CloudKms;
 pub use cloud_storage::{CloudStorage, CloudStorageConfig};
 pub use http_exchange::http_client;
 pub use memory::MemoryBucket;

@@ -5,9 +5,11 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::{BadKeyring, Keyring};
+use super::{BadKeyring, KeyId, Keyring, WRAPPED_VERSION, WrappedKeyring, version_of};
+use crate::secret::Secret;
 use crate::{create_secret, open_secret};
 
 /// A larger file is not a keyring.
@@ -45,8 +47,65 @@ pub enum KeyringFileError {
     },
 }
 
+/// A keyring as its file holds it.
+#[derive(Clone, Debug)]
+pub enum KeyringFile {
+    /// The keys themselves.
+    Plain(Keyring),
+    /// Wrapped by a KMS key.
+    Wrapped(WrappedKeyring),
+}
+
+impl KeyringFile {
+    /// Reads the file's content, whatever its version.
+    ///
+    /// # Errors
+    /// [`BadKeyring`]; its text says what to do and never quotes a key.
+    pub fn from_json(content: &[u8]) -> Result<Self, BadKeyring> {
+        if version_of(content)? == WRAPPED_VERSION {
+            return WrappedKeyring::from_json(content).map(Self::Wrapped);
+        }
+        Keyring::from_json(content).map(Self::Plain)
+    }
+
+    /// The file's content.
+    pub fn to_json(&self) -> Secret {
+        match self {
+            Self::Plain(keyring) => keyring.to_json(),
+            Self::Wrapped(wrapped) => Secret::new(wrapped.to_json()),
+        }
+    }
+
+    /// Makes a key of this keyring the primary one.
+    ///
+    /// # Errors
+    /// [`BadKeyring::NoSuchKey`].
+    pub fn promote(&mut self, id: &KeyId) -> Result<(), BadKeyring> {
+        match self {
+            Self::Plain(keyring) => keyring.promote(id),
+            Self::Wrapped(wrapped) => wrapped.promote(id),
+        }
+    }
+
+    /// The key that seals, if one does.
+    pub fn primary(&self) -> Option<&KeyId> {
+        match self {
+            Self::Plain(keyring) => keyring.primary(),
+            Self::Wrapped(wrapped) => wrapped.primary(),
+        }
+    }
+
+    /// Every key and when it was made, in the order of the file; never empty.
+    pub fn keys(&self) -> Vec<(&KeyId, Timestamp)> {
+        match self {
+            Self::Plain(keyring) => keyring.keys().collect(),
+            Self::Wrapped(wrapped) => wrapped.keys().collect(),
+        }
+    }
+}
+
 /// Blocking; these are for programs that start, not for their tasks.
-impl Keyring {
+impl KeyringFile {
     /// Reads the file at `path`, unless others can ([`open_secret`]).
     ///
     /// # Errors
@@ -124,7 +183,6 @@ fn io_error(path: &Path, what: &'static str, error: io::Error) -> KeyringFileErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jiff::Timestamp;
 
     /// A folder of this test's own, removed with what is in it.
     struct Folder(PathBuf);
@@ -148,13 +206,14 @@ mod tests {
         let folder = Folder::new("write");
         let path = folder.0.join("keyring.json");
         let mut keyring = Keyring::new(Timestamp::UNIX_EPOCH);
-        keyring.write_new(&path).unwrap();
-        assert_eq!(Keyring::read(&path).unwrap().primary(), keyring.primary());
-        let again = keyring.write_new(&path).unwrap_err();
+        let file = KeyringFile::Plain(keyring.clone());
+        file.write_new(&path).unwrap();
+        assert_eq!(KeyringFile::read(&path).unwrap().primary(), keyring.primary());
+        let again = file.write_new(&path).unwrap_err();
         assert!(matches!(again, KeyringFileError::Exists { .. }), "{again}");
         keyring.rotate(Timestamp::UNIX_EPOCH);
-        keyring.replace(&path).unwrap();
-        assert_eq!(Keyring::read(&path).unwrap().keys().count(), 2);
+        KeyringFile::Plain(keyring).replace(&path).unwrap();
+        assert_eq!(KeyringFile::read(&path).unwrap().keys().len(), 2);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
@@ -168,10 +227,10 @@ mod tests {
     fn errors_name_the_file() {
         let folder = Folder::new("errors");
         let path = folder.0.join("none.json");
-        let missing = Keyring::read(&path).unwrap_err();
+        let missing = KeyringFile::read(&path).unwrap_err();
         assert!(missing.to_string().contains("none.json"), "{missing}");
         create_secret(&path).unwrap().write_all(b"{}").unwrap();
-        let bad = Keyring::read(&path).unwrap_err();
+        let bad = KeyringFile::read(&path).unwrap_err();
         assert!(matches!(bad, KeyringFileError::Bad { .. }), "{bad}");
     }
 }

@@ -27,9 +27,26 @@
 //!
 //! It is as secret as everything that it seals: keep it where the OAuth client's
 //! file is kept, and keep a copy, because without it no sealed record opens again.
+//!
+//! Where a key in Cloud KMS wraps the keys ([`WrappedKeyring`]), the file has version 2, names
+//! that KMS key, and holds in the place of every key what KMS made of it, bound to the key's
+//! ID. Such a file is of no use without the right to decrypt with the KMS key; processes
+//! unwrap it at their start and keep the keys in memory only:
+//!
+//! ```json
+//! {
+//!   "version": 2,
+//!   "kms_key": "projects/P/locations/L/keyRings/R/cryptoKeys/K",
+//!   "primary": "5c1e0b7a9d24f638",
+//!   "keys": [
+//!     {"id": "5c1e0b7a9d24f638", "wrapped": "<ciphertext, base64>", "created_at": "2026-01-02T03:04:05Z"}
+//!   ]
+//! }
+//! ```
 
 mod file;
 mod key;
+mod wrapped;
 
 use std::fmt;
 use std::str::FromStr as _;
@@ -41,15 +58,18 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::ports::InvalidKmsKey;
 use crate::secret::Secret;
 
-pub use file::KeyringFileError;
+pub use file::{KeyringFile, KeyringFileError};
 pub use key::KeyId;
+pub use wrapped::WrappedKeyring;
 
 use key::Key;
 pub(crate) use key::{NONCE_LEN, NotOpened, Sealed};
+use wrapped::WRAPPED_VERSION;
 
-/// The version that this program writes and reads.
+/// The version of files whose keys are not wrapped.
 pub const KEYRING_VERSION: u32 = 1;
 
 /// Keys that seal and open stored secrets; see the [module's page](self).
@@ -175,17 +195,12 @@ impl Keyring {
         Secret::new(String::from_utf8(text).expect("JSON is UTF-8"))
     }
 
-    /// Reads the file's content.
+    /// Reads the content of a file whose keys are not wrapped.
     ///
     /// # Errors
     /// [`BadKeyring`]; its text says what to do and never quotes a key.
     pub fn from_json(content: &[u8]) -> Result<Self, BadKeyring> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        let Version { version } =
-            serde_json::from_slice(content).map_err(|e| BadKeyring::not_json(&e))?;
+        let version = version_of(content)?;
         if version != KEYRING_VERSION {
             return Err(BadKeyring::Version(version));
         }
@@ -196,7 +211,7 @@ impl Keyring {
             let id: KeyId = entry.id.parse().map_err(|_| BadKeyring::Id { index })?;
             let bytes = BASE64.decode(&entry.key).map(Zeroizing::new);
             let bytes = bytes.map_err(|_| BadKeyring::Key { id: id.clone() })?;
-            let Ok(bytes) = <[u8; 32]>::try_from(bytes.as_slice()).map(Zeroizing::new) else {
+            let Some(bytes) = key_bytes(&bytes) else {
                 return Err(BadKeyring::Key { id });
             };
             if keys.iter().any(|key| *key.id() == id) {
@@ -212,6 +227,20 @@ impl Keyring {
         };
         Ok(Self { primary, keys })
     }
+}
+
+/// The version that a file's content says it has.
+fn version_of(content: &[u8]) -> Result<u32, BadKeyring> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let read: Result<Version, _> = serde_json::from_slice(content);
+    read.map(|read| read.version).map_err(|e| BadKeyring::not_json(&e))
+}
+
+fn key_bytes(bytes: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    <[u8; 32]>::try_from(bytes).ok().map(Zeroizing::new)
 }
 
 impl fmt::Debug for Keyring {
@@ -277,7 +306,7 @@ pub enum BadKeyring {
     },
     /// Written by another version of the program.
     #[error(
-        "it has version {0}, and this program reads version {KEYRING_VERSION}; run a newer one"
+        "it has version {0}, and this program reads versions {KEYRING_VERSION} and {WRAPPED_VERSION}; run a newer one"
     )]
     Version(u32),
     /// An ID that is not one.
@@ -292,6 +321,15 @@ pub enum BadKeyring {
         /// Its ID.
         id: KeyId,
     },
+    /// A wrapped key that is not one.
+    #[error("wrapped key {id} is not base64; restore the file from its copy")]
+    Wrapped {
+        /// Its ID.
+        id: KeyId,
+    },
+    /// The file does not name the KMS key that wrapped its keys.
+    #[error("\"kms_key\": {}; restore the file from its copy", InvalidKmsKey)]
+    KmsKey,
     /// Two keys with one ID.
     #[error("key {id} is there twice; remove the one that sealed nothing")]
     Twice {

@@ -7,11 +7,13 @@
 mod audit;
 mod bucket;
 mod clock;
+mod kms;
 mod provider;
 mod token_endpoint;
 
 pub use audit::{Act, Audit, AuditEntry, NoAudit};
 pub use bucket::{Bucket, BucketError, Generation, Hints, Listing, Object};
 pub use clock::{Clock, Monotonic, Now, Randomness};
+pub use kms::{InvalidKmsKey, Kms, KmsError, KmsKey, KmsUse};
 pub use provider::{CodeAnswer, Provider, Revocation};
 pub use token_endpoint::{Answer, EndpointError, Limits, Resend, TokenEndpoint, UNSTATED_LIFETIME};

@@ -11,15 +11,18 @@ use clap::Args;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use shared::adapters::{
-    CloudStorage, CloudStorageConfig, GOOGLE_REVOKE_URL, HttpTokenEndpoint, SystemClock,
+    CloudKms, CloudStorage, CloudStorageConfig, GOOGLE_REVOKE_URL, HttpTokenEndpoint, SystemClock,
     http_client,
 };
 use shared::ports::{
     Act, Answer, Audit, AuditEntry, Bucket, Clock, EndpointError, Limits, Randomness, TokenEndpoint,
 };
 use shared::profile::GOOGLE_USERINFO_URL;
+use shared::sealing::Sealing;
 use shared::{OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets, open_secret};
+use tokio::net::TcpListener;
 use tracing::warn;
+use url::Url;
 use worker::kinds::OutputStore;
 use worker::metered::{MeteredBucket, MeteredEndpoint};
 use worker::pubsub::{Connection, resource};
@@ -184,6 +187,18 @@ impl Place {
         CloudStorage::connect(config).await.map_err(anyhow::Error::msg)
     }
 
+    /// Where the data keys of a keyring are wrapped.
+    pub(crate) fn kms(&self) -> anyhow::Result<CloudKms> {
+        let http = http_client(concat!("fleet/", env!("CARGO_PKG_VERSION")))?;
+        let emulator = match &self.emulators {
+            None => None,
+            Some(emulators) => Some(emulators.kms_root.as_ref().ok_or_else(|| {
+                Usage("Cloud KMS wraps the keyring, and emulators are used: set FLEET_KMS_ROOT to the origin of an emulator of it, or name another keyring".to_owned())
+            })?),
+        };
+        CloudKms::new(http, emulator.map(Url::as_str)).map_err(anyhow::Error::msg)
+    }
+
     /// What writes the output of `api` jobs, into any bucket.
     pub(crate) async fn output_store(&self, clock: Arc<dyn Clock>) -> anyhow::Result<OutputStore> {
         let emulators = self.emulators.as_ref();
@@ -219,14 +234,28 @@ impl StoreArgs {
     /// Connects with the OAuth client, which is required.
     pub(crate) async fn connect(&self, place: &Place) -> anyhow::Result<Connected> {
         let client = self.read_client()?;
-        self.open(place, Some(&client)).await
+        let sealing = self.sealing.sealing(place).await?;
+        self.open(place, Some(&client), sealing).await
+    }
+
+    /// As [`StoreArgs::connect`], for what serves and runs until it is stopped: a service that
+    /// the keyring needs and that cannot be reached is waited for, which `listener` tells.
+    pub(crate) async fn connect_to_serve(
+        &self,
+        place: &Place,
+        listener: &TcpListener,
+    ) -> anyhow::Result<Connected> {
+        let client = self.read_client()?;
+        let sealing = self.sealing.sealing_when_reachable(place, listener).await?;
+        self.open(place, Some(&client), sealing).await
     }
 
     /// Connects for commands that never refresh; a client file is used if given.
     pub(crate) async fn connect_to_look(&self, place: &Place) -> anyhow::Result<Connected> {
         let client =
             given(self.client.as_ref()).is_some().then(|| self.read_client()).transpose()?;
-        self.open(place, client.as_ref()).await
+        let sealing = self.sealing.sealing(place).await?;
+        self.open(place, client.as_ref(), sealing).await
     }
 
     /// The OAuth client's file.
@@ -241,7 +270,12 @@ impl StoreArgs {
             .map_err(|e| Usage(format!("OAuth client {}: {e}", path.display())))
     }
 
-    async fn open(&self, place: &Place, client: Option<&OAuthClient>) -> anyhow::Result<Connected> {
+    async fn open(
+        &self,
+        place: &Place,
+        client: Option<&OAuthClient>,
+        sealing: Sealing,
+    ) -> anyhow::Result<Connected> {
         let policy = self.policy.policy()?;
         let instance = Randomness::from_system().id()[..16].to_owned();
         // Google compresses for those only who also say so here.
@@ -256,7 +290,6 @@ impl StoreArgs {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let endpoint = Arc::new(MeteredEndpoint::new(endpoint, Arc::clone(&clock)));
-        let sealing = self.sealing.sealing()?;
         if sealing.keyring().is_none() && place.emulators.is_none() {
             warn!(
                 "no --keyring: whoever can read the bucket can act as every user; make one with `fleet keyring new`"

@@ -14,8 +14,10 @@ pub(crate) struct Emulators {
     pub(crate) storage: String,
     /// `host:port` of the gRPC API.
     pub(crate) storage_grpc: Option<String>,
-    /// Stands in for every `*.googleapis.com`.
+    /// Stands in for every `*.googleapis.com` that jobs call.
     pub(crate) api_root: Option<Url>,
+    /// Stands in for Cloud KMS.
+    pub(crate) kms_root: Option<Url>,
 }
 
 impl Emulators {
@@ -35,7 +37,7 @@ impl Emulators {
             (Some(_), None) => return Err(half("PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST")),
             (None, Some(_)) => return Err(half("STORAGE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST")),
             (None, None) => {
-                let dependent = ["STORAGE_EMULATOR_HOST_GRPC", "FLEET_API_ROOT"];
+                let dependent = ["STORAGE_EMULATOR_HOST_GRPC", "FLEET_API_ROOT", "FLEET_KMS_ROOT"];
                 return match dependent.into_iter().find(|name| get(name).is_some()) {
                     None => Ok(None),
                     Some(name) => Err(Usage(format!(
@@ -51,9 +53,9 @@ impl Emulators {
         if let Some(grpc) = &storage_grpc {
             check("STORAGE_EMULATOR_HOST_GRPC", &format!("http://{grpc}"), anywhere)?;
         }
-        let api_root = get("FLEET_API_ROOT");
-        let api_root = api_root.map(|root| check("FLEET_API_ROOT", &root, anywhere)).transpose()?;
-        Ok(Some(Self { pubsub, storage, storage_grpc, api_root }))
+        let root = |name| get(name).map(|root| check(name, &root, anywhere)).transpose();
+        let (api_root, kms_root) = (root("FLEET_API_ROOT")?, root("FLEET_KMS_ROOT")?);
+        Ok(Some(Self { pubsub, storage, storage_grpc, api_root, kms_root }))
     }
 }
 
@@ -69,7 +71,7 @@ fn check(name: &str, value: &str, anywhere: bool) -> Result<Url, Usage> {
         .filter(|u| u.scheme() == "http" && u.host().is_some())
         .filter(|u| u.path() == "/" && u.query().is_none() && u.username().is_empty());
     let Some(url) = url else {
-        let origin = ["STORAGE_EMULATOR_HOST", "FLEET_API_ROOT"].contains(&name);
+        let origin = ["STORAGE_EMULATOR_HOST", "FLEET_API_ROOT", "FLEET_KMS_ROOT"].contains(&name);
         let form = if origin { "http://HOST:PORT" } else { "HOST:PORT" };
         return Err(Usage(format!("{name} must have the form {form}")));
     };
@@ -100,9 +102,12 @@ mod tests {
         assert!(read(&[PUBSUB]).unwrap_err().contains("STORAGE_EMULATOR_HOST"));
         assert!(read(&[STORAGE]).unwrap_err().contains("PUBSUB_EMULATOR_HOST"));
         let root = ("FLEET_API_ROOT", "http://127.0.0.1:1");
+        let kms = ("FLEET_KMS_ROOT", "http://127.0.0.1:2");
         assert!(read(&[root]).unwrap_err().contains("FLEET_API_ROOT"));
-        let all = read(&[PUBSUB, STORAGE, root]).unwrap().unwrap();
+        assert!(read(&[kms]).unwrap_err().contains("FLEET_KMS_ROOT"));
+        let all = read(&[PUBSUB, STORAGE, root, kms]).unwrap().unwrap();
         assert_eq!(all.api_root.unwrap().as_str(), "http://127.0.0.1:1/");
+        assert_eq!(all.kms_root.unwrap().as_str(), "http://127.0.0.1:2/");
     }
 
     #[test]
@@ -114,6 +119,8 @@ mod tests {
             let allowed = read(&[far, STORAGE, ("FLEET_ALLOW_EMULATORS", "1")]);
             assert!(allowed.unwrap().is_some());
         }
+        let far = ("FLEET_KMS_ROOT", "http://10.0.0.1:2");
+        assert!(read(&[PUBSUB, STORAGE, far]).unwrap_err().contains("FLEET_KMS_ROOT"));
         for host in ["localhost:1", "[::1]:8085"] {
             assert!(read(&[("PUBSUB_EMULATOR_HOST", host), STORAGE]).is_ok(), "{host}");
         }

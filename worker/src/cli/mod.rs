@@ -127,7 +127,7 @@ pub(crate) fn run() -> ExitCode {
             Command::Token(args) => token::run(args).await,
             Command::Users(args) => users::run(args).await,
             Command::Dead(args) => dead::run(args).await,
-            Command::Keyring(args) => keyring::run(&args),
+            Command::Keyring(args) => keyring::run(&args).await,
             Command::Setup(args) => setup::run(args).await,
             Command::Doctor(args) => doctor::run(*args).await,
             #[cfg(feature = "dev")]

@@ -91,7 +91,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let public_url = pages.public_url(address)?;
     let key = pages.key(&public_url)?;
-    let connected = store.connect(&place).await?;
+    let connected = store.connect_to_serve(&place, &listener).await?;
     let jobs = match topic {
         Some(topic) => {
             place.reach_pubsub().await?;

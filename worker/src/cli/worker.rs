@@ -157,9 +157,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let job_topic = project.topic("--topic", &jobs.topic)?;
     let site = public_url(jobs.public_url.as_deref())?;
     let events_topic = jobs.events.topic(&project)?;
-    let connected = store.connect(&place).await?;
-    place.reach_pubsub().await?;
     let listener = health::bind(jobs.listen).await.map_err(anyhow::Error::msg)?;
+    let connected = store.connect_to_serve(&place, &listener).await?;
+    place.reach_pubsub().await?;
     let connection = place.connection();
     let topic = async |name: String| -> anyhow::Result<Arc<dyn Topic>> {
         let topic: Arc<dyn Topic> = Arc::new(Publisher::open(&connection, &name).await?);

@@ -12,6 +12,8 @@ use super::Pulse;
 /// there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lack {
+    /// The keyring was not unwrapped.
+    Keyring,
     /// The bucket has not answered.
     Bucket,
     /// The topics and the subscription were not looked at, or are not as they must be.

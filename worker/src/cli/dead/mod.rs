@@ -194,7 +194,7 @@ impl WhichArgs {
             Some(name) => Some(RetryingBucket::over(place.bucket(&name).await?.shared())),
             None => None,
         };
-        let sealing = self.sealing.sealing()?;
+        let sealing = self.sealing.sealing(place).await?;
         let (parked, endings) = (!self.ending, !self.parked);
         Ok(Sources { bucket, bucket_name, sealing, parked, endings, dead })
     }

@@ -127,6 +127,7 @@ impl Stack {
                 storage: self.storage.http_origin(),
                 storage_grpc: Some(self.storage.grpc_address().to_string()),
                 api_root: Some(self.google.origin().parse().context("API origin")?),
+                kms_root: None,
             }),
         })
     }

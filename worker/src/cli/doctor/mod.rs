@@ -133,13 +133,14 @@ impl Args {
         let client = given(self.client.as_ref());
         let (oauth, token_uri) = oauth::check(client, self.public_url.as_ref(), &http).await;
         let bucket = self.bucket.as_ref().filter(|name| !name.is_empty());
-        let (bucket, pubsub, clock) = tokio::join!(
+        let (keyring, bucket, pubsub, clock) = tokio::join!(
+            self.keyring(place),
             bucket::check(place, bucket.map(String::as_str), known),
             pubsub::check(place, names, known),
             clock::check(place, token_uri.as_deref(), &http),
         );
         let mut report = Report::default();
-        for checks in [credentials, self.keyring(place), oauth, bucket] {
+        for checks in [credentials, keyring, oauth, bucket] {
             report.findings.extend(checks.findings);
         }
         for checks in pubsub {
@@ -152,9 +153,9 @@ impl Args {
         Ok(report)
     }
 
-    fn keyring(&self, place: &Place) -> Checks {
+    async fn keyring(&self, place: &Place) -> Checks {
         let mut checks = Checks::of("keyring");
-        match self.sealing.keyring() {
+        match self.sealing.keyring(place).await {
             Ok(Some(keyring)) => checks.ok(
                 "opens",
                 match keyring.primary() {
@@ -175,7 +176,7 @@ impl Args {
             ),
             Err(error) => checks.fail(
                 "opens",
-                error.to_string(),
+                format!("{error:#}"),
                 "name the keyring that the workers have; without it sealed records cannot be read",
             ),
         }

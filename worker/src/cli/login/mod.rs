@@ -96,7 +96,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let endpoint = Arc::new(HttpTokenEndpoint::new(&client, http.clone())?);
     // A file of one's own is read by other programs, which have no keyring.
     let sealing = match &target {
-        Target::Stored { .. } => args.sealing.sealing()?,
+        Target::Stored { .. } => args.sealing.sealing(&place).await?,
         Target::File(_) | Target::Object { .. } => Sealing::default(),
     };
     let stored = matches!(target, Target::Stored { .. });
