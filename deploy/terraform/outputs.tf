@@ -11,3 +11,8 @@ output "settings" {
     FLEET_EVENTS_TOPIC=${google_pubsub_topic.events.name}
   EOT
 }
+
+output "keyring_kms_key" {
+  description = "For `fleet keyring new --kms` and `fleet keyring rotate --kms`."
+  value       = one(google_kms_crypto_key.keyring[*].id)
+}

@@ -26,6 +26,12 @@ variable "kms_key" {
   default     = null
 }
 
+variable "keyring_kms" {
+  description = "Cloud KMS location (europe-west1, europe, …) in which a key is made that wraps the keyring. Default: no such key; the keyring's secret holds its keys themselves."
+  type        = string
+  default     = null
+}
+
 variable "topic" {
   description = "Job topic. Also the prefix of what belongs to it: TOPIC-workers, TOPIC-dead, TOPIC-dead-review, TOPIC-outcomes."
   type        = string
