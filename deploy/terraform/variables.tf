@@ -84,6 +84,12 @@ variable "output_buckets" {
   }
 }
 
+variable "image_location" {
+  description = "Artifact Registry location of the image. Default: location, which then must be a region."
+  type        = string
+  default     = null
+}
+
 variable "namespace" {
   description = "Kubernetes namespace of the fleet."
   type        = string
