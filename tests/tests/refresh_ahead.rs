@@ -62,3 +62,35 @@ async fn a_refresh_ahead_longer_than_tokens_allow_is_capped_and_reported_once() 
     }
     assert!(said[0].contains("INFO"), "{}", said[0]);
 }
+
+/// Libraries that hold a token ask for another on every call when theirs has some minutes left.
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_handed_on_is_renewed_earlier_and_handed_on_meanwhile() {
+    let fleet = Fleet::new(true);
+    let (ann, bob) = (fleet.user("ann").await, fleet.user("bob").await);
+    let store = fleet.replica("a");
+    let ahead = Duration::from_secs(6 * 60);
+    let first = store.get_credentials_ahead(&ann, ahead).await.unwrap();
+    let other = store.get_credentials(&bob).await.unwrap();
+    pass(Duration::from_secs(3600 - 361)).await;
+    store.get_credentials_ahead(&ann, ahead).await.unwrap();
+    pass(Duration::from_secs(0)).await;
+    assert_eq!(fleet.provider.calls(), 0, "more than six minutes are left");
+    pass(Duration::from_secs(1)).await;
+    let due = store.get_credentials_ahead(&ann, ahead).await.unwrap();
+    assert_eq!(due.grant_id(), first.grant_id(), "nobody waits");
+    pass(Duration::from_secs(1)).await;
+    let next = store.get_credentials_ahead(&ann, ahead).await.unwrap();
+    assert_ne!(next.grant_id(), first.grant_id());
+    assert_eq!(fleet.provider.calls(), 1);
+    // Of a token that lives for a quarter of an hour the last quarter counts.
+    fleet.provider.set_lifetime(Duration::from_secs(900));
+    let short = fleet.user("short").await;
+    let first = store.get_credentials_ahead(&short, ahead).await.unwrap();
+    pass(Duration::from_secs(600)).await;
+    store.get_credentials_ahead(&short, ahead).await.unwrap();
+    pass(Duration::from_secs(1)).await;
+    let same = store.get_credentials_ahead(&short, ahead).await.unwrap();
+    assert_eq!(same.grant_id(), first.grant_id());
+    assert_eq!(other.user(), &bob);
+}

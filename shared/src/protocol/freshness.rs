@@ -62,7 +62,20 @@ impl Held {
     /// has passed on the monotonic clock, so that a wrong wall clock cannot make
     /// a storm of refreshes.
     pub fn freshness(&self, policy: &Policy, rejected: &Rejected, now: Now) -> Freshness {
+        self.freshness_ahead(Duration::ZERO, policy, rejected, now)
+    }
+
+    /// The same for a caller to whom a token is due as soon as it has `ahead` left, at most a
+    /// quarter of its life, if that is earlier than the point that this replica drew.
+    pub fn freshness_ahead(
+        &self,
+        ahead: Duration,
+        policy: &Policy,
+        rejected: &Rejected,
+        now: Now,
+    ) -> Freshness {
         let record = &self.record;
+        let ahead = self.ahead.max(ahead.min(record.expires_in.unwrap_or(Duration::MAX) / 4));
         let (Some(_), Some(expires_at)) = (&record.access_token, record.expires_at) else {
             return Freshness::Unusable;
         };
@@ -81,7 +94,7 @@ impl Held {
         left = left.min(by_wall.unwrap_or(Duration::ZERO));
         if left.is_zero() || left < policy.min_ttl_for(record.expires_in) {
             Freshness::Unusable
-        } else if left <= self.ahead {
+        } else if left <= ahead {
             Freshness::Due
         } else {
             Freshness::Fresh

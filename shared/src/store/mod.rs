@@ -9,6 +9,7 @@ mod drive;
 mod entry;
 mod inquiring;
 mod landing;
+mod rejected;
 mod requests;
 mod reseal;
 mod retry;
@@ -99,8 +100,24 @@ impl TokenStore {
     /// # Errors
     /// See [`Error`]; [`Error::NeedsConsent`] when only the user can help.
     pub async fn get_credentials(&self, user: &UserId) -> Result<Credentials, Error> {
+        self.get_credentials_ahead(user, Duration::ZERO).await
+    }
+
+    /// The same for a caller who hands the token on to others, whose libraries ask for another
+    /// when theirs has a few minutes left: the background renewal begins when less than `ahead`
+    /// is left, at most a quarter of the token's life, or where the policy says so earlier.
+    ///
+    /// Cancelling it cancels the wait, never a refresh.
+    ///
+    /// # Errors
+    /// As [`TokenStore::get_credentials`].
+    pub async fn get_credentials_ahead(
+        &self,
+        user: &UserId,
+        ahead: Duration,
+    ) -> Result<Credentials, Error> {
         let entry = self.0.entries.of(user);
-        let at_hand = self.serve(&entry, &mut entry.lock());
+        let at_hand = self.serve(&entry, &mut entry.lock(), ahead);
         match at_hand {
             Some(served) => Ok(Credentials(served)),
             None => self.obtain(&entry).await.map(Credentials),
@@ -111,7 +128,7 @@ impl TokenStore {
     /// have to wait. A token that is due is renewed in the background here too.
     pub fn credentials_in_memory(&self, user: &UserId) -> Option<Credentials> {
         let entry = self.0.entries.of(user);
-        self.serve(&entry, &mut entry.lock()).map(Credentials)
+        self.serve(&entry, &mut entry.lock(), Duration::ZERO).map(Credentials)
     }
 
     async fn obtain(&self, entry: &Arc<Entry>) -> Result<Arc<Served>, Error> {
@@ -123,14 +140,14 @@ impl TokenStore {
         loop {
             let mut running = {
                 let mut state = entry.lock();
-                if let Some(held) = self.serve(entry, &mut state) {
+                if let Some(held) = self.serve(entry, &mut state, Duration::ZERO) {
                     return Ok(held);
                 }
                 if let Some(running) = &state.flight {
                     running.clone()
                 } else {
                     older_flight = false;
-                    self.start(entry, &mut state, true)
+                    self.start(entry, &mut state, true, Duration::ZERO)
                 }
             };
             let limit = self.0.policy.wait_limit;
@@ -165,21 +182,33 @@ impl TokenStore {
     }
 
     /// The token in memory, when it may be handed out; starts a background flight when it
-    /// is due.
-    fn serve(&self, entry: &Arc<Entry>, state: &mut EntryState) -> Option<Arc<Served>> {
+    /// is due, for this caller `ahead` of its expiry at the latest.
+    fn serve(
+        &self,
+        entry: &Arc<Entry>,
+        state: &mut EntryState,
+        ahead: Duration,
+    ) -> Option<Arc<Served>> {
         let served = Arc::clone(state.served.as_ref()?);
         let now = self.0.clock.now();
-        match served.held().freshness(&self.0.policy, &state.memory.rejected, now) {
+        let rejected = &state.memory.rejected;
+        match served.held().freshness_ahead(ahead, &self.0.policy, rejected, now) {
             Freshness::Unusable => return None,
             Freshness::Due if state.look_is_due(now.monotonic) => {
-                self.start(entry, state, false);
+                self.start(entry, state, false, ahead);
             }
             Freshness::Due | Freshness::Fresh => {}
         }
         Some(served)
     }
 
-    fn start(&self, entry: &Arc<Entry>, state: &mut EntryState, foreground: bool) -> Running {
+    fn start(
+        &self,
+        entry: &Arc<Entry>,
+        state: &mut EntryState,
+        foreground: bool,
+        ahead: Duration,
+    ) -> Running {
         let flight = Flight::new(
             entry.user.clone(),
             Arc::clone(&self.0.policy),
@@ -188,7 +217,7 @@ impl TokenStore {
             foreground,
             self.0.clock.monotonic(),
         );
-        self.begin(entry, state, flight, foreground)
+        self.begin(entry, state, flight.ahead(ahead), foreground)
     }
 
     fn begin(
@@ -235,38 +264,6 @@ impl TokenStore {
                 return Some(Err(Error::Unavailable(why.into())));
             }
         }
-    }
-
-    /// A successor for a credential that an API answered with 401. A thousand
-    /// such reports of one grant cost one refresh.
-    ///
-    /// A rejection of an unexpired grant younger than the lease ttl is not
-    /// believed: others keep using the token, and this caller is told to try
-    /// again later, so that an API that answers 401 to everything costs at most
-    /// one refresh per user and ttl. Cancelling it cancels the wait only.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] in that case; else as [`TokenStore::get_credentials`].
-    pub async fn renew(&self, used: &Credentials) -> Result<Credentials, Error> {
-        let entry = self.0.entries.of(used.user());
-        {
-            let held = used.held();
-            let now = self.0.clock.now();
-            let mut state = entry.lock();
-            let known = state.memory.rejected.contains(&held.record.grant_id);
-            let young = held.age(used.since(), now) < self.0.policy.lease_ttl;
-            if !known && young && !held.expired(now) {
-                return Err(Error::Busy(
-                    "the API rejected a token that was renewed a moment ago; try again later"
-                        .into(),
-                ));
-            }
-            if !known {
-                state.memory.rejected.insert(&held.record.grant_id);
-                self.0.counters.token_rejected();
-            }
-        }
-        self.get_credentials(used.user()).await
     }
 
     /// The stored record of `user`, read now, past the memory of this process.

@@ -49,6 +49,8 @@ pub struct Flight {
     held: Option<Generation>,
     /// Somebody waits; otherwise the held token is still usable.
     foreground: bool,
+    /// Whoever began it wants a token renewed that has less than this left.
+    ahead: Duration,
     deadline: Monotonic,
     polls: Schedule,
     retries: Schedule,
@@ -83,6 +85,7 @@ impl Flight {
             identity,
             held,
             foreground,
+            ahead: Duration::ZERO,
             deadline: now.plus(policy.wait_limit),
             polls: Schedule::new(policy.poll_min, policy.poll_max),
             retries: Schedule::new(policy.retry_min, policy.retry_max),
@@ -92,6 +95,12 @@ impl Flight {
             state: State::ReadingToken,
             notes: Notes::default(),
         }
+    }
+
+    /// The same for a caller to whom a token is due as soon as it has `ahead` left.
+    #[must_use]
+    pub fn ahead(self, ahead: Duration) -> Self {
+        Self { ahead, ..self }
     }
 
     /// A flight that writes `user`'s record again with the same values, so that it

@@ -43,7 +43,7 @@ impl Flight {
         }
         let held = self.hold(stored.record.clone(), Some(stored.generation), around);
         let now = around.now;
-        match held.freshness(&self.policy, &around.memory.rejected, now) {
+        match held.freshness_ahead(self.ahead, &self.policy, &around.memory.rejected, now) {
             Freshness::Fresh => self.finish(Finish::Use(Box::new(held), Source::Adopted)),
             Freshness::Due if self.held != Some(stored.generation) => {
                 self.finish(Finish::Use(Box::new(held), Source::Adopted))
