@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 use shared::UserId;
 use worker::Json;
+use worker::dead_letter::KIND;
 use worker::job::Job;
 use worker::kinds::{HostRules, OutputRules, check_api};
 use worker::pubsub::{Outgoing, PublishError, Publisher};
@@ -180,7 +181,9 @@ impl Jobs {
         }
         let user = read.user.as_str();
         let ordering_key = if self.unordered { String::new() } else { user.to_owned() };
-        let attributes = self.trace.clone();
+        let mut attributes = self.trace.clone();
+        // Subscriptions can be filtered by it.
+        attributes.insert(KIND.to_owned(), read.kind);
         Ok(Outgoing { data: job.to_vec().into(), attributes, ordering_key })
     }
 }
