@@ -262,7 +262,8 @@ async fn the_metrics_have_what_they_promise_and_name_nobody() -> anyhow::Result<
         stage.user_without_access_token(user).await?;
     }
     let mut outcomes = stage.inbox("outcomes").await?;
-    let mut worker = stage.worker(&[]).await?;
+    // A kind that is forwarded has metrics of its own, from the start.
+    let mut worker = stage.worker(&["--forward", "greet=http://127.0.0.1:1/"]).await?;
     let address = health(&worker);
     let before = Exposition::parse(&scrape(&address).await?);
     assert_eq!(

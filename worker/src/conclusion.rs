@@ -74,14 +74,16 @@ fn unstated(verdict: &Verdict, calls: &Calls) -> Effect {
     match verdict {
         Verdict::Done { .. } if calls.begun == 0 => Effect::Done,
         Verdict::Retry { .. } | Verdict::Reject { .. } if calls.begun == 0 => Effect::Unknown,
-        // The last three speak of their own call, which did nothing.
+        // The last five speak of their own call, which did nothing.
         Verdict::Done { .. }
         | Verdict::Retry { .. }
         | Verdict::Reject { .. }
         | Verdict::Stated { .. }
         | Verdict::Unauthorized
         | Verdict::RateLimited { .. }
-        | Verdict::MissingScopes { .. } => Effect::None,
+        | Verdict::MissingScopes { .. }
+        | Verdict::NeedsConsent(_)
+        | Verdict::Unasked { .. } => Effect::None,
     }
 }
 
@@ -96,6 +98,8 @@ fn ended(verdict: Verdict, known: Knowledge) -> Verdict {
         Verdict::MissingScopes { .. } => {
             ("the user must grant more scopes (HTTP status 403)".into(), Some(403))
         }
+        Verdict::NeedsConsent(why) => (format!("the user must consent: {why}"), None),
+        Verdict::Unasked { why, .. } => (why, None),
         ends @ (Verdict::Done { .. } | Verdict::Reject { .. } | Verdict::Stated { .. }) => {
             return ends;
         }
@@ -202,6 +206,8 @@ mod tests {
                 Verdict::Retry { .. } => "retry",
                 Verdict::MissingScopes { .. } => "missing",
                 Verdict::Reject { .. } => rejected,
+                Verdict::NeedsConsent(_) => "consent",
+                Verdict::Unasked { .. } => "unasked",
                 Verdict::Stated { .. } => "stated",
             };
             assert_eq!(became, becomes, "{shown}");

@@ -4,6 +4,7 @@ use futures_util::future::BoxFuture;
 
 use crate::job::Job;
 use crate::outcome::Verdict;
+use crate::places::Places;
 use crate::session::Session;
 
 /// Does one kind of job. Called with at most `--concurrency` jobs at once, and with
@@ -56,6 +57,12 @@ pub trait Handler: Send + Sync + 'static {
     /// [`Session::begin_call`], or by [`Verdict::effect`] and [`Verdict::repeatable`], what
     /// they did. At shutdown the future may be dropped when the drain time is over.
     fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict>;
+
+    /// What bounds the jobs of this kind besides the worker's slots, if anything: none is
+    /// begun before it has one of these places.
+    fn places(&self) -> Option<&Places> {
+        None
+    }
 }
 
 impl<F> Handler for F

@@ -8,6 +8,7 @@ use crate::json::Json;
 use crate::retry_after::{asks_to_wait, retry_after};
 use google_cloud_gax::error::rpc::Code;
 use serde::{Deserialize, Serialize};
+use shared::ConsentReason;
 
 /// What a handler says about one run of a job.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +49,17 @@ pub enum Verdict {
     MissingScopes {
         /// The scopes, as far as the API named them.
         scopes: Vec<String>,
+    },
+    /// The user has to consent first, for this reason.
+    NeedsConsent(ConsentReason),
+    /// Nobody was asked to do the job, or not whoever should do it: nothing is spent, and the
+    /// job is held until its kind's [`Places`](crate::Places) let it in again.
+    Unasked {
+        /// Why; logged.
+        why: String,
+        /// How long the job is held for it at most, before it is tried again as with
+        /// [`Verdict::Retry`]; for ever if `None`.
+        at_most: Option<Duration>,
     },
     /// It can never succeed.
     Reject {

@@ -1,10 +1,11 @@
 //! What a handler acts with: one user's credentials, and clients that carry them.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
 use reqwest::Method;
+use shared::ports::Clock;
 use shared::{Credentials, UserId};
 use url::Url;
 
@@ -12,6 +13,7 @@ use crate::calls::ApiRequest;
 use crate::carrier::Carrier;
 use crate::effect::{CallLedger, CallUnderWay};
 use crate::hosts::{Forbidden, HostRules, stand_in};
+use crate::job::Received;
 
 /// One run of a handler as one user.
 pub struct Session<'a> {
@@ -20,17 +22,66 @@ pub struct Session<'a> {
     /// Of the job, for the audit trail.
     kind: Arc<str>,
     ledger: Arc<CallLedger>,
+    attempt: Attempt<'a>,
+    rejected: OnceLock<Credentials>,
 }
+
+/// Which attempt of a job a run is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attempt<'a> {
+    /// How often the handler is asked for this delivery, this time included.
+    pub(crate) number: u32,
+    /// What was received.
+    pub(crate) received: &'a Received,
+}
+
+/// What a run without a delivery has received.
+static NOTHING: LazyLock<Received> = LazyLock::new(Received::default);
 
 impl<'a> Session<'a> {
     /// For one run of a handler.
     pub(crate) fn new(carrier: &'a Carrier, credentials: Credentials) -> Self {
-        Self { carrier, credentials, kind: "".into(), ledger: Arc::default() }
+        let ledger = Arc::default();
+        let attempt = Attempt { number: 1, received: &NOTHING };
+        let (kind, rejected) = ("".into(), OnceLock::new());
+        Self { carrier, credentials, kind, ledger, attempt, rejected }
     }
 
     /// The same for a job of this kind.
     pub(crate) fn of_kind(self, kind: &Arc<str>) -> Self {
         Self { kind: Arc::clone(kind), ..self }
+    }
+
+    /// Tells the audit trail that the job's HTTP handler was given a token.
+    pub(crate) fn hands_on(&self) {
+        let handler = Arc::from("handler");
+        self.carrier.observer.usage.note(self.user(), &self.kind, &handler);
+    }
+
+    /// The same, which knows the delivery that it belongs to.
+    pub(crate) fn of(self, attempt: Attempt<'a>) -> Self {
+        Self { attempt, ..self }
+    }
+
+    /// The attempt that it is.
+    pub(crate) fn attempt(&self) -> Attempt<'a> {
+        self.attempt
+    }
+
+    /// Notes which credentials [`Verdict::Unauthorized`](crate::Verdict::Unauthorized) is
+    /// about, where the run used others than its own.
+    pub(crate) fn reject(&self, credentials: Credentials) {
+        drop(self.rejected.set(credentials));
+    }
+
+    /// The credentials that were rejected, if any were.
+    pub(crate) fn rejected(&self) -> &Credentials {
+        self.rejected.get().unwrap_or(&self.credentials)
+    }
+
+    /// Time.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.carrier.observer.clock
     }
 
     /// On whose behalf.
@@ -57,7 +108,7 @@ impl<'a> Session<'a> {
 
     /// The same to a URL that was checked, or that the operator configured.
     pub(crate) fn request_trusted(&self, method: Method, url: &Url) -> ApiRequest<'_> {
-        let Self { carrier, credentials, kind, ledger } = self;
+        let Self { carrier, credentials, kind, ledger, .. } = self;
         ApiRequest::new(carrier, ledger, credentials, kind, method, url, self.resolve(url))
     }
 
@@ -110,7 +161,7 @@ pub(crate) mod stand {
     use futures_util::FutureExt as _;
     use futures_util::future::BoxFuture;
     use shared::adapters::{MemoryBucket, SystemClock, http_client};
-    use shared::ports::{Answer, Clock as _, EndpointError, Limits, TokenEndpoint};
+    use shared::ports::{Answer, EndpointError, Limits, TokenEndpoint};
     use shared::{Grant, Secret};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};

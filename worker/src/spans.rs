@@ -167,6 +167,34 @@ pub fn api(method: &str, host: &str) -> Span {
     )
 }
 
+/// One job on its way to the HTTP handler of its kind: instrument the request with it, then
+/// tell [`api_answered`].
+pub(crate) fn forward(kind: &str) -> Span {
+    info_span!(
+        target: TARGET,
+        "forward",
+        "otel.name" = format_args!("forward {kind}"),
+        "otel.kind" = "client",
+        "otel.status_code" = field::Empty,
+        "http.request.method" = "POST",
+        "fleet.job.kind" = kind,
+        "http.response.status_code" = field::Empty,
+        "error.type" = field::Empty,
+    )
+}
+
+/// The trace that a handler continues, as headers: the span's own, or else the publisher's;
+/// and the publisher's as the extension of a `CloudEvent`.
+pub(crate) fn forwarded(span: &Span, received: &HashMap<String, String>) -> Vec<(String, String)> {
+    let publisher = publisher(received);
+    let context = span.context();
+    let own = context.span().span_context().clone();
+    let own = if own.is_valid() { Some(own) } else { publisher.clone() };
+    let plain = own.as_ref().into_iter().flat_map(attributes_of);
+    let extension = publisher.as_ref().into_iter().flat_map(attributes_of);
+    plain.chain(extension.map(|(name, value)| (format!("ce-{name}"), value))).collect()
+}
+
 /// Records that the API answered with this HTTP status, or did not answer.
 pub fn api_answered(span: &Span, status: Option<u16>) {
     match status {
@@ -287,6 +315,17 @@ mod tests {
         assert_eq!(both, HashMap::from([on("traceparent", &parent), on("tracestate", "vendor=x")]));
         assert_eq!(continuing(&parent, Some("no list\n")), Some(plain));
         assert_eq!(continuing("nonsense", Some("vendor=x")), None);
+    }
+
+    /// Where no traces are exported, a handler continues the publisher's.
+    #[test]
+    fn a_handler_continues_the_trace_of_its_job() {
+        let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
+        let received = HashMap::from([("googclient_traceparent".to_owned(), parent.clone())]);
+        let headers = forwarded(&Span::none(), &received);
+        let named = |name: &str| (name.to_owned(), parent.clone());
+        assert_eq!(headers, [named("traceparent"), named("ce-traceparent")]);
+        assert!(forwarded(&Span::none(), &HashMap::new()).is_empty());
     }
 
     #[test]

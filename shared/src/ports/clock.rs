@@ -4,10 +4,14 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+
+use crate::secret::Secret;
 
 /// A point on this process's monotonic clock: time since an arbitrary start
 /// that is the same for the whole process.
@@ -82,6 +86,11 @@ impl Randomness {
     /// A fresh identifier: 128 random bits as 32 hex digits.
     pub fn id(&self) -> String {
         format!("{:032x}", self.draw(rand::Rng::random::<u128>))
+    }
+
+    /// A fresh secret: 256 random bits as base64url without padding.
+    pub fn secret(&self) -> Secret {
+        Secret::new(URL_SAFE_NO_PAD.encode(self.draw(rand::Rng::random::<[u8; 32]>)))
     }
 
     fn draw<T>(&self, from: impl FnOnce(&mut StdRng) -> T) -> T {

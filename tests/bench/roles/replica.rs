@@ -155,7 +155,7 @@ pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
     .collect();
     let nothing = Counted { inner: None, count: Arc::clone(&count) };
     kinds.insert("nothing".to_owned(), Arc::new(nothing));
-    metrics::begin(metrics::Process::Worker, kinds.keys().map(String::as_str));
+    metrics::begin(metrics::Process::Worker, kinds.keys().map(String::as_str), []);
     let settings = IntakeSettings {
         subscription: place.subscription.clone(),
         max_outstanding: outstanding,

@@ -5,6 +5,7 @@
 mod day;
 mod dispatch;
 mod endings;
+mod forwarding;
 mod house;
 mod messages;
 mod outages;

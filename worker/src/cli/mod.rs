@@ -9,6 +9,7 @@ mod dev;
 mod doctor;
 mod emulated;
 mod events;
+mod forward;
 mod help;
 mod keyring;
 mod login;

@@ -103,7 +103,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let events = pages.events.connect(&project, &place, &connected.store, bucket_name).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let scrape = Scrape::start()?;
-    metrics::begin(Process::Web, []);
+    metrics::begin(Process::Web, [], []);
     let provider: Arc<dyn Provider> = Arc::new(HttpProvider::new(
         &client,
         connected.http.clone(),

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 use worker::events::Events;
+use worker::forward::Forwarding;
 use worker::health::{self, Probes};
 use worker::keep_alive::KeepAlive;
-use worker::kinds::{BODY_MEMORY, KindSettings, MIN_BODY_MEMORY, Outputs, builtin};
+use worker::kinds::{BODY_MEMORY, KindSettings, Kinds, MIN_BODY_MEMORY, Outputs, builtin};
 use worker::log_user_ids;
 use worker::metrics::{self, Process, Render};
 use worker::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Topic};
@@ -27,6 +28,7 @@ use worker::{Dedupe, Worker};
 use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::days::{Days, days};
 use super::events::{EventArgs, public_url};
+use super::forward::{self, ForwardArgs};
 use super::output::Usage;
 use super::reach::ReachArgs;
 use worker::telemetry::prometheus::Scrape;
@@ -49,6 +51,8 @@ pub(crate) struct Args {
     store: StoreArgs,
     #[command(flatten)]
     jobs: JobArgs,
+    #[command(flatten)]
+    forward: ForwardArgs,
 }
 
 /// What is taken, and how much at once.
@@ -144,11 +148,12 @@ enum DedupeArg {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { project, store, jobs } = args;
+    let Args { project, store, jobs, forward } = args;
     jobs.check()?;
     log_user_ids(jobs.log_user_ids);
     let place = Place::from_env()?;
     let subscription = project.subscription(&jobs.subscription)?;
+    let forward = forward.settings(&subscription)?;
     let (hosts, output_rules) = jobs.reach.rules(Some(&store.bucket))?;
     let userinfo_url = userinfo_url()?;
     let outcomes_topic =
@@ -180,8 +185,25 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let scrape = Scrape::start()?;
     let api_root = place.emulators.as_ref().and_then(|e| e.api_root.clone());
-    let kinds = builtin(KindSettings { userinfo_url, outputs, body_memory: jobs.body_memory });
-    metrics::begin(Process::Worker, kinds.keys().map(String::as_str));
+    let mut kinds = builtin(KindSettings { userinfo_url, outputs, body_memory: jobs.body_memory });
+    let forwarding = match forward {
+        Some(settings) => Some(forward::open(settings, &place, &connected.store).await?),
+        None => None,
+    };
+    let forwarded = forwarding.as_ref().map(Forwarding::handlers).unwrap_or_default();
+    if let Some(kind) = forwarded.keys().find(|kind| kinds.contains_key(*kind)) {
+        return Err(
+            Usage(format!("--forward: kind {kind} is built in; choose another name")).into()
+        );
+    }
+    kinds.extend(forwarded.clone());
+    let names = |kinds: &Kinds| kinds.keys().cloned().collect::<Vec<_>>();
+    let (all, forwarded) = (names(&kinds), names(&forwarded));
+    metrics::begin(
+        Process::Worker,
+        all.iter().map(String::as_str),
+        forwarded.iter().map(String::as_str),
+    );
     info!(
         replica = connected.store.holder(),
         health = %listener.local_addr().context("the health listener has no address")?,
@@ -219,6 +241,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         every: jobs.sweep,
     };
     let counted = connected.store.clone();
+    // Until the last job has ended.
+    let _tokens = forwarding.map(|forwarding| {
+        let serving =
+            forwarding.serve(connected.store.clone(), Arc::clone(&clock), CancellationToken::new());
+        AbortOnDropHandle::new(tokio::spawn(serving))
+    });
     let worker = Worker::builder()
         .dedupe(match jobs.dedupe {
             DedupeArg::Off => Dedupe::Off,

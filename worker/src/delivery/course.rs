@@ -54,6 +54,8 @@ pub(super) struct Course<'a> {
     pub(super) attempt: u32,
     /// The API rejected a token, and this delivery has renewed it.
     pub(super) renewed: bool,
+    /// Since when others than whoever should do the job have answered.
+    pub(super) misrouted_since: Option<Monotonic>,
     pub(super) last: Ran,
     /// The end could not be written so far.
     pub(super) stuck: Option<Stuck>,
@@ -116,6 +118,7 @@ impl<'a> Course<'a> {
             consent: None,
             attempt: 0,
             renewed: false,
+            misrouted_since: None,
             last: Ran::Failed { after: None },
             stuck: None,
             token: None,
@@ -221,26 +224,36 @@ impl<'a> Course<'a> {
             "attempt {} failed, the next comes in {pause:.1?}: {reason}",
             self.attempt
         );
-        let (Some(turn), Some(job)) = (self.turn, self.job) else { return self.hold(pause).await };
+        self.yield_turn(self.hold(pause)).await
+    }
+
+    /// Lets others of the user run while the job waits for something else.
+    pub(super) async fn yield_turn<T>(&self, waiting: impl Future<Output = T>) -> T {
+        let (Some(turn), Some(job)) = (self.turn, self.job) else { return waiting.await };
         turn.paused.store(true, Ordering::Relaxed);
         if let Some(next) = self.shared.scheduler.pause(&job.user) {
             self.shared.start(next);
         }
-        let event = self.hold(pause).await;
+        let waited = waiting.await;
         self.shared.scheduler.come_back(&job.user).await;
         turn.paused.store(false, Ordering::Relaxed);
-        event
+        waited
     }
 
     /// Lets time pass; a longer pause counts as holding the message.
     pub(super) async fn hold(&self, pause: Duration) -> Event {
+        self.hold_until(self.shared.clock.sleep(pause), pause >= HELD_FROM).await
+    }
+
+    /// Waits for `end`; whether that counts as holding the message.
+    pub(super) async fn hold_until(&self, end: impl Future<Output = ()>, counts: bool) -> Event {
         let go_back = CancellationToken::new();
-        let _held = if pause >= HELD_FROM { self.held(&go_back) } else { None };
+        let _held = if counts { self.held(&go_back) } else { None };
         tokio::select! {
             biased;
             () = self.shared.ends.stopping.cancelled() => Event::GoBack,
             () = go_back.cancelled() => Event::GoBack,
-            () = self.shared.clock.sleep(pause) => Event::Waited,
+            () = end => Event::Waited,
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::handler::Handler;
 use crate::metrics::Ended;
+use crate::places::Places;
 
 /// One of them.
 pub(crate) struct Kind {
@@ -29,6 +30,13 @@ impl Kinds {
 
     pub(crate) fn get(&self, kind: &str) -> Option<&Kind> {
         self.0.get(kind)
+    }
+
+    /// Why no job of any forwarded kind can be done, if that is so.
+    pub(crate) fn all_down(&self) -> Option<String> {
+        let forwarded = self.0.values().filter_map(|kind| kind.handler.places());
+        let troubles: Option<Vec<String>> = forwarded.map(Places::trouble).collect();
+        troubles.filter(|troubles| !troubles.is_empty()).map(|troubles| troubles.join("; "))
     }
 
     /// Their names, for people.

@@ -3,6 +3,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use shared::{ConsentReason, Credentials, Error};
@@ -13,7 +14,8 @@ use crate::effect::Knowledge;
 use crate::job::Job;
 use crate::metrics;
 use crate::outcome::Verdict;
-use crate::session::Session;
+use crate::places::{Look, Place};
+use crate::session::{Attempt, Session};
 use crate::settlement::{Event, Ran};
 
 use super::course::Course;
@@ -38,15 +40,33 @@ impl<'a> Course<'a> {
                     Err(event) => return event,
                 },
             };
-            let conclusion = match self.run_once(job, kind, &credentials).await {
-                Ok(conclusion) => conclusion,
+            let place = match self.place(kind).await {
+                Ok(place) => place,
                 Err(event) => return event,
             };
+            // An API may have limited the user's rate meanwhile.
+            let limited = self.shared.rate_limits.wait(&job.user, self.shared.now());
+            if place.is_some() && !limited.is_zero() {
+                continue;
+            }
+            let (conclusion, used) = match self.run_once(job, kind, &credentials).await {
+                Ok(ran) => ran,
+                Err(event) => return event,
+            };
+            drop(place);
+            match conclusion.verdict {
+                Verdict::Unasked { at_most, .. } if self.is_held_still(at_most) => {
+                    self.attempt -= 1;
+                    continue;
+                }
+                Verdict::Unasked { .. } => {}
+                _ => self.misrouted_since = None,
+            }
             if self.renewed || conclusion.verdict != Verdict::Unauthorized {
                 return self.judge(job, conclusion);
             }
             self.renewed = true;
-            renewed = match self.renew(&credentials, conclusion.knowledge).await {
+            renewed = match self.renew(&used, conclusion.knowledge).await {
                 Ok(credentials) => Some(credentials),
                 Err(event) => return event,
             };
@@ -77,17 +97,61 @@ impl<'a> Course<'a> {
         self.credential(job).await
     }
 
-    /// One run of the handler, in a slot.
+    /// Whether a job that nobody could be asked to do goes on waiting for that.
+    fn is_held_still(&mut self, at_most: Option<Duration>) -> bool {
+        let Some(limit) = at_most else { return true };
+        let now = self.shared.now();
+        now.since(*self.misrouted_since.get_or_insert(now)) < limit
+    }
+
+    /// One of the kind's places, once there is one; none where the kind has no such bound.
+    /// While the kind is closed the job is held, and others of its user run.
+    async fn place(&mut self, kind: &'a Kind) -> Result<Option<Place<'a>>, Event> {
+        let shared: &'a Arc<Deliveries> = self.shared;
+        let Some(places) = kind.handler.places() else { return Ok(None) };
+        let _waiting = places.waiting();
+        loop {
+            let mut changes = places.changes();
+            let waited = match places.look(shared.now()) {
+                Look::Open(claim) => tokio::select! {
+                    biased;
+                    () = shared.ends.stopping.cancelled() => Event::GoBack,
+                    place = places.take(claim) => match place {
+                        Some(place) => return Ok(Some(place)),
+                        None => Event::Waited,
+                    },
+                },
+                Look::Wait { why, pause } => {
+                    self.report.reason = Some(why);
+                    let open = async {
+                        tokio::select! {
+                            // The sender lives as long as the kind.
+                            _changed = changes.changed() => {}
+                            () = shared.clock.sleep(pause) => {}
+                        }
+                    };
+                    self.yield_turn(self.hold_until(open, true)).await
+                }
+            };
+            if waited != Event::Waited {
+                return Err(waited);
+            }
+        }
+    }
+
+    /// One run of the handler, in a slot; and the credentials that it used.
     async fn run_once(
         &mut self,
         job: &Job,
         kind: &Kind,
         credentials: &Credentials,
-    ) -> Result<Conclusion, Event> {
+    ) -> Result<(Conclusion, Credentials), Event> {
         let _slot = self.slot().await?;
         self.attempt += 1;
         let began = self.shared.now();
-        let session = Session::new(&self.shared.carrier, credentials.clone()).of_kind(&kind.name);
+        let attempt = Attempt { number: self.attempt, received: &self.message.received };
+        let session = Session::new(&self.shared.carrier, credentials.clone());
+        let session = session.of_kind(&kind.name).of(attempt);
         let ledger = session.ledger();
         let _running = self.shared.meters.run();
         // A panic ends this delivery only; the handler keeps no state of ours that it could
@@ -106,7 +170,7 @@ impl<'a> Course<'a> {
         if let Verdict::Done { .. } = conclusion.verdict {
             self.shared.rate_limits.succeeded(&job.user, began);
         }
-        Ok(conclusion)
+        Ok((conclusion, session.rejected().clone()))
     }
 
     /// A slot, once one is free and jobs may begin.
@@ -196,6 +260,11 @@ impl<'a> Course<'a> {
                 self.report = Report::failed(why, http_status);
                 Ran::Failed { after }
             }
+            Verdict::Unasked { why, .. } => {
+                self.report = Report::failed(why, None);
+                Ran::Failed { after: None }
+            }
+            Verdict::NeedsConsent(why) => return self.needs_consent(why, knowledge),
             Verdict::MissingScopes { scopes } => {
                 return self.needs_consent(ConsentReason::MissingScopes(scopes), knowledge);
             }

@@ -22,6 +22,8 @@ pub enum Lack {
     Endings,
     /// Jobs cannot be done for anybody, so that none are taken.
     Pause,
+    /// No handler of a forwarded kind can be reached.
+    Forwarding,
     /// The intake is not open.
     Intake,
 }

@@ -59,9 +59,9 @@ pub(super) fn judge(
             ),
         },
         401 => Verdict::Unauthorized,
-        403 if said.is(&RATE_LIMITS) || said.is(&QUOTAS) => limited(status, headers, &said, call),
+        403 if said.is_limit() => limited(status, headers, &said, call),
         403 if lacks_scope(headers, &said) => {
-            Verdict::MissingScopes { scopes: missing_scopes(headers, said) }
+            Verdict::MissingScopes { scopes: said.missing_scopes(headers) }
         }
         408 | 425 => retry(status, headers, "the API asks to try again"),
         429 => limited(status, headers, &said, call),
@@ -91,10 +91,8 @@ fn retry(status: u16, headers: &HeaderMap, why: &str) -> Verdict {
 }
 
 fn limited(status: u16, headers: &HeaderMap, said: &Said, call: Option<&SentCall>) -> Verdict {
-    // A plain limit on the rate has the status RESOURCE_EXHAUSTED as well.
-    let is_rate = said.is(&RATE_LIMITS) || (status == 429 && said.is(&["RESOURCE_EXHAUSTED"]));
     let host = call.filter(|_| !said.is(&OF_THE_USER)).map(|call| call.host.to_string());
-    let limit = Limit { quota: !is_rate && said.is(&QUOTAS), host };
+    let limit = Limit { quota: said.is_quota(status), host };
     Verdict::RateLimited { http_status: Some(status), after: retry_after(headers), limit }
 }
 
@@ -106,16 +104,18 @@ fn lacks_scope(headers: &HeaderMap, said: &Said) -> bool {
             && challenge::parameter(headers, "error").as_deref() == Some("insufficient_scope"))
 }
 
-/// The scopes that would do, from the challenge or else from the details; none when
-/// the API does not say.
-fn missing_scopes(headers: &HeaderMap, said: Said) -> Vec<String> {
-    let listed = challenge::parameter(headers, "scope").or(said.scopes).unwrap_or_default();
-    challenge::scopes(&listed)
+/// The same of an answer that a program of somebody's own may have worded: RFC 6750's challenge
+/// alone says so as well.
+pub(crate) fn insufficient_scope(headers: &HeaderMap, said: &Said) -> bool {
+    lacks_scope(headers, said)
+        || challenge::parameter(headers, "error").as_deref() == Some("insufficient_scope")
 }
 
 /// Google's error body (AIP-193 and the older `errors` list).
 #[derive(Default)]
-struct Said {
+pub(crate) struct Said {
+    /// There is one.
+    googles: bool,
     reasons: Vec<String>,
     message: Option<String>,
     /// As the details' metadata names them, separated by spaces.
@@ -123,7 +123,7 @@ struct Said {
 }
 
 impl Said {
-    fn of(body: &[u8]) -> Self {
+    pub(crate) fn of(body: &[u8]) -> Self {
         let Ok(value) = serde_json::from_slice::<Value>(body) else {
             return Self::default();
         };
@@ -137,6 +137,7 @@ impl Said {
         let details = error["details"].as_array().into_iter().flatten();
         let mut metadata = details.map(|detail| &detail["metadata"]);
         Self {
+            googles: error.is_object(),
             reasons: listed.chain(status).map(str::to_owned).collect(),
             scopes: metadata.find_map(|m| {
                 ["scopes", "scope"].into_iter().find_map(|name| m[name].as_str().map(str::to_owned))
@@ -152,6 +153,30 @@ impl Said {
 
     fn is(&self, any_of: &[&str]) -> bool {
         self.reasons.iter().any(|r| any_of.contains(&r.as_str()))
+    }
+
+    /// Whether the body has Google's form of an error.
+    pub(crate) fn is_googles(&self) -> bool {
+        self.googles
+    }
+
+    /// Whether it is a limit that passes.
+    pub(crate) fn is_limit(&self) -> bool {
+        self.is(&RATE_LIMITS) || self.is(&QUOTAS)
+    }
+
+    /// Whether that limit, told with this status, is a quota.
+    pub(crate) fn is_quota(&self, status: u16) -> bool {
+        // A plain limit on the rate has the status RESOURCE_EXHAUSTED as well.
+        let is_rate = self.is(&RATE_LIMITS) || (status == 429 && self.is(&["RESOURCE_EXHAUSTED"]));
+        !is_rate && self.is(&QUOTAS)
+    }
+
+    /// The scopes that would do, from the challenge or else from the details; none when
+    /// the API does not say.
+    pub(crate) fn missing_scopes(self, headers: &HeaderMap) -> Vec<String> {
+        let listed = challenge::parameter(headers, "scope").or(self.scopes).unwrap_or_default();
+        challenge::scopes(&listed)
     }
 
     /// The first reason, if it looks like a code: it goes into logs.

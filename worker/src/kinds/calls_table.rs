@@ -73,6 +73,8 @@ impl Cell {
             Verdict::Retry { .. } => "retry",
             Verdict::MissingScopes { .. } => "missing",
             Verdict::Reject { .. } => "rejected",
+            Verdict::NeedsConsent(_) => "consent",
+            Verdict::Unasked { .. } => "unasked",
             Verdict::Stated { .. } => "stated",
         };
         let known = conclusion.knowledge;

@@ -53,7 +53,7 @@ fn unquote(quoted: &str) -> Option<(String, &str)> {
 
 /// The scopes in a list separated by spaces (RFC 6749, section 3.3), as far as they
 /// can be some.
-pub(super) fn scopes(list: &str) -> Vec<String> {
+pub(crate) fn scopes(list: &str) -> Vec<String> {
     let plain = |scope: &&str| {
         scope.len() <= MAX_SCOPE_BYTES
             && scope.bytes().all(|b| matches!(b, b'!' | b'#'..=b'[' | b']'..=b'~'))

@@ -13,7 +13,7 @@ const SHORTEST: usize = 8;
 
 /// Replaces secrets in a stream of pieces.
 #[derive(Default)]
-pub(super) struct Hidden {
+pub(crate) struct Hidden {
     secrets: Vec<Vec<u8>>,
     /// The end of what came, which may be the beginning of a secret.
     held: Vec<u8>,
@@ -21,7 +21,7 @@ pub(super) struct Hidden {
 
 impl Hidden {
     /// Hides `secret`, as it is, as JSON with `\/`, and percent-encoded.
-    pub(super) fn new(secret: &str) -> Self {
+    pub(crate) fn new(secret: &str) -> Self {
         let mut spellings = Vec::new();
         if secret.len() >= SHORTEST {
             let encoded = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
@@ -32,7 +32,7 @@ impl Hidden {
     }
 
     /// What can be handed on once this piece has come.
-    pub(super) fn clean(&mut self, piece: Bytes) -> Bytes {
+    pub(crate) fn clean(&mut self, piece: Bytes) -> Bytes {
         let is_clean = |secret: &Vec<u8>| place(&piece, secret).is_none();
         if self.held.is_empty() && self.secrets.iter().all(is_clean) {
             return piece;
@@ -54,7 +54,7 @@ impl Hidden {
     }
 
     /// What was held back, after the last piece.
-    pub(super) fn rest(&mut self) -> Bytes {
+    pub(crate) fn rest(&mut self) -> Bytes {
         std::mem::take(&mut self.held).into()
     }
 }

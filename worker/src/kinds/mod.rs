@@ -20,6 +20,10 @@ pub use profile::ProfileHandler;
 
 pub use crate::hosts::{Forbidden, HostRules};
 
+pub(crate) use answer::{Said, insufficient_scope};
+pub(crate) use challenge::scopes;
+pub(crate) use hidden::Hidden;
+
 /// Handlers by the kind that they do.
 pub type Kinds = BTreeMap<String, Arc<dyn Handler>>;
 

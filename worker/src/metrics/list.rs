@@ -96,6 +96,9 @@ const STORAGE_CODES: &[&str] =
 const ENDPOINT_OUTCOMES: &[&str] =
     &["ok", "invalid_grant", "refused", "transient", "ambiguous", "abandoned"];
 
+/// The classes of the answers of HTTP handlers, and what stands for none.
+pub(super) const CLASSES: &[&str] = &["2xx", "3xx", "4xx", "5xx", "none", "unsent"];
+
 /// Each event of [`WEB_EVENTS`] with the outcomes that it can have.
 pub(super) const WEB_OUTCOMES: [(&str, &[&str]); 5] = [
     ("start", &["started", "limited", "not_offered", "failed"]),
@@ -198,6 +201,18 @@ metrics_list! {
         "Times that no call was made to a host for a while because it refused many users.";
     PAUSED_HOSTS = "fleet_hosts_paused", WORKER, Gauge, [],
         "Hosts to which no call is made now because they refuse many users.";
+    FORWARD_SENT = "fleet_forward_sent_total", WORKER, Counter, ["kind": OPEN],
+        "Jobs that were sent to the HTTP handler of their kind, each attempt counted.";
+    FORWARD_IN_FLIGHT = "fleet_forward_in_flight", WORKER, Gauge, ["kind": OPEN],
+        "Jobs that the HTTP handler of their kind is doing now.";
+    FORWARD_ANSWERS = "fleet_forward_answers_total", WORKER, Counter,
+        ["kind": OPEN, "class": CLASSES],
+        "Answers of HTTP handlers by class; none (reset, or too late), unsent (it could not be \
+         reached, so nothing was asked of it).";
+    FORWARD_WAITING = "fleet_forward_waiting", WORKER, Gauge, ["kind": OPEN],
+        "Jobs that wait for one of the places of their kind, or until it is up again.";
+    FORWARD_DOWN = "fleet_forward_down", WORKER, Gauge, ["kind": OPEN],
+        "1 while the HTTP handler of a kind cannot be reached or is not the right one.";
     CREDENTIALS = "fleet_credentials_total", WORKER, Counter,
         ["result": &["hit", "wait", "error"]],
         "Credentials asked for: hit (in memory), wait (a read or a refresh), error.";

@@ -9,6 +9,7 @@
 //! ([`read_store`]).
 
 mod api;
+mod forward;
 mod list;
 mod meters;
 mod render;
@@ -24,7 +25,8 @@ use shared::{Reason, TokenStore};
 pub use list::{ALL, Kind, Label, Metric, OTHER, Process};
 use list::{
     AMBIGUOUS, API, API_SECONDS, BUILD, CACHED_USERS, COMMIT_CONFLICTS, CREDENTIALS,
-    ENDINGS_ABANDONED, ENDPOINT, ENDPOINT_SECONDS, EVENTS, HELD, IN_FLIGHT, JOB_SECONDS, JOBS,
+    ENDINGS_ABANDONED, ENDPOINT, ENDPOINT_SECONDS, EVENTS, FORWARD_ANSWERS, FORWARD_DOWN,
+    FORWARD_IN_FLIGHT, FORWARD_SENT, FORWARD_WAITING, HELD, IN_FLIGHT, JOB_SECONDS, JOBS,
     KEPT_ALIVE, LEASE_WAIT, LEASES, LOST_GRANTS, ORPHANS, OUTSTANDING, PARKED, PAUSED_HOSTS,
     PUBSUB_REACHABLE, QUEUE_WAIT, QUEUED_USERS, READY, REFRESHES, REJECTED_TOKENS, SLOWED_USERS,
     STORAGE, STORAGE_SECONDS, UNKNOWN, UNSEALED_READS, WEB_EVENTS, WEB_OUTCOMES,
@@ -36,6 +38,7 @@ pub(crate) use list::{
 
 pub(crate) use api::ApiSeries;
 pub use api::MAX_HOSTS;
+pub(crate) use forward::{ForwardMeters, Level, PlaceMeters};
 pub(crate) use meters::{Ended, Meters};
 pub use render::Render;
 
@@ -52,11 +55,18 @@ pub fn describe() {
 
 /// Shows every metric of `process` as zero before anything happens, with each value
 /// that its labels can have: `increase()` over a series that appears with its first
-/// event misses that event. `kinds` are those that the process does.
-pub fn begin<'a>(process: Process, kinds: impl IntoIterator<Item = &'a str>) {
+/// event misses that event. `kinds` are those that the process does, `forwarded` those of
+/// them that it forwards.
+pub fn begin<'a>(
+    process: Process,
+    kinds: impl IntoIterator<Item = &'a str>,
+    forwarded: impl IntoIterator<Item = &'a str>,
+) {
     let kinds: Vec<&str> = kinds.into_iter().chain([UNKNOWN]).collect();
+    let forwarded: Vec<&str> = forwarded.into_iter().collect();
     for metric in ALL.iter().filter(|metric| metric.shown_by.contains(&process)) {
-        for labels in series(metric, &kinds) {
+        let kinds = if metric.name.starts_with(FORWARD) { &forwarded } else { &kinds };
+        for labels in series(metric, kinds) {
             match metric.kind {
                 Kind::Counter => counter!(metric.name, labels).absolute(0),
                 Kind::Gauge => gauge!(metric.name, labels).set(0.0),
@@ -67,6 +77,8 @@ pub fn begin<'a>(process: Process, kinds: impl IntoIterator<Item = &'a str>) {
     gauge!(BUILD, "version" => VERSION).set(1.0);
 }
 
+/// Metrics whose names begin so have a series for each kind that is forwarded.
+const FORWARD: &str = "fleet_forward_";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The labels of each series that a metric begins with.

@@ -32,7 +32,7 @@ fn shown(process: Process, work: impl FnOnce()) -> BTreeMap<String, f64> {
     let recorder = recorder();
     with_local_recorder(&recorder, || {
         describe();
-        begin(process, ["profile"]);
+        begin(process, ["profile", "greet"], ["greet"]);
         work();
     });
     samples(&recorder.handle().render())
@@ -90,6 +90,7 @@ fn combinations_of_labels_all_begin() {
         "fleet_job_duration_seconds_count{kind=\"profile\"}",
         "fleet_storage_requests_total{operation=\"put\",code=\"throttled\"}",
         "fleet_api_requests_total{host=\"other\",code=\"error\"}",
+        "fleet_forward_answers_total{kind=\"greet\",class=\"none\"}",
     ] {
         assert!(fresh.contains_key(series), "{series} is not in {fresh:?}");
     }
@@ -122,6 +123,11 @@ fn write_everything(store: &TokenStore) {
     for gauge in [PAUSED, NEED_CONSENT, PARKED_JOBS, ENDINGS, EVENTS_UNTOLD] {
         set(gauge, 1.0);
     }
+    let (places, forward) = (PlaceMeters::of("greet"), ForwardMeters::of("greet"));
+    places.set_down(true);
+    std::mem::forget(places.wait());
+    std::mem::forget(forward.send());
+    forward.answered("2xx");
     pubsub_reachable(true);
     ending_abandoned();
     event("needed");

@@ -200,6 +200,10 @@ fn tell(deliveries: &Deliveries, ready: &Readiness) {
         [] => ready.has(Lack::Pause),
         reasons => ready.lacks(Lack::Pause, reasons.join("; ")),
     }
+    match deliveries.kinds.all_down() {
+        None => ready.has(Lack::Forwarding),
+        Some(why) => ready.lacks(Lack::Forwarding, why),
+    }
     ready.intake(true);
 }
 

@@ -1,0 +1,205 @@
+//! The token endpoint: where a job's HTTP handler gets its user's access tokens.
+//!
+//! It looks like an OAuth token endpoint to the client libraries of all languages, and opens
+//! nothing but access tokens, to whoever has the handle of an attempt under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use shared::consent::missing_scopes;
+use shared::ports::Clock;
+use shared::{ConsentReason, Credentials, Error, TokenStore};
+
+use crate::kinds::scopes;
+
+use super::handles::{Attempt, Handles};
+use super::scopes::has_wider;
+use super::token_request::{BadRequest, TokenRequest};
+
+/// Libraries ask for another token on every call when theirs has less than 225 to 300 s left.
+const AHEAD: Duration = Duration::from_secs(6 * 60);
+/// How long a question waits for its answer: shorter than libraries do.
+const LONGEST_WAIT: Duration = Duration::from_secs(45);
+/// How long whoever asks is told to wait when nothing says for how long.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Answers for the attempts under way.
+#[derive(Debug, Clone)]
+pub(super) struct TokenEndpoint {
+    pub(super) handles: Arc<Handles>,
+    pub(super) store: TokenStore,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// What it says.
+#[derive(Debug)]
+enum Told {
+    Token(Credentials),
+    Refused {
+        status: StatusCode,
+        error: &'static str,
+        why: &'static str,
+    },
+    /// Ask again after this time.
+    Later(Duration),
+}
+
+#[derive(Serialize)]
+struct Success<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_in: u64,
+    scope: String,
+}
+
+#[derive(Serialize)]
+struct Refusal {
+    error: &'static str,
+    error_description: &'static str,
+}
+
+impl TokenEndpoint {
+    /// `POST /token`.
+    pub(super) fn routes(self) -> Router {
+        Router::new().route("/token", post(token)).with_state(self)
+    }
+
+    async fn answer(&self, head: &Parts, form: &[u8]) -> Told {
+        let request = match TokenRequest::read(head, form) {
+            Ok(request) => request,
+            Err(bad) => return Told::bad(bad),
+        };
+        let Some(attempt) = self.attempt(&request) else { return Told::ended() };
+        let asking = self.store.get_credentials_ahead(&attempt.user, AHEAD);
+        let got = tokio::select! {
+            biased;
+            got = asking => got,
+            () = self.clock.sleep(LONGEST_WAIT) => Err(Error::Busy("no answer in time".into())),
+        };
+        // The attempt may have ended meanwhile, and its handle with it.
+        if self.attempt(&request).is_none() {
+            return Told::ended();
+        }
+        match got {
+            Ok(credentials) => granted(&attempt, &request.scopes, credentials),
+            Err(Error::NeedsConsent(why)) => {
+                attempt.refused(Some(why));
+                Told::invalid_grant("the user must consent")
+            }
+            Err(error) => {
+                attempt.refused(None);
+                match error {
+                    Error::Later { retry_after, .. } => Told::Later(retry_after),
+                    _ => Told::Later(ASK_AGAIN),
+                }
+            }
+        }
+    }
+
+    /// The attempt of whoever asks, which acts as the user that is asked for.
+    fn attempt(&self, request: &TokenRequest) -> Option<Arc<Attempt>> {
+        let attempt = self.handles.attempt(&request.secret)?;
+        (attempt.user.as_str() == request.user).then_some(attempt)
+    }
+
+    /// For how long a token is good, in whole seconds.
+    fn expires_in(&self, credentials: &Credentials) -> u64 {
+        let left = credentials.expires_at().map(|at| at.duration_since(self.clock.wall()));
+        let left = left.and_then(|left| u64::try_from(left.as_secs()).ok());
+        left.unwrap_or_default().max(1)
+    }
+
+    fn response(&self, told: &Told) -> Response {
+        let (status, body) = match told {
+            Told::Token(credentials) => {
+                let token = Success {
+                    access_token: credentials.access_token().expose(),
+                    token_type: "Bearer",
+                    expires_in: self.expires_in(credentials),
+                    scope: credentials.scopes().join(" "),
+                };
+                (StatusCode::OK, serde_json::to_vec(&token))
+            }
+            Told::Refused { status, error, why } => {
+                (*status, serde_json::to_vec(&Refusal { error, error_description: why }))
+            }
+            Told::Later(_) => {
+                let error = "temporarily_unavailable";
+                let error_description = "no token can be had at the moment; ask again later";
+                let refusal = Refusal { error, error_description };
+                (StatusCode::SERVICE_UNAVAILABLE, serde_json::to_vec(&refusal))
+            }
+        };
+        let body = body.expect("strings and numbers are JSON");
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+        if let Told::Later(after) = told {
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response
+    }
+}
+
+async fn token(State(endpoint): State<TokenEndpoint>, head: Parts, form: Bytes) -> Response {
+    let told = endpoint.answer(&head, &form).await;
+    endpoint.response(&told)
+}
+
+/// Hands a token out, unless it allows less than what is asked for.
+fn granted(attempt: &Attempt, asked: &[String], credentials: Credentials) -> Told {
+    let held = credentials.scopes();
+    // A provider that reports no scopes does not say that there are none.
+    let missing = if held.is_empty() { Vec::new() } else { missing_scopes(asked, held) };
+    if missing.is_empty() {
+        attempt.granted(&credentials);
+        return Told::Token(credentials);
+    }
+    let wanted: Vec<String> = missing.into_iter().filter(|scope| !has_wider(scope, held)).collect();
+    let consent = ConsentReason::MissingScopes(scopes(&wanted.join(" ")));
+    attempt.refused((!wanted.is_empty()).then_some(consent));
+    Told::Refused {
+        status: StatusCode::BAD_REQUEST,
+        error: "invalid_scope",
+        why: "the user has not granted a scope that is asked for",
+    }
+}
+
+impl Told {
+    fn bad(bad: BadRequest) -> Self {
+        let (status, error, why) = match bad {
+            BadRequest::NotLocal(why) => (StatusCode::FORBIDDEN, "invalid_request", why),
+            BadRequest::Invalid(why) => (StatusCode::BAD_REQUEST, "invalid_request", why),
+            BadRequest::UnsupportedGrantType => (
+                StatusCode::BAD_REQUEST,
+                "unsupported_grant_type",
+                "only `refresh_token` is supported",
+            ),
+        };
+        Self::Refused { status, error, why }
+    }
+
+    fn invalid_grant(why: &'static str) -> Self {
+        Self::Refused { status: StatusCode::BAD_REQUEST, error: "invalid_grant", why }
+    }
+
+    /// Whatever is wrong with a handle: who guesses learns nothing.
+    fn ended() -> Self {
+        Self::invalid_grant("the handle is unknown, another user's, or its job has ended")
+    }
+}
+
+#[cfg(test)]
+mod tests;
