@@ -15,6 +15,8 @@ Example:
   fleet dev --replicas 2
   # then, in another terminal, paste the printed export lines, and:
   fleet publish --user user-1 --kind profile
+  # or with a handler of one's own, in any language:
+  fleet dev --forward greet=http://127.0.0.1:8080/
 
 Everything lives in memory and is gone after Ctrl-C.")]
 pub(crate) struct Args {
@@ -33,6 +35,9 @@ pub(crate) struct Args {
     /// How long an access token lives
     #[arg(long, default_value = "60s", value_parser = duration)]
     token_lifetime: Duration,
+    /// A kind whose jobs the HTTP handler at this URL does, as `fleet worker --forward` (repeat)
+    #[arg(long, value_name = "KIND=URL")]
+    forward: Vec<String>,
     /// The endpoints as JSON instead of export lines
     #[arg(long)]
     json: bool,
@@ -44,7 +49,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         token_lifetime: args.token_lifetime,
         api_latency: Duration::ZERO,
         refresh_latency: Duration::ZERO,
-        replica_flags: Vec::new(),
+        replica_flags: args.forward.iter().map(|route| format!("--forward={route}")).collect(),
     })
     .await?;
     let users = stack.import_users(args.users).await?;
