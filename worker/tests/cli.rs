@@ -76,9 +76,10 @@ fn files_with_secrets_that_others_can_read_are_refused() {
 fn help_shows_what_there_is() {
     let (code, stdout, _) = fleet(&["--help"], &[]);
     assert_eq!(code, 0);
-    for command in
-        ["worker", "publish", "profile", "token", "users", "dead", "setup", "doctor", "dev", "demo"]
-    {
+    for command in [
+        "worker", "broker", "publish", "profile", "token", "users", "dead", "setup", "doctor",
+        "dev", "demo",
+    ] {
         assert!(stdout.contains(command), "{command}");
     }
     for group in ["Run:\n  worker ", "People:\n  login ", "Jobs:\n  publish ", "Operate:\n  setup "]

@@ -10,7 +10,7 @@ use super::Cli;
 
 /// Commands by what people want to do, in the order in which they are shown.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Run", &["worker", "web", "dev", "demo"]),
+    ("Run", &["worker", "web", "broker", "dev", "demo"]),
     ("People", &["login", "users", "profile", "token"]),
     ("Jobs", &["publish", "dead"]),
     ("Operate", &["setup", "doctor", "keyring", "completions", "help"]),

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod broker;
 mod confirm;
 mod connect;
 mod days;
@@ -64,6 +65,8 @@ enum Command {
     Worker(Box<worker::Args>),
     /// The consent pages: where people sign in and grant access
     Web(Box<web::Args>),
+    /// Access tokens for programs that are no jobs, by a token endpoint on this machine
+    Broker(Box<broker::Args>),
     /// Obtain a user credential on this computer and print its profile
     Login(login::Args),
     /// Publish jobs: one by flags, many from a JSON Lines file or stdin
@@ -122,6 +125,7 @@ pub(crate) fn run() -> ExitCode {
         match cli.command {
             Command::Worker(args) => worker::run(*args).await,
             Command::Web(args) => web::run(*args).await,
+            Command::Broker(args) => broker::run(*args).await,
             Command::Login(args) => login::run(args).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Profile(args) => profile::run(args).await,
@@ -183,6 +187,7 @@ fn start_telemetry(command: &Command, runtime: &Handle) -> Result<(Logs, Option<
     let (filter, service, project) = match command {
         Command::Worker(args) => ("info", "fleet-worker", args.project()),
         Command::Web(_) => ("info", "fleet-web", None),
+        Command::Broker(_) => ("info", "fleet-broker", None),
         _ => ("warn", "fleet", None),
     };
     let traces = match command {

@@ -4,6 +4,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 use shared::{Secret, encode_segment};
 
 use crate::job::{Job, Received};
@@ -64,6 +65,11 @@ impl<'a> CredentialsObject<'a> {
             client_secret: secret.expose(),
             refresh_token: user,
         }
+    }
+
+    /// It as JSON, the secret included.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::to_value(self).expect("strings are JSON")
     }
 }
 
@@ -138,7 +144,7 @@ fn header_value(value: &str) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

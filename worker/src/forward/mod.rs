@@ -11,6 +11,8 @@
 //! was given outlives its handle, by up to an hour.
 
 mod answer;
+mod broker;
+mod clients;
 mod event;
 mod forwarder;
 mod handles;
@@ -41,8 +43,10 @@ use crate::places::Places;
 use forwarder::{Common, Forwarder};
 use handles::Handles;
 use renewals::Renewals;
-use token_endpoint::TokenEndpoint;
+use token_endpoint::{Callers, TokenEndpoint};
 
+pub use broker::{Broker, credentials};
+pub use clients::{Clients, Users, read_keys};
 pub use target::{BadRoute, Route, Target};
 
 /// How many jobs of a kind a handler does at once, unless the operator says otherwise.
@@ -77,9 +81,11 @@ pub enum ForwardError {
     Settings(String),
     /// Choose another address for the token endpoint.
     #[error(
-        "cannot listen on {address}: {source}; is another replica running? choose another --token-listen (port 0: any)"
+        "cannot listen on {address}: {source}; is another one running? choose another {flag} (port 0: any)"
     )]
     Listen {
+        /// The flag that names it.
+        flag: &'static str,
         /// The address.
         address: SocketAddr,
         /// What is wrong with it.
@@ -140,7 +146,7 @@ impl Forwarding {
     pub async fn open(settings: ForwardSettings) -> Result<Self, ForwardError> {
         settings.check().map_err(ForwardError::Settings)?;
         let address = settings.token_listen;
-        let failed = |source| ForwardError::Listen { address, source };
+        let failed = |source| ForwardError::Listen { flag: "--token-listen", address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let handles = Arc::new(Handles::default());
@@ -185,7 +191,8 @@ impl Forwarding {
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> std::io::Result<()> {
-        let endpoint = TokenEndpoint { handles: self.handles, store, clock };
+        let callers = Callers::Attempts(self.handles);
+        let endpoint = TokenEndpoint { callers, store, clock };
         http_server::serve(self.listener, endpoint.routes(), stop).await
     }
 }

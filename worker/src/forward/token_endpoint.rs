@@ -1,7 +1,8 @@
-//! The token endpoint: where a job's HTTP handler gets its user's access tokens.
+//! The token endpoint: where a job's HTTP handler gets its user's access tokens, and programs
+//! that are no jobs those of the users that they may act as.
 //!
 //! It looks like an OAuth token endpoint to the client libraries of all languages, and opens
-//! nothing but access tokens, to whoever has the handle of an attempt under way.
+//! nothing but access tokens, to whoever has the handle of an attempt under way or a key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +12,17 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use shared::consent::missing_scopes;
 use shared::ports::Clock;
-use shared::{ConsentReason, Credentials, Error, TokenStore};
+use shared::{ConsentReason, Credentials, Error, TokenStore, UserId};
 
 use crate::kinds::scopes;
 
+use super::clients::Clients;
 use super::handles::{Attempt, Handles};
 use super::scopes::has_wider;
 use super::token_request::{BadRequest, TokenRequest};
@@ -32,10 +34,25 @@ const LONGEST_WAIT: Duration = Duration::from_secs(45);
 /// How long whoever asks is told to wait when nothing says for how long.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Answers for the attempts under way.
+/// Who is answered.
+#[derive(Debug, Clone)]
+pub(super) enum Callers {
+    /// The attempts under way.
+    Attempts(Arc<Handles>),
+    /// Programs that have a key.
+    Clients(Arc<Clients>),
+}
+
+/// Who asks, and for whom.
+enum Caller {
+    Attempt(Arc<Attempt>),
+    Client(UserId),
+}
+
+/// Answers them.
 #[derive(Debug, Clone)]
 pub(super) struct TokenEndpoint {
-    pub(super) handles: Arc<Handles>,
+    pub(super) callers: Callers,
     pub(super) store: TokenStore,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -78,25 +95,28 @@ impl TokenEndpoint {
             Ok(request) => request,
             Err(bad) => return Told::bad(bad),
         };
-        let Some(attempt) = self.attempt(&request) else { return Told::ended() };
-        let asking = self.store.get_credentials_ahead(&attempt.user, AHEAD);
+        let caller = match self.caller(&request) {
+            Ok(caller) => caller,
+            Err(told) => return told,
+        };
+        let asking = self.store.get_credentials_ahead(caller.user(), AHEAD);
         let got = tokio::select! {
             biased;
             got = asking => got,
             () = self.clock.sleep(LONGEST_WAIT) => Err(Error::Busy("no answer in time".into())),
         };
-        // The attempt may have ended meanwhile, and its handle with it.
-        if self.attempt(&request).is_none() {
-            return Told::ended();
+        // An attempt may have ended meanwhile, and its handle with it.
+        if let Err(told) = self.caller(&request) {
+            return told;
         }
         match got {
-            Ok(credentials) => granted(&attempt, &request.scopes, credentials),
+            Ok(credentials) => granted(&caller, &request.scopes, credentials),
             Err(Error::NeedsConsent(why)) => {
-                attempt.refused(Some(why));
+                caller.refused(Some(why));
                 Told::invalid_grant("the user must consent")
             }
             Err(error) => {
-                attempt.refused(None);
+                caller.refused(None);
                 match error {
                     Error::Later { retry_after, .. } => Told::Later(retry_after),
                     _ => Told::Later(ASK_AGAIN),
@@ -105,10 +125,22 @@ impl TokenEndpoint {
         }
     }
 
-    /// The attempt of whoever asks, which acts as the user that is asked for.
-    fn attempt(&self, request: &TokenRequest) -> Option<Arc<Attempt>> {
-        let attempt = self.handles.attempt(&request.secret)?;
-        (attempt.user.as_str() == request.user).then_some(attempt)
+    /// Who asks, if they may act as the user that is asked for.
+    fn caller(&self, request: &TokenRequest) -> Result<Caller, Told> {
+        match &self.callers {
+            Callers::Attempts(handles) => {
+                let attempt = handles.attempt(&request.secret);
+                let own = attempt.filter(|attempt| attempt.user.as_str() == request.user);
+                own.map(Caller::Attempt).ok_or_else(Told::ended)
+            }
+            Callers::Clients(clients) if !clients.knows(&request.secret) => {
+                Err(Told::invalid_client())
+            }
+            Callers::Clients(clients) => {
+                let user = clients.user(&request.user).map(Caller::Client);
+                user.ok_or_else(|| Told::invalid_grant("this user's tokens are not given here"))
+            }
+        }
     }
 
     /// For how long a token is good, in whole seconds.
@@ -145,6 +177,9 @@ impl TokenEndpoint {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"fleet\""));
+        }
         if let Told::Later(after) = told {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
@@ -159,21 +194,40 @@ async fn token(State(endpoint): State<TokenEndpoint>, head: Parts, form: Bytes) 
 }
 
 /// Hands a token out, unless it allows less than what is asked for.
-fn granted(attempt: &Attempt, asked: &[String], credentials: Credentials) -> Told {
+fn granted(caller: &Caller, asked: &[String], credentials: Credentials) -> Told {
     let held = credentials.scopes();
     // A provider that reports no scopes does not say that there are none.
     let missing = if held.is_empty() { Vec::new() } else { missing_scopes(asked, held) };
     if missing.is_empty() {
-        attempt.granted(&credentials);
+        if let Caller::Attempt(attempt) = caller {
+            attempt.granted(&credentials);
+        }
         return Told::Token(credentials);
     }
     let wanted: Vec<String> = missing.into_iter().filter(|scope| !has_wider(scope, held)).collect();
     let consent = ConsentReason::MissingScopes(scopes(&wanted.join(" ")));
-    attempt.refused((!wanted.is_empty()).then_some(consent));
+    caller.refused((!wanted.is_empty()).then_some(consent));
     Told::Refused {
         status: StatusCode::BAD_REQUEST,
         error: "invalid_scope",
         why: "the user has not granted a scope that is asked for",
+    }
+}
+
+impl Caller {
+    fn user(&self) -> &UserId {
+        match self {
+            Self::Attempt(attempt) => &attempt.user,
+            Self::Client(user) => user,
+        }
+    }
+
+    /// Notes that an attempt was given no token, because of `consent` if the user can change
+    /// that.
+    fn refused(&self, consent: Option<ConsentReason>) {
+        if let Self::Attempt(attempt) = self {
+            attempt.refused(consent);
+        }
     }
 }
 
@@ -193,6 +247,11 @@ impl Told {
 
     fn invalid_grant(why: &'static str) -> Self {
         Self::Refused { status: StatusCode::BAD_REQUEST, error: "invalid_grant", why }
+    }
+
+    fn invalid_client() -> Self {
+        let (error, why) = ("invalid_client", "the key is not one of this broker's");
+        Self::Refused { status: StatusCode::UNAUTHORIZED, error, why }
     }
 
     /// Whatever is wrong with a handle: who guesses learns nothing.

@@ -6,10 +6,11 @@ use jiff::SignedDuration;
 use serde_json::Value;
 use shared::adapters::SystemClock;
 use shared::ports::Randomness;
-use shared::{Grant, UserId};
+use shared::{Grant, Secret, UserId};
 use tower_service::Service as _;
 
 use super::*;
+use crate::forward::clients::Users;
 use crate::forward::handles::Handle;
 use crate::session::stand::carrier;
 
@@ -24,7 +25,8 @@ async fn scene(user: &str) -> Scene {
     let handles = Arc::new(Handles::default());
     let handle = handles.issue(&UserId::new(user).unwrap(), &Randomness::seeded(1));
     let clock = Arc::new(SystemClock::default());
-    Scene { endpoint: TokenEndpoint { handles, store: carrier.store, clock }, handle }
+    let callers = Callers::Attempts(handles);
+    Scene { endpoint: TokenEndpoint { callers, store: carrier.store, clock }, handle }
 }
 
 /// Ann's grant, with these scopes and so much of its hour left.
@@ -103,7 +105,8 @@ async fn every_other_handle_is_refused_with_one_text() {
     texts.push(invalid_grant(&scene.ask(&secret, "bob", "").await));
     texts.push(invalid_grant(&scene.ask(&secret, "", "").await));
     let Scene { endpoint, handle } = scene;
-    let other = endpoint.handles.issue(&UserId::new("bob").unwrap(), &Randomness::seeded(2));
+    let Callers::Attempts(handles) = &endpoint.callers else { unreachable!() };
+    let other = handles.issue(&UserId::new("bob").unwrap(), &Randomness::seeded(2));
     handle.end();
     let scene = Scene { endpoint, handle: other };
     texts.push(invalid_grant(&scene.ask(&secret, "ann", "").await));
@@ -145,6 +148,30 @@ async fn a_scope_that_is_not_granted() {
         (400, refused, None),
         "a wider one is granted"
     );
+}
+
+#[tokio::test]
+async fn a_broker_knows_programs_by_their_key() {
+    let scene = scene("ann").await;
+    grant(&scene.endpoint.store, &["openid"], Duration::from_secs(3600)).await;
+    let (key, old) = ("k".repeat(32), "o".repeat(32));
+    let keys = [Secret::new(&*key), Secret::new(&*old)];
+    let clients = Clients::new(&keys, Users::Prefix("an".to_owned()));
+    let callers = Callers::Clients(Arc::new(clients));
+    let endpoint = TokenEndpoint { callers, ..scene.endpoint.clone() };
+    let scene = Scene { endpoint, ..scene };
+    for key in [&key, &old] {
+        let (status, token, _) = scene.ask(key, "ann", "").await;
+        assert_eq!((status, &token["access_token"]), (200, &"fake-access".into()));
+    }
+    let wrong = scene.ask("wrong", "ann", "").await;
+    assert_eq!((wrong.0, &wrong.1["error"]), (401, &"invalid_client".into()));
+    assert!(wrong.2.contains_key("www-authenticate"));
+    let handle = scene.handle.secret.expose().to_owned();
+    assert_eq!(scene.ask(&handle, "ann", "").await.0, 401, "no handle opens it");
+    invalid_grant(&scene.ask(&key, "bob", "").await);
+    invalid_grant(&scene.ask(&key, "", "").await);
+    assert_eq!(invalid_grant(&scene.ask(&key, "anybody", "").await), "the user must consent");
 }
 
 #[tokio::test]

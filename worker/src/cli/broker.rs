@@ -1,0 +1,162 @@
+//! `fleet broker`: access tokens for programs that are no jobs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{ArgMatches, FromArgMatches, Subcommand};
+use shared::adapters::SystemClock;
+use shared::{Secret, UserId, file_text};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use worker::forward::{Broker, Clients, Users, credentials, read_keys};
+
+use super::connect::{Place, StoreArgs, read_small, user_id};
+use super::output::{self, Usage};
+
+/// Serving is the command itself, so that it needs no bucket where another is named.
+#[derive(Debug)]
+pub(crate) enum Args {
+    Serve(ServeArgs),
+    Other(Command),
+}
+
+impl FromArgMatches for Args {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand_name() {
+            Some(_) => Command::from_arg_matches(matches).map(Self::Other),
+            None => ServeArgs::from_arg_matches(matches).map(Self::Serve),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for Args {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        Command::augment_subcommands(ServeArgs::augment_args(command))
+            .subcommand_required(false)
+            .arg_required_else_help(false)
+            .subcommand_negates_reqs(true)
+            .args_conflicts_with_subcommands(true)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  openssl rand -hex 32 > broker.key
+  fleet broker --bucket my-tokens --client client.json --key broker.key
+  fleet broker credentials 109876543210987654321 --key broker.key > ann.json
+  GOOGLE_APPLICATION_CREDENTIALS=ann.json python report.py
+
+Whoever has the key gets access tokens of the users that --users names, and nothing else: no
+refresh token. For a new key put it above the old one, give it to all, then remove the old.")]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Where programs ask for tokens: a loopback address
+    #[arg(long, env = "FLEET_BROKER_LISTEN", default_value = LISTEN)]
+    listen: SocketAddr,
+    /// Path of the key that programs ask with; two in it while they are changed, a line each
+    #[arg(long, env = "FLEET_BROKER_KEY", value_name = "FILE")]
+    key: PathBuf,
+    /// Whose tokens are given: a file of user IDs, one in a line, or 'prefix*' [default: all
+    /// users']
+    #[arg(long, env = "FLEET_BROKER_USERS", value_name = "FILE|PREFIX*")]
+    users: Option<String>,
+}
+
+const LISTEN: &str = "127.0.0.1:9091";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print a credentials file, for `GOOGLE_APPLICATION_CREDENTIALS`, with which any Google
+    /// library acts as a stored user
+    #[command(after_help = "\
+Example:
+  fleet broker credentials 109876543210987654321 --key broker.key > ann.json
+
+The file has the key in it: keep it as you keep that.")]
+    Credentials {
+        /// The stored user's ID
+        #[arg(value_name = "USER_ID", value_parser = user_id)]
+        user: UserId,
+        /// Where the broker listens
+        #[arg(long, env = "FLEET_BROKER_LISTEN", default_value = LISTEN)]
+        listen: SocketAddr,
+        /// Path of the broker's key
+        #[arg(long, env = "FLEET_BROKER_KEY", value_name = "FILE")]
+        key: PathBuf,
+    },
+}
+
+fn keys(path: &Path) -> Result<Vec<Secret>, Usage> {
+    read_keys(&read_text(path)?).map_err(|why| Usage(format!("--key: {} {why}", path.display())))
+}
+
+fn read_text(path: &Path) -> Result<String, Usage> {
+    let content = read_small(path)?;
+    let text = file_text(&content);
+    text.map(Into::into).ok_or_else(|| Usage(format!("{} is not text", path.display())))
+}
+
+fn users(named: Option<&str>) -> Result<Users, Usage> {
+    let Some(named) = named.filter(|named| !named.is_empty()) else { return Ok(Users::All) };
+    if let Some(prefix) = named.strip_suffix('*') {
+        return Ok(Users::Prefix(prefix.to_owned()));
+    }
+    let text = read_text(Path::new(named))?;
+    let listed = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(Users::Listed(listed.map(str::to_owned).collect()))
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let ServeArgs { store, listen, key, users: named } = match args {
+        Args::Serve(args) => args,
+        Args::Other(Command::Credentials { user, listen, key }) => {
+            let keys = keys(&key)?;
+            let key = keys.first().context("a file without keys was refused")?;
+            return output::json(&credentials(listen, key, &user));
+        }
+    };
+    let clients = Clients::new(&keys(&key)?, users(named.as_deref())?);
+    if !listen.ip().is_loopback() {
+        let text = format!("--listen is {listen}; it must be a loopback address");
+        return Err(Usage(text).into());
+    }
+    let place = Place::from_env()?;
+    let connected = store.connect(&place).await?;
+    let broker = Broker::open(listen, clients).await?;
+    let address = broker.address()?;
+    info!(%address, "giving tokens to programs that have the key");
+    let stop = CancellationToken::new();
+    stop_by_signals(&stop)?;
+    let clock = Arc::new(SystemClock::default());
+    broker.serve(connected.store.clone(), clock, stop).await?;
+    connected.finish().await;
+    Ok(())
+}
+
+fn stop_by_signals(stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
