@@ -346,6 +346,12 @@ impl Bucket for CloudStorage {
                     let hints = object.metadata.into_iter().collect();
                     listing.hints.insert(object.name.clone(), hints);
                 }
+                let created = object
+                    .create_time
+                    .and_then(|time| jiff::Timestamp::new(time.seconds(), time.nanos()).ok());
+                if let Some(created) = created {
+                    listing.created.insert(object.name.clone(), created);
+                }
                 listing.objects.push((object.name, Generation(object.generation)));
             }
             Ok(listing)

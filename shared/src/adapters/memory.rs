@@ -9,7 +9,8 @@ use futures_util::future::BoxFuture;
 
 use crate::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
 
-/// Objects with generations, strictly one winner per generation, no limits.
+/// Objects with generations, strictly one winner per generation, no limits. It has no clock, so
+/// its listings do not tell when an object was created.
 #[derive(Debug, Default)]
 pub struct MemoryBucket(Mutex<Contents>);
 
@@ -100,7 +101,7 @@ impl Bucket for MemoryBucket {
                 let hints = objects.iter().filter_map(|(name, _)| {
                     c.hints.get(name).map(|hints| (name.clone(), hints.clone()))
                 });
-                Ok(Listing { hints: hints.collect(), objects, next_page })
+                Ok(Listing { hints: hints.collect(), objects, next_page, ..Listing::default() })
             })
         }
         .boxed()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 
 /// The version of one object. Generations of one name only grow, also across
 /// delete and re-creation. Zero as a precondition means "must not exist".
@@ -54,6 +55,8 @@ pub struct Listing {
     pub objects: Vec<(String, Generation)>,
     /// The hints of those objects that have some, by their names.
     pub hints: BTreeMap<String, Hints>,
+    /// When these versions were created, by the objects' names, as far as the bucket tells.
+    pub created: BTreeMap<String, Timestamp>,
     /// Pass it on to get the next page; `None` after the last.
     pub next_page: Option<String>,
 }

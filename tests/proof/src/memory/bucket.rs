@@ -8,9 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
 use shared::adapters::MemoryBucket;
-use shared::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
+use shared::ports::{Bucket, BucketError, Clock as _, Generation, Hints, Listing, Object};
 use tokio::time::Instant;
+
+use super::clock::VirtualClock;
 
 /// What happens to one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +74,11 @@ struct State {
     down: bool,
     refuses_deletes: bool,
     listings: u64,
+    deletions: u64,
     /// Faults of the next writes whose name starts with a prefix.
     faults: BTreeMap<&'static str, VecDeque<WriteFault>>,
     written_at: BTreeMap<String, Instant>,
+    created: BTreeMap<String, Timestamp>,
     /// Replies to the next reads of a name come so late.
     late_reads: BTreeMap<String, VecDeque<Duration>>,
 }
@@ -101,6 +106,11 @@ impl FaultyBucket {
     /// Pages listed since the start, or since the last call.
     pub fn take_listings(&self) -> u64 {
         self.with(|s| std::mem::take(&mut s.listings))
+    }
+
+    /// Deletions since the start, or since the last call.
+    pub fn take_deletions(&self) -> u64 {
+        self.with(|s| std::mem::take(&mut s.deletions))
     }
 
     /// The next write of a name that starts with `prefix` meets this fault;
@@ -225,7 +235,11 @@ impl Bucket for FaultyBucket {
             }
             let written = self.inner.put_with_hints(name, content, hints, expected).await;
             if written.is_ok() {
-                self.with(|s| s.written_at.insert(name.to_owned(), Instant::now()));
+                let created = VirtualClock::new(SignedDuration::ZERO).wall();
+                self.with(|s| {
+                    s.written_at.insert(name.to_owned(), Instant::now());
+                    s.created.insert(name.to_owned(), created);
+                });
             }
             match fault {
                 Some(WriteFault::ReplyLost) => Err(lost()),
@@ -242,6 +256,7 @@ impl Bucket for FaultyBucket {
         expected: Generation,
     ) -> BoxFuture<'a, Result<bool, BucketError>> {
         async move {
+            self.with(|s| s.deletions += 1);
             self.arrive().await?;
             if self.with(|s| s.refuses_deletes) {
                 return Err(BucketError::Refused("no deletion for the test".into()));
@@ -260,7 +275,15 @@ impl Bucket for FaultyBucket {
         async move {
             self.with(|s| s.listings += 1);
             self.arrive().await?;
-            self.inner.list(prefix, page).await
+            let mut listing = self.inner.list(prefix, page).await?;
+            self.with(|s| {
+                for (name, _) in &listing.objects {
+                    if let Some(created) = s.created.get(name) {
+                        listing.created.insert(name.clone(), *created);
+                    }
+                }
+            });
+            Ok(listing)
         }
         .boxed()
     }
