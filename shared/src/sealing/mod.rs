@@ -220,6 +220,11 @@ impl Sealing {
         self.keyring.as_ref()?.seal(name, plain).map(Seal::from)
     }
 
+    /// Whether the content of an object is stored without any seal.
+    pub fn is_plain(content: &[u8]) -> bool {
+        has_seal(content) == Some(false)
+    }
+
     /// Opens the content of the object `name`, which has a secret part.
     ///
     /// # Errors
@@ -487,6 +492,8 @@ mod tests {
         assert_eq!(open_only.seal_whole(NAME, b"{}"), b"{}".as_slice());
 
         let strict = sealing();
+        assert!(Sealing::is_plain(&plain) && !Sealing::is_plain(&sealed_by(&strict)));
+        assert!(!Sealing::is_plain(&strict.seal_whole(NAME, &plain)) && !Sealing::is_plain(b"x"));
         assert_eq!(strict.open(NAME, &plain).unwrap_err(), NotOpened::Unsealed);
         assert_eq!(strict.open_whole(NAME, &plain).unwrap_err(), NotOpened::Unsealed);
         assert!(!strict.is_current(NAME, &plain) && strict.seals_new_forms());

@@ -6,11 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use shared::adapters::{BucketSettings, CloudStorage, SystemClock};
 use shared::ports::{Bucket as _, BucketError, Clock as _, Generation, Randomness};
+use shared::sealing::Sealing;
 use worker::roles::{On, To};
 
 use super::super::connect::Place;
 use super::access::{MAY, public_members, role, this_process};
 use super::finding::Checks;
+use super::sealed;
 
 /// Objects that must not go by themselves.
 const KEPT: [&str; 4] = ["tokens/", "leases/", "parked/", "sweeps/"];
@@ -18,7 +20,12 @@ const KEPT: [&str; 4] = ["tokens/", "leases/", "parked/", "sweeps/"];
 const PAUSE: Duration = Duration::from_millis(1100);
 const NO_GRPC: &str = "STORAGE_EMULATOR_HOST_GRPC is not set, and this emulator cannot be asked";
 
-pub(super) async fn check(place: &Place, name: Option<&str>, known: bool) -> Checks {
+pub(super) async fn check(
+    place: &Place,
+    name: Option<&str>,
+    known: bool,
+    sealing: &Sealing,
+) -> Checks {
     let Some(name) = name else {
         let mut checks = Checks::of("bucket");
         checks.skip_for("exists", "none is named", "set --bucket (FLEET_BUCKET)");
@@ -60,6 +67,9 @@ pub(super) async fn check(place: &Place, name: Option<&str>, known: bool) -> Che
         checks.skip("settings", NO_GRPC);
     }
     round_trip(&bucket, name, grpc, &mut checks).await;
+    if grpc {
+        sealed::check(&bucket, sealing, &mut checks).await;
+    }
     checks
 }
 

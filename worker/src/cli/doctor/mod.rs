@@ -7,6 +7,7 @@ mod credentials;
 mod finding;
 mod oauth;
 mod pubsub;
+mod sealed;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -133,9 +134,11 @@ impl Args {
         let client = given(self.client.as_ref());
         let (oauth, token_uri) = oauth::check(client, self.public_url.as_ref(), &http).await;
         let bucket = self.bucket.as_ref().filter(|name| !name.is_empty());
+        // One that cannot be read is told for itself.
+        let sealing = self.sealing.sealing(place).await.unwrap_or_default();
         let (keyring, bucket, pubsub, clock) = tokio::join!(
             self.keyring(place),
-            bucket::check(place, bucket.map(String::as_str), known),
+            bucket::check(place, bucket.map(String::as_str), known, &sealing),
             pubsub::check(place, names, known),
             clock::check(place, token_uri.as_deref(), &http),
         );
