@@ -1,12 +1,14 @@
 //! `fleet users reseal`: brings over what is not sealed with the primary key yet.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde_json::json;
 use shared::adapters::SystemClock;
-use shared::ports::{Bucket, BucketError, Clock as _};
+use shared::ports::{Bucket, BucketError, Clock as _, Hints};
 use shared::sealing::Sealing;
 use shared::{Error, Resealed, TokenStore, UserId};
 use worker::outbox::StoredEnding;
@@ -17,6 +19,8 @@ use super::super::connect::{Connected, Place, StoreArgs, user_id};
 use super::super::output;
 use super::every_user;
 
+/// So many records or objects are rewritten at a time.
+const AT_ONCE: usize = 16;
 /// The name of this process in claims.
 const HOLDER: &str = "fleet users reseal";
 
@@ -56,8 +60,11 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
     let users = if args.all { every_user(&store).await? } else { args.users };
     let bar = indicatif::ProgressBar::new(users.len() as u64);
     let mut counts = Counts::default();
-    for user in &users {
-        match record(&store, user).await {
+    let mut resealing = stream::iter(&users)
+        .map(async |user| (user, record(&store, user).await))
+        .buffer_unordered(AT_ONCE);
+    while let Some((user, resealed)) = resealing.next().await {
+        match resealed {
             Ok(Resealed::Done) => counts.resealed += 1,
             // Deleted since it was listed: nothing left to seal.
             Ok(_) | Err(Error::NeedsConsent(_)) => counts.unchanged += 1,
@@ -110,82 +117,52 @@ struct Objects<'a> {
 impl Objects<'_> {
     async fn reseal(&self, prefix: &str, counts: &mut Counts) -> anyhow::Result<()> {
         let mut page = None;
-        // Users whose parked jobs somebody else is resuming: what is left of them goes
-        // through their hands.
-        let mut held = HashSet::new();
-        let mut claim: Option<(UserId, Claim)> = None;
+        let mut claims = Claims::default();
         loop {
             let listing = self.bucket.list(prefix, page).await?;
-            self.bar.inc_length(listing.objects.len() as u64);
-            for (name, _) in listing.objects {
-                self.bar.inc(1);
-                if is_claim(&name) {
-                    continue;
-                }
-                if let Some(user) = user_of(&name)
-                    && !self.holds(&mut claim, &user, &mut held).await?
-                {
-                    counts.failed += 1;
-                    let why = "another process resumes this user's parked jobs";
-                    self.bar.suspend(|| output::note(format!("{name:?}: {why}")));
-                    continue;
-                }
-                match self.one(&name).await {
-                    Ok(true) => counts.resealed += 1,
-                    Ok(false) => counts.unchanged += 1,
-                    Err(error) => {
-                        counts.failed += 1;
-                        self.bar.suspend(|| output::note(format!("{name:?}: {error:#}")));
+            let names = listing.objects.iter().map(|(name, _)| name);
+            let names: Vec<&String> = names.filter(|name| !is_claim(name)).collect();
+            self.bar.inc_length(names.len() as u64);
+            for names in names.chunks(AT_ONCE) {
+                let users = names.iter().filter_map(|name| user_of(name)).collect();
+                claims.take(&*self.bucket, users).await?;
+                let sealing = names.iter().map(|&name| {
+                    let (hints, claims) = (listing.hints.get(name), &claims);
+                    async move {
+                        let is_ours = user_of(name).is_none_or(|user| claims.has(&user));
+                        anyhow::ensure!(is_ours, "another process resumes this user's parked jobs");
+                        self.one(name, hints).await
+                    }
+                    .map(move |sealed| (name, sealed))
+                });
+                for (name, sealed) in join_all(sealing).await {
+                    match sealed {
+                        Ok(true) => counts.resealed += 1,
+                        Ok(false) => counts.unchanged += 1,
+                        Err(error) => {
+                            counts.failed += 1;
+                            self.bar.suspend(|| output::note(format!("{name:?}: {error:#}")));
+                        }
                     }
                 }
+                self.bar.inc(names.len() as u64);
             }
             page = listing.next_page;
             if page.is_none() {
-                break;
-            }
-        }
-        if let Some((_, claim)) = claim {
-            claim.release(&*self.bucket).await;
-        }
-        Ok(())
-    }
-
-    /// A parked job is rewritten under its user's claim only: whoever resumes them deletes
-    /// the version that it has published, and a newer one would be published again.
-    async fn holds(
-        &self,
-        claim: &mut Option<(UserId, Claim)>,
-        user: &UserId,
-        held: &mut HashSet<UserId>,
-    ) -> anyhow::Result<bool> {
-        if claim.as_ref().is_some_and(|(claimed, _)| claimed == user) {
-            return Ok(true);
-        }
-        if let Some((_, claim)) = claim.take() {
-            claim.release(&*self.bucket).await;
-        }
-        if held.contains(user) {
-            return Ok(false);
-        }
-        match Claim::take(&*self.bucket, &SystemClock::default(), user, HOLDER, None).await? {
-            Claimed::Mine(mine) => {
-                *claim = Some((user.clone(), mine));
-                Ok(true)
-            }
-            Claimed::Held(_) => {
-                held.insert(user.clone());
-                Ok(false)
+                claims.take(&*self.bucket, HashSet::new()).await?;
+                return Ok(());
             }
         }
     }
 
     /// Seals one object anew. Whether it was not sealed as it should be.
-    async fn one(&self, name: &str) -> anyhow::Result<bool> {
+    async fn one(&self, name: &str, hints: Option<&Hints>) -> anyhow::Result<bool> {
         let Some(object) = self.bucket.get(name).await? else { return Ok(false) };
         let Some(content) = resealed(name, &object.content, self.store.sealing())? else {
             return Ok(false);
         };
-        match self.bucket.put(name, content, object.generation).await {
+        let hints = hints.cloned().unwrap_or_default();
+        match self.bucket.put_with_hints(name, content, hints, object.generation).await {
             Ok(_) => Ok(true),
             // Whoever wrote it meanwhile has sealed it, or deleted it.
             Err(BucketError::PreconditionFailed) => Ok(false),
@@ -204,4 +181,38 @@ fn resealed(name: &str, content: &[u8], sealing: &Sealing) -> anyhow::Result<Opt
         return Ok(None);
     }
     Ok(sealing.resealed_whole(name, content)?)
+}
+
+/// The users whose parked jobs are rewritten now. That is done under their claims only: whoever
+/// resumes them deletes the version that it has published, and a newer one would be published
+/// again.
+#[derive(Default)]
+struct Claims {
+    mine: HashMap<UserId, Claim>,
+    /// Users whose jobs somebody else is resuming: what is left of them goes through their hands.
+    held: HashSet<UserId>,
+}
+
+impl Claims {
+    /// Claims these users, and releases all others.
+    async fn take(&mut self, bucket: &dyn Bucket, users: HashSet<UserId>) -> anyhow::Result<()> {
+        let over = self.mine.extract_if(|user, _| !users.contains(user));
+        join_all(over.map(|(_, claim)| claim.release(bucket))).await;
+        let clock = SystemClock::default();
+        let is_new = |user: &UserId| !self.mine.contains_key(user) && !self.held.contains(user);
+        let new: Vec<UserId> = users.into_iter().filter(is_new).collect();
+        let taking = new.iter().map(|user| Claim::take(bucket, &clock, user, HOLDER, None));
+        let taken = join_all(taking).await;
+        for (user, claimed) in new.into_iter().zip(taken) {
+            match claimed? {
+                Claimed::Mine(claim) => drop(self.mine.insert(user, claim)),
+                Claimed::Held(_) => drop(self.held.insert(user)),
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, user: &UserId) -> bool {
+        self.mine.contains_key(user)
+    }
 }
