@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
-use shared::ports::{Bucket as _, Generation};
-use worker::parking::ParkedJob;
+use shared::ports::{Bucket as _, Generation, Object};
+use worker::parking::{ParkedJob, user_of};
 use worker::pubsub::{Delivery, Outgoing, PublishError, Publisher, Settle};
 use worker::resuming::forget;
 
@@ -21,6 +21,9 @@ enum Removal {
     Object(String, Generation),
     Ack(Vec<Box<dyn Settle>>),
 }
+
+/// What was read of a parked job, if it is still there.
+type Read = anyhow::Result<Option<Object>>;
 
 /// A job on its way, and what removes it when it has arrived.
 struct Sent {
@@ -48,12 +51,14 @@ impl Work<'_> {
     ) -> Vec<(Letter, anyhow::Error)> {
         let mut failed = Vec::new();
         let mut sent = Vec::new();
+        let mut read = self.read(&batch, claims).await.into_iter();
         for Item { letter, handle } in batch {
+            let parked = matches!(handle, Handle::Parked(_)).then(|| read.next()).flatten();
             // Nothing of a user overtakes a job that failed.
             if letter.user.as_ref().is_some_and(|user| stuck_users.contains(user)) {
                 continue;
             }
-            match self.message(&letter, handle, claims).await {
+            match self.message(&letter, handle, parked) {
                 Ok(Some((message, removal))) => {
                     let publishing = self.publisher.publish(message).boxed();
                     sent.push(Sent { letter, publishing, removal });
@@ -85,12 +90,32 @@ impl Work<'_> {
         failed
     }
 
-    /// The message that is published; `None` when the job is gone.
-    async fn message(
+    /// Claims the users whose parked jobs these are, and reads the jobs, all at once: in their
+    /// order.
+    async fn read(&self, batch: &[Item], claims: &mut Claims) -> Vec<Read> {
+        let Some(bucket) = &self.sources.bucket else { return Vec::new() };
+        let is_parked = |item: &&Item| matches!(item.handle, Handle::Parked(_));
+        let names: Vec<&String> =
+            batch.iter().filter(is_parked).map(|item| &item.letter.name).collect();
+        let left = claims.take(bucket, names.iter().filter_map(|name| user_of(name))).await;
+        let left = &left;
+        join_all(names.into_iter().map(async |name| {
+            let user = user_of(name).context("this is no parked job's name")?;
+            if let Some(why) = left.get(&user) {
+                anyhow::bail!("{why:#}");
+            }
+            Ok(bucket.get(name).await?)
+        }))
+        .await
+    }
+
+    /// The message that is published; `None` when the job is gone. `parked`: what was read of a
+    /// parked job.
+    fn message(
         &self,
         letter: &Letter,
         handle: Handle,
-        claims: &mut Claims,
+        parked: Option<Read>,
     ) -> anyhow::Result<Option<(Outgoing, Removal)>> {
         let generation = match handle {
             Handle::Dead(deliveries) => {
@@ -103,10 +128,9 @@ impl Work<'_> {
             Handle::Ending(..) => return Ok(None),
             Handle::Parked(generation) => generation,
         };
-        let bucket = self.sources.bucket.as_ref().context("no bucket")?;
         let name = &letter.name;
-        claims.take(bucket, name).await?;
-        let Some(object) = bucket.get(name).await?.filter(|o| o.generation == generation) else {
+        let found = parked.context("no bucket")??;
+        let Some(object) = found.filter(|object| object.generation == generation) else {
             return Ok(None);
         };
         let parked = ParkedJob::decode(name, &object.content, &self.sources.sealing)?;

@@ -97,6 +97,9 @@ impl HowArgs {
         }
         let why = match letter.doubt() {
             Some(why) if !self.force => format!("{why}; --force"),
+            _ if letter.is_sealed => {
+                "its message is sealed; name the keyring (--keyring)".to_owned()
+            }
             _ if letter.has_no_room => {
                 "its message has no room for what makes it the same job".to_owned()
             }

@@ -1,7 +1,12 @@
 //! Removes jobs for good.
 
+use std::collections::HashMap;
+
 use anyhow::Context as _;
+use futures_util::future::join_all;
 use serde_json::json;
+use shared::UserId;
+use worker::parking::user_of;
 use worker::pubsub::Delivery;
 use worker::resuming::forget;
 
@@ -13,6 +18,9 @@ use super::gather::{Extent, Handle, Item, gather};
 use super::letter::Letter;
 use super::redrive::in_users_order;
 use super::{Sources, WhichArgs, now, table};
+
+/// So many are removed at a time.
+const BATCH: usize = 32;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct HowArgs {
@@ -71,29 +79,46 @@ pub(super) async fn run(
     result
 }
 
-/// Removes one after the other; how many.
+/// Removes several users' jobs at a time; how many.
 async fn remove_all(sources: &Sources, items: Vec<Item>) -> usize {
     let mut claims = Claims::default();
     let mut dropped = 0;
     let mut items = items.into_iter().peekable();
-    while let Some(Item { letter, handle }) = items.next() {
-        match remove(sources, &letter, handle, &mut claims).await {
-            Ok(()) => dropped += 1,
-            Err(error) => {
-                output::note(format!("{:?} stays where it is: {error:#}", letter.job));
+    loop {
+        let batch: Vec<Item> = items.by_ref().take(BATCH).collect();
+        if batch.is_empty() {
+            return dropped;
+        }
+        let is_parked = |item: &&Item| matches!(item.handle, Handle::Parked(_));
+        let parked = batch.iter().filter(is_parked);
+        let users: Vec<UserId> = parked.filter_map(|item| user_of(&item.letter.name)).collect();
+        let left = match &sources.bucket {
+            Some(bucket) => claims.take(bucket, users).await,
+            None => HashMap::new(),
+        };
+        let removing = batch.into_iter().map(|Item { letter, handle }| {
+            let left = &left;
+            async move { (remove(sources, &letter, handle, left).await, letter) }
+        });
+        for (removed, letter) in join_all(removing).await {
+            match removed {
+                Ok(()) => dropped += 1,
+                Err(error) => {
+                    output::note(format!("{:?} stays where it is: {error:#}", letter.job));
+                }
             }
         }
         let next = items.peek().and_then(|item| item.letter.user.as_deref());
         claims.release_but(sources, next).await;
     }
-    dropped
 }
 
+/// `left`: users whose jobs another process has claimed.
 async fn remove(
     sources: &Sources,
     letter: &Letter,
     handle: Handle,
-    claims: &mut Claims,
+    left: &HashMap<UserId, anyhow::Error>,
 ) -> anyhow::Result<()> {
     let bucket = || sources.bucket.as_ref().context("no bucket");
     match handle {
@@ -103,7 +128,10 @@ async fn remove(
             }
         }
         Handle::Parked(generation) => {
-            claims.take(bucket()?, &letter.name).await?;
+            let user = user_of(&letter.name).context("this is no parked job's name")?;
+            if let Some(why) = left.get(&user) {
+                anyhow::bail!("{why:#}");
+            }
             forget(bucket()?, &letter.name, generation).await?;
         }
         Handle::Ending(generation, _) => {

@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use futures_util::future::{BoxFuture, join_all};
 use shared::adapters::{RetryingBucket, SystemClock};
 use shared::ports::{Bucket as _, Clock as _, Generation};
-use shared::sealing::Sealing;
+use shared::sealing::{NotOpened, Sealing};
 use worker::outbox::{self, StoredEnding};
-use worker::parking::{PREFIX, ParkedJob, is_claim, prefix_of};
+use worker::parking::{BadParked, PREFIX, ParkedJob, is_claim, prefix_of};
 use worker::pubsub::{Delivery, Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES, Source};
 
 use super::super::connect::Place;
@@ -114,6 +114,13 @@ pub(super) async fn gather(
     if let Some(subscription) = &sources.dead {
         dead(place, which, subscription, limit, extent, &mut found).await?;
     }
+    let sealed = found.items.iter().filter(|item| item.letter.is_sealed).count();
+    if sealed > 0 {
+        found.notes.push(format!(
+            "the messages of {sealed} parked job(s) are sealed, and this process has not their key: \
+             what is shown of them stands beside the seal, and nothing vouches for it (--keyring)"
+        ));
+    }
     // Stable: parked jobs are in their order already.
     found.items.sort_by_key(|item| item.letter.published);
     Ok(found)
@@ -135,14 +142,13 @@ async fn parked(
             let objects = join_all(names.iter().map(|(name, _)| bucket.get(name))).await;
             for ((name, _), object) in names.iter().zip(objects) {
                 let Some(object) = object? else { continue };
-                let parked = match ParkedJob::decode(name, &object.content, sealing) {
-                    Ok(parked) => parked,
+                let letter = match parked_letter(name, &object.content, sealing) {
+                    Ok(letter) => letter,
                     Err(why) => {
                         found.notes.push(format!("{name} is left out: {why}"));
                         continue;
                     }
                 };
-                let letter = Letter::parked(&parked, name);
                 if !which.want(&letter) {
                     continue;
                 }
@@ -161,6 +167,18 @@ async fn parked(
             found.notes.push(format!("{MAX_PARKED} parked jobs were looked at; there are more"));
             return Ok(());
         }
+    }
+}
+
+/// Without the key, what stands beside the seal tells enough to list a job, or to drop it.
+fn parked_letter(name: &str, content: &[u8], sealing: &Sealing) -> Result<Letter, BadParked> {
+    match ParkedJob::decode(name, content, sealing) {
+        Ok(parked) => Ok(Letter::parked(&parked, name)),
+        Err(BadParked::Sealed(NotOpened::NoKeyring(_) | NotOpened::UnknownKey(_))) => {
+            let clear = ParkedJob::decode_clear(name, content)?;
+            Ok(Letter { is_sealed: true, ..Letter::parked(&clear, name) })
+        }
+        Err(why) => Err(why),
     }
 }
 

@@ -58,6 +58,8 @@ pub(super) struct Letter {
     pub(super) malformed: Option<String>,
     /// It cannot be published again as the same job.
     pub(super) has_no_room: bool,
+    /// Its message is sealed and was not opened: only what stands beside it is known.
+    pub(super) is_sealed: bool,
     /// The message that the job came with, if that is known.
     pub(super) source: Option<String>,
     /// The object or the message ID.
@@ -79,6 +81,7 @@ impl Letter {
             redrives: redrives(parked.attributes()),
             malformed: None,
             has_no_room: parked.clone().into_message().is_err(),
+            is_sealed: false,
             source: Some(parked.message_id.clone()),
             name: object.to_owned(),
         }
@@ -109,6 +112,7 @@ impl Letter {
             redrives: 0,
             malformed: None,
             has_no_room: false,
+            is_sealed: false,
             source: Some(ending.message_id.clone()),
             name: object.to_owned(),
         }
@@ -151,6 +155,7 @@ impl Letter {
             redrives: redrives(attributes),
             malformed,
             has_no_room: false,
+            is_sealed: false,
             source: source.cloned(),
             name: received.message_id.clone(),
         }
@@ -199,6 +204,7 @@ impl Letter {
             "run": self.run,
             "redrives": self.redrives,
             "malformed": self.malformed,
+            "sealed": self.is_sealed,
             name: self.name,
         })
     }

@@ -89,6 +89,7 @@ parked job whose user has still not consented is parked again.
 Examples:
   fleet dead drop --dead --id job-17
   fleet dead drop --parked --user 109876543210987654321 --yes
+  fleet dead drop --parked --reason unknown_user --yes
 
 Ends of jobs that wait for a topic are left: workers write them. Those that a topic refuses
 are removed.

@@ -121,6 +121,7 @@ mod tests {
             redrives: 1,
             malformed: None,
             has_no_room: false,
+            is_sealed: false,
             source: None,
             name: "m".into(),
         }
