@@ -70,6 +70,11 @@ pub enum Recalled {
     Same(Told),
     /// A job with this identity and other parameters has ended: this one must not run.
     OtherParameters,
+    /// The object cannot be read, so the job may have acted.
+    Unreadable {
+        /// Its name.
+        object: String,
+    },
 }
 
 impl Told {

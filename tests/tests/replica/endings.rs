@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use shared::ports::Bucket as _;
+use shared::ports::{Bucket as _, Generation};
 use shared::sealing::Sealing;
 use tests::memory::{QueueSettings, pass};
 use worker::effect::Effect;
@@ -638,4 +638,46 @@ async fn a_message_that_comes_again_while_it_is_in_hand_runs_once() {
     assert_eq!(notebook.ids(), ["j"]);
     assert_eq!(house.jobs.acknowledged(), 2, "both deliveries are settled alike");
     replica.end().await;
+}
+
+/// What is remembered of a job's end cannot be read, so the job may have acted: it is held for
+/// an hour in which that can be put right, and then told as an unknown end. It never runs.
+#[tokio::test(start_paused = true)]
+async fn an_end_that_cannot_be_read_is_held_for_an_hour() {
+    for is_mended in [false, true] {
+        let house = house().await;
+        let bucket = Arc::<tests::memory::FaultyBucket>::clone(&house.fleet.bucket);
+        let spoilt = job("j", "ann", "k");
+        let identity = Job::decode(spoilt.to_string().as_bytes(), "m").unwrap().identity().hex();
+        let name = format!("done/ann/{identity}.json");
+        let at = bucket.put(&name, "spoilt".into(), Generation::ABSENT).await.unwrap();
+        let notebook = Notebook::default();
+        let dedupe = Dedupe::bucket(bucket, Sealing::default());
+        let replica = house.start("a", notebook.clone(), |b| b.dedupe(dedupe));
+        house.jobs.publish(&spoilt, "");
+        house.jobs.publish(&job("other", "bob", "k"), "");
+        pass(59 * MINUTE).await;
+        assert_eq!(house.jobs.acknowledged(), 1, "bob's");
+        assert_eq!((house.jobs.deliveries(), house.dead.len()), (2, 0), "it is held");
+        if is_mended {
+            house.fleet.bucket.delete(&name, at).await.unwrap();
+        }
+        house.jobs.drained().await;
+        if is_mended {
+            assert_eq!(notebook.ids(), ["other", "j"]);
+            assert!(house.dead.is_empty());
+        } else {
+            assert_eq!(notebook.ids(), ["other"], "it never runs");
+            let outcome = house.outcomes.outcomes().pop().unwrap();
+            assert_eq!(outcome["status"], "rejected");
+            assert_eq!(
+                (&outcome["effect"], &outcome["repeatable"]),
+                (&json!("unknown"), &json!(false))
+            );
+            assert!(outcome["error"].as_str().unwrap().contains(&name), "{outcome}");
+            let letter = house.dead.take().remove(0);
+            assert_eq!(letter.attributes["effect"], "unknown");
+        }
+        replica.end().await;
+    }
 }

@@ -116,26 +116,20 @@ impl Content {
     }
 
     pub(super) fn recalled(self, job: &Job) -> Recalled {
-        let unrepeatable = |status, effect, reason| Told {
-            status,
-            effect,
-            repeatable: false,
-            http_status: None,
-            result: Json::null(),
-            reason,
-        };
         Recalled::Same(match self {
             Self::End { params, .. } if params != job.params_digest() => {
                 return Recalled::OtherParameters;
             }
+            Self::Unreadable => return Recalled::Unreadable { object: name(job) },
             Self::End { told, .. } => told,
-            Self::Done => unrepeatable(Status::Done, Effect::Done, None),
-            // Something ended, so running it could repeat an effect.
-            Self::Unreadable => unrepeatable(
-                Status::Rejected,
-                Effect::Unknown,
-                Some(format!("what is remembered of it cannot be read: object {}", name(job))),
-            ),
+            Self::Done => Told {
+                status: Status::Done,
+                effect: Effect::Done,
+                repeatable: false,
+                http_status: None,
+                result: Json::null(),
+                reason: None,
+            },
         })
     }
 }

@@ -9,9 +9,6 @@ use shared::{ConsentReason, UserId};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::dedupe::Recalled;
-use crate::effect::Knowledge;
-use crate::gate::Trouble;
 use crate::job::Job;
 use crate::message::Message;
 use crate::metrics;
@@ -93,13 +90,11 @@ impl<'a> Course<'a> {
         let published = received.publish_time.unwrap_or(now);
         let age = Duration::try_from(now.duration_since(published)).unwrap_or_default();
         let key_fails = shared.failing_keys().contains(&received.ordering_key);
-        let attempt = received.delivery_attempt.and_then(|attempt| u32::try_from(attempt).ok());
-        let last_attempt = attempt.zip(shared.retries.max_attempts);
         let settlement = Settlement::new(Facts {
             ordered: !received.ordering_key.is_empty(),
             remembers: shared.dedupe.is_on(),
             publishes_outcomes: shared.topics.outcomes.is_some(),
-            last_attempt: last_attempt.is_some_and(|(attempt, max)| attempt >= max),
+            last_attempt: is_last_attempt(shared, message),
             age,
             received_at,
             retry_budget: shared.retries.budget,
@@ -178,6 +173,11 @@ impl<'a> Course<'a> {
         self.job.map_or(&self.message.received.message_id, |job| &job.id)
     }
 
+    /// Whether the subscription permits no further delivery attempt.
+    pub(super) fn is_last_attempt(&self) -> bool {
+        is_last_attempt(self.shared, self.message)
+    }
+
     fn around(&self) -> Around {
         let Ends { stopping, over, .. } = &self.shared.ends;
         Around {
@@ -185,33 +185,6 @@ impl<'a> Course<'a> {
             unit: self.shared.random.unit(),
             stopping: stopping.is_cancelled(),
             over: over.is_cancelled(),
-        }
-    }
-
-    /// Looks whether the job's end is remembered.
-    async fn recall(&mut self) -> Event {
-        let Some(job) = self.job else { return Event::NotRemembered };
-        let recalled = self.shared.dedupe.recall(job).await;
-        if recalled.is_ok() {
-            self.shared.gate.open(&Trouble::Recall);
-        }
-        match recalled {
-            Ok(None) => Event::NotRemembered,
-            Ok(Some(Recalled::Same(told))) => {
-                metrics::count(metrics::DEDUPED);
-                let ending = Ending { status: told.status, known: told.known() };
-                self.report = Report::of_told(told);
-                Event::Remembered(ending)
-            }
-            Ok(Some(Recalled::OtherParameters)) => {
-                let reason = "this ID was used with other parameters".to_owned();
-                self.report.reason = Some(reason);
-                Event::Ran(Ran::Rejected, Knowledge::NOTHING)
-            }
-            Err(why) => {
-                self.shared.gate.close(Trouble::Recall, &why);
-                Event::Unwritten
-            }
         }
     }
 
@@ -309,6 +282,11 @@ impl<'a> Course<'a> {
             && matches!(self.last, Ran::Failed { .. })
             && !ending.known.is_spent()
     }
+}
+
+fn is_last_attempt(shared: &Deliveries, message: &Message) -> bool {
+    let attempt = message.received.delivery_attempt.and_then(|attempt| u32::try_from(attempt).ok());
+    attempt.zip(shared.retries.max_attempts).is_some_and(|(attempt, max)| attempt >= max)
 }
 
 /// Counts an end that could not be written until this is dropped.

@@ -23,12 +23,12 @@ use super::course::Course;
 use super::report::Report;
 
 /// Pauses between two looks while a job is held.
-const HOLD_MIN: Duration = Duration::from_secs(1);
-const HOLD_MAX: Duration = Duration::from_secs(30);
+pub(super) const HOLD_MIN: Duration = Duration::from_secs(1);
+pub(super) const HOLD_MAX: Duration = Duration::from_secs(30);
 /// With this many users held at once it is no longer one user's trouble.
 const MANY_USERS: usize = 3;
-/// A job whose record cannot be used is held so long, then rejected.
-const UNUSABLE: Duration = Duration::from_secs(60 * 60);
+/// A job whose record, or whose remembered end, cannot be used is held so long, then rejected.
+pub(super) const UNUSABLE: Duration = Duration::from_secs(60 * 60);
 /// How often the bucket is asked whether any record can be used.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 /// How many records are read for an answer.

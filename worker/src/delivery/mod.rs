@@ -7,6 +7,7 @@
 mod course;
 mod credential;
 mod kinds;
+mod recall;
 mod report;
 mod run;
 mod telling;

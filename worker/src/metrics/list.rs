@@ -180,6 +180,9 @@ metrics_list! {
         "1 while Pub/Sub answers on a connection that was opened to ask, 0 while it does not.";
     DEDUPED = "fleet_jobs_deduplicated_total", WORKER, Counter, [],
         "Deliveries of jobs that were done before and did not act again.";
+    DONE_REFUSED = "fleet_done_refused_total", WORKER, Counter, [],
+        "Jobs that were rejected with an unknown effect because what is remembered of their end \
+         could not be read for an hour.";
     ENDINGS = "fleet_endings", WORKER, Gauge, [],
         "Ends of jobs that are stored in the bucket and still to be written, as of the last \
          sweep.";

@@ -117,7 +117,8 @@ fn write_everything(store: &TokenStore) {
     meters.set_paused_hosts(1);
     meters.set_jobs(3, 1);
     ApiSeries::default().note("www.example.com", Some(200), SECOND);
-    for counter in [DEDUPED, SLOWED, HOST_PAUSES, RESUMED, RESUMED_AGAIN, PARKED_REFUSED] {
+    let counters = [DEDUPED, DONE_REFUSED, SLOWED, HOST_PAUSES, RESUMED, RESUMED_AGAIN];
+    for counter in counters.into_iter().chain([PARKED_REFUSED]) {
         count(counter);
     }
     for gauge in [PAUSED, NEED_CONSENT, PARKED_JOBS, ENDINGS, EVENTS_UNTOLD] {
