@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::ports::{Bucket, Clock, Monotonic, Randomness};
-use shared::{Credentials, Error, Schedule, TokenStore, UserId};
+use shared::{ConsentReason, Credentials, Error, Schedule, TokenStore, UserId};
 use tracing::{Instrument as _, debug, error, warn};
 
 use crate::effect::Knowledge;
@@ -56,10 +56,15 @@ impl Course<'_> {
 
     async fn wait_for_credential(&mut self, job: &Job) -> Result<Credentials, Event> {
         let shared = self.shared;
+        let received = &self.message.received;
+        if shared.parking.is_known_absent(&job.user, received, shared.clock.wall()) {
+            return Err(self.needs_consent(ConsentReason::Unknown, Knowledge::NOTHING));
+        }
         let mut pauses = Schedule::new(HOLD_MIN, HOLD_MAX);
         let mut troubled = None;
         let mut unusable_since = None;
         loop {
+            let asked_at = shared.clock.wall();
             let got = tokio::select! {
                 biased;
                 got = shared.carrier.store.get_credentials(&job.user) => got,
@@ -71,6 +76,9 @@ impl Course<'_> {
                     return Ok(credentials);
                 }
                 Err(Error::NeedsConsent(why)) => {
+                    if why == ConsentReason::Unknown {
+                        shared.parking.note_absent(&job.user, asked_at);
+                    }
                     return Err(self.needs_consent(why, Knowledge::NOTHING));
                 }
                 Err(error) => error,

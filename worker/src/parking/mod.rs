@@ -5,7 +5,9 @@
 //! case; and one process at a time publishes a user's jobs again ([`resumption`]), deleting
 //! each after that. So nobody has to decide whether a job that is parked still has to run.
 
+mod absence;
 mod claiming;
+mod hints;
 mod object;
 pub mod resumption;
 
@@ -23,6 +25,7 @@ pub use object::{
     BadParked, NoRoom, PREFIX, ParkedJob, claim_of, is_claim, prefix_of, user_of, with_identity,
 };
 
+use absence::Absences;
 use object::Met;
 
 /// Where jobs are parked.
@@ -30,6 +33,7 @@ use object::Met;
 pub struct Parking {
     bucket: Arc<dyn Bucket>,
     store: TokenStore,
+    absences: Arc<Absences>,
 }
 
 /// What became of an attempt to park.
@@ -57,12 +61,25 @@ struct Seen {
 impl Parking {
     /// Parks in `bucket`, the one that `store` keeps its tokens in.
     pub fn new(bucket: Arc<dyn Bucket>, store: TokenStore) -> Self {
-        Self { bucket, store }
+        Self { bucket, store, absences: Arc::default() }
+    }
+
+    /// The bucket was asked for the record of `user`, not before `at`, and has none. What may
+    /// follow from that is said where it is kept.
+    pub fn note_absent(&self, user: &UserId, at: Timestamp) {
+        self.absences.note(user, at);
+    }
+
+    /// Whether the job in `received` may be parked as an unknown user's without another look
+    /// before the parking write.
+    pub fn is_known_absent(&self, user: &UserId, received: &Received, now: Timestamp) -> bool {
+        self.absences.spares_a_look(user, received, now)
     }
 
     /// Parks a job, unless the credential turns out to have changed. The look after the
     /// write closes the race with a login: whoever comes second sees the other, so no job
-    /// sleeps beside an active credential.
+    /// sleeps beside an active credential. It is never spared; the one before it is where the
+    /// user was seen to be unknown a moment ago.
     ///
     /// Cancelling it may leave the job parked, as does an error. Delivered again, it is found
     /// parked; but if the user consents before that, it runs once by each of the two.
@@ -79,7 +96,9 @@ impl Parking {
     ) -> Result<Parked, Error> {
         let name = object::object_name(job, received);
         let text = |error: BucketError| Error::Unavailable(error.to_string().into());
-        let before = self.look(&job.user).await?;
+        let is_absent =
+            *why == ConsentReason::Unknown && self.absences.spares_a_look(&job.user, received, now);
+        let before = if is_absent { Seen::default() } else { self.look(&job.user, now).await? };
         if !before.justifies(why) {
             // An earlier try, whose answer was lost, may have stored it: then that is the job.
             return match self.bucket.get(&name).await.map_err(text)? {
@@ -89,7 +108,8 @@ impl Parking {
         }
         let parked = ParkedJob::new(job, received, why, before.met.clone(), now);
         let content = parked.encode(&name, self.store.sealing());
-        match self.bucket.put(&name, content.into(), Generation::ABSENT).await {
+        let (content, hints) = (content.into(), hints::of(&parked));
+        match self.bucket.put_with_hints(&name, content, hints, Generation::ABSENT).await {
             // Parked by an earlier delivery, or by this very write.
             Ok(_) | Err(BucketError::PreconditionFailed) => {}
             // Only the answer may be lost.
@@ -100,14 +120,21 @@ impl Parking {
         }
         // The job is stored, so that the message must be acknowledged: where this look
         // fails, resuming looks again.
-        let after = self.look(&job.user).await;
+        let after = self.look(&job.user, now).await;
         Ok(Parked::Stored { moved: after.as_ref() != Ok(&before) })
     }
 
-    async fn look(&self, user: &UserId) -> Result<Seen, Error> {
+    /// Reads the user's record, not before `now`.
+    async fn look(&self, user: &UserId, now: Timestamp) -> Result<Seen, Error> {
         match self.store.read_record(user).await {
-            Ok(record) => Ok(Seen::of(&record)),
-            Err(Error::NeedsConsent(_)) => Ok(Seen::default()),
+            Ok(record) => {
+                self.absences.forget(user);
+                Ok(Seen::of(&record))
+            }
+            Err(Error::NeedsConsent(_)) => {
+                self.absences.note(user, now);
+                Ok(Seen::default())
+            }
             Err(error) => Err(error),
         }
     }
