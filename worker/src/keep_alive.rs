@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 use crate::events::Events;
 use crate::events::state::Occasion;
 use crate::metrics;
-use crate::turns::{self, Turn};
+use crate::turns;
 
 /// Says that a turn was begun.
 const MARKER: &str = "sweeps/keep-alive.json";
@@ -147,9 +147,10 @@ impl KeepAlive {
         seen: &mut Option<Generation>,
         stop: &CancellationToken,
     ) -> Result<Option<Kept>, BucketError> {
-        match turns::take(&*self.bucket, MARKER, seen, |_| self.marker()).await? {
-            Turn::Mine(_) => self.keep(stop).await.map(Some),
-            Turn::Others(_) => Ok(None),
+        if turns::take(&*self.bucket, MARKER, seen, self.marker()).await? {
+            self.keep(stop).await.map(Some)
+        } else {
+            Ok(None)
         }
     }
 

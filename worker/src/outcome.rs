@@ -1,10 +1,13 @@
 //! What became of a job: values, decided once.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::dead_letter::clip;
 use crate::effect::Effect;
 use crate::json::Json;
+use crate::pubsub::Outgoing;
 use crate::retry_after::{asks_to_wait, retry_after};
 use google_cloud_gax::error::rpc::Code;
 use serde::{Deserialize, Serialize};
@@ -239,6 +242,9 @@ impl Status {
     }
 }
 
+/// The longest attribute value that Pub/Sub accepts, in bytes.
+const MAX_ATTRIBUTE: usize = 1024;
+
 /// What is published to the outcomes topic, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome<'a> {
@@ -270,4 +276,16 @@ pub struct Outcome<'a> {
     pub warning: Option<&'a str>,
     /// What went wrong.
     pub error: Option<Cow<'a, str>>,
+}
+
+impl Outcome<'_> {
+    /// The message that tells it, with `data` for what is told of it.
+    pub(crate) fn message_of(&self, data: Vec<u8>) -> Outgoing {
+        let attributes = HashMap::from([
+            ("user".to_owned(), clip(self.user, MAX_ATTRIBUTE).to_owned()),
+            ("kind".to_owned(), clip(self.kind, MAX_ATTRIBUTE).to_owned()),
+            ("status".to_owned(), self.status.as_str().to_owned()),
+        ]);
+        Outgoing { data: data.into(), attributes, ordering_key: String::new() }
+    }
 }

@@ -12,7 +12,7 @@ use tracing::{debug, error, warn};
 use crate::claim::Sighting;
 use crate::events::state::Occasion;
 use crate::metrics;
-use crate::parking::resumption::{Ended, Entry, Event, Resumption, Step};
+use crate::parking::resumption::{BATCH, Ended, Entry, Event, Resumption, Step};
 use crate::parking::{Claim, Claimed, ParkedJob, Renewed, is_claim, prefix_of};
 use crate::pubsub::{PublishError, Topic};
 
@@ -230,14 +230,17 @@ impl<'a> Resuming<'a> {
 
     async fn find_due(&mut self, jobs: Vec<Entry>) -> Result<Event, BucketError> {
         let mut kept = Vec::new();
-        for job in jobs {
-            match self.find(&job.0).await? {
-                Found::Due(_) => return Ok(Event::Due(true, kept)),
-                Found::Keep(lacked) => {
-                    self.note_lacked(lacked);
-                    kept.push(job);
+        for batch in jobs.chunks(BATCH) {
+            let objects = join_all(batch.iter().map(|(name, _)| self.find(name))).await;
+            for (job, found) in batch.iter().zip(objects) {
+                match found? {
+                    Found::Due(_) => return Ok(Event::Due(true, kept)),
+                    Found::Keep(lacked) => {
+                        self.note_lacked(lacked);
+                        kept.push(job.clone());
+                    }
+                    Found::Gone => {}
                 }
-                Found::Gone => {}
             }
         }
         Ok(Event::Due(false, kept))

@@ -1,52 +1,55 @@
 //! Workers sweep `parked/` at start and now and then, so that no job sleeps for
 //! good because the process that should have resumed it died.
 //!
-//! A fleet sweeps about once per interval however many replicas it has: these take
-//! turns. Two may still sweep at once: they meet at each user's claim
-//! ([`crate::claim`]). A claim that is held is looked at again after the time in which it
+//! One replica of a fleet sweeps at a time, about once per interval: it holds a marker
+//! (`marker`), and another one goes on where it was if it stops or dies. A sweep chooses by
+//! listings: jobs whose user has no record, or none that they could go on with, are not read,
+//! however many there are. Two processes that are at one user all the same meet at the user's
+//! claim ([`crate::claim`]). A claim that is held is looked at again after the time in which it
 //! may be taken over, whoever sweeps next.
 //!
-//! The same turn publishes what applications were not told ([`crate::events`]), and tells them
-//! of the users whose jobs it found parked.
+//! The same turn publishes what applications were not told ([`crate::events`]), tells them
+//! of the users whose jobs it found parked, and ends those of unknown users (`ending`).
 
-mod claims;
+mod ending;
+mod marker;
+mod memory;
+mod round;
+mod users;
 
-use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use shared::ports::{Bucket, BucketError, Clock, Generation, Object, Randomness};
-use shared::{TokenStore, UserId};
+use shared::ports::{Bucket, BucketError, Clock, Generation, Monotonic, Randomness};
+use shared::{Error, TokenStore, UserId};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use crate::claim::{RENEW_AFTER, STOP_AFTER, Sighting};
 use crate::events::Events;
-use crate::events::state::Occasion;
 use crate::metrics;
-use crate::parking::{PREFIX, is_claim, user_of};
 use crate::pubsub::Topic;
 use crate::resuming::{Finish, ResumeError, Resuming};
-use crate::turns::{self, Turn};
+use crate::turns;
 
-pub use claims::Claims;
+pub use ending::UnknownUsers;
+pub use memory::Memory;
 
-use claims::due;
+use marker::{Marker, Progress, Stage};
+use memory::due;
+use round::lock;
 
-/// Says that a sweep was begun, and what the last one found.
-const MARKER: &str = "sweeps/parked.json";
-const VERSION: u32 = 1;
 /// The first sweep comes within this share of the interval, so that replicas
 /// that start together do not sweep together.
 const START_SHARE: u32 = 20;
-/// How long after its claim the marker may be written again.
+/// How long after it was written the marker may be written again.
 const PAUSE: Duration = Duration::from_secs(1);
-const TRIES: u32 = 4;
-/// After so many users in a row whose jobs do not go on it is the topic or the
-/// bucket that fails: the rest waits for the next turn.
-const MAX_FAILURES: u32 = 3;
+/// Before a marker that could not be written again is tried once more.
+const KEEP_AGAIN: Duration = Duration::from_secs(10);
+/// So many users are gone through at a time. Each of them waits for about a second before its
+/// claim, which was just written, can be deleted.
+const AT_ONCE: usize = 20;
 
 /// Sweeps `parked/`.
 pub struct Sweep {
@@ -56,6 +59,8 @@ pub struct Sweep {
     pub store: TokenStore,
     /// Where jobs go on.
     pub jobs: Arc<dyn Topic>,
+    /// When and how jobs of unknown users end; without it they never do.
+    pub unknown: Option<UnknownUsers>,
     /// Tells applications, where they are told.
     pub events: Option<Arc<Events>>,
     /// Time.
@@ -71,6 +76,8 @@ pub struct Sweep {
 pub struct Swept {
     /// Jobs that were published again.
     pub resumed: u64,
+    /// Jobs of unknown users that were rejected.
+    pub ended: u64,
     /// Jobs that are still parked.
     pub jobs: u64,
     /// Users whose jobs they are.
@@ -79,32 +86,29 @@ pub struct Swept {
     pub untold: u64,
 }
 
-/// The marker's content, for people and for the gauges of the other replicas.
-#[derive(Serialize, Deserialize)]
-struct Marker {
-    version: u32,
-    holder: String,
-    /// Makes each write another one.
-    turn: String,
-    jobs: u64,
-    users: u64,
-    #[serde(default)]
-    untold: u64,
+/// The marker, while this process sweeps under it.
+struct Hold {
+    marker: Marker,
+    generation: Generation,
+    written_at: Monotonic,
+    /// Another process has it, or may have.
+    is_lost: bool,
 }
 
 impl Sweep {
     /// Sweeps until `stop`: soon after the start, and then at every turn that no
     /// other replica took. It ends after the user that it is at.
     pub async fn run(self, stop: CancellationToken) {
-        let looking = turns::look(&*self.bucket, MARKER);
+        let looking = turns::look(&*self.bucket, marker::NAME);
         let Some(looked) = stop.run_until_cancelled(looking).await else { return };
-        let mut seen = looked.ok();
-        let mut claims = Claims::default();
+        let at = self.clock.monotonic();
+        let mut seen = looked.ok().map(|generation| Sighting { generation, at });
+        let mut memory = Memory::default();
         let first = self.every.mul_f64(self.random.unit()) / START_SHARE;
         let mut turn_at = self.clock.monotonic().plus(first);
         let mut told = String::new();
         loop {
-            let wakes_at = claims.next().map_or(turn_at, |claim| claim.min(turn_at));
+            let wakes_at = memory.next().map_or(turn_at, |claim| claim.min(turn_at));
             let pause = wakes_at.since(self.clock.monotonic());
             tokio::select! {
                 biased;
@@ -112,28 +116,28 @@ impl Sweep {
                 () = self.clock.sleep(pause) => {}
             }
             let now = self.clock.monotonic();
-            for user in due(&claims.parked, now) {
+            for user in due(&memory.parked, now) {
                 if stop.is_cancelled() {
                     return;
                 }
-                self.resume_abandoned(&user, &mut claims).await;
+                self.resume_abandoned(&user, &mut memory).await;
             }
-            for user in due(&claims.events, now) {
+            for user in due(&memory.events, now) {
                 if stop.is_cancelled() {
                     return;
                 }
-                self.tell_abandoned(&user, &mut claims).await;
+                self.tell_abandoned(&user, &mut memory).await;
             }
             if now < turn_at {
                 continue;
             }
-            match self.turn(&mut seen, &mut claims, &stop).await {
+            match self.turn(&mut seen, &mut memory, &stop).await {
                 Ok(None) => told.clear(),
                 Ok(Some(swept)) => {
                     told.clear();
-                    let Swept { resumed, jobs, users, untold } = swept;
-                    if resumed > 0 || jobs > 0 {
-                        info!(resumed, parked = jobs, users, "parked jobs swept");
+                    let Swept { resumed, ended, jobs, users, untold } = swept;
+                    if resumed > 0 || ended > 0 || jobs > 0 {
+                        info!(resumed, ended, parked = jobs, users, "parked jobs swept");
                     }
                     if untold > 0 {
                         warn!(untold, "changes of users' consent are not told yet");
@@ -154,21 +158,30 @@ impl Sweep {
     }
 
     /// Looks again at a user whose claim stood still.
-    async fn resume_abandoned(&self, user: &UserId, claims: &mut Claims) {
-        let seen = claims.parked.remove(user);
-        let mut resuming = self.resuming(user);
-        match resuming.run(seen).await {
-            Ok(finish) => claims.note(user, &finish),
+    async fn resume_abandoned(&self, user: &UserId, memory: &mut Memory) {
+        let seen = memory.parked.remove(user);
+        match self.go_on(user, seen).await {
+            Ok(finish) => memory.note_claim(user, &finish),
             Err(error) => {
                 warn!(user = %user.digest(), "parked jobs wait for the next turn: {error}");
             }
         }
     }
 
+    /// Does what somebody else had claimed: the end of an unknown user's jobs, or resuming them.
+    async fn go_on(&self, user: &UserId, seen: Option<Sighting>) -> Result<Finish, ResumeError> {
+        if let Some(unknown) = &self.unknown
+            && matches!(self.store.read_record(user).await, Err(Error::NeedsConsent(_)))
+        {
+            return self.end_unknown(unknown, user, seen).await.map(|(_, finish)| finish);
+        }
+        self.resuming(user).run(seen).await
+    }
+
     /// Looks again at a user whose change of consent somebody else was to tell.
-    async fn tell_abandoned(&self, user: &UserId, claims: &mut Claims) {
+    async fn tell_abandoned(&self, user: &UserId, memory: &mut Memory) {
         let Some(events) = &self.events else { return };
-        if let Err(why) = events.tell_untold(user, &mut claims.events).await {
+        if let Err(why) = events.tell_untold(user, &mut memory.events).await {
             warn!(user = %user.digest(), "a change of consent waits for the next turn: {why}");
         }
     }
@@ -177,192 +190,123 @@ impl Sweep {
         Resuming::new(&*self.bucket, &self.store, &*self.jobs, &*self.clock, user)
     }
 
-    /// One turn; `None` when another replica swept since `seen`, the marker's
-    /// generation at the last look.
+    /// One turn; `None` when another replica sweeps, or has swept since `seen`, what this one
+    /// remembers of the marker.
+    ///
+    /// Cancelling it is a crash; `stop` ends it in order, and another replica goes on.
     ///
     /// # Errors
     /// [`ResumeError`]; what did not go on stays parked.
     pub async fn turn(
         &self,
-        seen: &mut Option<Generation>,
-        claims: &mut Claims,
+        seen: &mut Option<Sighting>,
+        memory: &mut Memory,
         stop: &CancellationToken,
     ) -> Result<Option<Swept>, ResumeError> {
-        let next = |marker: Option<&Object>| self.marker(read(marker));
-        let claim = match turns::take(&*self.bucket, MARKER, seen, next).await? {
-            Turn::Mine(claim) => claim,
-            Turn::Others(marker) => {
-                if marker.is_some() {
-                    tell(read(marker.as_ref()));
-                }
-                return Ok(None);
-            }
+        let object = self.bucket.get(marker::NAME).await?;
+        let found = object.as_ref().map_or(Generation::ABSENT, |object| object.generation);
+        let mut marker = Marker::read(object.as_ref());
+        if !marker.is_free(found, seen, self.clock.monotonic()) {
+            tell(marker.found());
+            return Ok(None);
+        }
+        let progress = Mutex::new(marker.progress.take().unwrap_or_default());
+        marker.stage = Stage::UnderWay;
+        let written_at = self.clock.monotonic();
+        let mut hold = Hold { marker, generation: found, written_at, is_lost: false };
+        let so_far = lock(&progress).clone();
+        match self.write(&mut hold, Some(so_far)).await {
+            Ok(()) => {}
+            // Another replica was faster; its marker is news at the next look.
+            Err(BucketError::PreconditionFailed) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        let (is_over, cut) = (CancellationToken::new(), stop.child_token());
+        let sweeping = async {
+            let swept = self.round(memory, &progress, &cut).await;
+            is_over.cancel();
+            swept
         };
-        let swept = self.sweep(claims, stop).await?;
-        if stop.is_cancelled() {
-            // Perhaps not all of it was seen.
-            return Ok(Some(swept));
-        }
-        tell(swept);
-        for _ in 0..TRIES {
-            self.clock.sleep(PAUSE).await;
-            match self.bucket.put(MARKER, self.marker(swept), claim).await {
-                Ok(written) => {
-                    *seen = Some(written);
-                    break;
-                }
-                Err(BucketError::Throttled) => {}
-                // Only the other replicas' gauges miss it.
-                Err(_) => break,
+        let (swept, ()) = tokio::join!(sweeping, self.keep(&mut hold, &progress, &is_over, &cut));
+        if !hold.is_lost {
+            let is_whole = !cut.is_cancelled();
+            hold.marker.stage = if is_whole { Stage::Over } else { Stage::Cut };
+            if let (Ok(swept), true) = (&swept, is_whole) {
+                let Swept { jobs, users, untold, .. } = *swept;
+                hold.marker = Marker { jobs, users, untold, ..hold.marker };
+                tell(*swept);
+            }
+            let left = (!is_whole).then(|| lock(&progress).clone());
+            let passed = self.clock.monotonic().since(hold.written_at);
+            self.clock.sleep(PAUSE.saturating_sub(passed)).await;
+            if let Err(error) = self.write(&mut hold, left).await {
+                debug!(object = marker::NAME, "the end of a sweep is not noted: {error}");
             }
         }
-        Ok(Some(swept))
+        *seen = Some(Sighting { generation: hold.generation, at: hold.written_at });
+        swept.map(Some)
     }
 
-    /// Publishes what was not told, then goes through all parked jobs once, one user at a
-    /// time.
+    /// Writes the marker again while this process sweeps, until `is_over`; cancels `cut` when
+    /// another one may sweep.
+    async fn keep(
+        &self,
+        hold: &mut Hold,
+        progress: &Mutex<Progress>,
+        is_over: &CancellationToken,
+        cut: &CancellationToken,
+    ) {
+        let mut pause = RENEW_AFTER;
+        loop {
+            tokio::select! {
+                biased;
+                () = is_over.cancelled() => return,
+                () = self.clock.sleep(pause) => {}
+            }
+            let so_far = lock(progress).clone();
+            match self.write(hold, Some(so_far)).await {
+                Ok(()) => {
+                    pause = RENEW_AFTER;
+                    continue;
+                }
+                Err(BucketError::PreconditionFailed) => hold.is_lost = true,
+                Err(error) => {
+                    debug!(object = marker::NAME, "a sweep's marker is not written: {error}");
+                    pause = KEEP_AGAIN;
+                    let age = self.clock.monotonic().since(hold.written_at);
+                    hold.is_lost = age >= STOP_AFTER;
+                }
+            }
+            if hold.is_lost {
+                cut.cancel();
+                return;
+            }
+        }
+    }
+
+    async fn write(&self, hold: &mut Hold, progress: Option<Progress>) -> Result<(), BucketError> {
+        let (holder, turn) = (self.store.holder().to_owned(), self.random.id());
+        hold.marker = Marker { holder, turn, progress, ..hold.marker.clone() };
+        let asked = self.clock.monotonic();
+        let content = hold.marker.to_content();
+        hold.generation = self.bucket.put(marker::NAME, content, hold.generation).await?;
+        hold.written_at = asked;
+        Ok(())
+    }
+
+    /// Publishes what was not told, then goes through all parked jobs once, several users at a
+    /// time, without a look at whose turn it is.
     ///
     /// # Errors
     /// [`ResumeError`] when the names cannot be listed, or several users' jobs in a
     /// row do not go on.
     pub async fn sweep(
         &self,
-        claims: &mut Claims,
+        memory: &mut Memory,
         stop: &CancellationToken,
     ) -> Result<Swept, ResumeError> {
-        let (mut swept, mut needed) = (Swept::default(), HashSet::new());
-        if let Some(events) = &self.events {
-            match events.sweep(&mut claims.events, stop).await {
-                Ok(found) => (swept.untold, needed) = (found.untold, found.needed),
-                // Jobs go on, whether somebody can be told or not.
-                Err(why) => warn!("what was not told waits for the next turn: {why}"),
-            }
-        }
-        let mut current: Option<(UserId, u64)> = None;
-        let (mut page, mut failures) = (None, 0);
-        loop {
-            let listing = self.bucket.list(PREFIX, page).await?;
-            for (name, _) in &listing.objects {
-                if is_claim(name) {
-                    continue;
-                }
-                let Some(user) = user_of(name) else {
-                    warn!(object = name, "this is no parked job's name; it stays");
-                    continue;
-                };
-                match &mut current {
-                    Some((at, jobs)) if *at == user => *jobs += 1,
-                    before => {
-                        if stop.is_cancelled() {
-                            return Ok(swept);
-                        }
-                        if let Some((user, jobs)) = before.replace((user, 1)) {
-                            let is_told = needed.contains(&user);
-                            self.resume(&user, jobs, is_told, claims, &mut swept, &mut failures)
-                                .await?;
-                        }
-                    }
-                }
-            }
-            page = listing.next_page;
-            if page.is_none() {
-                if let Some((user, jobs)) = current {
-                    let is_told = needed.contains(&user);
-                    self.resume(&user, jobs, is_told, claims, &mut swept, &mut failures).await?;
-                }
-                return Ok(swept);
-            }
-        }
+        self.round(memory, &Mutex::default(), stop).await
     }
-
-    /// Resumes one user, of whom so many jobs are parked. A failure ends its user's turn, so
-    /// that order is kept; several in a row end the sweep. `is_told`: applications know that
-    /// the user is needed.
-    async fn resume(
-        &self,
-        user: &UserId,
-        jobs: u64,
-        is_told: bool,
-        claims: &mut Claims,
-        swept: &mut Swept,
-        failures: &mut u32,
-    ) -> Result<(), ResumeError> {
-        let mut resuming = self.resuming(user);
-        let ended = resuming.run(claims.parked.get(user).copied()).await;
-        let published = resuming.published;
-        swept.resumed += published;
-        let waiting = jobs.saturating_sub(published);
-        swept.jobs += waiting;
-        swept.users += u64::from(waiting > 0);
-        match ended {
-            Ok(finish) => {
-                if matches!(finish, Finish::Done) {
-                    let waits = resuming.waits();
-                    self.tell_found(user, published, waiting, waits, is_told).await;
-                }
-                claims.note(user, &finish);
-                if published > 0 {
-                    *failures = 0;
-                }
-                Ok(())
-            }
-            Err(error) => {
-                *failures += 1;
-                if *failures >= MAX_FAILURES {
-                    return Err(error);
-                }
-                let replica = self.store.holder();
-                warn!(user = %user.digest(), replica, "parked jobs wait: {error}");
-                Ok(())
-            }
-        }
-    }
-
-    /// Tells what was found of a user whose jobs are parked, or were: the process that parked
-    /// them, or stored the new grant, may not have told it.
-    async fn tell_found(
-        &self,
-        user: &UserId,
-        published: u64,
-        waiting: u64,
-        waits: Occasion,
-        is_told: bool,
-    ) {
-        let Some(events) = &self.events else { return };
-        let occasion = match (published, waiting) {
-            (0, 0) => return,
-            (0, _) if is_told => return,
-            (_, 0) => Occasion::Changed,
-            _ => waits,
-        };
-        if let Err(why) = events.tell(user, &occasion, None).await {
-            warn!(user = %user.digest(), "a change of consent is not told yet: {why}");
-        }
-    }
-
-    fn marker(&self, found: Swept) -> Bytes {
-        let marker = Marker {
-            version: VERSION,
-            holder: self.store.holder().to_owned(),
-            turn: self.random.id(),
-            jobs: found.jobs,
-            users: found.users,
-            untold: found.untold,
-        };
-        serde_json::to_vec(&marker).expect("strings and numbers are JSON").into()
-    }
-}
-
-/// What the last sweep found, by its marker.
-fn read(marker: Option<&Object>) -> Swept {
-    let last: Option<Marker> =
-        marker.and_then(|object| serde_json::from_slice(&object.content).ok());
-    last.map_or_else(Swept::default, |Marker { jobs, users, untold, .. }| Swept {
-        resumed: 0,
-        jobs,
-        users,
-        untold,
-    })
 }
 
 fn tell(found: Swept) {

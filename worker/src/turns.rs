@@ -6,46 +6,33 @@
 //! still work at once.
 
 use bytes::Bytes;
-use shared::ports::{Bucket, BucketError, Generation, Object};
-
-/// Whose turn it is.
-#[derive(Debug)]
-pub(crate) enum Turn {
-    /// This process's; the marker's new generation.
-    Mine(Generation),
-    /// Another replica has taken it since the last look; the marker, if it was seen.
-    Others(Option<Object>),
-}
+use shared::ports::{Bucket, BucketError, Generation};
 
 /// Takes a turn, unless another replica has since `seen`, the marker's generation at the last
-/// look. `content` makes the new marker of the one before, and each time another one.
+/// look; whether it is this process's. `content` is another one each time.
 pub(crate) async fn take(
     bucket: &dyn Bucket,
     marker: &str,
     seen: &mut Option<Generation>,
-    content: impl FnOnce(Option<&Object>) -> Bytes,
-) -> Result<Turn, BucketError> {
-    let object = bucket.get(marker).await?;
-    let found = generation(object.as_ref());
+    content: Bytes,
+) -> Result<bool, BucketError> {
+    let found = look(bucket, marker).await?;
     if seen.replace(found).is_some_and(|before| before != found) {
-        return Ok(Turn::Others(object));
+        return Ok(false);
     }
-    match bucket.put(marker, content(object.as_ref()), found).await {
+    match bucket.put(marker, content, found).await {
         Ok(written) => {
             *seen = Some(written);
-            Ok(Turn::Mine(written))
+            Ok(true)
         }
         // Another replica was faster; its marker is news at the next look.
-        Err(BucketError::PreconditionFailed) => Ok(Turn::Others(None)),
+        Err(BucketError::PreconditionFailed) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// The marker's generation now, for the first look.
+/// The marker's generation now.
 pub(crate) async fn look(bucket: &dyn Bucket, marker: &str) -> Result<Generation, BucketError> {
-    Ok(generation(bucket.get(marker).await?.as_ref()))
-}
-
-fn generation(object: Option<&Object>) -> Generation {
-    object.map_or(Generation::ABSENT, |object| object.generation)
+    let object = bucket.get(marker).await?;
+    Ok(object.map_or(Generation::ABSENT, |object| object.generation))
 }

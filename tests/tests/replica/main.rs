@@ -10,3 +10,4 @@ mod house;
 mod messages;
 mod outages;
 mod retries;
+mod unknown;

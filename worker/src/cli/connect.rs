@@ -138,10 +138,12 @@ impl PolicyArgs {
     }
 }
 
-/// A duration as people write it: `30s`, `5m`, `1h 30m`, `250ms`.
+/// A duration as people write it: `30s`, `5m`, `1h 30m`, `250ms`, `7d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: jiff::SignedDuration =
-        text.parse().map_err(|_| "write a duration such as 30s, 5m or 250ms".to_owned())?;
+    let parsed = text
+        .parse::<jiff::Span>()
+        .and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()))
+        .map_err(|_| "write a duration such as 30s, 5m or 250ms".to_owned())?;
     Duration::try_from(parsed).map_err(|_| "a duration must not be negative".to_owned())
 }
 

@@ -22,7 +22,7 @@ use worker::log_user_ids;
 use worker::metrics::{self, Process, Render};
 use worker::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Topic};
 use worker::replica::{OUTSTANDING_PER_SLOT, Stop};
-use worker::sweep::Sweep;
+use worker::sweep::{Sweep, UnknownUsers};
 use worker::{Dedupe, Worker};
 
 use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
@@ -68,6 +68,9 @@ struct JobArgs {
     /// How often parked jobs are looked through, by one replica of the fleet; at least 1m
     #[arg(long, env = "FLEET_SWEEP", default_value = "10m", value_parser = duration)]
     sweep: Duration,
+    /// How long jobs of unknown users are parked before they are rejected; at least 1m
+    #[arg(long, env = "FLEET_PARK_UNKNOWN", default_value = "7d", value_parser = duration)]
+    park_unknown: Duration,
     /// Refresh grants that nobody used for so long, a number of days such as 30d: providers end
     /// what is not used, Google after six months [default: none are]
     #[arg(long, env = "FLEET_KEEP_ALIVE", value_parser = days)]
@@ -235,6 +238,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         bucket: connected.store.bucket(),
         store: connected.store.clone(),
         jobs: Arc::clone(&job_topic),
+        unknown: Some(UnknownUsers {
+            after: jobs.park_unknown,
+            dead: Arc::clone(&dead_topic),
+            outcomes: outcomes_topic.clone(),
+        }),
         events: events.clone(),
         clock: Arc::clone(&clock),
         random: Arc::new(Randomness::from_system()),
@@ -324,6 +332,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 /// No sweep comes sooner after another.
 const SWEEP_MIN: Duration = Duration::from_secs(60);
 
+/// A user has that long to consent before the first job ends.
+const PARK_UNKNOWN_MIN: Duration = Duration::from_secs(60);
+
 impl JobArgs {
     fn outstanding(&self) -> usize {
         let default = self.concurrency.saturating_mul(OUTSTANDING_PER_SLOT);
@@ -349,6 +360,12 @@ impl JobArgs {
         }
         if self.sweep < SWEEP_MIN {
             return Err(Usage(format!("--sweep is {:?}; the least is {SWEEP_MIN:?}", self.sweep)));
+        }
+        if self.park_unknown < PARK_UNKNOWN_MIN {
+            return Err(Usage(format!(
+                "--park-unknown is {:?}; the least is {PARK_UNKNOWN_MIN:?}",
+                self.park_unknown
+            )));
         }
         for (flag, topic) in [("--topic", &self.topic), ("--dead-topic", &self.dead_topic)] {
             if topic.is_empty() {

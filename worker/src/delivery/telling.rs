@@ -1,11 +1,8 @@
 //! What is told about a delivery: its outcome and its log line.
 
-use std::collections::HashMap;
-
 use serde_json::json;
 use tracing::{Span, info, warn};
 
-use crate::dead_letter::clip;
 use crate::dedupe::Told;
 use crate::effect::Knowledge;
 use crate::json::Json;
@@ -16,9 +13,6 @@ use crate::settlement::{Cut, Ending};
 use crate::spans;
 
 use super::course::Course;
-
-/// The longest attribute value that Pub/Sub accepts, in bytes.
-const MAX_ATTRIBUTE: usize = 1024;
 
 impl Course<'_> {
     /// What later deliveries of the job are told.
@@ -72,13 +66,7 @@ impl Course<'_> {
                 serde_json::to_vec(&bare)
             }
         };
-        let attributes = HashMap::from([
-            ("user".to_owned(), clip(outcome.user, MAX_ATTRIBUTE).to_owned()),
-            ("kind".to_owned(), clip(outcome.kind, MAX_ATTRIBUTE).to_owned()),
-            ("status".to_owned(), status.to_owned()),
-        ]);
-        let data = data.expect("an outcome is JSON").into();
-        Outgoing { data, attributes, ordering_key: String::new() }
+        outcome.message_of(data.expect("an outcome is JSON"))
     }
 
     /// One line per delivery: without the result, and with the user hashed unless asked for.

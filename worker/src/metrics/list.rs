@@ -270,6 +270,9 @@ metrics_list! {
          so that they are published again.";
     PARKED_REFUSED = "fleet_parked_refused_total", BOTH, Counter, [],
         "Times that an object under parked/ was no parked job of its user and was left alone.";
+    PARKED_ENDED = "fleet_parked_ended_total", WORKER, Counter, [],
+        "Parked jobs of unknown users that were rejected because nobody consented within \
+         --park-unknown.";
     WEB_EVENTS = "fleet_web_events_total", WEB, Counter, ["event": OPEN, "outcome": OPEN],
         "What people did on the consent pages, and how it ended.";
     BUILD = "fleet_build_info", BOTH, Gauge, ["version": OPEN],

@@ -118,7 +118,7 @@ fn write_everything(store: &TokenStore) {
     meters.set_jobs(3, 1);
     ApiSeries::default().note("www.example.com", Some(200), SECOND);
     let counters = [DEDUPED, DONE_REFUSED, SLOWED, HOST_PAUSES, RESUMED, RESUMED_AGAIN];
-    for counter in counters.into_iter().chain([PARKED_REFUSED]) {
+    for counter in counters.into_iter().chain([PARKED_ENDED, PARKED_REFUSED]) {
         count(counter);
     }
     for gauge in [PAUSED, NEED_CONSENT, PARKED_JOBS, ENDINGS, EVENTS_UNTOLD] {

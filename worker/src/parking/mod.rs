@@ -7,7 +7,7 @@
 
 mod absence;
 mod claiming;
-mod hints;
+pub(crate) mod hints;
 mod object;
 pub mod resumption;
 

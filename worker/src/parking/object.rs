@@ -281,6 +281,19 @@ impl ParkedJob {
         &self.message.attributes
     }
 
+    /// The message as it was received.
+    pub(crate) fn received(&self) -> Received {
+        Received {
+            // `decode` has looked.
+            data: STANDARD.decode(&self.message.data).unwrap_or_default().into(),
+            attributes: self.message.attributes.clone(),
+            ordering_key: self.message.ordering_key.clone(),
+            message_id: self.message_id.clone(),
+            publish_time: self.publish_time,
+            delivery_attempt: None,
+        }
+    }
+
     /// The message as it was published, and what makes it the same job again: its own
     /// message ID will be another one.
     ///
