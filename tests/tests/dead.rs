@@ -213,10 +213,11 @@ async fn jobs_that_pubsub_gave_up_are_listed_and_redriven() -> anyhow::Result<()
     let counts = redrive(stage, &["--dead", "--effect", "unrecorded"]).await?;
     assert_eq!(counts["redriven"], 1, "{counts}");
     let mut jobs = stage.inbox("jobs-workers").await?;
-    assert_eq!(jobs.next().await?.1, BTreeMap::new().into_iter().collect(), "the first delivery");
+    let first = [("kind", "profile")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    assert_eq!(jobs.next().await?.1, first.into(), "the first delivery");
     let (data, attributes) = jobs.next().await?;
     assert_eq!(data["id"], "tired");
-    let expected = [("fleet_redrives", "1"), ("fleet-job", "tired")];
+    let expected = [("fleet_redrives", "1"), ("fleet-job", "tired"), ("kind", "profile")];
     assert_eq!(attributes, expected.map(|(n, v)| (n.to_owned(), v.to_owned())).into());
     Ok(())
 }

@@ -91,8 +91,10 @@ impl Forwarder {
         call.ended(came.effect());
         let handle_text = handle.secret.clone();
         let noted = handle.end();
+        for _token in &noted.tokens {
+            session.hands_on();
+        }
         let mut secrets = noted.tokens.clone();
-        secrets.iter().for_each(|_token| session.hands_on());
         secrets.push(handle_text);
         self.learn(&came, job, session, epoch, noted, secrets)
     }
