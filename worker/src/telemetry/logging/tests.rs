@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytes::Bytes;
 use opentelemetry::trace::{TraceId, TracerProvider as _};
@@ -11,6 +11,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
+use tracing::subscriber::NoSubscriber;
 use tracing::{error, error_span, info, info_span, warn};
 
 use super::*;
@@ -41,8 +42,18 @@ impl Write for Written {
     }
 }
 
+/// With a single dispatcher alive, `tracing` asks the thread that comes by a span or event
+/// first whether anybody wants it, and believes that for all threads: another test's thread,
+/// which has none, would say no.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+/// A dispatcher that comes or goes has everything asked anew, in the middle of whatever another
+/// thread logs: one test logs at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// What `work` logs, through the filters of the real thing.
 fn logged_by(style: Style, directives: &str, traced: bool, work: impl FnOnce()) -> Vec<String> {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    LazyLock::force(&SECOND);
     let written = Written::default();
     let out = written.clone();
     let provider = SdkTracerProvider::builder().build();
