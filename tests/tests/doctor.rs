@@ -299,7 +299,8 @@ async fn wrong_oauth_clients_and_keyrings() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_storage_that_ignores_preconditions_is_found_out() -> anyhow::Result<()> {
     static GENERATION: AtomicU64 = AtomicU64::new(1);
-    let upload = |Path(bucket): Path<String>| async move {
+    // A server that left the body unread would have to close the connection.
+    let upload = |Path(bucket): Path<String>, _body: axum::body::Bytes| async move {
         let generation = GENERATION.fetch_add(1, Ordering::SeqCst).to_string();
         Json(json!({"bucket": bucket, "name": "probe", "generation": generation}))
     };
