@@ -75,7 +75,11 @@ impl Held {
         now: Now,
     ) -> Freshness {
         let record = &self.record;
-        let ahead = self.ahead.max(ahead.min(record.expires_in.unwrap_or(Duration::MAX) / 4));
+        let ahead = if ahead.is_zero() {
+            self.ahead
+        } else {
+            self.ahead.max(ahead.min(record.expires_in.unwrap_or(Duration::MAX) / 4))
+        };
         let (Some(_), Some(expires_at)) = (&record.access_token, record.expires_at) else {
             return Freshness::Unusable;
         };
