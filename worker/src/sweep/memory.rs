@@ -8,8 +8,6 @@ use shared::ports::{Generation, Monotonic};
 use crate::claim::{Sighting, TAKEOVER};
 use crate::resuming::Finish;
 
-use super::users::ParkedUser;
-
 /// Claims of so many users are looked at again.
 const MAX_CLAIMS: usize = 1000;
 /// So many users' jobs are not read again while nothing has changed.
@@ -37,12 +35,6 @@ pub(super) struct Version {
     pub(super) newest: Generation,
     /// How many of them may end by their age.
     pub(super) old: u64,
-}
-
-impl Version {
-    pub(super) fn of(user: &ParkedUser, record: Option<Generation>) -> Self {
-        Self { record, jobs: user.jobs, newest: user.newest, old: user.old }
-    }
 }
 
 impl Memory {

@@ -15,7 +15,7 @@ use crate::parking::prefix_of;
 use crate::resuming::{Finish, ResumeError};
 
 use super::marker::Progress;
-use super::memory::{Memory, Version};
+use super::memory::Memory;
 use super::users::{Listed, ParkedUser, Plan, list_parked, list_records};
 use super::{AT_ONCE, Sweep, Swept};
 
@@ -132,7 +132,7 @@ impl Sweep {
                     continue;
                 }
                 let seen = memory.parked.get(&parked.user).copied();
-                let version = Version::of(parked, record.map(|record| record.generation));
+                let version = parked.version(record.map(|record| record.generation));
                 acting.push(async move {
                     (index, version, self.act(parked, plan, seen, is_told).await)
                 });

@@ -53,9 +53,14 @@ pub(super) enum Plan {
 }
 
 impl ParkedUser {
+    /// What a listing shows of them and of their record.
+    pub(super) fn version(&self, record: Option<Generation>) -> Version {
+        Version { record, jobs: self.jobs, newest: self.newest, old: self.old }
+    }
+
     pub(super) fn plan(&self, record: Option<&Listed>, memory: &Memory, now: Timestamp) -> Plan {
         let Some(record) = record else {
-            let is_read = memory.has_read(&self.user, Version::of(self, None));
+            let is_read = memory.has_read(&self.user, self.version(None));
             return if self.old > 0 && !is_read { Plan::End } else { Plan::Wait };
         };
         let Some(RecordHints { state, next, .. }) = record.hints else { return Plan::Look };
@@ -63,7 +68,7 @@ impl ParkedUser {
             HintedState::Revoked => true,
             HintedState::Blocked => next.is_some_and(|next| next > now),
             HintedState::Active => {
-                memory.has_read(&self.user, Version::of(self, Some(record.generation)))
+                memory.has_read(&self.user, self.version(Some(record.generation)))
             }
         };
         if waits { Plan::Wait } else { Plan::Look }
