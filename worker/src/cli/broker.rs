@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use worker::forward::{Broker, Clients, Users, credentials, read_keys};
 
-use super::connect::{Place, StoreArgs, read_small, user_id};
+use super::connect::{StoreArgs, read_small, user_id};
+use super::environment::Place;
 use super::output::{self, Usage};
 
 /// Serving is the command itself, so that it needs no bucket where another is named.

@@ -10,10 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use shared::adapters::{
-    CloudKms, CloudStorage, CloudStorageConfig, GOOGLE_REVOKE_URL, HttpTokenEndpoint, SystemClock,
-    http_client,
-};
+use shared::adapters::{GOOGLE_REVOKE_URL, HttpTokenEndpoint, SystemClock, http_client};
 use shared::ports::{
     Act, Answer, Audit, AuditEntry, Bucket, Clock, EndpointError, Limits, Randomness, TokenEndpoint,
 };
@@ -22,13 +19,11 @@ use shared::sealing::Sealing;
 use shared::{OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets, open_secret};
 use tokio::net::TcpListener;
 use tracing::warn;
-use url::Url;
-use worker::kinds::OutputStore;
 use worker::metered::{MeteredBucket, MeteredEndpoint};
-use worker::pubsub::{Connection, resource};
+use worker::pubsub::resource;
 
 use super::audit_log;
-use super::emulated::Emulators;
+use super::environment::Place;
 use super::help::TUNABLES;
 use super::optional_path::{given, path_or_nothing};
 use super::output::Usage;
@@ -145,69 +140,6 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()))
         .map_err(|_| "write a duration such as 30s, 5m or 250ms".to_owned())?;
     Duration::try_from(parsed).map_err(|_| "a duration must not be negative".to_owned())
-}
-
-/// Where everything is, by the environment.
-pub(crate) struct Place {
-    /// The emulators, if any.
-    pub(crate) emulators: Option<Emulators>,
-}
-
-impl Place {
-    /// Reads the emulator variables.
-    pub(crate) fn from_env() -> Result<Self, Usage> {
-        Ok(Self { emulators: Emulators::from_env()? })
-    }
-
-    /// Where Pub/Sub is.
-    pub(crate) fn connection(&self) -> Connection {
-        Connection { emulator: self.emulators.as_ref().map(|e| e.pubsub.clone()) }
-    }
-
-    /// Finds out at once that an emulator is not there: the official client
-    /// would try for ever without a word.
-    pub(crate) async fn reach_pubsub(&self) -> anyhow::Result<()> {
-        let Some(emulators) = &self.emulators else {
-            return Ok(());
-        };
-        tokio::net::TcpStream::connect(&emulators.pubsub).await.map(drop).with_context(|| {
-            format!(
-                "nothing answers at PUBSUB_EMULATOR_HOST={}; start the emulator (`fleet dev`), or unset it",
-                emulators.pubsub
-            )
-        })
-    }
-
-    /// The bucket.
-    pub(crate) async fn bucket(&self, name: &str) -> anyhow::Result<CloudStorage> {
-        let config = CloudStorageConfig {
-            bucket: name.to_owned(),
-            timeout: None,
-            emulator: self.emulators.as_ref().map(|e| e.storage.clone()),
-            emulator_grpc: self.emulators.as_ref().and_then(|e| e.storage_grpc.clone()),
-        };
-        CloudStorage::connect(config).await.map_err(anyhow::Error::msg)
-    }
-
-    /// Where the data keys of a keyring are wrapped.
-    pub(crate) fn kms(&self) -> anyhow::Result<CloudKms> {
-        let http = http_client(concat!("fleet/", env!("CARGO_PKG_VERSION")))?;
-        let emulator = match &self.emulators {
-            None => None,
-            Some(emulators) => Some(emulators.kms_root.as_ref().ok_or_else(|| {
-                Usage("Cloud KMS wraps the keyring, and emulators are used: set FLEET_KMS_ROOT to the origin of an emulator of it, or name another keyring".to_owned())
-            })?),
-        };
-        CloudKms::new(http, emulator.map(Url::as_str)).map_err(anyhow::Error::msg)
-    }
-
-    /// What writes the output of `api` jobs, into any bucket.
-    pub(crate) async fn output_store(&self, clock: Arc<dyn Clock>) -> anyhow::Result<OutputStore> {
-        let emulators = self.emulators.as_ref();
-        let origin = emulators.map(|e| e.storage.as_str());
-        let grpc = emulators.and_then(|e| e.storage_grpc.as_deref());
-        OutputStore::connect(origin, grpc, clock).await.map_err(anyhow::Error::msg)
-    }
 }
 
 /// A connected store and what it is made of.

@@ -10,7 +10,8 @@ use worker::events::Events;
 use worker::events::state::Occasion;
 use worker::pubsub::Publisher;
 
-use super::connect::{Place, ProjectArgs};
+use super::connect::ProjectArgs;
+use super::environment::Place;
 use super::output::{self, Usage};
 
 /// Where events go.

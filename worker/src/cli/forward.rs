@@ -8,7 +8,8 @@ use clap::Args;
 use shared::TokenStore;
 use worker::forward::{CONCURRENCY, ForwardError, ForwardSettings, Forwarding, Route};
 
-use super::connect::{Place, duration};
+use super::connect::duration;
+use super::environment::Place;
 use super::output::Usage;
 
 #[derive(Debug, Args)]

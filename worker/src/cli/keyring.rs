@@ -10,7 +10,7 @@ use shared::adapters::{CloudKms, SystemClock};
 use shared::keyring::{KeyId, KeyringFile, WrappedKeyring};
 use shared::ports::{Clock as _, InvalidKmsKey, KmsKey};
 
-use super::connect::Place;
+use super::environment::Place;
 use super::output::{self, Usage};
 
 #[derive(Debug, clap::Args)]

@@ -9,6 +9,7 @@ mod dead;
 mod dev;
 mod doctor;
 mod emulated;
+mod environment;
 mod events;
 mod forward;
 mod help;

@@ -4,7 +4,8 @@ use anyhow::Context as _;
 use serde_json::Value;
 use shared::profile::get_profile;
 
-use super::connect::{JsonAnyway, Place, StoredUserArgs, userinfo_url};
+use super::connect::{JsonAnyway, StoredUserArgs, userinfo_url};
+use super::environment::Place;
 use super::output;
 
 #[derive(Debug, clap::Args)]

@@ -16,7 +16,8 @@ use worker::kinds::{HostRules, OutputRules, check_api};
 use worker::pubsub::{Outgoing, PublishError, Publisher};
 use worker::spans;
 
-use super::connect::{Place, ProjectArgs, user_id};
+use super::connect::{ProjectArgs, user_id};
+use super::environment::Place;
 use super::output::{self, Usage};
 use super::reach::ReachArgs;
 

@@ -7,7 +7,7 @@ use worker::parking::{is_claim, prefix_of};
 use worker::pubsub::Publisher;
 use worker::resuming::{Resumed, resume_user};
 
-use super::connect::Place;
+use super::environment::Place;
 use super::output;
 
 /// The user's parked jobs go on. A failure does not undo what was stored: they stay

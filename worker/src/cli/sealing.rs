@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use worker::health::{self, Lack, Probes, Pulse, Readiness};
 use worker::metrics::Render;
 
-use super::connect::Place;
+use super::environment::Place;
 use super::optional_path::{given, path_or_nothing};
 use super::output::Usage;
 

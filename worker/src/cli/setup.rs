@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use serde_json::json;
 use worker::pubsub::{Admin, SubscriptionPlan};
 
-use super::connect::{Place, ProjectArgs};
+use super::connect::ProjectArgs;
 use super::dead::review_subscription;
+use super::environment::Place;
 use super::output::{self, Usage};
 
 /// As production's subscription should have it.

@@ -3,7 +3,8 @@
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::connect::{Place, StoredUserArgs};
+use super::connect::StoredUserArgs;
+use super::environment::Place;
 use super::output;
 
 #[derive(Debug, clap::Args)]

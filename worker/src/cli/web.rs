@@ -18,7 +18,8 @@ use worker::metrics::{self, Process, Render};
 use worker::pubsub::Publisher;
 use worker::web::{Site, serve};
 
-use super::connect::{Place, ProjectArgs, StoreArgs, read_secret, revoke_url, userinfo_url};
+use super::connect::{ProjectArgs, StoreArgs, read_secret, revoke_url, userinfo_url};
+use super::environment::Place;
 use super::events::EventArgs;
 use super::optional_path::{given, path_or_nothing};
 use super::output::Usage;

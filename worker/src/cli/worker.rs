@@ -25,8 +25,9 @@ use worker::replica::{OUTSTANDING_PER_SLOT, Stop};
 use worker::sweep::{Sweep, UnknownUsers};
 use worker::{Dedupe, Worker};
 
-use super::connect::{Place, ProjectArgs, StoreArgs, duration, userinfo_url};
+use super::connect::{ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::days::{Days, days};
+use super::environment::Place;
 use super::events::{EventArgs, public_url};
 use super::forward::{self, ForwardArgs};
 use super::output::Usage;

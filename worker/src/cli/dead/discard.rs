@@ -11,7 +11,7 @@ use worker::pubsub::Delivery;
 use worker::resuming::forget;
 
 use super::super::confirm::{confirmed, somebody_can_be_asked};
-use super::super::connect::Place;
+use super::super::environment::Place;
 use super::super::output;
 use super::claims::Claims;
 use super::gather::{Extent, Handle, Item, gather};

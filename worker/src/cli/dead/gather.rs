@@ -11,7 +11,7 @@ use worker::outbox::{self, StoredEnding};
 use worker::parking::{BadParked, PREFIX, ParkedJob, is_claim, prefix_of};
 use worker::pubsub::{Delivery, Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES, Source};
 
-use super::super::connect::Place;
+use super::super::environment::Place;
 use super::super::output::Usage;
 use super::group::{Group, grouped};
 use super::letter::Letter;

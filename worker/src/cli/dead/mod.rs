@@ -19,7 +19,8 @@ use shared::sealing::Sealing;
 use shared::{UserId, adapters::RetryingBucket};
 use std::time::Duration;
 
-use super::connect::{Place, ProjectArgs, duration, user_id};
+use super::connect::{ProjectArgs, duration, user_id};
+use super::environment::Place;
 use super::output::{self, Usage};
 use super::sealing::SealingArgs;
 use gather::Extent;

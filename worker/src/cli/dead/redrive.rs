@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use worker::pubsub::Publisher;
 
 use super::super::confirm::{confirmed, somebody_can_be_asked};
-use super::super::connect::Place;
+use super::super::environment::Place;
 use super::super::output;
 use super::batch::Work;
 use super::choice::{Counts, HowArgs, Judged};

@@ -24,8 +24,8 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use worker::pubsub::{Connection, SubscriptionPlan};
 
-use super::super::connect::Place;
 use super::super::emulated::Emulators;
+use super::super::environment::Place;
 use super::super::setup;
 
 /// Names of everything on the stack.

@@ -9,7 +9,7 @@ use shared::ports::{Bucket as _, BucketError, Clock as _, Generation, Randomness
 use shared::sealing::Sealing;
 use worker::roles::{On, To};
 
-use super::super::connect::Place;
+use super::super::environment::Place;
 use super::access::{MAY, public_members, role, this_process};
 use super::finding::Checks;
 use super::sealed;

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
 
-use super::super::connect::Place;
+use super::super::environment::Place;
 use super::finding::Checks;
 
 const STORAGE: &str = "https://storage.googleapis.com/";

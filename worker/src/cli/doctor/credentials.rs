@@ -7,7 +7,7 @@ use google_cloud_auth::credentials::Builder;
 use http::Extensions;
 use serde_json::Value;
 
-use super::super::connect::Place;
+use super::super::environment::Place;
 use super::finding::Checks;
 
 /// Bound on obtaining a token.

@@ -16,7 +16,8 @@ use shared::adapters::{SystemClock, http_client};
 use shared::ports::Clock as _;
 use url::Url;
 
-use super::connect::{Place, ProjectArgs};
+use super::connect::ProjectArgs;
+use super::environment::Place;
 use super::optional_path::{given, path_or_nothing};
 use super::output;
 use super::sealing::SealingArgs;

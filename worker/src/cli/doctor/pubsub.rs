@@ -5,7 +5,7 @@ use std::time::Duration;
 use worker::pubsub::{Inspector, Settings, Unseen};
 use worker::roles::{On, To};
 
-use super::super::connect::Place;
+use super::super::environment::Place;
 use super::Names;
 use super::access::{pubsub_agent, role, this_process};
 use super::finding::Checks;

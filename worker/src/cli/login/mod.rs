@@ -19,7 +19,8 @@ use shared::sealing::Sealing;
 use shared::{ConsentReason, Error, OAuthClient, TokenStore, UserId};
 
 use super::audit_log;
-use super::connect::{Place, ProjectArgs, read_secret, revoke_url, userinfo_url};
+use super::connect::{ProjectArgs, read_secret, revoke_url, userinfo_url};
+use super::environment::Place;
 use super::events::{EventArgs, tell};
 use super::optional_path::{given, path_or_nothing};
 use super::output::{self, Usage};

@@ -13,7 +13,7 @@ use shared::adapters::MemoryBucket;
 use shared::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
 use shared::{UserId, create_secret, open_secret};
 
-use super::super::connect::Place;
+use super::super::environment::Place;
 use super::super::output::Usage;
 
 /// What `-u` names.

@@ -6,7 +6,8 @@ use url::Url;
 use worker::waiting::waiting;
 use worker::web::connect_link;
 
-use super::super::connect::{Place, StoredUserArgs};
+use super::super::connect::StoredUserArgs;
+use super::super::environment::Place;
 use super::super::output::{self, Usage};
 
 #[derive(Debug, clap::Args)]

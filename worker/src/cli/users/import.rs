@@ -10,8 +10,9 @@ use shared::ports::Provider as _;
 use shared::{Error, Grant, Imported, OAuthClient, Secret, TokenStore, UserId};
 
 use super::super::connect::{
-    Connected, Place, ProjectArgs, StoreArgs, read_small, revoke_url, user_id, userinfo_url,
+    Connected, ProjectArgs, StoreArgs, read_small, revoke_url, user_id, userinfo_url,
 };
+use super::super::environment::Place;
 use super::super::events::{EventArgs, tell};
 use super::super::output::{self, Usage};
 use super::super::resume::resume;

@@ -11,7 +11,8 @@ use shared::record::TokenRecord;
 use shared::{Error, UserId};
 use worker::parking::{PREFIX, is_claim, user_of};
 
-use super::super::connect::{Connected, Place, StoreArgs};
+use super::super::connect::{Connected, StoreArgs};
+use super::super::environment::Place;
 use super::super::output::{self, plain};
 use super::every_user;
 

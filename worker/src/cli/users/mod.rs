@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use shared::record::{RecordCodec, TokenRecord};
 use shared::{TokenStore, UserId};
 
-use super::connect::{Connected, JsonAnyway, Place, StoredUserArgs};
+use super::connect::{Connected, JsonAnyway, StoredUserArgs};
+use super::environment::Place;
 use super::output;
 
 #[derive(Debug, clap::Args)]

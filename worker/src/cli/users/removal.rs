@@ -8,9 +8,8 @@ use worker::events::Events;
 use worker::removal::{Removed, remove_traces};
 
 use super::super::confirm::{confirmed, somebody_can_be_asked};
-use super::super::connect::{
-    Connected, Place, ProjectArgs, StoredUserArgs, revoke_url, userinfo_url,
-};
+use super::super::connect::{Connected, ProjectArgs, StoredUserArgs, revoke_url, userinfo_url};
+use super::super::environment::Place;
 use super::super::events::EventArgs;
 use super::super::output;
 

@@ -15,7 +15,8 @@ use worker::outbox::StoredEnding;
 use worker::parking::{Claim, Claimed, ParkedJob, is_claim, user_of};
 use worker::{dedupe, outbox, parking};
 
-use super::super::connect::{Connected, Place, StoreArgs, user_id};
+use super::super::connect::{Connected, StoreArgs, user_id};
+use super::super::environment::Place;
 use super::super::output;
 use super::every_user;
 

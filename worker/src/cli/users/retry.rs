@@ -8,7 +8,8 @@ use shared::ports::Clock as _;
 use shared::record::TokenRecord;
 use shared::{Error, TokenStore, UserId};
 
-use super::super::connect::{Place, ProjectArgs, StoreArgs, user_id};
+use super::super::connect::{ProjectArgs, StoreArgs, user_id};
+use super::super::environment::Place;
 use super::super::events::{EventArgs, tell};
 use super::super::output;
 use super::super::resume::resume;
