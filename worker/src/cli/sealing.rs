@@ -86,7 +86,8 @@ impl SealingArgs {
         })
     }
 
-    fn sealing_with(&self, keyring: Option<Keyring>) -> Sealing {
+    /// How to seal with this keyring, and what to read besides.
+    pub(crate) fn sealing_with(&self, keyring: Option<Keyring>) -> Sealing {
         Sealing::new(keyring).accept_unsealed(self.accept_unsealed)
     }
 

@@ -12,6 +12,7 @@ mod sealed;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shared::Keyring;
 use shared::adapters::{SystemClock, http_client};
 use shared::ports::Clock as _;
 use url::Url;
@@ -135,10 +136,12 @@ impl Args {
         let client = given(self.client.as_ref());
         let (oauth, token_uri) = oauth::check(client, self.public_url.as_ref(), &http).await;
         let bucket = self.bucket.as_ref().filter(|name| !name.is_empty());
+        let keyring = self.sealing.keyring(place).await;
         // One that cannot be read is told for itself.
-        let sealing = self.sealing.sealing(place).await.unwrap_or_default();
-        let (keyring, bucket, pubsub, clock) = tokio::join!(
-            self.keyring(place),
+        let opened = keyring.as_ref().ok().cloned().flatten();
+        let sealing = self.sealing.sealing_with(opened);
+        let keyring = told(keyring, place);
+        let (bucket, pubsub, clock) = tokio::join!(
             bucket::check(place, bucket.map(String::as_str), known, &sealing),
             pubsub::check(place, names, known),
             clock::check(place, token_uri.as_deref(), &http),
@@ -156,34 +159,35 @@ impl Args {
         }
         Ok(report)
     }
+}
 
-    async fn keyring(&self, place: &Place) -> Checks {
-        let mut checks = Checks::of("keyring");
-        match self.sealing.keyring(place).await {
-            Ok(Some(keyring)) => checks.ok(
-                "opens",
-                match keyring.primary() {
-                    Some(id) => format!("{} key(s); {id} seals", keyring.keys().count()),
-                    None => format!(
-                        "{} key(s); none seals yet (`fleet keyring promote`)",
-                        keyring.keys().count()
-                    ),
-                },
-            ),
-            Ok(None) if place.emulators.is_some() => {
-                checks.skip("opens", "no --keyring, which emulators do not need");
-            }
-            Ok(None) => checks.warn(
-                "opens",
-                "no --keyring: whoever can read the bucket can act as every user",
-                "fleet keyring new keyring.json, and give it to every replica as --keyring (FLEET_KEYRING)",
-            ),
-            Err(error) => checks.fail(
-                "opens",
-                format!("{error:#}"),
-                "name the keyring that the workers have; without it sealed records cannot be read",
-            ),
+/// What reading the keyring came to.
+fn told(keyring: anyhow::Result<Option<Keyring>>, place: &Place) -> Checks {
+    let mut checks = Checks::of("keyring");
+    match keyring {
+        Ok(Some(keyring)) => checks.ok(
+            "opens",
+            match keyring.primary() {
+                Some(id) => format!("{} key(s); {id} seals", keyring.keys().count()),
+                None => format!(
+                    "{} key(s); none seals yet (`fleet keyring promote`)",
+                    keyring.keys().count()
+                ),
+            },
+        ),
+        Ok(None) if place.emulators.is_some() => {
+            checks.skip("opens", "no --keyring, which emulators do not need");
         }
-        checks
+        Ok(None) => checks.warn(
+            "opens",
+            "no --keyring: whoever can read the bucket can act as every user",
+            "fleet keyring new keyring.json, and give it to every replica as --keyring (FLEET_KEYRING)",
+        ),
+        Err(error) => checks.fail(
+            "opens",
+            format!("{error:#}"),
+            "name the keyring that the workers have; without it sealed records cannot be read",
+        ),
     }
+    checks
 }
