@@ -8,7 +8,6 @@ use anyhow::Context as _;
 use clap::{ArgMatches, FromArgMatches, Subcommand};
 use shared::adapters::SystemClock;
 use shared::{Secret, UserId, file_text};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use worker::forward::{Broker, Clients, Users, credentials, read_keys};
@@ -16,6 +15,7 @@ use worker::forward::{Broker, Clients, Users, credentials, read_keys};
 use super::connect::{StoreArgs, read_small, user_id};
 use super::environment::Place;
 use super::output::{self, Usage};
+use super::signals::stop_by_signals;
 
 /// Serving is the command itself, so that it needs no bucket where another is named.
 #[derive(Debug)]
@@ -145,19 +145,5 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let clock = Arc::new(SystemClock::default());
     broker.serve(connected.store.clone(), clock, stop).await?;
     connected.finish().await;
-    Ok(())
-}
-
-fn stop_by_signals(stop: &CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.cancel();
-    });
     Ok(())
 }

@@ -23,6 +23,7 @@ mod reach;
 mod resume;
 mod sealing;
 mod setup;
+mod signals;
 mod token;
 mod users;
 mod web;

@@ -9,7 +9,6 @@ use shared::adapters::{HttpProvider, SystemClock};
 use shared::consent::{Consent, SessionKey};
 use shared::is_loopback;
 use shared::ports::{Clock, Provider};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
@@ -23,6 +22,7 @@ use super::environment::Place;
 use super::events::EventArgs;
 use super::optional_path::{given, path_or_nothing};
 use super::output::Usage;
+use super::signals::stop_by_signals;
 use super::web_brand::BrandArgs;
 use super::worker::watch_stdin;
 use worker::telemetry::prometheus::Scrape;
@@ -147,7 +147,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         public_url: public_url.clone(),
     };
     let stop = CancellationToken::new();
-    stop_on_signals(&stop)?;
+    stop_by_signals(&stop)?;
     if pages.until_stdin_closes {
         let stop = stop.clone();
         tokio::spawn(async move {
@@ -163,20 +163,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     );
     serve(listener, site, stop).await?;
     connected.finish().await;
-    Ok(())
-}
-
-fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.cancel();
-    });
     Ok(())
 }
 
