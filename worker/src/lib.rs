@@ -9,6 +9,7 @@ pub mod audit;
 mod calls;
 mod carrier;
 pub mod claim;
+mod cli;
 mod conclusion;
 pub mod dead_letter;
 pub mod dedupe;
@@ -53,6 +54,7 @@ pub mod waiting;
 pub mod web;
 
 pub use calls::{ApiRequest, CallError};
+pub use cli::fleet;
 pub use dedupe::Dedupe;
 pub use effect::{CallLedger, CallUnderWay, Calls, Effect, Knowledge};
 pub use handler::Handler;

@@ -1,7 +1,5 @@
 //! `fleet`: one Google OAuth credential per user, shared by a fleet of workers.
 
-mod cli;
-
 use std::process::ExitCode;
 
 /// A delivery is made of some fifty small allocations on whichever thread is free.
@@ -9,5 +7,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    cli::run()
+    worker::fleet()
 }

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::forward::{Broker, Clients, Users, credentials, read_keys};
 use anyhow::Context as _;
 use clap::{ArgMatches, FromArgMatches, Subcommand};
 use shared::adapters::SystemClock;
 use shared::{Secret, UserId, file_text};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use worker::forward::{Broker, Clients, Users, credentials, read_keys};
 
 use super::connect::{StoreArgs, read_small, user_id};
 use super::environment::Place;

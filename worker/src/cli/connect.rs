@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::metered::{MeteredBucket, MeteredEndpoint};
+use crate::pubsub::resource;
 use anyhow::Context as _;
 use clap::Args;
 use futures_util::FutureExt as _;
@@ -19,8 +21,6 @@ use shared::sealing::Sealing;
 use shared::{OAuthClient, Policy, Secret, TokenStore, UserId, may_have_secrets, open_secret};
 use tokio::net::TcpListener;
 use tracing::warn;
-use worker::metered::{MeteredBucket, MeteredEndpoint};
-use worker::pubsub::resource;
 
 use super::audit_log;
 use super::environment::Place;

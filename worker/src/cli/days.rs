@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use worker::keep_alive::Period;
+use crate::keep_alive::Period;
 
 use super::connect::duration;
 

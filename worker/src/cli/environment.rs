@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::kinds::OutputStore;
+use crate::pubsub::Connection;
 use anyhow::Context as _;
 use shared::adapters::{CloudKms, CloudStorage, CloudStorageConfig, http_client};
 use shared::ports::Clock;
 use url::Url;
-use worker::kinds::OutputStore;
-use worker::pubsub::Connection;
 
 use super::emulated::Emulators;
 use super::output::Usage;

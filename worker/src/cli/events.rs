@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::events::Events;
+use crate::events::state::Occasion;
+use crate::pubsub::Publisher;
 use shared::adapters::SystemClock;
 use shared::ports::Randomness;
 use shared::{TokenStore, UserId, is_loopback};
 use url::Url;
-use worker::events::Events;
-use worker::events::state::Occasion;
-use worker::pubsub::Publisher;
 
 use super::connect::ProjectArgs;
 use super::environment::Place;

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::forward::{CONCURRENCY, ForwardError, ForwardSettings, Forwarding, Route};
 use anyhow::Context as _;
 use clap::Args;
 use shared::TokenStore;
-use worker::forward::{CONCURRENCY, ForwardError, ForwardSettings, Forwarding, Route};
 
 use super::connect::duration;
 use super::environment::Place;

@@ -36,9 +36,9 @@ use std::sync::OnceLock;
 use clap::{ArgMatches, FromArgMatches as _, Parser, Subcommand};
 use tokio::runtime::Handle;
 
-use ::worker::audit::AuditLog;
-use ::worker::telemetry::logging::{self, Logs, Plan};
-use ::worker::telemetry::traces::Traces;
+use crate::audit::AuditLog;
+use crate::telemetry::logging::{self, Logs, Plan};
+use crate::telemetry::traces::Traces;
 use output::Usage;
 
 /// One Google OAuth credential per user, shared safely by a fleet of Pub/Sub
@@ -105,8 +105,8 @@ enum Command {
     },
 }
 
-/// Runs the command that the process was started with.
-pub(crate) fn run() -> ExitCode {
+/// Runs the command that the process was started with: all of a program named `fleet`.
+pub fn fleet() -> ExitCode {
     let mut command = help::command();
     let matches = command.get_matches_mut();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

@@ -4,17 +4,17 @@ use std::collections::{HashMap, VecDeque};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use crate::Json;
+use crate::dead_letter::KIND;
+use crate::job::Job;
+use crate::kinds::{HostRules, OutputRules, check_api};
+use crate::pubsub::{Outgoing, PublishError, Publisher};
+use crate::spans;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::json;
 use shared::UserId;
-use worker::Json;
-use worker::dead_letter::KIND;
-use worker::job::Job;
-use worker::kinds::{HostRules, OutputRules, check_api};
-use worker::pubsub::{Outgoing, PublishError, Publisher};
-use worker::spans;
 
 use super::connect::{ProjectArgs, user_id};
 use super::environment::Place;

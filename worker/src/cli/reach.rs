@@ -1,8 +1,8 @@
 //! What `api` jobs may reach: the flags that the worker and those who publish for it share,
 //! so that both come to the same rules.
 
+use crate::kinds::{HostRules, OutputRules};
 use clap::Args;
-use worker::kinds::{HostRules, OutputRules};
 
 use super::output::Usage;
 

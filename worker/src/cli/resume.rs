@@ -1,11 +1,11 @@
 //! Parked jobs go on as soon as their user's grant is stored.
 
+use crate::parking::{is_claim, prefix_of};
+use crate::pubsub::Publisher;
+use crate::resuming::{Resumed, resume_user};
 use shared::adapters::SystemClock;
 use shared::ports::Bucket;
 use shared::{TokenStore, UserId};
-use worker::parking::{is_claim, prefix_of};
-use worker::pubsub::Publisher;
-use worker::resuming::{Resumed, resume_user};
 
 use super::environment::Place;
 use super::output;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::health::{self, Lack, Probes, Pulse, Readiness};
+use crate::metrics::Render;
 use anyhow::Context as _;
 use clap::Args;
 use clap::builder::FalseyValueParser;
@@ -18,8 +20,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use worker::health::{self, Lack, Probes, Pulse, Readiness};
-use worker::metrics::Render;
 
 use super::environment::Place;
 use super::optional_path::{given, path_or_nothing};

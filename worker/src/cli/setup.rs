@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::pubsub::{Admin, SubscriptionPlan};
 use anyhow::Context as _;
 use serde_json::json;
-use worker::pubsub::{Admin, SubscriptionPlan};
 
 use super::connect::ProjectArgs;
 use super::dead::review_subscription;

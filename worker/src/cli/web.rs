@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::health;
+use crate::metrics::{self, Process, Render};
+use crate::pubsub::Publisher;
+use crate::web::{Site, serve};
 use anyhow::Context as _;
 use shared::adapters::{HttpProvider, SystemClock};
 use shared::consent::{Consent, SessionKey};
@@ -12,10 +16,6 @@ use shared::ports::{Clock, Provider};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
-use worker::health;
-use worker::metrics::{self, Process, Render};
-use worker::pubsub::Publisher;
-use worker::web::{Site, serve};
 
 use super::connect::{ProjectArgs, StoreArgs, read_secret, revoke_url, userinfo_url};
 use super::environment::Place;
@@ -25,7 +25,7 @@ use super::output::Usage;
 use super::signals::stop_by_signals;
 use super::web_brand::BrandArgs;
 use super::worker::watch_stdin;
-use worker::telemetry::prometheus::Scrape;
+use crate::telemetry::prometheus::Scrape;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::web::{Brand, Logo};
 use url::Url;
-use worker::web::{Brand, Logo};
 
 use super::connect::read_small;
 use super::optional_path::{given, path_or_nothing};

@@ -4,6 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::events::Events;
+use crate::forward::Forwarding;
+use crate::health::{self, Probes};
+use crate::keep_alive::KeepAlive;
+use crate::kinds::{BODY_MEMORY, KindSettings, Kinds, MIN_BODY_MEMORY, Outputs, builtin};
+use crate::log_user_ids;
+use crate::metrics::{self, Process, Render};
+use crate::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Topic};
+use crate::replica::{OUTSTANDING_PER_SLOT, Stop};
+use crate::sweep::{Sweep, UnknownUsers};
+use crate::{Dedupe, Worker};
 use anyhow::Context as _;
 use clap::builder::FalseyValueParser;
 use shared::adapters::SystemClock;
@@ -13,17 +24,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
-use worker::events::Events;
-use worker::forward::Forwarding;
-use worker::health::{self, Probes};
-use worker::keep_alive::KeepAlive;
-use worker::kinds::{BODY_MEMORY, KindSettings, Kinds, MIN_BODY_MEMORY, Outputs, builtin};
-use worker::log_user_ids;
-use worker::metrics::{self, Process, Render};
-use worker::pubsub::{Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Topic};
-use worker::replica::{OUTSTANDING_PER_SLOT, Stop};
-use worker::sweep::{Sweep, UnknownUsers};
-use worker::{Dedupe, Worker};
 
 use super::connect::{ProjectArgs, StoreArgs, duration, userinfo_url};
 use super::days::{Days, days};
@@ -32,7 +32,7 @@ use super::events::{EventArgs, public_url};
 use super::forward::{self, ForwardArgs};
 use super::output::Usage;
 use super::reach::ReachArgs;
-use worker::telemetry::prometheus::Scrape;
+use crate::telemetry::prometheus::Scrape;
 
 /// How long a sweep may take to end the batch that it is at.
 const SWEEP_END: Duration = Duration::from_secs(5);

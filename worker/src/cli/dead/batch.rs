@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
+use crate::parking::{ParkedJob, user_of};
+use crate::pubsub::{Delivery, Outgoing, PublishError, Publisher, Settle};
+use crate::resuming::forget;
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use shared::ports::{Bucket as _, Generation, Object};
-use worker::parking::{ParkedJob, user_of};
-use worker::pubsub::{Delivery, Outgoing, PublishError, Publisher, Settle};
-use worker::resuming::forget;
 
 use super::Sources;
 use super::choice::{Counts, HowArgs};

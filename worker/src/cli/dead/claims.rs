@@ -6,11 +6,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::parking::{Claim, Claimed, Renewed};
 use futures_util::future::join_all;
 use shared::UserId;
 use shared::adapters::SystemClock;
 use shared::ports::Bucket;
-use worker::parking::{Claim, Claimed, Renewed};
 
 use super::Sources;
 

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
+use crate::parking::user_of;
+use crate::pubsub::Delivery;
+use crate::resuming::forget;
 use anyhow::Context as _;
 use futures_util::future::join_all;
 use serde_json::json;
 use shared::UserId;
-use worker::parking::user_of;
-use worker::pubsub::Delivery;
-use worker::resuming::forget;
 
 use super::super::confirm::{confirmed, somebody_can_be_asked};
 use super::super::environment::Place;

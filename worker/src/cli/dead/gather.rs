@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use crate::outbox::{self, StoredEnding};
+use crate::parking::{BadParked, PREFIX, ParkedJob, is_claim, prefix_of};
+use crate::pubsub::{Delivery, Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES, Source};
 use anyhow::Context as _;
 use futures_util::future::{BoxFuture, join_all};
 use shared::adapters::{RetryingBucket, SystemClock};
 use shared::ports::{Bucket as _, Clock as _, Generation};
 use shared::sealing::{NotOpened, Sealing};
-use worker::outbox::{self, StoredEnding};
-use worker::parking::{BadParked, PREFIX, ParkedJob, is_claim, prefix_of};
-use worker::pubsub::{Delivery, Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES, Source};
 
 use super::super::environment::Place;
 use super::super::output::Usage;

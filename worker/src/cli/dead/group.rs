@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use worker::job::Identity;
-use worker::pubsub::Delivery;
+use crate::job::Identity;
+use crate::pubsub::Delivery;
 
 use super::letter::Letter;
 
@@ -51,12 +51,12 @@ fn key(letter: &Letter) -> Option<([u8; 16], String)> {
 mod tests {
     use std::sync::Arc;
 
+    use crate::Effect;
+    use crate::job::Received;
+    use crate::pubsub::Settle;
     use futures_util::FutureExt as _;
     use futures_util::future;
     use futures_util::future::BoxFuture;
-    use worker::Effect;
-    use worker::job::Received;
-    use worker::pubsub::Settle;
 
     use super::*;
 

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
-use jiff::Timestamp;
-use serde_json::{Value, json};
-use worker::dead_letter::{
+use crate::dead_letter::{
     BY_PUBSUB, MESSAGE_ID, REASON, has_room, is_by_pubsub, recorded, stripped,
 };
-use worker::job::{Job, Received};
-use worker::outbox::StoredEnding;
-use worker::parking::{NoRoom, ParkedJob, with_identity};
-use worker::pubsub::Outgoing;
-use worker::{Effect, Knowledge};
+use crate::job::{Job, Received};
+use crate::outbox::StoredEnding;
+use crate::parking::{NoRoom, ParkedJob, with_identity};
+use crate::pubsub::Outgoing;
+use crate::{Effect, Knowledge};
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 /// A job that was redriven so often and came back is left alone.
 pub(super) const MAX_REDRIVES: u32 = 3;

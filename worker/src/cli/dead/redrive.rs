@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::pubsub::Publisher;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
-use worker::pubsub::Publisher;
 
 use super::super::confirm::{confirmed, somebody_can_be_asked};
 use super::super::environment::Place;

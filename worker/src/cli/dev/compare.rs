@@ -4,11 +4,11 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::pubsub::Publisher;
 use anyhow::Context as _;
 use emulators::pubsub::Stats;
 use tokio::time::Instant;
 use unguarded::{Credential, Tally};
-use worker::pubsub::Publisher;
 
 use super::super::output;
 use super::comparison::{Comparison, Side};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use crate::pubsub::{Outgoing, Publisher};
 use serde_json::json;
 use shared::UserId;
 use tokio::time::Instant;
-use worker::pubsub::{Outgoing, Publisher};
 
 /// Every so many jobs one is of kind `profile`; the others are `api`.
 const PROFILE_EVERY: usize = 5;

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use crate::pubsub::{Delivery, Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Source as _};
 use anyhow::Context as _;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use worker::pubsub::{Delivery, Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher, Source as _};
 
 use super::super::connect::duration;
 use super::super::output::Usage;

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::pubsub::{Connection, SubscriptionPlan};
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,7 +23,6 @@ use shared::{Grant, OAuthClient, Secret, TokenStore, UserId, create_secret};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
-use worker::pubsub::{Connection, SubscriptionPlan};
 
 use super::super::emulated::Emulators;
 use super::super::environment::Place;

@@ -1,7 +1,7 @@
 //! What this process may do, and what Pub/Sub may.
 
-use worker::pubsub::Grant;
-use worker::roles::{On, ROLES, Role, To};
+use crate::pubsub::Grant;
+use crate::roles::{On, ROLES, Role, To};
 
 use super::finding::Checks;
 

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use crate::roles::{On, To};
 use bytes::Bytes;
 use shared::adapters::{BucketSettings, CloudStorage, SystemClock};
 use shared::ports::{Bucket as _, BucketError, Clock as _, Generation, Randomness};
 use shared::sealing::Sealing;
-use worker::roles::{On, To};
 
 use super::super::environment::Place;
 use super::access::{MAY, public_members, role, this_process};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use worker::pubsub::{Inspector, Settings, Unseen};
-use worker::roles::{On, To};
+use crate::pubsub::{Inspector, Settings, Unseen};
+use crate::roles::{On, To};
 
 use super::super::environment::Place;
 use super::Names;

@@ -1,10 +1,10 @@
 //! Whether what is stored is sealed, where a keyring seals.
 
+use crate::parking::is_claim;
+use crate::{dedupe, outbox, parking};
 use futures_util::future::join_all;
 use shared::ports::{Bucket, BucketError};
 use shared::sealing::Sealing;
-use worker::parking::is_claim;
-use worker::{dedupe, outbox, parking};
 
 use super::finding::Checks;
 

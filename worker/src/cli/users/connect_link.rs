@@ -1,10 +1,10 @@
 //! `fleet users connect-link`: what an application sends to a user whose jobs wait.
 
+use crate::waiting::waiting;
+use crate::web::connect_link;
 use serde_json::json;
 use shared::Error;
 use url::Url;
-use worker::waiting::waiting;
-use worker::web::connect_link;
 
 use super::super::connect::StoredUserArgs;
 use super::super::environment::Place;

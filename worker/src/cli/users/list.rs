@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::parking::{PREFIX, is_claim, user_of};
 use clap::ValueEnum;
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -9,7 +10,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::record::TokenRecord;
 use shared::{Error, UserId};
-use worker::parking::{PREFIX, is_claim, user_of};
 
 use super::super::connect::{Connected, StoreArgs};
 use super::super::environment::Place;

@@ -1,11 +1,11 @@
 //! `fleet users revoke` and `fleet users delete`.
 
+use crate::events::Events;
+use crate::removal::{Removed, remove_traces};
 use anyhow::Context as _;
 use serde_json::json;
 use shared::adapters::HttpProvider;
 use shared::{Revoked, UserId};
-use worker::events::Events;
-use worker::removal::{Removed, remove_traces};
 
 use super::super::confirm::{confirmed, somebody_can_be_asked};
 use super::super::connect::{Connected, ProjectArgs, StoredUserArgs, revoke_url, userinfo_url};

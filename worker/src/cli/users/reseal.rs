@@ -3,6 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::outbox::StoredEnding;
+use crate::parking::{Claim, Claimed, ParkedJob, is_claim, user_of};
+use crate::{dedupe, outbox, parking};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -11,9 +14,6 @@ use shared::adapters::SystemClock;
 use shared::ports::{Bucket, BucketError, Clock as _, Hints};
 use shared::sealing::Sealing;
 use shared::{Error, Resealed, TokenStore, UserId};
-use worker::outbox::StoredEnding;
-use worker::parking::{Claim, Claimed, ParkedJob, is_claim, user_of};
-use worker::{dedupe, outbox, parking};
 
 use super::super::connect::{Connected, StoreArgs, user_id};
 use super::super::environment::Place;
