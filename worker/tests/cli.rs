@@ -35,23 +35,27 @@ fn write_secret(path: &Path, content: &str) {
     std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Whoever can read a keyring, a session key or an OAuth client has what it opens.
+/// Whoever can read a keyring, a session key, a broker's key or an OAuth client has what it opens.
 #[test]
 fn files_with_secrets_that_others_can_read_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (client, keyring, session) = (path("client.json"), path("keyring.json"), path("key"));
+    let key = path("broker.key");
     write_secret(
         Path::new(&client),
         r#"{"web": {"client_id": "x", "auth_uri": "https://a.test", "token_uri": "https://a.test"}}"#,
     );
     assert_eq!(fleet(&["keyring", "new", &keyring], &[]).0, 0);
     write_secret(Path::new(&session), &"A".repeat(44));
+    write_secret(Path::new(&key), &"ab".repeat(32));
     let token = ["token", "ann", "--bucket", "b", "--client", &client, "--keyring", &keyring];
     let address = ["--public-url", "https://fleet.example", "--listen", "127.0.0.1:0"];
     let web = [&["web", "--session-key", &session], &token[2..], &address].concat();
     let login = ["login", "-u", "me.json", "-c", &client, "--no-browser"];
     let rotate = ["keyring", "rotate", &keyring];
+    let broker = ["broker", "--bucket", "b", "--key", &key];
+    let credentials = ["broker", "credentials", "ann", "--key", &key];
     for (mode, says) in [(0o644, "can read it (mode 0644)"), (0o666, "can change it (mode 0666)")] {
         for (file, args) in [
             (&client, &token[..]),
@@ -60,6 +64,8 @@ fn files_with_secrets_that_others_can_read_are_refused() {
             (&keyring, &token),
             (&session, &web),
             (&keyring, &rotate),
+            (&key, &broker),
+            (&key, &credentials),
         ] {
             std::fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
             let (code, stdout, stderr) = fleet(args, &[]);

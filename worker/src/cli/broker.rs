@@ -12,7 +12,7 @@ use shared::{Secret, UserId, file_text};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::connect::{StoreArgs, read_small, user_id};
+use super::connect::{StoreArgs, read_secret, read_small, user_id};
 use super::environment::Place;
 use super::output::{self, Usage};
 use super::signals::stop_by_signals;
@@ -55,7 +55,7 @@ impl clap::Args for Args {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  openssl rand -hex 32 > broker.key
+  (umask 077; openssl rand -hex 32 > broker.key)
   fleet broker --bucket my-tokens --client client.json --key broker.key
   fleet broker credentials 109876543210987654321 --key broker.key > ann.json
   GOOGLE_APPLICATION_CREDENTIALS=ann.json python report.py
@@ -102,12 +102,13 @@ The file has the key in it: keep it as you keep that.")]
 }
 
 fn keys(path: &Path) -> Result<Vec<Secret>, Usage> {
-    read_keys(&read_text(path)?).map_err(|why| Usage(format!("--key: {} {why}", path.display())))
+    let text = text(path, &read_secret(path)?)?;
+    read_keys(&text).map_err(|why| Usage(format!("--key: {} {why}", path.display())))
 }
 
-fn read_text(path: &Path) -> Result<String, Usage> {
-    let content = read_small(path)?;
-    let text = file_text(&content);
+/// The content of the file at `path`, which must be text.
+fn text(path: &Path, content: &[u8]) -> Result<String, Usage> {
+    let text = file_text(content);
     text.map(Into::into).ok_or_else(|| Usage(format!("{} is not text", path.display())))
 }
 
@@ -116,7 +117,8 @@ fn users(named: Option<&str>) -> Result<Users, Usage> {
     if let Some(prefix) = named.strip_suffix('*') {
         return Ok(Users::Prefix(prefix.to_owned()));
     }
-    let text = read_text(Path::new(named))?;
+    let path = Path::new(named);
+    let text = text(path, &read_small(path)?)?;
     let listed = text.lines().map(str::trim).filter(|line| !line.is_empty());
     Ok(Users::Listed(listed.map(str::to_owned).collect()))
 }

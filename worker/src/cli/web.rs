@@ -30,7 +30,7 @@ use crate::telemetry::prometheus::Scrape;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  openssl rand -base64 32 > session.key
+  (umask 077; openssl rand -base64 32 > session.key)
   fleet web --bucket my-tokens --client client.json --session-key session.key \\
       --public-url https://connect.example.com --listen 0.0.0.0:8080
 
