@@ -15,7 +15,10 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// This status with this body, at once, without doing anything.
+    /// This status with this body, at once, without doing anything. At the identity provider and
+    /// the APIs `{NAME}` in the body or in a header stands for what the request said, as servers
+    /// quote it that have something to complain about: a field of its form, its `authorization`,
+    /// or all of it (`{sent}`).
     pub fn new(status: StatusCode, body: impl Into<Vec<u8>>) -> Self {
         Self {
             status,
@@ -40,8 +43,8 @@ impl Answer {
         self
     }
 
-    /// After the request was carried out. `{NAME}` in the body stands for the text field
-    /// NAME of the real answer, as in `{"access_token":"{access_token}","expires_in":"60"}`.
+    /// After the request was carried out. `{NAME}` stands for the text field NAME of the real
+    /// answer then, as in `{"access_token":"{access_token}","expires_in":"60"}`.
     /// A request that is refused anyhow gets its refusal, and the fault waits for the next.
     #[must_use]
     pub fn carried_out(mut self) -> Self {
@@ -49,19 +52,20 @@ impl Answer {
         self
     }
 
-    /// The answer, with what the `real` one granted.
-    pub(crate) fn response(&self, real: &serde_json::Value) -> http::Response<Vec<u8>> {
-        let fields = real.as_object().into_iter().flatten();
-        let body = fields.fold(self.body.clone(), |body, (name, value)| match value.as_str() {
-            Some(value) => replaced(&body, format!("{{{name}}}").as_bytes(), value.as_bytes()),
-            None => body,
-        });
-        let mut response = http::Response::new(body);
+    /// The answer, with these texts in their places.
+    pub(crate) fn response(&self, texts: &serde_json::Value) -> http::Response<Vec<u8>> {
+        let filled = |text: &[u8]| {
+            let texts = texts.as_object().into_iter().flatten();
+            texts.fold(text.to_vec(), |text, (name, value)| match value.as_str() {
+                Some(value) => replaced(&text, format!("{{{name}}}").as_bytes(), value.as_bytes()),
+                None => text,
+            })
+        };
+        let mut response = http::Response::new(filled(&self.body));
         *response.status_mut() = self.status;
         for (name, value) in &self.headers {
-            if let (Ok(name), Ok(value)) =
-                (HeaderName::try_from(name), HeaderValue::try_from(value))
-            {
+            let value = HeaderValue::from_bytes(&filled(value.as_bytes()));
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), value) {
                 response.headers_mut().append(name, value);
             }
         }

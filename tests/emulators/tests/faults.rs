@@ -237,6 +237,31 @@ async fn a_made_up_answer_takes_the_place_of_the_real_one() -> Result<()> {
     Ok(())
 }
 
+/// As servers that complain of a request and quote it.
+#[tokio::test]
+async fn a_made_up_answer_can_quote_the_request() -> Result<()> {
+    let identity = Identity::start().await?;
+    let ann = identity.user("ann");
+    let body = "{refresh_token} in {sent}";
+    let quoting = Answer::new(StatusCode::BAD_REQUEST, body).header("x-said", "{refresh_token}");
+    identity.google.inject(Fault::answer(quoting).on(google::Operation::Token).times(1));
+    let refused = identity.refresh(&ann.refresh_token).await?;
+    assert_eq!(refused.headers()["x-said"], ann.refresh_token.as_str());
+    let text = refused.text().await?;
+    assert!(text.starts_with(&format!("{} in ", ann.refresh_token)), "{text}");
+    assert!(text.contains("refresh_token=1%2F%2Ffake-") && text.contains("client_secret="));
+
+    let quoting = Answer::new(StatusCode::FORBIDDEN, "{authorization} in {sent}");
+    identity.google.inject(Fault::answer(quoting).on(google::Operation::Userinfo).times(1));
+    let text = identity.userinfo(&ann.access_token).await?.text().await?;
+    let bearer = format!("Bearer {}", ann.access_token);
+    assert!(text.starts_with(&format!("{bearer} in ")) && text.matches(&bearer).count() == 2);
+    let secrets = identity.google.secrets();
+    assert!(secrets.contains(&ann.refresh_token) && secrets.contains(&ann.access_token));
+    assert!(secrets.iter().any(|secret| secret.starts_with("GOCSPX-")));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_made_up_answer_waits_for_a_request_that_is_carried_out() -> Result<()> {
     let identity = Identity::start().await?;

@@ -255,6 +255,20 @@ async fn any_status_can_be_asked_for() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_mirror_shows_the_token_wherever_an_answer_speaks() -> Result<()> {
+    let stand = Stand::start().await?;
+    for code in [200, 404, 500] {
+        let answer = stand.get(&format!("/v1/mirror/{code}")).await?;
+        assert_eq!(answer.status(), code);
+        for name in ["x-mirror", "location", "www-authenticate"] {
+            assert!(answer.headers()[name].to_str()?.contains(&stand.token), "{name}");
+        }
+        assert!(answer.text().await?.matches(&stand.token).count() >= 5);
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn echo_shows_the_request_and_no_token() -> Result<()> {
     let stand = Stand::start().await?;
     let request = stand.request(Method::PATCH, "/v1/echo?a=1&b=x%20y");

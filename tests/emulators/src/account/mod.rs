@@ -64,9 +64,20 @@ pub struct Judgement {
 impl Account {
     /// Watches `storage` from now on.
     pub fn open(storage: &Storage) -> Self {
+        Self::open_with(storage, |written| {
+            serde_json::from_slice(&written.content).unwrap_or_default()
+        })
+    }
+
+    /// As [`Account::open`], of a bucket whose objects `read` makes JSON of: it opens what is
+    /// sealed.
+    pub fn open_with(
+        storage: &Storage,
+        read: impl Fn(&Written) -> Value + Send + Sync + 'static,
+    ) -> Self {
         let users = Arc::<Mutex<HashMap<String, Writes>>>::default();
         let account = Self { users: Arc::clone(&users) };
-        storage.on_write(move |written| note(&mut lock(&users), written));
+        storage.on_write(move |written| note(&mut lock(&users), written, &read(written)));
         account
     }
 
@@ -104,10 +115,9 @@ fn lock(users: &Mutex<HashMap<String, Writes>>) -> MutexGuard<'_, HashMap<String
     users.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn note(users: &mut HashMap<String, Writes>, written: &Written) {
+fn note(users: &mut HashMap<String, Writes>, written: &Written, content: &Value) {
     let Some((folder, user)) = written.name.split_once('/') else { return };
     let Some(user) = user.strip_suffix(".json") else { return };
-    let content: Value = serde_json::from_slice(&written.content).unwrap_or_default();
     let text = |field: &str| content[field].as_str().map(str::to_owned);
     match folder {
         "leases" => users.entry(user.to_owned()).or_default().leases.push(Lease {
@@ -174,7 +184,7 @@ mod tests {
     fn writes_are_read_by_the_fields_of_the_contract_and_others_are_left_alone() {
         let account = Account { users: Arc::default() };
         let note = |name: &str, content: Value| {
-            note(&mut lock(&account.users), &written(name, &content));
+            note(&mut lock(&account.users), &written(name, &content), &content);
         };
         note("leases/ann.json", json!({"holder": "a", "attempt": "1", "guards": 6, "ttl_ms": 500}));
         note("parked/ann/1-job.json", json!({"holder": "a"}));

@@ -6,10 +6,12 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
+use url::form_urlencoded;
 
-use super::core::{Shared, bearer};
+use super::core::{Shared, bearer, text};
 use super::refusal::Refusal;
 use crate::connection::Cut;
 use crate::faults::{Answer, Instead};
@@ -32,11 +34,12 @@ pub enum Operation {
 }
 
 /// Lets a request to the token or revocation endpoint meet its fault. `token` is what it
-/// presents: a refresh token, or whatever is to be revoked.
+/// presents: a refresh token, or whatever is to be revoked; `form` is what it sends.
 pub(super) async fn at_endpoint(
     shared: &Shared,
     operation: Operation,
     token: Option<&str>,
+    form: &[u8],
     cut: Cut,
     work: impl FnOnce() -> Response,
 ) -> Response {
@@ -44,7 +47,7 @@ pub(super) async fn at_endpoint(
         shared.step(|core, _| core.identity.holder(token).map(ToOwned::to_owned))
     });
     match shared.faults.enter(operation, sub.as_deref(), cut).await {
-        Err(Instead::Answer(answer)) => made_up(&answer, &Value::Null),
+        Err(Instead::Answer(answer)) => made_up(&answer, &said_in(form)),
         Err(Instead::Refusal(status)) => {
             let body = json!({
                 "error": if status == StatusCode::TOO_MANY_REQUESTS {
@@ -80,7 +83,13 @@ pub(super) async fn at_apis(
         shared.step(|core, _| core.identity.holder(token).map(ToOwned::to_owned))
     });
     match shared.faults.enter(operation, sub.as_deref(), cut).await {
-        Err(Instead::Answer(answer)) => made_up(&answer, &Value::Null),
+        Err(Instead::Answer(answer)) => {
+            let authorization = text(request.headers(), AUTHORIZATION.as_str());
+            made_up(
+                &answer,
+                &json!({"authorization": authorization, "sent": sent(request.headers())}),
+            )
+        }
         Err(Instead::Refusal(status)) => {
             let reason = if status == StatusCode::TOO_MANY_REQUESTS {
                 "rateLimitExceeded"
@@ -96,6 +105,23 @@ pub(super) async fn at_apis(
     }
 }
 
+/// The fields of a form, and all of it as it came.
+fn said_in(form: &[u8]) -> Value {
+    let sent = String::from_utf8_lossy(form).into_owned();
+    let fields = form_urlencoded::parse(form)
+        .map(|(name, value)| (name.into_owned(), value.into_owned().into()))
+        .chain([("sent".to_owned(), sent.into())]);
+    Value::Object(fields.collect())
+}
+
+/// A request's headers, one behind the other.
+pub(super) fn sent(headers: &HeaderMap) -> String {
+    let shown = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
+    shown.collect::<Vec<_>>().join("; ")
+}
+
 /// The real answer, or the made-up one that takes its place.
 async fn instead(answer: Option<Arc<Answer>>, real: Response) -> Response {
     let Some(answer) = answer else {
@@ -105,6 +131,6 @@ async fn instead(answer: Option<Arc<Answer>>, real: Response) -> Response {
     made_up(&answer, &serde_json::from_slice(&body).unwrap_or_default())
 }
 
-fn made_up(answer: &Answer, real: &Value) -> Response {
-    answer.response(real).map(axum::body::Body::from)
+fn made_up(answer: &Answer, texts: &Value) -> Response {
+    answer.response(texts).map(axum::body::Body::from)
 }

@@ -197,6 +197,11 @@ impl Identity {
         }
     }
 
+    pub(super) fn secrets(&self) -> Vec<String> {
+        let tokens = self.refresh_tokens.keys().chain(self.access_tokens.keys());
+        tokens.chain([&self.client.secret]).map(|secret| secret.expose().to_owned()).collect()
+    }
+
     /// Whose refresh token this is, if it ever was one.
     pub(super) fn owner(&self, refresh_token: &str) -> Option<&str> {
         let token = self.refresh_tokens.get(refresh_token)?;

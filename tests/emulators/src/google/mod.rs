@@ -14,7 +14,8 @@
 //! | `GET /drive/v3/files`, `/drive/v3/files/{id}?alt=media&size=N` | scope `…/auth/drive.readonly` |
 //! | `GET`, `POST /tasks/v1/lists/{list}/tasks` | scope `…/auth/tasks`; `x-effect-id` names the job |
 //! | `/v1/status/{code}?retry_after=&reason=&location=` | that status |
-//! | `/v1/echo` | the request as it arrived |
+//! | `/v1/echo` | the request as it arrived, without its token |
+//! | `/v1/mirror/{code}` | that status, and the request's headers, the token included, wherever an answer can say something |
 //! | `/v1/bytes?size=&content_type=&encoding=&chunked=&cut=` | so many bytes, compressed with `encoding=gzip`; `cut` breaks off after so many |
 //! | `GET /v1/pages?pages=&elements=&pad=&circular=` | a list in pages |
 //!
@@ -298,6 +299,12 @@ impl Google {
             // The sender is gone, which cannot be while `self` is there.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Every secret that there is so far: access and refresh tokens, whatever became of them,
+    /// and the client's.
+    pub fn secrets(&self) -> Vec<String> {
+        self.shared.step(|core, _| core.identity.secrets())
     }
 
     /// Every call of the token endpoint so far, in order.

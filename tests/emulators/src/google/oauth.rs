@@ -45,7 +45,7 @@ async fn token(
     let (grant_type, request) = parse(&headers, &body);
     let presented = request.refresh_token.as_ref().map(Secret::expose);
     let decide = || decide(&shared, grant_type.as_deref(), &request, &headers, &body);
-    faults::at_endpoint(&shared, Operation::Token, presented, cut, decide).await
+    faults::at_endpoint(&shared, Operation::Token, presented, &body, cut, decide).await
 }
 
 fn decide(
@@ -215,7 +215,7 @@ async fn revoke(
         return (StatusCode::BAD_REQUEST, Json(body)).into_response();
     };
     let revoke = || revoked(&shared, &token);
-    faults::at_endpoint(&shared, Operation::Revoke, Some(&token), cut, revoke).await
+    faults::at_endpoint(&shared, Operation::Revoke, Some(&token), &body, cut, revoke).await
 }
 
 fn revoked(shared: &Shared, token: &str) -> Response {

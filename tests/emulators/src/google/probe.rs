@@ -14,12 +14,16 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use super::core::Shared;
+use super::core::{Shared, bearer};
+use super::faults::sent;
 use super::params::Params;
 use super::refusal::Refusal;
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
-    Router::new().route("/v1/status/{code}", any(status)).route("/v1/echo", any(echo))
+    Router::new()
+        .route("/v1/status/{code}", any(status))
+        .route("/v1/echo", any(echo))
+        .route("/v1/mirror/{code}", any(mirror))
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,6 +36,34 @@ struct StatusParams {
     location: Option<String>,
 }
 
+/// Answers with the status that the path names and, wherever an answer can say something, with
+/// what the request said, its `Authorization` included: no API should, and some do.
+async fn mirror(
+    State(shared): State<Arc<Shared>>,
+    Path(code): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    shared.authorize(&headers, &[])?;
+    let status = named(&code)?;
+    let (said, token) = (sent(&headers), bearer(&headers).unwrap_or_default());
+    let body = json!({
+        "error": {
+            "code": status.as_u16(), "message": said, "status": token,
+            "errors": [{"message": said, "reason": token, "domain": said}],
+        },
+        "title": said,
+        "detail": token,
+    });
+    let location = format!("https://mirror.example/{token}?token={token}");
+    let text = |text: &str| HeaderValue::try_from(text).map_err(|_| Refusal::invalid("No text."));
+    let headers = [
+        ("x-mirror", text(&said)?),
+        ("location", text(&location)?),
+        ("www-authenticate", text(&format!("Bearer realm=\"{token}\""))?),
+    ];
+    Ok((status, headers, Json(body)).into_response())
+}
+
 /// Answers with the status that the path names: an error of Google's shape from 400 on.
 async fn status(
     State(shared): State<Arc<Shared>>,
@@ -40,13 +72,7 @@ async fn status(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     shared.authorize(&headers, &[])?;
-    let status = code
-        .parse()
-        .ok()
-        .and_then(|code: u16| StatusCode::from_u16(code).ok())
-        // Informational statuses are no answers, and a body is not to follow some others.
-        .filter(|status| (200..600).contains(&status.as_u16()))
-        .ok_or_else(|| Refusal::invalid("Not the status of an answer."))?;
+    let status = named(&code)?;
     if status.is_client_error() || status.is_server_error() {
         let reason = params.reason.unwrap_or_else(|| "requested".to_owned());
         let mut refusal = Refusal::new(status, reason, format!("As requested: {status}"));
@@ -72,6 +98,15 @@ async fn status(
     }
     let body = Json(json!({"status": status.as_u16()}));
     Ok((status, headers, body).into_response())
+}
+
+fn named(code: &str) -> Result<StatusCode, Refusal> {
+    code.parse()
+        .ok()
+        .and_then(|code: u16| StatusCode::from_u16(code).ok())
+        // Informational statuses are no answers, and a body is not to follow some others.
+        .filter(|status| (200..600).contains(&status.as_u16()))
+        .ok_or_else(|| Refusal::invalid("Not the status of an answer."))
 }
 
 /// Answers with the request: method, headers without `Authorization`, query and body.
