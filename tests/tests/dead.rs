@@ -367,6 +367,39 @@ async fn jobs_are_dropped_for_good() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Made-up users' jobs go by their reason, without the keyring that they are sealed with; what
+/// waits for anything else stays.
+#[tokio::test]
+async fn the_jobs_of_unknown_users_are_dropped_by_their_reason() -> anyhow::Result<()> {
+    let mut stage = embedded_stage().await?;
+    let keyring = stage.path("keyring.json").display().to_string();
+    assert_eq!(stage.fleet(&["keyring", "new", &keyring]).await?.code, 0);
+    stage.variables.push(("FLEET_KEYRING".to_owned(), keyring));
+    stage.user("ann", HOUR).await?;
+    let drive = json!({"url": "https://www.googleapis.com/drive/v3/files"});
+    let scope = json!({"id": "scope", "user": "ann", "kind": "api", "params": drive});
+    let mut jobs = vec![scope];
+    for user in ["made-up-1", "made-up-2", "made-up-3"] {
+        jobs.extend(["a", "b"].map(|id| job(&format!("{user}-{id}"), user, "profile")));
+    }
+    park(&stage, &jobs).await?;
+    stage.variables.pop();
+
+    let parked = async || stage.cloud.objects(BUCKET, "parked/").await;
+    assert_eq!(parked().await?.len(), 7);
+    let unknown = ["dead", "drop", "--parked", "--reason", "unknown_user"];
+    let look = stage.fleet(&[&unknown[..], &["--dry-run"]].concat()).await?;
+    assert_eq!((look.code, look.stdout.lines().count()), (0, 7), "{}", look.stdout);
+    assert!(look.stderr.contains("6 would be removed"), "{}", look.stderr);
+    assert_eq!(parked().await?.len(), 7, "nothing was changed");
+    let output = stage.fleet(&[&unknown[..], &["--yes", "--json"]].concat()).await?;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert_eq!(serde_json::from_str::<Value>(&output.stdout)?, json!({"dropped": 6, "failed": 0}));
+    let left = parked().await?;
+    assert!(left.len() == 1 && left[0].starts_with("parked/ann/"), "{left:?}");
+    Ok(())
+}
+
 /// Two processes store a credential at the same time, and each resumes the user's jobs.
 #[tokio::test]
 async fn two_imports_at_once_resume_each_job_once() -> anyhow::Result<()> {
