@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use shared::ports::{Bucket as _, Randomness};
+use shared::ports::{Bucket as _, Hints, Randomness};
 use tests::memory::{QueueSettings, pass};
 use tokio_util::sync::CancellationToken;
 use worker::claim::Sighting;
@@ -142,6 +142,34 @@ async fn many_jobs_of_one_made_up_user_are_looked_at_once_each() {
     println!("{JOBS} jobs of one made-up user: {reads} reads, {writes} writes");
     assert_eq!(writes, JOBS);
     assert!((JOBS..JOBS + JOBS / 100).contains(&reads), "{reads}");
+}
+
+/// What stands beside a parked job makes a sweep read it, or not, and decides nothing: neither the
+/// lie of somebody who can write the bucket, nor the silence of the release before.
+#[tokio::test(start_paused = true)]
+async fn a_hint_ends_no_job_and_its_lack_keeps_none() {
+    let house = House::new(QueueSettings::default());
+    park(&house, (0..2).map(|n| job(&format!("job-{n}"), &format!("made-up-{n}"), "k"))).await;
+    let bucket = &house.fleet.bucket;
+    let listing = bucket.list("parked/", None).await.unwrap();
+    pass(Duration::from_secs(2)).await;
+    let hint: Hints = [("reason".to_owned(), "unknown_user".to_owned())].into();
+    assert!(listing.objects.iter().all(|(name, _)| listing.hints.get(name) == Some(&hint)));
+    for (name, at) in &listing.objects {
+        let content = bucket.get(name).await.unwrap().unwrap().content;
+        let waits = String::from_utf8(content.to_vec()).unwrap();
+        let (content, hints) = if name.contains("made-up-1") {
+            (waits.replace("unknown_user", "scopes_missing"), hint.clone())
+        } else {
+            (waits, Hints::new())
+        };
+        bucket.put_with_hints(name, content.into(), hints, *at).await.unwrap();
+    }
+    pass(8 * DAY).await;
+    let swept = turn(&sweep(&house, "sweeper"), &mut None, &mut Memory::default()).await;
+    assert_eq!(swept.ended, 1);
+    let left = bucket.list("parked/", None).await.unwrap().objects;
+    assert!(left.len() == 1 && left[0].0.contains("made-up-1"), "{left:?}");
 }
 
 /// A user who consents is none that was made up, however long the jobs have waited and whoever
