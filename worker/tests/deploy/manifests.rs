@@ -96,10 +96,16 @@ fn settings_are_those_that_containers_and_rules_take() {
     taken.insert("FLEET_DEAD_SUBSCRIPTION");
     assert_eq!(given, taken);
     let terraform = read("deploy/terraform/outputs.tf");
-    for name in given
-        .iter()
-        .filter(|n| !["FLEET_PUBLIC_URL", "FLEET_ALLOW_HOSTS", "FLEET_OFFER_SCOPES"].contains(n))
-    {
+    // Nothing that Terraform makes.
+    let decided = [
+        "FLEET_PUBLIC_URL",
+        "FLEET_ALLOW_HOSTS",
+        "FLEET_OFFER_SCOPES",
+        "FLEET_PARK_UNKNOWN",
+        "FLEET_KEEP_ALIVE",
+        "FLEET_DEDUPE",
+    ];
+    for name in given.iter().filter(|name| !decided.contains(name)) {
         assert!(terraform.contains(&format!("{name}=")), "terraform output settings: {name}");
     }
 }
@@ -128,6 +134,21 @@ fn names_in_settings_and_alerts_are_those_that_terraform_makes() {
             .replace("${var.topic}", &topic)
             .replace("${local.dead_topic}", &setting("FLEET_DEAD_TOPIC"));
         assert_eq!(setting(name), made);
+/// Whoever deploys the example without a thought gets what a worker does without the setting.
+#[test]
+fn settings_that_nobody_has_to_decide_are_the_defaults() {
+    let settings = read("deploy/kubernetes/overlays/example/settings.env");
+    let help = known(&["worker"]).unwrap().text;
+    for (name, default) in
+        [("FLEET_PARK_UNKNOWN", "7d"), ("FLEET_KEEP_ALIVE", ""), ("FLEET_DEDUPE", "off")]
+    {
+        assert!(settings.lines().any(|line| line == format!("{name}={default}")), "{name}");
+        let after = help.split(&format!("[env: {name}=]")).nth(1).unwrap().trim_start();
+        let said = after.strip_prefix("[default: ").and_then(|rest| rest.split(']').next());
+        assert_eq!(said.unwrap_or_default(), default, "{name}");
+    }
+}
+
     }
     let alerts = read("deploy/monitoring/alerts.yaml");
     for name in ["FLEET_SUBSCRIPTION", "FLEET_DEAD_SUBSCRIPTION"] {
