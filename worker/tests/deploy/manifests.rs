@@ -64,6 +64,30 @@ fn every_flag_and_variable_of_a_container_exists() {
     }
 }
 
+/// What browsers ask for reaches the pages, and what operators ask for does not.
+#[test]
+fn every_page_is_routed() {
+    let routes = yaml("deploy/kubernetes/overlays/example/gateway.yaml");
+    let routes = routes.iter().find(|one| text(one, "/kind") == "HTTPRoute").unwrap();
+    let routed: Vec<(&str, &str)> = list(routes, "/spec/rules")
+        .iter()
+        .flat_map(|rule| list(rule, "/matches"))
+        .map(|found| (text(found, "/path/type"), text(found, "/path/value")))
+        .collect();
+    let router = read("worker/src/web/router/mod.rs");
+    let pages = router.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let mut count = 0;
+    for page in pages {
+        let is_routed = routed.iter().any(|(kind, path)| {
+            page == *path || *kind == "PathPrefix" && page.starts_with(&format!("{path}/"))
+        });
+        let is_ours = ["/healthz", "/readyz", "/metrics"].contains(&page);
+        assert_eq!(is_routed, !is_ours, "{page}");
+        count += 1;
+    }
+    assert!(count > 10, "{count}");
+}
+
 #[test]
 fn every_variable_that_must_be_set_is() {
     for (container, words, _) in &containers() {
@@ -110,6 +134,21 @@ fn settings_are_those_that_containers_and_rules_take() {
     }
 }
 
+/// Whoever deploys the example without a thought gets what a worker does without the setting.
+#[test]
+fn settings_that_nobody_has_to_decide_are_the_defaults() {
+    let settings = read("deploy/kubernetes/overlays/example/settings.env");
+    let help = known(&["worker"]).unwrap().text;
+    for (name, default) in
+        [("FLEET_PARK_UNKNOWN", "7d"), ("FLEET_KEEP_ALIVE", ""), ("FLEET_DEDUPE", "off")]
+    {
+        assert!(settings.lines().any(|line| line == format!("{name}={default}")), "{name}");
+        let after = help.split(&format!("[env: {name}=]")).nth(1).unwrap().trim_start();
+        let said = after.strip_prefix("[default: ").and_then(|rest| rest.split(']').next());
+        assert_eq!(said.unwrap_or_default(), default, "{name}");
+    }
+}
+
 #[test]
 fn names_in_settings_and_alerts_are_those_that_terraform_makes() {
     let settings = read("deploy/kubernetes/overlays/example/settings.env");
@@ -134,21 +173,6 @@ fn names_in_settings_and_alerts_are_those_that_terraform_makes() {
             .replace("${var.topic}", &topic)
             .replace("${local.dead_topic}", &setting("FLEET_DEAD_TOPIC"));
         assert_eq!(setting(name), made);
-/// Whoever deploys the example without a thought gets what a worker does without the setting.
-#[test]
-fn settings_that_nobody_has_to_decide_are_the_defaults() {
-    let settings = read("deploy/kubernetes/overlays/example/settings.env");
-    let help = known(&["worker"]).unwrap().text;
-    for (name, default) in
-        [("FLEET_PARK_UNKNOWN", "7d"), ("FLEET_KEEP_ALIVE", ""), ("FLEET_DEDUPE", "off")]
-    {
-        assert!(settings.lines().any(|line| line == format!("{name}={default}")), "{name}");
-        let after = help.split(&format!("[env: {name}=]")).nth(1).unwrap().trim_start();
-        let said = after.strip_prefix("[default: ").and_then(|rest| rest.split(']').next());
-        assert_eq!(said.unwrap_or_default(), default, "{name}");
-    }
-}
-
     }
     let alerts = read("deploy/monitoring/alerts.yaml");
     for name in ["FLEET_SUBSCRIPTION", "FLEET_DEAD_SUBSCRIPTION"] {
