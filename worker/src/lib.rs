@@ -49,6 +49,7 @@ mod sign_outs;
 pub mod spans;
 pub mod sweep;
 pub mod telemetry;
+mod told;
 mod turns;
 pub mod waiting;
 pub mod web;

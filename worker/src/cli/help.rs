@@ -12,7 +12,7 @@ use super::Cli;
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["worker", "web", "broker", "dev", "demo"]),
     ("People", &["login", "users", "profile", "token"]),
-    ("Jobs", &["publish", "dead"]),
+    ("Jobs", &["publish", "outcomes", "dead"]),
     ("Operate", &["setup", "doctor", "keyring", "completions", "help"]),
 ];
 /// Heading of the token store's tunables, which are hidden unless [`command`] shows them.

@@ -16,6 +16,7 @@ mod help;
 mod keyring;
 mod login;
 mod optional_path;
+mod outcomes;
 mod output;
 mod profile;
 mod publish;
@@ -73,6 +74,8 @@ enum Command {
     Login(login::Args),
     /// Publish jobs: one by flags, many from a JSON Lines file or stdin
     Publish(publish::Args),
+    /// What becomes of jobs, as it is told
+    Outcomes(outcomes::Args),
     /// The profile of a stored user, as JSON
     Profile(profile::Args),
     /// A fresh access token of a stored user, alone on stdout
@@ -130,6 +133,7 @@ pub fn fleet() -> ExitCode {
             Command::Broker(args) => broker::run(*args).await,
             Command::Login(args) => login::run(args).await,
             Command::Publish(args) => publish::run(args).await,
+            Command::Outcomes(args) => outcomes::run(args).await,
             Command::Profile(args) => profile::run(args).await,
             Command::Token(args) => token::run(args).await,
             Command::Users(args) => users::run(args).await,

@@ -11,6 +11,11 @@ use shared::profile::ProfileError;
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
+/// Users must consent before it goes on: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct MustConsent(pub(crate) String);
+
 /// The exit code for "the user must consent".
 const CONSENT: u8 = 3;
 
@@ -82,7 +87,8 @@ pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
     note(format!("fleet: {}", if steps { text } else { plain(&text.replace('\n', " ")) }));
     let consent = |e: &shared::Error| matches!(e, shared::Error::NeedsConsent(_));
     let must_consent = error.chain().any(|cause| {
-        cause.downcast_ref().is_some_and(consent)
+        cause.is::<MustConsent>()
+            || cause.downcast_ref().is_some_and(consent)
             || matches!(cause.downcast_ref(), Some(ProfileError::Credentials(e)) if consent(e))
     });
     if must_consent {

@@ -1,6 +1,6 @@
 //! `fleet publish`: jobs, one by flags or many from a file.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use shared::UserId;
 
 use super::connect::{ProjectArgs, user_id};
 use super::environment::Place;
+use super::outcomes::{Awaited, WaitArgs};
 use super::output::{self, Usage};
 use super::reach::ReachArgs;
 
@@ -26,6 +27,7 @@ use super::reach::ReachArgs;
   fleet publish --topic jobs --user 1097 --kind profile
   fleet publish --topic jobs --user 1097 --kind api \
       --params '{"url": "https://www.googleapis.com/drive/v3/files"}'
+  fleet publish --topic jobs --user 1097 --kind profile --wait --outcomes-topic jobs-outcomes
   fleet publish --topic jobs --file jobs.jsonl
 
 A file has one job per line: {"id": "…", "user": "…", "kind": "…", "params": {…}}
@@ -62,7 +64,10 @@ pub(crate) struct Args {
     /// Publish without ordering key: jobs of one user may overtake each other
     #[arg(long)]
     unordered: bool,
-    /// The count, and the message ID of a single job, as JSON
+    #[command(flatten)]
+    wait: WaitArgs,
+    /// The count, and the message ID of a single job, as JSON; with --wait the outcomes, one
+    /// JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -76,31 +81,34 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let bucket = args.bucket.as_deref().filter(|name| !name.is_empty());
     let (hosts, outputs) = args.reach.rules(bucket)?;
     let jobs = Jobs { unordered: args.unordered, trace: trace(), hosts, outputs };
-    let (single, many) = match &args.file {
+    let checked = match &args.file {
         Some(path) => {
             let content = read_whole(path)?;
             let checked = checked(&content, &jobs);
-            (None, checked.map_err(|why| Usage(format!("{}: {why}", args.name())))?)
+            checked.map_err(|why| Usage(format!("{}: {why}", args.name())))?
         }
-        None => (Some(jobs.message(&args.single()?)?), Vec::new()),
+        None => vec![jobs.check(&args.single()?)?],
     };
     place.reach_pubsub().await?;
     let publisher = Publisher::open(&place.connection(), &topic).await?;
-    if let Some(message) = single {
-        let id = publisher.publish(message).await.map_err(named)?;
-        return if args.json {
-            output::json(&json!({"published": 1, "message_id": id}))
-        } else {
-            output::line(id)
+    let users: BTreeSet<&UserId> = checked.iter().map(|job| &job.user).collect();
+    let waiting = args.wait.begin(&place, &args.project, users, args.json).await?;
+    let publishing = async {
+        let published = publish_all(&publisher, checked).await;
+        if args.file.is_some() { published.with_context(|| args.name()) } else { published }
+    };
+    let Some(waiting) = waiting else {
+        let published = publishing.await?;
+        return match (&args.file, &published[..]) {
+            (None, [Awaited { message, .. }]) if args.json => {
+                output::json(&json!({"published": 1, "message_id": message}))
+            }
+            (None, [Awaited { message, .. }]) => output::line(message),
+            _ if args.json => output::json(&json!({"published": published.len()})),
+            _ => output::line(format!("published {} job(s) to {topic}", published.len())),
         };
-    }
-    let published = publish_all(&publisher, many).await;
-    let published = published.with_context(|| args.name())?;
-    if args.json {
-        output::json(&json!({"published": published}))
-    } else {
-        output::line(format!("published {published} job(s) to {topic}"))
-    }
+    };
+    waiting.for_jobs(publishing).await
 }
 
 /// The file, or stdin where it is called `-`.
@@ -175,7 +183,7 @@ struct Jobs {
 
 impl Jobs {
     /// Checks a job as a worker would, and makes it a message.
-    fn message(&self, job: &[u8]) -> Result<Outgoing, Usage> {
+    fn check(&self, job: &[u8]) -> Result<Checked, Usage> {
         let read = Job::decode(job, "").map_err(|e| Usage(e.to_string()))?;
         if read.kind == "api" {
             check_api(&read, &self.hosts, &self.outputs).map_err(Usage)?;
@@ -184,18 +192,28 @@ impl Jobs {
         let ordering_key = if self.unordered { String::new() } else { user.to_owned() };
         let mut attributes = self.trace.clone();
         // Subscriptions can be filtered by it.
-        attributes.insert(KIND.to_owned(), read.kind);
-        Ok(Outgoing { data: job.to_vec().into(), attributes, ordering_key })
+        attributes.insert(KIND.to_owned(), read.kind.clone());
+        let message = Outgoing { data: job.to_vec().into(), attributes, ordering_key };
+        Ok(Checked { message, user: read.user, kind: read.kind, id: read.id })
     }
 }
 
+/// A job that a worker would take, as a message.
+struct Checked {
+    message: Outgoing,
+    user: UserId,
+    kind: String,
+    /// Empty if it has none of its own.
+    id: String,
+}
+
 /// The jobs of a file, checked to the last line.
-fn checked(content: &[u8], jobs: &Jobs) -> Result<Vec<Outgoing>, Usage> {
+fn checked(content: &[u8], jobs: &Jobs) -> Result<Vec<Checked>, Usage> {
     let mut messages = Vec::new();
     for (line, number) in content.split(|byte| *byte == b'\n').zip(1_u64..) {
         let text = line.trim_ascii();
         if !text.is_empty() {
-            let message = jobs.message(text);
+            let message = jobs.check(text);
             messages
                 .push(message.map_err(|why| {
                     Usage(format!("line {number}: {why}; nothing was published"))
@@ -216,26 +234,34 @@ fn named(error: PublishError) -> anyhow::Error {
     }
 }
 
-async fn publish_all(publisher: &Publisher, messages: Vec<Outgoing>) -> anyhow::Result<u64> {
-    let bar = ProgressBar::new(messages.len() as u64).with_style(
+async fn publish_all(publisher: &Publisher, jobs: Vec<Checked>) -> anyhow::Result<Vec<Awaited>> {
+    let many = jobs.len() > 1;
+    let bar = if many { ProgressBar::new(jobs.len() as u64) } else { ProgressBar::hidden() };
+    let bar = bar.with_style(
         ProgressStyle::with_template("{bar:30} {pos}/{len} published, {per_sec}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     let mut window = VecDeque::new();
-    let mut published = 0_u64;
-    let mut messages = messages.into_iter();
+    let mut published = Vec::new();
+    let mut jobs = jobs.into_iter();
     loop {
-        let next = messages.next();
+        let next = jobs.next();
         let done = next.is_none();
-        window.extend(next.map(|message| publisher.publish(message)));
+        window.extend(next.map(|Checked { message, user, kind, id }| {
+            (publisher.publish(message), Awaited { user, kind, job: id, message: String::new() })
+        }));
         if window.len() < WINDOW && !done {
             continue;
         }
-        let Some(oldest) = window.pop_front() else { break };
-        let sent = oldest.await.map_err(named);
-        sent.with_context(|| format!("after {published} published jobs"))?;
-        published += 1;
-        bar.set_position(published);
+        let Some((oldest, job)) = window.pop_front() else { break };
+        let mut sent = oldest.await.map_err(named);
+        if many {
+            sent = sent.with_context(|| format!("after {} published jobs", published.len()));
+        }
+        let message = sent?;
+        let id = if job.job.is_empty() { message.clone() } else { job.job };
+        published.push(Awaited { job: id, message, ..job });
+        bar.set_position(published.len() as u64);
     }
     bar.finish_and_clear();
     Ok(published)

@@ -5,6 +5,7 @@ mod admin;
 mod in_hand;
 mod inspect;
 mod intake;
+mod own;
 mod ports;
 mod publisher;
 mod reader;
@@ -23,6 +24,7 @@ use google_cloud_auth::credentials::{self, Credentials, anonymous};
 pub use admin::{Admin, SubscriptionPlan};
 pub use inspect::{Grant, Inspector, Settings, Unseen};
 pub use intake::{Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES};
+pub use own::{NotOpened, OwnSubscription};
 pub use ports::{Delivery, Settle, Source, Topic, Window};
 pub use publisher::{Outgoing, PublishError, Publisher};
 pub use start::{
