@@ -90,6 +90,39 @@ resource "google_secret_manager_secret_iam_member" "web" {
   member = local.web
 }
 
+# A page that has queued a test job reads the outcomes topic by a subscription that it makes for this
+# and deletes again. What is not there yet cannot be granted by itself, so this is the project's.
+resource "google_project_iam_custom_role" "outcomes_reader" {
+  count = var.web_reads_outcomes ? 1 : 0
+
+  role_id     = "fleetOutcomesReader"
+  title       = "Fleet outcomes reader"
+  description = "Makes, reads and deletes subscriptions of its own."
+  permissions = [
+    "pubsub.subscriptions.consume",
+    "pubsub.subscriptions.create",
+    "pubsub.subscriptions.delete",
+  ]
+}
+
+resource "google_project_iam_member" "web_reads_outcomes" {
+  count = var.web_reads_outcomes ? 1 : 0
+
+  project = var.project
+  # why: subscriptions are made in the project; a role on the topic alone does not allow that.
+  role   = google_project_iam_custom_role.outcomes_reader[0].id
+  member = local.web
+}
+
+resource "google_pubsub_topic_iam_member" "web_reads_outcomes" {
+  count = var.web_reads_outcomes ? 1 : 0
+
+  topic = google_pubsub_topic.outcomes.id
+  # why: pubsub.topics.attachSubscription, for the subscriptions above; it allows nothing else on a topic.
+  role   = "roles/pubsub.subscriber"
+  member = local.web
+}
+
 # Pub/Sub's own agent: without both, messages are redelivered for ever instead of being moved.
 
 resource "google_pubsub_topic_iam_member" "agent" {

@@ -9,6 +9,7 @@ output "settings" {
     FLEET_DEAD_SUBSCRIPTION=${google_pubsub_subscription.review.name}
     FLEET_OUTCOMES_TOPIC=${google_pubsub_topic.outcomes.name}
     FLEET_EVENTS_TOPIC=${google_pubsub_topic.events.name}
+    FLEET_WEB_OUTCOMES_TOPIC=${var.web_reads_outcomes ? google_pubsub_topic.outcomes.name : ""}
   EOT
 }
 

@@ -106,3 +106,9 @@ variable "autoscaler" {
     error_message = "autoscaler must be hpa or keda; never both."
   }
 }
+
+variable "web_reads_outcomes" {
+  description = "Lets the consent pages show what became of a test job. It gives them subscriptions of the whole project, to make, read and delete: for projects that have only the fleet in them."
+  type        = bool
+  default     = false
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::health;
 use crate::metrics::{self, Process, Render};
 use crate::pubsub::Publisher;
-use crate::web::{Site, serve};
+use crate::web::{OutcomesTopic, Site, serve};
 use anyhow::Context as _;
 use shared::adapters::{HttpProvider, SystemClock};
 use shared::consent::{Consent, SessionKey};
@@ -61,6 +61,10 @@ struct PageArgs {
     /// Job topic, for test jobs [default: none are offered]
     #[arg(long, env = "FLEET_TOPIC")]
     topic: Option<String>,
+    /// Where workers publish outcomes, to show what becomes of test jobs [default: it is not
+    /// shown]
+    #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
+    outcomes_topic: Option<String>,
     #[command(flatten)]
     events: EventArgs,
     /// A scope that people may be asked for beyond signing in (repeat, or separate by commas)
@@ -88,6 +92,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let auth_url = Url::parse(client.auth_uri()).context("auth_uri of the OAuth client")?;
     let (userinfo_url, revoke_url) = (userinfo_url()?, revoke_url()?);
     let topic = project.optional_topic("--topic", pages.topic.as_ref())?;
+    let outcomes = project.optional_topic("--outcomes-topic", pages.outcomes_topic.as_ref())?;
+    let outcomes = outcomes.map(|name| OutcomesTopic { connection: place.connection(), name });
     let listener = health::bind(pages.listen).await.map_err(anyhow::Error::msg)?;
     let address = listener.local_addr()?;
     let public_url = pages.public_url(address)?;
@@ -130,6 +136,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         http: connected.http.clone(),
         userinfo_url,
         jobs,
+        outcomes,
         events,
         auth_url,
         offered,

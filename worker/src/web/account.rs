@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Map, Value};
 use shared::profile::{ProfileError, get_profile};
 use shared::{Error, Revoked, UserId};
 use tokio_util::task::TaskTracker;
@@ -10,53 +10,26 @@ use tracing::warn;
 
 use super::Site;
 use super::session::Notice;
-use crate::pubsub::Outgoing;
 use crate::removal::{Removed, remove_traces};
 
-fn good(text: impl Into<String>) -> Notice {
-    Notice { text: text.into(), bad: false }
-}
-
-fn bad(text: impl Into<String>) -> Notice {
-    Notice { text: text.into(), bad: true }
+/// What the provider calls a person.
+pub(super) fn name_of(profile: &Map<String, Value>) -> &str {
+    let fields = ["name", "email", "sub", "id"];
+    fields.into_iter().find_map(|field| profile.get(field)?.as_str()).unwrap_or("no name")
 }
 
 /// Fetches the profile through the store, now.
 pub(super) async fn test(site: &Site, user: &UserId) -> Notice {
     match get_profile(&site.store, &site.http, &site.userinfo_url, user).await {
         Ok(profile) => {
-            let who = ["name", "email", "sub", "id"]
-                .into_iter()
-                .find_map(|field| profile.get(field)?.as_str())
-                .unwrap_or("no name");
-            good(format!("It works: the provider says that this is {who}."))
+            Notice::good(format!("It works: the provider says that this is {}.", name_of(&profile)))
         }
         Err(ProfileError::Credentials(Error::NeedsConsent(why))) => {
-            bad(format!("It does not work. {}", why.reason().for_person()))
+            Notice::bad(format!("It does not work. {}", why.reason().for_person()))
         }
         Err(error) => {
             warn!(user = %user.digest(), %error, "a person's test failed");
-            bad("It does not work at the moment. Try again in a minute.")
-        }
-    }
-}
-
-/// Publishes a `profile` job for this person.
-pub(super) async fn queue(site: &Site, user: &UserId) -> Notice {
-    let Some(jobs) = &site.jobs else {
-        return bad("This site has no job topic. Tell the operator: set --topic.");
-    };
-    let job = json!({"user": user.as_str(), "kind": "profile"});
-    let published = jobs.publish(Outgoing {
-        data: job.to_string().into(),
-        ordering_key: user.as_str().to_owned(),
-        ..Outgoing::default()
-    });
-    match published.await {
-        Ok(id) => good(format!("A test job is queued. Its message ID is {id}.")),
-        Err(error) => {
-            warn!(user = %user.digest(), %error, "a person's test job was not queued");
-            bad("The test job was not queued. Try again in a minute.")
+            Notice::bad("It does not work at the moment. Try again in a minute.")
         }
     }
 }
@@ -70,7 +43,7 @@ pub(super) async fn disconnect(
     let told = match site.store.revoke(user, &*site.provider).await {
         Ok(Revoked::Revoked) => "You are disconnected. The access has ended",
         Ok(Revoked::WasInvalid) => "You are disconnected. The access had ended already",
-        Ok(Revoked::Unknown) => return Ok(good("You were not connected.")),
+        Ok(Revoked::Unknown) => return Ok(Notice::good("You were not connected.")),
         Err(error) => {
             warn!(user = %user.digest(), %error, "a person cannot disconnect");
             let text = if matches!(error, Error::WrongClient { .. }) {
@@ -78,7 +51,7 @@ pub(super) async fn disconnect(
             } else {
                 "Not disconnected yet, and nothing was deleted. Try again, or remove this app in your account's settings at the provider."
             };
-            return Err(bad(text));
+            return Err(Notice::bad(text));
         }
     };
     let events = site.events.as_deref();
@@ -96,12 +69,16 @@ pub(super) async fn disconnect(
         parked
     });
     match removed {
-        Ok(0) => Ok(good(format!("{told}, and what was kept is deleted."))),
-        Ok(1) => Ok(good(format!("{told}, and what was kept is deleted, with 1 waiting job."))),
-        Ok(n) => Ok(good(format!("{told}, and what was kept is deleted, with {n} waiting jobs."))),
+        Ok(0) => Ok(Notice::good(format!("{told}, and what was kept is deleted."))),
+        Ok(1) => {
+            Ok(Notice::good(format!("{told}, and what was kept is deleted, with 1 waiting job.")))
+        }
+        Ok(n) => Ok(Notice::good(format!(
+            "{told}, and what was kept is deleted, with {n} waiting jobs."
+        ))),
         Err(error) => {
             warn!(user = %user.digest(), %error, "something of a disconnected person is left");
-            Ok(bad(format!(
+            Ok(Notice::bad(format!(
                 "{told} and the credential is deleted. Waiting jobs are still there; tell whoever runs this site."
             )))
         }

@@ -21,6 +21,7 @@ mod pages;
 mod readiness;
 mod router;
 mod session;
+mod test_job;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,7 @@ use url::Url;
 use crate::events::Events;
 use crate::http_server;
 use crate::metrics::Render;
-use crate::pubsub::Publisher;
+use crate::pubsub::{Connection, Publisher};
 
 pub use brand::{Brand, Logo};
 pub use link::connect_link;
@@ -47,6 +48,15 @@ pub use session::SESSION_LIFETIME;
 const TELLING: Duration = Duration::from_secs(5);
 /// How often the markers of used logins are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// A topic that outcomes are published to.
+#[derive(Debug, Clone)]
+pub struct OutcomesTopic {
+    /// Where Pub/Sub is.
+    pub connection: Connection,
+    /// Its full name.
+    pub name: String,
+}
 
 /// What the pages are made of.
 #[derive(Debug)]
@@ -65,6 +75,8 @@ pub struct Site {
     pub userinfo_url: String,
     /// Where test jobs go; without it the page does not offer them.
     pub jobs: Option<Publisher>,
+    /// Where what becomes of them is told; without it the page does not show it.
+    pub outcomes: Option<OutcomesTopic>,
     /// Tells applications, where they are told.
     pub events: Option<Arc<Events>>,
     /// Where browsers reach these pages: an origin.

@@ -104,6 +104,14 @@ pub(super) struct Notice {
 }
 
 impl Notice {
+    pub(super) fn good(text: impl Into<String>) -> Self {
+        Self { text: text.into(), bad: false }
+    }
+
+    pub(super) fn bad(text: impl Into<String>) -> Self {
+        Self { text: text.into(), bad: true }
+    }
+
     pub(super) fn seal(&self, key: &SessionKey) -> String {
         key.seal(NOTICE, &serde_json::to_vec(self).unwrap_or_default())
     }

@@ -117,7 +117,8 @@ async fn a_person_clicks_through_everything() {
     browser.press("Test it").await;
     eyes.says("It works: the provider says that this is Guest 1.").await;
     browser.press("Queue a test job").await;
-    eyes.says("message ID is").await;
+    eyes.says("The test job is done: a worker acted for you").await;
+    eyes.see("account-test-job").await;
 
     // Nothing is ticked beforehand. Allow some of two, then the rest.
     browser.press("Grant more access").await;

@@ -234,11 +234,58 @@ async fn replays_and_test_jobs_are_limited() {
         statuses.push(person.get(&back).await.status);
     }
     assert_eq!((statuses[0], statuses[1], statuses[24]), (303, 400, 429));
-    for told in ["A test job is queued.", "Wait ten seconds."] {
+    for told in ["The test job is done: ", "Wait ten seconds."] {
         person.press(&dev, "/account/job").await;
         let page = person.get(&dev.url("/account")).await.body;
         assert!(page.contains(told), "{page}");
     }
+}
+
+/// Of the subscriptions that read outcomes for one job none is left.
+async fn no_reader_is_left(dev: &Dev, person: &mut Person) {
+    let project = dev.get("GOOGLE_CLOUD_PROJECT");
+    let list =
+        format!("http://{}/v1/projects/{project}/subscriptions", dev.get("PUBSUB_EMULATOR_HOST"));
+    let list = person.get(&list).await.body;
+    assert!(list.contains("outcomes") && !list.contains("fleet-reader-"), "{list}");
+}
+
+/// The page says what became of the test job, whichever replica of the pages is asked next.
+#[tokio::test]
+async fn a_test_job_shows_what_became_of_it() {
+    let dev = Dev::start().await;
+    let (mut one, mut two) = (Person::new(), Person::new());
+    one.sign_in(&dev, "guest-1").await;
+    two.sign_in(&dev, "guest-2").await;
+    tokio::join!(one.press(&dev, "/account/job"), two.press(&dev, "/account/job"));
+    for (person, name) in [(&mut one, "Guest 1"), (&mut two, "Guest 2")] {
+        let page = person.get(&dev.elsewhere(&dev.url("/account"))).await.body;
+        let told = format!("a worker acted for you, and the provider said that this is {name}.");
+        assert!(page.contains(&told), "{page}");
+    }
+    no_reader_is_left(&dev, &mut one).await;
+
+    // The worker is the first to notice that the access has ended.
+    let mut two = Person::new();
+    two.sign_in(&dev, "user-3").await;
+    assert!(dev.revoke_at_provider("user-3").await);
+    dev.expire("user-3").await;
+    two.press(&dev, "/account/job").await;
+    let page = two.get(&dev.url("/account")).await.body;
+    assert!(page.contains("The test job waits for you. "), "{page}");
+    assert!(page.contains("ended this access; connect again to go on."), "{page}");
+    no_reader_is_left(&dev, &mut two).await;
+}
+
+#[tokio::test]
+async fn without_an_outcomes_topic_a_test_job_is_queued_and_no_more_is_said() {
+    let dev = Dev::start_with(&["--outcomes-topic="]).await;
+    let mut person = Person::new();
+    person.sign_in(&dev, "guest-1").await;
+    person.press(&dev, "/account/job").await;
+    let page = person.get(&dev.url("/account")).await.body;
+    assert!(page.contains("A test job is queued. Its message ID is "), "{page}");
+    assert!(page.contains("What becomes of it is not shown here."), "{page}");
 }
 
 #[tokio::test]

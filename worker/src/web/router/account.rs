@@ -1,5 +1,7 @@
 //! The signed-in person's page and its forms.
 
+use std::sync::Arc;
+
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use crate::web::account;
 use crate::web::link::allowed_return;
 use crate::web::pages::{self, Account};
 use crate::web::session::Notice;
+use crate::web::test_job;
 
 const NOT_SHOWN: &str = "Your account cannot be shown at the moment. Try again in a minute.";
 
@@ -69,7 +72,7 @@ pub(super) async fn test(State(app): Shared, headers: HeaderMap, body: Bytes) ->
     };
     let notice = if app.tests.take(user.clone(), app.site.clock.monotonic()).is_err() {
         web_event("test", "limited");
-        Notice { text: "That was tested a moment ago. Wait a few seconds.".to_owned(), bad: true }
+        Notice::bad("That was tested a moment ago. Wait a few seconds.")
     } else {
         let notice = account::test(&app.site, &user).await;
         web_event("test", if notice.bad { "failed" } else { "ok" });
@@ -85,10 +88,15 @@ pub(super) async fn queue(State(app): Shared, headers: HeaderMap, body: Bytes) -
     };
     let notice = if app.jobs.take(user.clone(), app.site.clock.monotonic()).is_err() {
         web_event("job", "limited");
-        let text = "A test job was queued a moment ago. Wait ten seconds.".to_owned();
-        Notice { text, bad: true }
+        Notice::bad("A test job was queued a moment ago. Wait ten seconds.")
     } else {
-        let notice = account::queue(&app.site, &user).await;
+        // Of its own, so that it cleans up after a person who does not wait for the answer.
+        let (shared, testing) = (Arc::clone(&app), user);
+        let run = async move { test_job::run(&shared.site, &testing, &shared.stop).await };
+        let notice = app.telling.spawn(run).await;
+        let notice = notice.unwrap_or_else(|_panicked| {
+            Notice::bad("The test job cannot be shown. Try again in a minute.")
+        });
         web_event("job", if notice.bad { "failed" } else { "ok" });
         notice
     };
@@ -121,11 +129,12 @@ pub(super) async fn sign_out(State(app): Shared, headers: HeaderMap, body: Bytes
     };
     let (bucket, clock) = (&*app.site.bucket, &*app.site.clock);
     let notice = match sign_outs::sign_out(bucket, clock, &user).await {
-        Ok(()) => Notice { text: "You are signed out.".to_owned(), bad: false },
+        Ok(()) => Notice::good("You are signed out."),
         Err(error) => {
             warn!(user = %user.digest(), %error, "sessions of a person who signed out still count");
-            let text = "You are signed out in this browser. Elsewhere you may still be signed in: sign in and out again in a while.";
-            Notice { text: text.to_owned(), bad: true }
+            Notice::bad(
+                "You are signed out in this browser. Elsewhere you may still be signed in: sign in and out again in a while.",
+            )
         }
     };
     see_other("/", vec![app.cookies.clear(SESSION), app.told(&notice)])
