@@ -8,6 +8,7 @@
 
 mod commands;
 mod dashboard;
+mod ignored;
 mod manifests;
 mod monitoring;
 mod query;
