@@ -248,11 +248,12 @@ class Overlay:
         for rules in self.of("Rules", "GlobalRules"):
             for group in rules["spec"].get("groups", []):
                 for rule in group["rules"]:
-                    shaped = {"alert", "expr", "labels", "annotations"} <= set(rule)
-                    self.expect(shaped, rules, f"{rule.get('alert')} lacks something")
-                    public = "pubsub_googleapis_com" in rule["expr"]
+                    name = rule.get("alert", rule.get("record"))
+                    shaped = {"alert", "expr", "labels", "annotations"} <= set(rule) or {"record", "expr"} == set(rule)
+                    self.expect(shaped, rules, f"{name} lacks something")
+                    public = any(other in rule["expr"] for other in ["pubsub_googleapis_com", "kube_deployment_"])
                     fits = public == (rules["kind"] == "GlobalRules")
-                    self.expect(fits, rules, f"{rule['alert']}: Rules see metrics of this namespace only")
+                    self.expect(fits, rules, f"{name}: Rules see metrics of this namespace only")
 
     def autoscaling(self):
         scalers = self.of("HorizontalPodAutoscaler", "ScaledObject")

@@ -303,12 +303,15 @@ async fn the_metrics_have_what_they_promise_and_name_nobody() -> anyhow::Result<
         ("fleet_leases_total", &[("outcome", "acquired")], 2.0),
         ("fleet_token_endpoint_requests_total", &[("outcome", "ok")], 2.0),
         ("fleet_token_endpoint_duration_seconds_count", &[], 2.0),
+        ("fleet_job_wait_seconds_count", &[], 6.0),
         ("fleet_api_requests_total", &[("host", "www.googleapis.com"), ("code", "410")], 1.0),
         ("fleet_api_requests_total", &[("host", "tasks.googleapis.com"), ("code", "200")], 1.0),
         ("fleet_lost_grants_total", &[], 0.0),
         ("fleet_cached_users", &[], 3.0),
         ("fleet_jobs_in_flight", &[], 0.0),
-        ("fleet_ready", &[], 1.0),
+        ("fleet_worker_ready", &[], 1.0),
+        ("fleet_oauth_client_refused", &[], 0.0),
+        ("fleet_trouble", &[("trouble", "records")], 0.0),
     ] {
         assert_eq!(seen.value(name, labels), Some(value), "{name} {labels:?}\n{text}");
     }

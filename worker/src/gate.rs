@@ -32,6 +32,18 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
+    /// Its name in metrics, one of [`metrics::TROUBLES`].
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Topic(_) => "topic",
+            Self::Bucket => "bucket",
+            Self::Recall => "recall",
+            Self::Records => "records",
+            Self::Credentials => "credentials",
+            Self::Held => "held",
+        }
+    }
+
     /// Whether jobs that were received wait as well.
     fn stops_jobs(&self) -> bool {
         matches!(self, Self::Topic(_) | Self::Bucket)
@@ -84,6 +96,9 @@ impl Gate {
             Open { intake: troubles.is_empty(), jobs: !troubles.keys().any(Trouble::stops_jobs) };
         let was = self.open.send_replace(open);
         metrics::set(metrics::PAUSED, f64::from(u8::from(!open.intake)));
+        for name in metrics::TROUBLES {
+            metrics::trouble(name, troubles.keys().any(|trouble| trouble.name() == *name));
+        }
         if open.intake && !was.intake {
             info!("intake resumed");
         }
@@ -171,6 +186,35 @@ mod tests {
         assert_eq!(now(), (false, false));
         gate.open(&Trouble::Topic("outcomes".into()));
         assert_eq!(now(), (true, true));
+    }
+
+    #[test]
+    fn every_trouble_is_a_metric_for_as_long_as_it_lasts() {
+        let recorder = crate::telemetry::prometheus::recorder();
+        ::metrics::with_local_recorder(&recorder, || {
+            let gate = Gate::default();
+            let all = [
+                Trouble::Topic("outcomes".into()),
+                Trouble::Bucket,
+                Trouble::Recall,
+                Trouble::Records,
+                Trouble::Credentials,
+                Trouble::Held,
+            ];
+            for trouble in &all {
+                gate.close(trouble.clone(), &"a reason");
+            }
+            assert_eq!(all.each_ref().map(Trouble::name), metrics::TROUBLES);
+            let shows = |name: &str, value: &str| {
+                let line = format!("fleet_trouble{{trouble=\"{name}\"}} {value}\n");
+                assert!(recorder.handle().render().contains(&line), "{line}");
+            };
+            for trouble in &all {
+                shows(trouble.name(), "1");
+                gate.open(trouble);
+                shows(trouble.name(), "0");
+            }
+        });
     }
 
     #[test]

@@ -307,7 +307,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         ready: Arc::clone(&ready),
         metrics: Render::new(move || {
             metrics::read_store(&counted);
-            metrics::readiness(ready.check().is_ok());
+            metrics::readiness(Process::Worker, ready.check().is_ok());
             scrape.render()
         }),
     };

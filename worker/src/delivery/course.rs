@@ -125,6 +125,17 @@ impl<'a> Course<'a> {
         Self { job: Some(job), kind: self.shared.kinds.get(&job.kind), ..self }
     }
 
+    /// A delivery that is repeated says how long its job failed, not how long it waited.
+    fn note_first_turn(&self) {
+        let received = &self.message.received;
+        if let Some(published) = received.publish_time
+            && received.delivery_attempt.is_none_or(|attempt| attempt <= 1)
+        {
+            let waited = self.shared.clock.wall().duration_since(published);
+            self.shared.meters.first_turn(Duration::try_from(waited).unwrap_or_default());
+        }
+    }
+
     /// Does what the settlement says until the delivery has ended.
     pub(super) async fn drive(&mut self, first: Event) -> End {
         let mut event = first;
@@ -132,6 +143,7 @@ impl<'a> Course<'a> {
             match event {
                 Event::Start => {
                     self.shared.meters.turn(self.shared.now().since(self.received_at));
+                    self.note_first_turn();
                 }
                 Event::Ran(ran, _) => self.last = ran,
                 _ => {}

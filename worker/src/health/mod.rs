@@ -108,7 +108,7 @@ mod tests {
         let beat = pulse.watch("the intake");
         let probes = Probes {
             ready: Arc::new(Readiness::new(pulse)),
-            metrics: Render::new(|| "fleet_ready 0\n".to_owned()),
+            metrics: Render::new(|| "fleet_worker_ready 0\n".to_owned()),
         };
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();

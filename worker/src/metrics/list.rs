@@ -61,7 +61,7 @@ pub(crate) const REQUEST_BUCKETS: [f64; 14] =
 impl Metric {
     /// Upper bounds of a histogram's buckets, in seconds.
     pub fn buckets(&self) -> &'static [f64] {
-        if [JOB_SECONDS, QUEUE_WAIT, LEASE_WAIT].contains(&self.name) {
+        if [JOB_SECONDS, JOB_WAIT, QUEUE_WAIT, LEASE_WAIT].contains(&self.name) {
             &JOB_BUCKETS
         } else {
             &REQUEST_BUCKETS
@@ -90,6 +90,9 @@ pub(super) const REASONS: &[&str] = &[
     "blocked",
     "scopes_missing",
 ];
+/// The names of `Trouble`s of the gate.
+pub(crate) const TROUBLES: &[&str] =
+    &["topic", "bucket", "recall", "records", "credentials", "held"];
 const OPERATIONS: &[&str] = &["get", "put", "delete", "list"];
 const STORAGE_CODES: &[&str] =
     &["ok", "not_found", "precondition_failed", "throttled", "unavailable", "refused", "abandoned"];
@@ -167,6 +170,8 @@ metrics_list! {
         "Messages that this replica has received and not settled, held ones included.";
     QUEUED_USERS = "fleet_users_queued", WORKER, Gauge, [],
         "Users of which this replica has jobs.";
+    JOB_WAIT = "fleet_job_wait_seconds", WORKER, Histogram, [],
+        "From publishing to the job's first turn, of jobs that are delivered for the first time.";
     QUEUE_WAIT = "fleet_job_queue_wait_seconds", WORKER, Histogram, [],
         "From receipt to the job's turn: behind other jobs of its user, and for a slot.";
     HELD = "fleet_jobs_held", WORKER, Gauge, [],
@@ -175,7 +180,16 @@ metrics_list! {
          them.";
     PAUSED = "fleet_intake_paused", WORKER, Gauge, [],
         "1 while no new jobs are taken because of an outage.";
-    READY = "fleet_ready", BOTH, Gauge, [], "1 while /readyz says ready.";
+    TROUBLE = "fleet_trouble", WORKER, Gauge, ["trouble": TROUBLES],
+        "1 while this is why no new jobs are taken: topic and bucket (ends cannot be written), \
+         recall (remembered ends cannot be read), records (no stored credential can be used), \
+         credentials (those of many users cannot be had), held (too many jobs wait for theirs).";
+    WORKER_READY = "fleet_worker_ready", WORKER, Gauge, [],
+        "1 while /readyz of this worker says ready.";
+    WEB_READY = "fleet_web_ready", WEB, Gauge, [],
+        "1 while /readyz of these consent pages says ready.";
+    CLIENT_REFUSED = "fleet_oauth_client_refused", BOTH, Gauge, [],
+        "1 from when the token endpoint refuses the OAuth client until it accepts it again.";
     PUBSUB_REACHABLE = "fleet_pubsub_reachable", WORKER, Gauge, [],
         "1 while Pub/Sub answers on a connection that was opened to ask, 0 while it does not.";
     DEDUPED = "fleet_jobs_deduplicated_total", WORKER, Counter, [],

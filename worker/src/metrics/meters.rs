@@ -7,8 +7,8 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use crate::outcome::Status;
 
 use super::{
-    CREDENTIALS, HELD, Had, IN_FLIGHT, JOB_SECONDS, JOBS, LEASE_WAIT, OUTSTANDING, PAUSED_HOSTS,
-    QUEUE_WAIT, QUEUED_USERS, SLOWED_USERS, UNKNOWN, level,
+    CREDENTIALS, HELD, Had, IN_FLIGHT, JOB_SECONDS, JOB_WAIT, JOBS, LEASE_WAIT, OUTSTANDING,
+    PAUSED_HOSTS, QUEUE_WAIT, QUEUED_USERS, SLOWED_USERS, UNKNOWN, level,
 };
 
 const STATUSES: [Status; 4] = [Status::Done, Status::Retry, Status::Parked, Status::Rejected];
@@ -18,6 +18,7 @@ pub(crate) struct Meters {
     /// Counts jobs of kinds that the replica does not do, and messages that are no jobs.
     pub(crate) unknown: Ended,
     in_flight: Gauge,
+    job_wait: Histogram,
     queue_wait: Histogram,
     queued_users: Gauge,
     slowed_users: Gauge,
@@ -58,6 +59,7 @@ impl Default for Meters {
         Self {
             unknown: Ended::of(UNKNOWN),
             in_flight: gauge!(IN_FLIGHT),
+            job_wait: histogram!(JOB_WAIT),
             queue_wait: histogram!(QUEUE_WAIT),
             queued_users: gauge!(QUEUED_USERS),
             slowed_users: gauge!(SLOWED_USERS),
@@ -94,6 +96,11 @@ impl Meters {
     /// Counts a job whose turn came so long after its receipt.
     pub(crate) fn turn(&self, waited: Duration) {
         self.queue_wait.record(waited);
+    }
+
+    /// Counts a job whose first turn came so long after it was published.
+    pub(crate) fn first_turn(&self, waited: Duration) {
+        self.job_wait.record(waited);
     }
 
     /// Counts a handler as running until what is returned is dropped.

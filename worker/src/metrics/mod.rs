@@ -20,20 +20,21 @@ use metrics::{
     Label as Pair, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
 };
-use shared::{Reason, TokenStore};
+use shared::{Health, Reason, TokenStore};
 
 pub use list::{ALL, Kind, Label, Metric, OTHER, Process};
 use list::{
-    AMBIGUOUS, API, API_SECONDS, BUILD, CACHED_USERS, COMMIT_CONFLICTS, CREDENTIALS,
-    ENDINGS_ABANDONED, ENDPOINT, ENDPOINT_SECONDS, EVENTS, FORWARD_ANSWERS, FORWARD_DOWN,
-    FORWARD_IN_FLIGHT, FORWARD_SENT, FORWARD_WAITING, HELD, IN_FLIGHT, JOB_SECONDS, JOBS,
-    KEPT_ALIVE, LEASE_WAIT, LEASES, LOST_GRANTS, ORPHANS, OUTSTANDING, PARKED, PAUSED_HOSTS,
-    PUBSUB_REACHABLE, QUEUE_WAIT, QUEUED_USERS, READY, REFRESHES, REJECTED_TOKENS, SLOWED_USERS,
-    STORAGE, STORAGE_SECONDS, UNKNOWN, UNSEALED_READS, WEB_EVENTS, WEB_OUTCOMES,
+    AMBIGUOUS, API, API_SECONDS, BUILD, CACHED_USERS, CLIENT_REFUSED, COMMIT_CONFLICTS,
+    CREDENTIALS, ENDINGS_ABANDONED, ENDPOINT, ENDPOINT_SECONDS, EVENTS, FORWARD_ANSWERS,
+    FORWARD_DOWN, FORWARD_IN_FLIGHT, FORWARD_SENT, FORWARD_WAITING, HELD, IN_FLIGHT, JOB_SECONDS,
+    JOB_WAIT, JOBS, KEPT_ALIVE, LEASE_WAIT, LEASES, LOST_GRANTS, ORPHANS, OUTSTANDING, PARKED,
+    PAUSED_HOSTS, PUBSUB_REACHABLE, QUEUE_WAIT, QUEUED_USERS, REFRESHES, REJECTED_TOKENS,
+    SLOWED_USERS, STORAGE, STORAGE_SECONDS, TROUBLE, UNKNOWN, UNSEALED_READS, WEB_EVENTS,
+    WEB_OUTCOMES, WEB_READY, WORKER_READY,
 };
 pub(crate) use list::{
     DEDUPED, DONE_REFUSED, ENDINGS, EVENTS_UNTOLD, HOST_PAUSES, NEED_CONSENT, PARKED_ENDED,
-    PARKED_JOBS, PARKED_REFUSED, PAUSED, REQUEST_BUCKETS, RESUMED, RESUMED_AGAIN, SLOWED,
+    PARKED_JOBS, PARKED_REFUSED, PAUSED, REQUEST_BUCKETS, RESUMED, RESUMED_AGAIN, SLOWED, TROUBLES,
 };
 
 pub(crate) use api::ApiSeries;
@@ -146,6 +147,8 @@ pub fn read_store(store: &TokenStore) {
         counter!(counter).absolute(total);
     }
     gauge!(CACHED_USERS).set(level(store.cached_users()));
+    let refused = matches!(store.health(), Health::Misconfigured(_));
+    gauge!(CLIENT_REFUSED).set(f64::from(u8::from(refused)));
 }
 
 /// A count as a gauge has it.
@@ -153,9 +156,18 @@ fn level(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// Whether `/readyz` says ready. Called whenever somebody asks for metrics.
-pub fn readiness(ready: bool) {
-    gauge!(READY).set(f64::from(u8::from(ready)));
+/// Whether `/readyz` of this process says ready. Called whenever somebody asks for metrics.
+pub fn readiness(process: Process, ready: bool) {
+    let name = match process {
+        Process::Worker => WORKER_READY,
+        Process::Web => WEB_READY,
+    };
+    gauge!(name).set(f64::from(u8::from(ready)));
+}
+
+/// Whether this trouble, one of [`TROUBLES`], keeps a worker from taking jobs.
+pub(crate) fn trouble(name: &'static str, is_there: bool) {
+    gauge!(TROUBLE, "trouble" => name).set(f64::from(u8::from(is_there)));
 }
 
 /// Whether Pub/Sub delivers to this replica, or answers it.

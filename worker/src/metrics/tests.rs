@@ -112,6 +112,7 @@ fn write_everything(store: &TokenStore) {
         meters.credential(had, SECOND);
     }
     meters.turn(SECOND);
+    meters.first_turn(SECOND);
     std::mem::forget(meters.run());
     meters.set_users(2, 1);
     meters.set_paused_hosts(1);
@@ -134,7 +135,9 @@ fn write_everything(store: &TokenStore) {
     event("needed");
     kept_alive("alive");
     parked(Reason::Revoked);
-    readiness(true);
+    readiness(Process::Worker, true);
+    readiness(Process::Web, true);
+    trouble("records", true);
     endpoint_request("ok", SECOND);
     storage_request("get", "ok", SECOND);
     web_event("job", "ok");
@@ -142,9 +145,10 @@ fn write_everything(store: &TokenStore) {
 }
 
 /// What [`read_store`] takes over from the store.
-const OF_THE_STORE: [&str; 9] = [
+const OF_THE_STORE: [&str; 10] = [
     AMBIGUOUS,
     CACHED_USERS,
+    CLIENT_REFUSED,
     COMMIT_CONFLICTS,
     LEASES,
     LOST_GRANTS,

@@ -1,4 +1,4 @@
-//! The dashboard.
+//! The dashboard, for Cloud Monitoring and for Grafana.
 
 use serde_json::Value;
 
@@ -6,6 +6,28 @@ use super::{list, query, read, text};
 
 fn dashboard() -> Value {
     serde_json::from_str(&read("deploy/monitoring/dashboard.json")).unwrap()
+}
+
+fn grafana() -> Value {
+    serde_json::from_str(&read("deploy/monitoring/grafana.json")).unwrap()
+}
+
+#[test]
+fn every_query_is_about_the_fleet_that_is_chosen() {
+    for text in [dashboard().to_string(), grafana().to_string()] {
+        for name in ["fleet_", "slo:"] {
+            for (at, _) in text.match_indices(name) {
+                let before = text[..at].chars().next_back();
+                if before.is_some_and(|c| !"( \"".contains(c)) {
+                    continue;
+                }
+                let after = text[at..].split_once('{').map(|(_, after)| after);
+                let own = after.is_some_and(|after| after.starts_with("namespace=\\\"$"));
+                assert!(own, "{}", &text[at..at + 60]);
+            }
+        }
+        assert!(!text.contains("jobs-workers\\\"}"), "a subscription is written out");
+    }
 }
 
 #[test]
@@ -21,13 +43,23 @@ fn every_metric_of_the_dashboard_exists() {
         }
     }
     assert!(charts >= 20, "{charts}");
+    let mut targets = 0;
+    for panel in list(&grafana(), "/panels") {
+        for target in list(panel, "/targets") {
+            targets += 1;
+            let faults = query::faults(text(target, "/expr"));
+            assert!(faults.is_empty(), "{}: {faults:?}", text(panel, "/title"));
+        }
+    }
+    assert_eq!(targets, charts, "both show the same");
 }
 
 #[test]
 fn every_metric_of_the_program_is_on_the_dashboard() {
-    let dashboard = dashboard().to_string();
+    let (dashboard, grafana) = (dashboard().to_string(), grafana().to_string());
     for metric in worker::metrics::ALL {
         assert!(dashboard.contains(metric.name), "{} is on no tile", metric.name);
+        assert!(grafana.contains(metric.name), "{} is on no panel", metric.name);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Alerts and the run book.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -13,8 +13,20 @@ fn groups() -> Vec<Value> {
     list(&files[0], "/groups").to_vec()
 }
 
+/// Every alert; those whose severity depends on how bad it is are there twice.
 fn rules() -> Vec<Value> {
-    groups().iter().flat_map(|group| list(group, "/rules").to_vec()).collect()
+    let rules = groups().into_iter().flat_map(|group| list(&group, "/rules").to_vec());
+    rules.filter(|rule| rule.get("alert").is_some()).collect()
+}
+
+/// What rules record, by name and query.
+fn recorded() -> Vec<(String, String)> {
+    let rules = groups().into_iter().flat_map(|group| list(&group, "/rules").to_vec());
+    let texts = |rule: Value| {
+        let name = rule.get("record")?.as_str()?.to_owned();
+        Some((name, text(&rule, "/expr").to_owned()))
+    };
+    rules.filter_map(texts).collect()
 }
 
 #[test]
@@ -28,13 +40,24 @@ fn every_metric_of_an_alert_exists() {
 }
 
 #[test]
-fn managed_prometheus_has_the_same_alerts() {
-    let by_name = |groups: Vec<Value>| -> BTreeMap<String, Value> {
-        groups.into_iter().map(|group| (text(&group, "/name").to_owned(), group)).collect()
-    };
-    let resources = yaml("deploy/kubernetes/base/alerts.yaml");
-    let embedded = resources.iter().flat_map(|r| list(r, "/spec/groups").to_vec()).collect();
-    assert_eq!(by_name(embedded), by_name(groups()));
+fn what_alerts_and_dashboards_take_from_rules_is_recorded() {
+    let recorded = recorded();
+    let names: BTreeSet<&str> = recorded.iter().map(|(name, _)| name.as_str()).collect();
+    for (name, query) in &recorded {
+        assert_eq!(query::faults(query), Vec::<String>::new(), "{name}");
+    }
+    let alerts = rules().into_iter().map(|rule| text(&rule, "/expr").to_owned());
+    let takers = alerts.chain([read("deploy/monitoring/tiles.json")]).collect::<String>();
+    let word = |c: char| !c.is_ascii_alphanumeric() && !['_', ':'].contains(&c);
+    let taken: BTreeSet<&str> = takers.split(word).filter(|w| w.starts_with("slo:")).collect();
+    assert_eq!(taken, names);
+}
+
+#[test]
+fn every_alert_says_whose_it_is() {
+    for rule in rules() {
+        assert_eq!(text(&rule, "/labels/environment"), "fleet", "{rule}");
+    }
 }
 
 /// As GitHub makes anchors of headings.
@@ -92,12 +115,14 @@ fn every_metric_that_the_run_book_names_exists() {
 
 #[test]
 fn every_alert_is_tested() {
-    let tests = read("deploy/monitoring/alerts_test.yaml");
+    let tests = ["alerts", "levels"].map(|t| read(&format!("deploy/monitoring/{t}_test.yaml")));
+    let tests = tests.concat();
     for rule in rules() {
-        let name = text(&rule, "/alert");
+        let (name, severity) = (text(&rule, "/alert"), text(&rule, "/labels/severity"));
         let fires = tests.split("alertname: ").skip(1).any(|t| {
-            t.starts_with(name) && t.lines().nth(2).is_some_and(|l| l.contains("exp_labels"))
+            let labels = t.lines().nth(2).filter(|line| line.contains("exp_labels"));
+            t.lines().next() == Some(name) && labels.is_some_and(|l| l.contains(severity))
         });
-        assert!(fires, "no test makes {name} fire");
+        assert!(fires, "no test makes {name} fire as a {severity}");
     }
 }

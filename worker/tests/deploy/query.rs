@@ -6,6 +6,10 @@ use worker::metrics::{ALL, Kind, Metric};
 /// What Managed Service for Prometheus and Kubernetes add to every series.
 const TARGET_LABELS: [&str; 4] = ["cluster", "location", "namespace", "pod"];
 
+/// Metrics that are not the program's: Pub/Sub's, Kubernetes', and what the alerts' own rules
+/// record.
+const OTHERS: [&str; 3] = ["pubsub_googleapis_com:", "kube_deployment_", "slo:"];
+
 /// What is wrong with `query`, if anything.
 pub(crate) fn faults(query: &str) -> Vec<String> {
     let mut faults = Vec::new();
@@ -32,7 +36,9 @@ pub(crate) fn faults(query: &str) -> Vec<String> {
         if bucket {
             known.push("le");
         }
-        let growing = before.ends_with("rate(") || before.ends_with("increase(");
+        // `min_over_time(c[1h]) unless c offset 1h` is what series had counted when they appeared.
+        let growing = ["rate(", "increase(", "min_over_time(", "unless "];
+        let growing = growing.iter().any(|function| before.ends_with(function));
         if growing != (metric.kind != Kind::Gauge) {
             faults.push(format!("{name} is a {:?}: rate() or not?", metric.kind));
         }
@@ -40,7 +46,8 @@ pub(crate) fn faults(query: &str) -> Vec<String> {
             faults.push(format!("{name} is a histogram: _bucket, _sum or _count?"));
         }
         if let Some(matchers) = after.strip_prefix('{') {
-            let matchers = matchers.split('}').next().unwrap_or_default();
+            // A variable of a dashboard, `${namespace.value}`, has braces of its own.
+            let matchers = matchers.split("\"}").next().unwrap_or_default();
             faults.extend(matchers.split("\",").filter_map(|m| wrong_matcher(metric, m)));
         }
     }
@@ -48,7 +55,7 @@ pub(crate) fn faults(query: &str) -> Vec<String> {
         for label in grouped.into_iter().filter(|l| !known.contains(l) && !target(l)) {
             faults.push(format!("no metric of it has a label {label}"));
         }
-    } else if !query.contains("pubsub_googleapis_com:") {
+    } else if !OTHERS.iter().any(|other| query.contains(other)) {
         faults.push("asks for nothing that is known".to_owned());
     }
     faults
@@ -76,6 +83,12 @@ fn find(series: &str) -> Option<(Metric, bool)> {
 fn wrong_matcher(metric: Metric, matcher: &str) -> Option<String> {
     let at = matcher.find(['=', '!'])?;
     let label = matcher[..at].trim();
+    if label == "le" && metric.kind == Kind::Histogram {
+        let bound = matcher[at..].trim_start_matches(['=', '"']).trim_end_matches('"');
+        let bounds = metric.buckets().iter().map(ToString::to_string);
+        let known = bounds.chain(["+Inf".to_owned()]).any(|known| known == bound);
+        return (!known).then(|| format!("{} has no bucket up to {bound}", metric.name));
+    }
     let Some(known) = metric.labels.iter().find(|known| known.name == label) else {
         return (!target(label)).then(|| format!("{} has no label {label}", metric.name));
     };
@@ -94,7 +107,7 @@ fn a_good_query_has_no_faults() {
         "sum(rate(fleet_jobs_total{outcome=\"rejected\",pod=\"a\"}[5m]))",
         "histogram_quantile(0.99, sum by (le, kind) (rate(fleet_job_duration_seconds_bucket[5m])))",
         "sum by (operation, code) (rate(fleet_storage_requests_total[5m]))",
-        "avg(fleet_ready) < 0.5",
+        "avg(fleet_worker_ready) < 0.5",
         "sum(rate(fleet_token_endpoint_requests_total{outcome!~\"ok|invalid_grant\"}[1m]))",
         "sum by (event) (rate(fleet_web_events_total[5m]))",
         "max(pubsub_googleapis_com:subscription_num_undelivered_messages)",
@@ -108,13 +121,18 @@ fn a_wrong_query_says_what_is_wrong() {
     for (query, told) in [
         ("sum(rate(fleet_jobs[5m]))", "no metric is named fleet_jobs"),
         ("sum(fleet_jobs_total)", "rate() or not"),
-        ("sum(rate(fleet_ready[5m]))", "rate() or not"),
+        ("sum(rate(fleet_worker_ready[5m]))", "rate() or not"),
         ("sum(rate(fleet_lease_wait_seconds[5m]))", "_bucket"),
-        ("sum(rate(fleet_ready_bucket[5m]))", "no metric is named fleet_ready_bucket"),
+        (
+            "sum(rate(fleet_worker_ready_bucket[5m]))",
+            "no metric is named fleet_worker_ready_bucket",
+        ),
         ("sum(rate(fleet_jobs_total{status=\"done\"}[5m]))", "no label status"),
         ("sum(rate(fleet_jobs_total{outcome=~\"done|lost\"}[5m]))", "never [\"lost\"]"),
         ("sum by (user) (rate(fleet_jobs_total[5m]))", "label user"),
         ("sum by (le) (rate(fleet_lease_wait_seconds_count[5m]))", "label le"),
+        ("sum(rate(fleet_lease_wait_seconds_bucket{le=\"11\"}[5m]))", "no bucket up to 11"),
+        ("sum(fleet_jobs_total{outcome=\"done\",pod=\"${pod.value}\"})", "rate() or not"),
         ("up == 0", "nothing that is known"),
     ] {
         let faults = faults(query);

@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 
 use super::Shared;
-use crate::metrics::{self, Render};
+use crate::metrics::{self, Process, Render};
 use crate::web::pages::Onward;
 
 pub(super) fn file(kind: &'static str, content: impl Into<Body>) -> Response {
@@ -35,7 +35,7 @@ pub(super) async fn ready(State(app): Shared) -> Response {
         Ok(result) => result,
         Err(_) => Err("the look at the bucket failed".to_owned()),
     };
-    metrics::readiness(result.is_ok());
+    metrics::readiness(Process::Web, result.is_ok());
     match result {
         Ok(()) => "ready\n".into_response(),
         Err(why) => {
