@@ -34,6 +34,12 @@ CLUSTER_SCOPED = {"Namespace", "GlobalRules"}
 KEDA_PROMETHEUS = {"serverAddress", "query", "threshold", "activationThreshold", "ignoreNullValues"}
 PROBES = {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
 SECRETS_DRIVER = "secrets-store-gke.csi.k8s.io"
+# As `worker::replica` winds up, after the drain: messages that are given back, and four times the lease ttl.
+WIND_UP = 10 + 4 * 30
+# A job may take 5 minutes, and 10 s more are needed to write its end.
+LONGEST_JOB = 310
+# So long cluster autoscalers wait for a pod that they move.
+MOVED_WITHIN = 600
 METADATA = {"169.254.169.252/32": 988, "169.254.169.254/32": 80}
 
 
@@ -82,6 +88,8 @@ class Overlay:
             self.expect(spec.get("maxUnavailable") == 1, budget, "maxUnavailable must be 1")
             kept = spec.get("unhealthyPodEvictionPolicy") == "AlwaysAllow"
             self.expect(kept, budget, "broken pods must not hold up a drain: AlwaysAllow")
+        self.environment()
+        self.drain()
         self.network()
         self.monitoring()
         self.autoscaling()
@@ -203,6 +211,49 @@ class Overlay:
     def settings(self):
         return next(o["data"] for o in self.of("ConfigMap") if "GOOGLE_CLOUD_PROJECT" in o["data"])
 
+    # One environment, which may stand beside another
+
+    def environment(self):
+        settings = self.settings()
+        here = self.of("Namespace")[0]["metadata"]["name"]
+        for rules in self.of("Rules", "GlobalRules"):
+            if rules["kind"] == "GlobalRules":
+                self.expect(rules["metadata"]["name"] == here, rules, f"is not called {here}")
+            for group in rules["spec"]["groups"]:
+                for rule in group["rules"]:
+                    if "alert" not in rule:
+                        continue
+                    name = rule["labels"].get("environment")
+                    self.expect(name == here, rules, f"{rule['alert']} is of environment {name}, not of {here}")
+                    for part in rule["expr"].split('namespace="')[1:]:
+                        self.expect(part.split('"')[0] == here, rules, f"{rule['alert']} looks at another namespace")
+                    asked = {part.split('"')[0] for part in rule["expr"].split('subscription_id="')[1:]}
+                    ours = {settings["FLEET_SUBSCRIPTION"], settings["FLEET_DEAD_SUBSCRIPTION"]}
+                    self.expect(asked <= ours, rules, f"{rule['alert']} looks at {asked - ours}")
+        wanted = [settings[f"FLEET_{name}_SECRET"] for name in ["CLIENT", "KEYRING", "SESSION"]]
+        for provider in self.of("SecretProviderClass"):
+            secrets = yaml.safe_load(provider["spec"]["parameters"]["secrets"])
+            names = [secret["resourceName"].split("/")[3] for secret in secrets]
+            self.expect(names == wanted[:len(names)], provider, f"mounts {names}, not {wanted}")
+        for gateway in self.of("Gateway"):
+            named = {gateway["metadata"]["annotations"]["networking.gke.io/certmap"], gateway["spec"]["addresses"][0]["value"]}
+            self.expect(named == {settings["FLEET_ADDRESS"]}, gateway, f"has the address of {named}")
+        for binding in self.of("RoleBinding"):
+            role = self.named("Role", binding["roleRef"]["name"])
+            self.expect(role, binding, "binds a role that is missing")
+            subjects = {subject["name"] for subject in binding["subjects"]}
+            self.expect(subjects == {settings["FLEET_OPERATORS"]}, binding, f"is for {subjects}")
+
+    def drain(self):
+        pod = self.named("Deployment", "fleet-worker")["spec"]["template"]
+        text = self.settings()["FLEET_DRAIN"]
+        seconds = int(text[:-1]) if text.endswith("s") else int(text.removesuffix("m")) * 60
+        grace = pod["spec"]["terminationGracePeriodSeconds"]
+        self.expect(seconds >= LONGEST_JOB, None, f"FLEET_DRAIN={text} cuts jobs that may take {LONGEST_JOB} s with their ends")
+        self.expect(grace >= seconds + WIND_UP, None, f"FLEET_DRAIN={text} needs a grace period of {seconds + WIND_UP} s, not {grace}")
+        kept = pod["metadata"].get("annotations", {}).get("cluster-autoscaler.kubernetes.io/safe-to-evict") == "false"
+        self.expect(kept or seconds + WIND_UP <= MOVED_WITHIN, None, f"nodes are emptied within {MOVED_WITHIN} s: safe-to-evict")
+
     # What is around them
 
     def network(self):
@@ -268,10 +319,14 @@ class Overlay:
             external = scaler["spec"]["metrics"][0]["external"]
             named = external["metric"]["selector"]["matchLabels"].get("resource.labels.subscription_id")
             self.expect(named == subscription, scaler, f"scales by {named}, not by {subscription}")
+            second = [m["resource"]["name"] for m in scaler["spec"]["metrics"][1:]]
+            self.expect(second == ["cpu"], scaler, "has no signal while Cloud Monitoring has none")
             backlog = external["metric"]["name"] == "pubsub.googleapis.com|subscription|num_undelivered_messages"
             self.expect(backlog and external["target"]["type"] == "AverageValue", scaler, "not by the backlog")
         for scaler in self.of("ScaledObject"):
-            for trigger in scaler["spec"]["triggers"]:
+            second = [t["type"] for t in scaler["spec"]["triggers"][1:]]
+            self.expect(second == ["cpu"], scaler, "has no signal while Cloud Monitoring has none")
+            for trigger in scaler["spec"]["triggers"][:1]:
                 self.expect(trigger["type"] == "prometheus", scaler, "gcp-pubsub is deprecated: prometheus")
                 self.expect(set(trigger["metadata"]) <= KEDA_PROMETHEUS, scaler, "unknown trigger metadata")
                 project = self.settings()["GOOGLE_CLOUD_PROJECT"]

@@ -1,6 +1,6 @@
 """Breaks a rendered overlay in many ways; kubernetes.py must find each.
 
-    python3 kubernetes_test.py EXAMPLE.yaml KEDA.yaml
+    python3 kubernetes_test.py EXAMPLE.yaml KEDA.yaml LONG-JOBS.yaml
 """
 
 import sys
@@ -20,6 +20,12 @@ def pod(objects):
 
 def container(objects):
     return pod(objects)["containers"][0]
+
+
+def rule(objects, name):
+    kinds = [o for o in objects if o["kind"] in ("Rules", "GlobalRules")]
+    groups = [group for o in kinds for group in o["spec"]["groups"]]
+    return next(r for group in groups for r in group["rules"] if r.get("alert") == name)
 
 
 def both_autoscalers(objects):
@@ -52,7 +58,7 @@ EXAMPLE = [
     ("a probe of no port", lambda o: container(o)["readinessProbe"]["httpGet"].update(port="web"), "no port web"),
     ("another port", lambda o: container(o)["ports"][0].update(containerPort=9091), "listens on"),
     ("a setting that is nowhere", lambda o: find(o, "ConfigMap")["data"].pop("FLEET_BUCKET"), "has no FLEET_BUCKET"),
-    ("a secret that is not mounted", lambda o: container(o)["env"][-3].update(value="/etc/fleet/keys.json"), "no secret is mounted"),
+    ("a secret that is not mounted", lambda o: next(e for e in container(o)["env"] if e["name"] == "FLEET_KEYRING").update(value="/etc/fleet/keys.json"), "no secret is mounted"),
     ("no secrets", lambda o: drop(o, "SecretProviderClass", "fleet-worker"), "is missing"),
     ("another project's secrets", lambda o: find(o, "ConfigMap")["data"].update(GOOGLE_CLOUD_PROJECT="other"), "wrong name"),
     ("a selector of nothing", lambda o: find(o, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"].update({"app.kubernetes.io/component": "x"}), "selects no pods"),
@@ -69,14 +75,31 @@ EXAMPLE = [
     ("another host", lambda o: find(o, "HTTPRoute")["spec"].update(hostnames=["x.example.com"]), "is not for"),
     ("a placeholder", lambda o: find(o, "ConfigMap")["data"].update(FLEET_TOPIC="PROJECT_ID"), "placeholder"),
     ("Pub/Sub's metrics in a namespace", lambda o: find(o, "GlobalRules").update(kind="Rules"), "this namespace only"),
+    ("another environment's alerts", lambda o: find(o, "Rules")["spec"]["groups"][0]["rules"][0]["labels"].update(environment="x"), "is of environment x"),
+    ("rules called as another environment's", lambda o: find(o, "GlobalRules")["metadata"].update(name="x"), "is not called fleet"),
+    ("another environment's replicas", lambda o: rule(o, "FleetReplicasUnavailable").update(expr='max(kube_deployment_spec_replicas{namespace="x"})'), "another namespace"),
+    ("another environment's subscription", lambda o: find(o, "ConfigMap")["data"].update(FLEET_DEAD_SUBSCRIPTION="x"), "FleetDeadLetters looks at"),
+    ("another environment's secret", lambda o: find(o, "ConfigMap")["data"].update(FLEET_KEYRING_SECRET="x"), "mounts ["),
+    ("another environment's address", lambda o: find(o, "ConfigMap")["data"].update(FLEET_ADDRESS="x"), "has the address of"),
+    ("other operators", lambda o: find(o, "ConfigMap")["data"].update(FLEET_OPERATORS="x"), "is for"),
+    ("a drain that cuts jobs", lambda o: find(o, "ConfigMap")["data"].update(FLEET_DRAIN="120s"), "cuts jobs"),
+    ("a grace period that cuts the drain", lambda o: pod(o).update(terminationGracePeriodSeconds=400), "needs a grace period of 440 s"),
+    ("long jobs on nodes that are emptied", lambda o: find(o, "ConfigMap")["data"].update(FLEET_DRAIN="30m"), "safe-to-evict"),
+    ("one signal", lambda o: find(o, "HorizontalPodAutoscaler")["spec"]["metrics"].pop(), "no signal"),
+    ("a buckets' setting that is nowhere", lambda o: find(o, "ConfigMap")["data"].pop("FLEET_ALLOW_BUCKETS"), "has no FLEET_ALLOW_BUCKETS"),
     ("twice the same", lambda o: o.append(find(o, "Service")), "is there twice"),
 ]
 KEDA = [
     ("a deprecated trigger", lambda o: find(o, "ScaledObject")["spec"]["triggers"][0].update(type="gcp-pubsub"), "deprecated"),
     ("another project", lambda o: find(o, "ScaledObject")["spec"]["triggers"][0]["metadata"].update(serverAddress="https://monitoring.googleapis.com/v1/projects/p/location/global/prometheus"), "not this project's"),
     ("no authentication", lambda o: drop(o, "TriggerAuthentication"), "google-managed-prometheus"),
+    ("one signal", lambda o: find(o, "ScaledObject")["spec"]["triggers"].pop(), "no signal"),
     ("never zero", lambda o: find(o, "ScaledObject")["spec"].update(minReplicaCount=1), "zero"),
 ]
+LONG_JOBS = [
+    ("a grace period as for short jobs", lambda o: pod(o).update(terminationGracePeriodSeconds=440), "needs a grace period of 1940 s"),
+]
+CASES = [EXAMPLE, KEDA, LONG_JOBS]
 
 
 def faults_of(path, breaking):
@@ -86,18 +109,18 @@ def faults_of(path, breaking):
     try:
         return overlay.check()
     except (KeyError, IndexError, TypeError) as error:
-        return [f"unexpected shape: {error!r}"]
+        return [*overlay.faults, f"unexpected shape: {error!r}"]
 
 
 def main():
     missed = 0
-    for path, cases in zip(sys.argv[1:], [EXAMPLE, KEDA], strict=True):
+    for path, cases in zip(sys.argv[1:], CASES, strict=True):
         for name, breaking, told in cases:
             faults = faults_of(path, breaking)
             if not any(told in fault for fault in faults):
                 missed += 1
                 print(f"{name}: expected {told!r}, found {faults}")
-    print(f"{len(EXAMPLE) + len(KEDA)} ways to break the overlays, {missed} missed")
+    print(f"{sum(map(len, CASES))} ways to break the overlays, {missed} missed")
     sys.exit(bool(missed))
 
 

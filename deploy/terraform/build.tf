@@ -1,27 +1,29 @@
 # Where images are, and who builds them: an account of its own, which can write images and logs and
 # read the source, and nothing of the fleet.
 locals {
-  image_location = coalesce(var.image_location, lower(var.location))
+  image_location = coalesce(var.image_location, var.region)
 }
 
 resource "google_artifact_registry_repository" "fleet" {
   #checkov:skip=CKV_GCP_84:Images hold no secrets; Google's own keys encrypt them
-  repository_id = "fleet"
+  repository_id = var.name
   format        = "DOCKER"
   location      = local.image_location
+  depends_on    = [google_project_service.this]
 }
 
 resource "google_service_account" "build" {
-  account_id   = "fleet-build"
+  account_id   = "${var.name}-build"
   display_name = "Builds fleet's image (deploy/cloudbuild.yaml)"
+  depends_on   = [google_project_service.this]
 }
 
 # The source as `gcloud builds submit` uploads it.
 resource "google_storage_bucket" "build" {
   #checkov:skip=CKV_GCP_78:Uploads of source that is kept elsewhere
   #checkov:skip=CKV_GCP_62:As the token bucket
-  name     = "${var.project}-fleet-build"
-  location = var.location
+  name     = "${var.project}-${var.name}-build"
+  location = local.location
 
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
@@ -60,10 +62,29 @@ resource "google_project_iam_member" "build" {
 }
 
 resource "google_service_account_iam_member" "build" {
-  for_each = var.operators
+  for_each = local.people
 
   service_account_id = google_service_account.build.name
   # why: operators start builds that run as this account.
   role   = "roles/iam.serviceAccountUser"
+  member = each.value
+}
+
+resource "google_storage_bucket_iam_member" "build_upload" {
+  for_each = local.people
+
+  bucket = google_storage_bucket.build.name
+  # why: operators upload the source that they build.
+  role   = "roles/storage.objectUser"
+  member = each.value
+}
+
+resource "google_project_iam_member" "build_submit" {
+  #checkov:skip=CKV_GCP_49:A build runs as the account above, which operators may use and which may do little
+  for_each = local.people
+
+  project = var.project
+  # why: operators start builds and see how they went; builds belong to the project.
+  role   = "roles/cloudbuild.builds.editor"
   member = each.value
 }

@@ -1,7 +1,10 @@
-# terraform apply -var-file=example.tfvars
+# cp example.tfvars terraform.tfvars, and make it yours. Every variable is described in variables.tf.
 project         = "my-project"
-location        = "europe-west1"
+region          = "europe-west1"
+public_host     = "connect.example.com"
+kubectl_from    = { office = "203.0.113.0/24" }
 message_regions = ["europe-west1"]
 publishers      = ["serviceAccount:reports@my-project.iam.gserviceaccount.com"]
 operators       = ["group:fleet-operators@example.com"]
+custodians      = ["user:ann@example.com", "user:ben@example.com"]
 autoscaler      = "hpa"

@@ -8,8 +8,8 @@ locals {
   identities = "principal://iam.googleapis.com/projects/${data.google_project.this.number}/locations/global/workloadIdentityPools/${var.project}.svc.id.goog/subject"
 
   # Kubernetes service accounts, directly: no Google service account, no keys.
-  worker = "${local.identities}/ns/${var.namespace}/sa/fleet-worker"
-  web    = "${local.identities}/ns/${var.namespace}/sa/fleet-web"
+  worker = "${local.identities}/ns/${var.name}/sa/fleet-worker"
+  web    = "${local.identities}/ns/${var.name}/sa/fleet-web"
 
   metrics_readers = {
     hpa  = "${local.identities}/ns/custom-metrics/sa/custom-metrics-stackdriver-adapter"
@@ -21,6 +21,13 @@ locals {
 
 resource "google_pubsub_subscription_iam_member" "worker" {
   subscription = google_pubsub_subscription.workers.id
+  role         = "roles/pubsub.subscriber"
+  member       = local.worker
+}
+
+# Operators look at dead letters from within a worker's pod (`kubectl exec`, deploy/RUNBOOK.md).
+resource "google_pubsub_subscription_iam_member" "worker_review" {
+  subscription = google_pubsub_subscription.review.id
   role         = "roles/pubsub.subscriber"
   member       = local.worker
 }
@@ -40,10 +47,7 @@ resource "google_pubsub_topic_iam_member" "worker" {
 }
 
 resource "google_storage_bucket_iam_member" "tokens" {
-  for_each = merge(
-    { worker = local.worker, web = local.web },
-    { for who in var.operators : who => who },
-  )
+  for_each = { worker = local.worker, web = local.web }
 
   bucket = google_storage_bucket.tokens.name
   role   = "roles/storage.objectUser"
@@ -60,7 +64,7 @@ resource "google_storage_bucket_iam_member" "output" {
 }
 
 resource "google_secret_manager_secret_iam_member" "worker" {
-  for_each = toset(["fleet-oauth-client", "fleet-keyring"])
+  for_each = toset(["oauth-client", "keyring"])
 
   secret_id = google_secret_manager_secret.this[each.key].id
   # why: the worker's pods mount the OAuth client and the keyring as files.
@@ -144,78 +148,6 @@ resource "google_pubsub_topic_iam_member" "publishers" {
 
   topic  = google_pubsub_topic.jobs.id
   role   = "roles/pubsub.publisher"
-  member = each.value
-}
-
-# Operators: look at dead letters and publish them again, rotate secrets, ask `fleet doctor`. They
-# have the token bucket above, the keyring and the OAuth client: who may use `fleet users` can act
-# as every user.
-
-resource "google_pubsub_subscription_iam_member" "operators" {
-  for_each = var.operators
-
-  subscription = google_pubsub_subscription.review.id
-  role         = "roles/pubsub.subscriber"
-  member       = each.value
-}
-
-resource "google_pubsub_topic_iam_member" "operators" {
-  for_each = var.operators
-
-  topic  = google_pubsub_topic.jobs.id
-  role   = "roles/pubsub.publisher"
-  member = each.value
-}
-
-# `fleet users revoke` and `delete` tell applications.
-resource "google_pubsub_topic_iam_member" "operators_tell" {
-  for_each = var.operators
-
-  topic  = google_pubsub_topic.events.id
-  role   = "roles/pubsub.publisher"
-  member = each.value
-}
-
-resource "google_secret_manager_secret_iam_member" "operators_read" {
-  for_each = { for pair in setproduct(var.operators, ["fleet-oauth-client", "fleet-keyring"]) : "${pair[0]} ${pair[1]}" => pair }
-
-  secret_id = google_secret_manager_secret.this[each.value[1]].id
-  # why: `fleet users`, `fleet keyring rotate` and `fleet doctor` need both files; the session key is nobody's.
-  role   = "roles/secretmanager.secretAccessor"
-  member = each.value[0]
-}
-
-resource "google_secret_manager_secret_iam_member" "operators_add" {
-  for_each = { for pair in setproduct(var.operators, keys(google_secret_manager_secret.this)) : "${pair[0]} ${pair[1]}" => pair }
-
-  secret_id = google_secret_manager_secret.this[each.value[1]].id
-  # why: rotation adds versions; old ones are disabled in the same way.
-  role   = "roles/secretmanager.secretVersionManager"
-  member = each.value[0]
-}
-
-# Settings are read, never changed. The predefined roles that read IAM policies can do or see far more.
-resource "google_project_iam_custom_role" "doctor" {
-  role_id     = "fleetDoctor"
-  title       = "Fleet doctor"
-  description = "Reads the settings that `fleet doctor` checks: no messages, no objects."
-  permissions = [
-    "pubsub.subscriptions.get",
-    "pubsub.subscriptions.getIamPolicy",
-    "pubsub.topics.get",
-    "pubsub.topics.getIamPolicy",
-    "storage.buckets.get",
-    "storage.buckets.getIamPolicy",
-  ]
-}
-
-resource "google_project_iam_member" "doctor" {
-  for_each = var.operators
-
-  project = var.project
-  # why: `fleet doctor` reads settings and IAM policies of topics, subscriptions and buckets; one
-  # grant for all of them, and nothing secret is in them.
-  role   = google_project_iam_custom_role.doctor.id
   member = each.value
 }
 

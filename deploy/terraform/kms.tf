@@ -7,8 +7,9 @@ locals {
 resource "google_kms_key_ring" "fleet" {
   count = local.keyring_kms
 
-  name     = "fleet"
-  location = var.keyring_kms
+  name       = var.name
+  location   = var.keyring_kms
+  depends_on = [google_project_service.this]
 }
 
 resource "google_kms_crypto_key" "keyring" {
@@ -35,8 +36,8 @@ resource "google_kms_crypto_key_iam_member" "keyring" {
   member = each.value
 }
 
-resource "google_kms_crypto_key_iam_member" "keyring_operators" {
-  for_each = { for who in var.operators : who => who if var.keyring_kms != null }
+resource "google_kms_crypto_key_iam_member" "keyring_custodians" {
+  for_each = { for who in var.custodians : who => who if var.keyring_kms != null }
 
   crypto_key_id = google_kms_crypto_key.keyring[0].id
   # why: `fleet keyring` wraps keys, and `fleet users` and `fleet doctor` unwrap them.

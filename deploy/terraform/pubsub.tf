@@ -1,9 +1,10 @@
 locals {
-  workers_subscription = "${var.topic}-workers"
-  dead_topic           = "${var.topic}-dead"
+  topic                = coalesce(var.topic, var.name == "fleet" ? "jobs" : "${var.name}-jobs")
+  workers_subscription = "${local.topic}-workers"
+  dead_topic           = "${local.topic}-dead"
   review_subscription  = "${local.dead_topic}-review"
-  outcomes_topic       = "${var.topic}-outcomes"
-  events_topic         = "${var.topic}-events"
+  outcomes_topic       = "${local.topic}-outcomes"
+  events_topic         = "${local.topic}-events"
 
   # Pub/Sub itself moves what was delivered too often: README, "On GKE", makes this identity.
   pubsub_agent = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
@@ -14,7 +15,8 @@ locals {
 
 resource "google_pubsub_topic" "jobs" {
   #checkov:skip=CKV_GCP_83:Messages name users and API calls, no secrets; Google's own keys encrypt them
-  name = var.topic
+  name       = local.topic
+  depends_on = [google_project_service.this]
 
   dynamic "message_storage_policy" {
     for_each = length(var.message_regions) > 0 ? [1] : []

@@ -1,5 +1,6 @@
 locals {
-  bucket = coalesce(var.bucket, "${var.project}-fleet-tokens")
+  location = coalesce(var.location, var.region)
+  bucket   = coalesce(var.bucket, "${var.project}-${var.name}-tokens")
 }
 
 # One object per user is rewritten at every refresh. Old versions and deleted objects would keep
@@ -8,9 +9,9 @@ locals {
 # token, and deleting under tokens/ or parked/ loses grants and jobs.
 resource "google_storage_bucket" "tokens" {
   #checkov:skip=CKV_GCP_78:Versions would keep refresh tokens that were revoked or deleted
-  #checkov:skip=CKV_GCP_62:Data access audit logs (Cloud Audit Logs) say who read what; a log bucket would say less
+  #checkov:skip=CKV_GCP_62:Data access audit logs (audit.tf) say who read what; a log bucket would say less
   name     = local.bucket
-  location = var.location
+  location = local.location
 
   storage_class               = "STANDARD"
   uniform_bucket_level_access = true
@@ -44,7 +45,7 @@ resource "google_storage_bucket" "tokens" {
   }
 
   # Cloud Storage's agent must be allowed to use the key first.
-  depends_on = [google_kms_crypto_key_iam_member.bucket]
+  depends_on = [google_kms_crypto_key_iam_member.bucket, google_project_service.this]
 }
 
 data "google_storage_project_service_account" "this" {}

@@ -3,13 +3,82 @@ variable "project" {
   type        = string
 }
 
-variable "location" {
-  description = "Where the token bucket is: a region, or a multi-region such as EU. Near the cluster, since refreshes wait for it."
+variable "name" {
+  description = "The environment, and how everything in it is called: fleet, fleet-staging, … Also the Kubernetes namespace. Environments may share a project and a cluster."
+  type        = string
+  default     = "fleet"
+
+  validation {
+    condition     = can(regex("^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$", var.name))
+    error_message = "name must begin with a letter and have at most 20 of a-z, 0-9 and -: accounts are called after it."
+  }
+}
+
+variable "region" {
+  description = "Region of the cluster, its network and the image."
   type        = string
 }
 
+variable "cluster" {
+  description = "autopilot, standard (a pool of nodes that grows), or existing: one that is there, also that of another environment."
+  type        = string
+  default     = "autopilot"
+
+  validation {
+    condition     = contains(["autopilot", "standard", "existing"], var.cluster)
+    error_message = "cluster must be autopilot, standard or existing."
+  }
+}
+
+variable "machine_type" {
+  description = "Machines of a Standard cluster. A replica asks for half a core and 512 MiB."
+  type        = string
+  default     = "e2-standard-2"
+}
+
+variable "max_nodes_per_zone" {
+  description = "Most nodes that a Standard cluster has in each zone of its region."
+  type        = number
+  default     = 4
+}
+
+variable "delete_cluster" {
+  description = "Lets `terraform destroy` delete the cluster. Apply with it first."
+  type        = bool
+  default     = false
+}
+
+variable "kubectl_from" {
+  description = "Networks that may reach Kubernetes' API, by name, e.g. { office = \"203.0.113.0/24\" }. Signing in is needed besides."
+  type        = map(string)
+  default     = {}
+}
+
+variable "security_group" {
+  description = "gke-security-groups@DOMAIN, whose member groups Kubernetes then knows: for operators that are a group. Default: people only."
+  type        = string
+  default     = null
+}
+
+variable "image_readers" {
+  description = "Accounts of the nodes of an existing cluster (serviceAccount:…), which pull the image."
+  type        = set(string)
+  default     = []
+}
+
+variable "public_host" {
+  description = "Host of the consent pages, such as connect.example.com. Its address record is for you to make."
+  type        = string
+}
+
+variable "location" {
+  description = "Where the token bucket is: a region, or a multi-region such as EU. Near the cluster, since refreshes wait for it. Default: region."
+  type        = string
+  default     = null
+}
+
 variable "bucket" {
-  description = "Name of the token bucket. Default: PROJECT-fleet-tokens."
+  description = "Name of the token bucket. Default: PROJECT-NAME-tokens."
   type        = string
   default     = null
 }
@@ -33,9 +102,9 @@ variable "keyring_kms" {
 }
 
 variable "topic" {
-  description = "Job topic. Also the prefix of what belongs to it: TOPIC-workers, TOPIC-dead, TOPIC-dead-review, TOPIC-outcomes."
+  description = "Job topic. Also the prefix of what belongs to it: TOPIC-workers, TOPIC-dead, TOPIC-dead-review, TOPIC-outcomes, TOPIC-events. Default: jobs, or NAME-jobs where name is not fleet."
   type        = string
-  default     = "jobs"
+  default     = null
 }
 
 variable "message_regions" {
@@ -51,9 +120,21 @@ variable "publishers" {
 }
 
 variable "operators" {
-  description = "Who runs `fleet doctor`, `users`, `dead` and `keyring`, as IAM principals (group:…)."
+  description = "Who looks after the fleet through its pods, logs and dead letters, as IAM principals (user:…, group:…). They get no key."
   type        = set(string)
   default     = []
+}
+
+variable "custodians" {
+  description = "Who holds the keys: operators who may also read and replace the keyring and the OAuth client. Two people, not a team."
+  type        = set(string)
+  default     = []
+}
+
+variable "audit_data_access" {
+  description = "Logs who reads and writes objects of the project's buckets and reads its secrets. Off in all but one environment of a project."
+  type        = bool
+  default     = true
 }
 
 variable "audit_retention_days" {
@@ -79,21 +160,15 @@ variable "output_buckets" {
   default     = []
 
   validation {
-    condition     = !contains(var.output_buckets, coalesce(var.bucket, "${var.project}-fleet-tokens"))
+    condition     = !contains(var.output_buckets, coalesce(var.bucket, "${var.project}-${var.name}-tokens"))
     error_message = "output_buckets must not contain the token bucket: a job could overwrite tokens."
   }
 }
 
 variable "image_location" {
-  description = "Artifact Registry location of the image. Default: location, which then must be a region."
+  description = "Artifact Registry location of the image. Default: region."
   type        = string
   default     = null
-}
-
-variable "namespace" {
-  description = "Kubernetes namespace of the fleet."
-  type        = string
-  default     = "fleet"
 }
 
 variable "autoscaler" {

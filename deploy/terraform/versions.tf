@@ -4,9 +4,13 @@ terraform {
   required_providers {
     google = {
       source  = "hashicorp/google"
-      version = ">= 6.14, < 8.0"
+      version = ">= 6.26, < 8.0"
     }
   }
+
+  # The state knows every name and no secret. The bucket is made by hand before anything else, and
+  # `terraform init` is told it (README, "On GKE"); each environment has a prefix of its own.
+  backend "gcs" {}
 }
 
 provider "google" {

@@ -39,10 +39,11 @@ fn entry_point() -> Vec<String> {
     serde_json::from_str(line).unwrap()
 }
 
-fn variable(container: &Value, name: &str) -> Option<String> {
-    let all = list(container, "/env");
-    let found = all.iter().find(|v| text(v, "/name") == name)?;
-    Some(text(found, "/value").to_owned())
+/// A line of the example's settings.
+fn setting(name: &str) -> String {
+    let settings = read("deploy/kubernetes/overlays/example/settings.env");
+    let found = settings.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+    found.unwrap_or_else(|| panic!("{name}")).to_owned()
 }
 
 #[test]
@@ -116,21 +117,27 @@ fn settings_are_those_that_containers_and_rules_take() {
         .flat_map(|(container, _, _)| list(container, "/env"))
         .filter_map(|v| v.pointer("/valueFrom/configMapKeyRef/key")?.as_str())
         .collect();
-    // For the alert on dead letters.
-    taken.insert("FLEET_DEAD_SUBSCRIPTION");
+    let kustomization = read("deploy/kubernetes/overlays/example/kustomization.yaml");
+    let replaced = kustomization.split("fieldPath: data.").skip(1);
+    taken.extend(replaced.filter_map(|rest| rest.split(['}', ',']).next()));
     assert_eq!(given, taken);
     let terraform = read("deploy/terraform/outputs.tf");
-    // Nothing that Terraform makes.
-    let decided = [
-        "FLEET_PUBLIC_URL",
+    let by_hand = [
         "FLEET_ALLOW_HOSTS",
         "FLEET_OFFER_SCOPES",
         "FLEET_PARK_UNKNOWN",
         "FLEET_KEEP_ALIVE",
         "FLEET_DEDUPE",
+        "FLEET_DRAIN",
+        "FLEET_OPERATORS",
     ];
-    for name in given.iter().filter(|name| !decided.contains(name)) {
-        assert!(terraform.contains(&format!("{name}=")), "terraform output settings: {name}");
+    for name in &given {
+        let made = terraform.contains(&format!("    {name}="));
+        assert_ne!(made, by_hand.contains(name), "terraform output settings: {name}");
+    }
+    // Those that the program must be told to allow anything at all.
+    for name in ["FLEET_ALLOW_HOSTS", "FLEET_ALLOW_BUCKETS"] {
+        assert!(known(&["worker"]).unwrap().variables.contains(name) && taken.contains(name));
     }
 }
 
@@ -151,26 +158,20 @@ fn settings_that_nobody_has_to_decide_are_the_defaults() {
 
 #[test]
 fn names_in_settings_and_alerts_are_those_that_terraform_makes() {
-    let settings = read("deploy/kubernetes/overlays/example/settings.env");
-    let setting = |name: &str| {
-        let found = settings.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
-        found.unwrap_or_else(|| panic!("{name}")).to_owned()
-    };
-    let (pubsub, variables) =
-        (read("deploy/terraform/pubsub.tf"), read("deploy/terraform/variables.tf"));
+    let pubsub = read("deploy/terraform/pubsub.tf");
     let topic = setting("FLEET_TOPIC");
-    assert!(variables.contains(&format!("default     = \"{topic}\"")), "{topic}");
+    assert!(pubsub.contains(&format!("var.name == \"fleet\" ? \"{topic}\" :")), "{topic}");
     for (name, suffix) in [
-        ("FLEET_SUBSCRIPTION", "\"${var.topic}-workers\""),
-        ("FLEET_DEAD_TOPIC", "\"${var.topic}-dead\""),
+        ("FLEET_SUBSCRIPTION", "\"${local.topic}-workers\""),
+        ("FLEET_DEAD_TOPIC", "\"${local.topic}-dead\""),
         ("FLEET_DEAD_SUBSCRIPTION", "\"${local.dead_topic}-review\""),
-        ("FLEET_OUTCOMES_TOPIC", "\"${var.topic}-outcomes\""),
-        ("FLEET_EVENTS_TOPIC", "\"${var.topic}-events\""),
+        ("FLEET_OUTCOMES_TOPIC", "\"${local.topic}-outcomes\""),
+        ("FLEET_EVENTS_TOPIC", "\"${local.topic}-events\""),
     ] {
         assert!(pubsub.contains(suffix), "{suffix}");
         let made = suffix
             .trim_matches('"')
-            .replace("${var.topic}", &topic)
+            .replace("${local.topic}", &topic)
             .replace("${local.dead_topic}", &setting("FLEET_DEAD_TOPIC"));
         assert_eq!(setting(name), made);
     }
@@ -197,16 +198,26 @@ fn default_of(help: &str, variable: &str) -> u64 {
 fn the_grace_period_covers_the_longest_job_and_the_refresh_after_it() {
     // As `worker::replica` winds up: jobs that were cut, then messages that are given back.
     const RELEASES: u64 = 2 * 5;
+    // As `worker::kinds::api` has them, and what the drain keeps to write the ends.
+    const JOB: u64 = 5 * 60;
+    const EXPORT: u64 = 30 * 60;
+    const ENDS: u64 = 5;
     let containers = containers();
-    let (container, _, pod) = containers.iter().find(|(_, words, _)| words[0] == "worker").unwrap();
+    let (_, _, pod) = containers.iter().find(|(_, words, _)| words[0] == "worker").unwrap();
     let help = known(&["worker"]).unwrap().text;
-    let drain = seconds(&variable(container, "FLEET_DRAIN").unwrap());
     let lease_ttl = default_of(&help, "FLEET_LEASE_TTL");
-    let wait_limit = default_of(&help, "FLEET_WAIT_LIMIT");
-    // A request of an `api` job may take 60 s.
-    assert!(drain >= wait_limit + 60, "{drain}");
     let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
-    assert!(grace >= drain + RELEASES + 4 * lease_ttl, "{grace}");
+    let long = &yaml("deploy/kubernetes/overlays/long-jobs/kustomization.yaml")[0];
+    let long = text(long, "/configMapGenerator/0/literals/0");
+    let drains = [
+        (JOB, setting("FLEET_DRAIN")),
+        (EXPORT, long.strip_prefix("FLEET_DRAIN=").unwrap().to_owned()),
+    ];
+    for (job, drain) in drains {
+        let drain = seconds(&drain);
+        assert!(drain >= job + ENDS, "{drain}");
+        assert!(grace >= drain + RELEASES + 4 * lease_ttl, "{grace} for {drain}");
+    }
     let (container, _, pod) = containers.iter().find(|(_, words, _)| words[0] == "web").unwrap();
     let pause = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap();
     let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
@@ -262,6 +273,48 @@ fn every_command_that_the_run_book_shows_exists() {
         }
     }
     assert!(commands > 10, "{commands}");
+}
+
+/// Each `kubectl scale`: what is scaled, and to how many.
+fn scaled(section: &str) -> Vec<(String, u32)> {
+    let mut found = Vec::new();
+    for command in section.split("kubectl ").skip(1) {
+        let command = command.split(['\n', '`']).next().unwrap();
+        let Some((_, to)) = command.split_once("--replicas=") else { continue };
+        let to = to.split_whitespace().next().unwrap().parse().unwrap();
+        let names = command.split_whitespace().filter(|word| word.starts_with("deploy/"));
+        found.extend(names.map(|name| (name.to_owned(), to)));
+    }
+    found
+}
+
+#[test]
+fn what_the_run_book_scales_to_none_it_lifts_again_in_the_same_section() {
+    let runbook = read("deploy/RUNBOOK.md");
+    let mut stopped = 0;
+    for section in runbook.split("\n## ") {
+        let scaled = scaled(section);
+        for (at, (name, _)) in scaled.iter().enumerate().filter(|(_, (_, to))| *to == 0) {
+            stopped += 1;
+            let lifted = scaled[at..].iter().any(|(other, to)| other == name && *to > 0);
+            assert!(lifted, "{}: {name} stays at none", section.lines().next().unwrap());
+            assert!(section.contains("kubectl apply -k"), "the autoscaler stays away");
+        }
+    }
+    assert_eq!(stopped, 3);
+}
+
+#[test]
+fn nothing_in_the_run_book_brings_keys_to_operators() {
+    let runbook = read("deploy/RUNBOOK.md");
+    let runs_in_a_pod = "fleet() { kubectl -n fleet exec -i deploy/fleet-worker --";
+    assert!(runbook.contains(runs_in_a_pod));
+    for section in runbook.split("\n## ").flat_map(|s| s.split("\n### ")) {
+        let name = section.lines().next().unwrap();
+        if section.contains("versions access") {
+            assert!(section.contains("custodian"), "{name}: who may read a secret?");
+        }
+    }
 }
 
 #[test]

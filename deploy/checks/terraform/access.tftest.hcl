@@ -1,0 +1,66 @@
+# Operators get no key, custodians do, and jobs write nothing over tokens.
+mock_provider "google" {
+  # Google numbers projects itself.
+  override_data {
+    target = data.google_project.this
+    values = { number = "123456789012" }
+  }
+}
+
+variables {
+  project     = "my-project"
+  region      = "europe-west1"
+  public_host = "connect.example.com"
+  operators   = ["group:fleet-operators@example.com"]
+  custodians  = ["user:ann@example.com"]
+}
+
+run "operators_look_and_do_not_hold" {
+  command = plan
+
+  assert {
+    condition     = alltrue([for grant in google_secret_manager_secret_iam_member.custodians_read : grant.member == "user:ann@example.com"])
+    error_message = "an operator reads a secret"
+  }
+  assert {
+    condition     = alltrue([for grant in google_storage_bucket_iam_member.custodians : grant.member == "user:ann@example.com"])
+    error_message = "an operator reads the token bucket"
+  }
+  assert {
+    condition     = keys(google_storage_bucket_iam_member.tokens) == ["web", "worker"]
+    error_message = "somebody else has the token bucket"
+  }
+  assert {
+    condition = alltrue([for role in ["roles/container.clusterViewer", "roles/logging.viewer", "roles/monitoring.viewer"] :
+    contains(keys(google_project_iam_member.operators), "group:fleet-operators@example.com ${role}")])
+    error_message = "operators cannot reach the cluster, or see nothing"
+  }
+  # `gcloud pubsub subscriptions seek` asks for the role on the subscription itself.
+  assert {
+    condition     = google_pubsub_subscription_iam_member.operators["group:fleet-operators@example.com workers"].role == "roles/pubsub.subscriber"
+    error_message = "operators cannot skip jobs"
+  }
+}
+
+run "an_output_bucket_that_has_tokens" {
+  command = plan
+
+  variables {
+    output_buckets = ["my-project-fleet-tokens"]
+  }
+
+  expect_failures = [var.output_buckets]
+}
+
+run "a_keyring_that_kms_wraps" {
+  command = plan
+
+  variables {
+    keyring_kms = "europe-west1"
+  }
+
+  assert {
+    condition     = alltrue([for grant in google_kms_crypto_key_iam_member.keyring : grant.role == "roles/cloudkms.cryptoKeyDecrypter"])
+    error_message = "a process may wrap keys"
+  }
+}
