@@ -12,6 +12,8 @@ import math
 import sys
 from pathlib import Path
 
+import autoscaler
+
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "SIZING.md"
 HOURS_PER_MONTH = 730
@@ -62,12 +64,72 @@ class Model:
         # Published once and delivered once.
         return jobs * 2 * size / TIB * self.v["pubsub_usd_per_tib"]
 
+    def logging(self, entries, size):
+        return entries * size / 2**30 * self.v["logging_usd_per_gib"]
+
     def logs(self):
-        size = self.v["log_bytes_per_delivery"]
-        if size is None:
-            return "One log line per delivery goes to Cloud Logging as well; its size has not been measured. `FLEET_LOG=warn` leaves it out."
-        cost = 1e6 * size / 2**30 * self.v["logging_usd_per_gib"]
-        return f"Their log lines are {dollars(cost)} of Cloud Logging; `FLEET_LOG=warn` leaves them out."
+        v = self.v
+        cost = self.logging(1e6, v["log_bytes_per_delivery"] + v["log_entry_bytes"])
+        return (
+            f"Their log lines are {dollars(cost)} of Cloud Logging ({number(v['log_bytes_per_delivery'])} B each, and {number(v['log_entry_bytes'])} B that\n"
+            "  Logging adds); `FLEET_LOG=warn` leaves them out."
+        )
+
+    def audited(self, requests):
+        return self.logging(requests, self.v["audit_entry_bytes"])
+
+    def ending_sweeps(self):
+        """Of one replica, a month."""
+        return HOURS_PER_MONTH * 3600 / self.v["ending_sweep_s"] * self.v["class_a_usd_per_million"] / 1e6
+
+    def sweeps(self, users):
+        """Of a fleet, a month: listings are class A."""
+        pages = self.v["sweep_lists"] - 1 + max(1, users / self.v["list_page"])
+        return HOURS_PER_MONTH * 3600 / self.v["sweep_s"] * pages * self.v["class_a_usd_per_million"] / 1e6
+
+    def samples(self):
+        """Of one worker, a month."""
+        v = self.v
+        return v["series_per_worker"] * HOURS_PER_MONTH * 3600 / v["scrape_s"] / 1e6 * v["metrics_usd_per_million_samples"]
+
+    def pages(self):
+        v = self.v
+        gib = v["web_memory_bytes"] / 2**30
+        return v["web_replicas"] * HOURS_PER_MONTH * (v["web_vcpu"] * v["vcpu_usd_per_hour"] + gib * v["gib_usd_per_hour"])
+
+    def fixed_rows(self):
+        v = self.v
+        hours = [("cluster", "cluster_usd_per_hour"), ("load balancer of the consent pages", "load_balancer_usd_per_hour"), ("NAT, three nodes", "nat_usd_per_hour")]
+        rows = [(name, HOURS_PER_MONTH * v[key]) for name, key in hours]
+        rows.append(("secrets, and a key of Cloud KMS", v["key_usd_per_month"]))
+        rows.append((f"{v['web_replicas']} pages", self.pages()))
+        rows.append(("two idle workers", 2 * self.replica()))
+        rows.append(("their metrics, and those of the pages", 3 * self.samples()))
+        rows.append(("sweeps, with up to 1,000 users", self.sweeps(0) + 2 * self.ending_sweeps()))
+        return rows
+
+    def fixed(self):
+        rows = self.fixed_rows()
+        total = sum(cost for _, cost in rows)
+        return table(["whether there are jobs or not", "a month"], [[name, dollars(cost)] for name, cost in rows] + [["**together**", f"**{dollars(total)}**"]])
+
+    def users_cost(self):
+        rows = []
+        v = self.v
+        for users in USERS:
+            a, b, _ = self.storage(users * HOURS_PER_MONTH * 3600 / self.period)
+            multi = (a * v["class_a_multi_usd_per_million"] + b * v["class_b_usd_per_million"]) / 1e6
+            stored = users * v["stored_bytes_per_user"] / 2**30 * v["storage_usd_per_gib_month"]
+            rows.append([number(users), dollars(multi), dollars(self.audited(a + b)), dollars(self.sweeps(users)), dollars(stored)])
+        return table(["users, each with jobs in every hour", "Cloud Storage in a multi-region instead", "data access audit logs", "sweeps", "bytes stored"], rows)
+
+    def simulated(self):
+        rows = []
+        for target in [4 * self.v["concurrency"], self.v["concurrency"], round(0.75 * self.v["concurrency"])]:
+            for jobs in [300, 600]:
+                least, most, changes, waits = autoscaler.summary(autoscaler.run(autoscaler.Fleet(target, self.v["concurrency"]), jobs))
+                rows.append([str(target), str(jobs), f"{least} to {most}" if least != most else str(least), str(changes), number(waits)])
+        return table(["jobs per replica that it aims at", "jobs/s of 1 s", "replicas", "changes in 3 h", "most that wait"], rows)
 
     def dedupe(self):
         """Of a million jobs."""
@@ -134,12 +196,6 @@ class Model:
 
     def cpu(self):
         per_core = self.v["jobs_per_second_per_core"]
-        if per_core is None:
-            return (
-                "**How many replicas the processor needs is not said here**: `jobs_per_second_per_core` has not been measured.\n"
-                "The rule will be *replicas ≥ jobs/s ÷ (jobs/s per core × cores per replica)*, beside the table above; the larger\n"
-                "number counts. Until then watch `kubectl -n fleet top pods` and the autoscaler."
-            )
         rows = []
         for users in USERS:
             jobs = users / 3600
@@ -188,6 +244,13 @@ A refresh is {v['refresh_writes']} writes (class A) and {v['refresh_reads']} rea
 
 {self.daily()}
 
+Beside that:
+
+{self.users_cost()}
+
+Writes cost twice as much in a multi-region ({dollars(v['class_a_multi_usd_per_million'])} in place of {dollars(v['class_a_usd_per_million'])} a million). Audit logs of data access (`audit_data_access`) are {number(v['audit_entry_bytes'])} B for each
+request to the bucket; a sweep, each {number(v['sweep_s'])} s in one replica of the fleet, lists `tokens/` in pages of {number(v['list_page'])}.
+
 ## Replicas
 
 Every other replica that uses the same user in the same hour looks at the bucket, {v['look_reads']} reads each time (pauses from 1 s to
@@ -202,6 +265,17 @@ By slots ({v['concurrency']}) and by flow control ({self.outstanding} messages h
 
 {self.cpu()}
 
+How the autoscaler follows (`deploy/sizing/autoscaler.py`, Cloud Monitoring three minutes late): Pub/Sub counts what replicas hold among what
+waits, so that a target above {v['concurrency']} takes replicas from a busy fleet, and gives them back when jobs wait.
+
+{self.simulated()}
+
+## What a fleet costs without jobs
+
+{self.fixed()}
+
+Each worker more is {dollars(self.replica())} and {dollars(self.samples() + self.ending_sweeps())} of metrics and sweeps.
+
 ## Memory
 
 {self.memory()}
@@ -210,6 +284,8 @@ By slots ({v['concurrency']}) and by flow control ({self.outstanding} messages h
 of its jobs {number(v['body_memory_bytes'] / MIB)} MiB (`--body-memory`). The worst case is a full cache ({number(v['cached_users'] * self.user_bytes / MIB)} MiB), as many messages as it
 may hold, and large bodies in all jobs: {number((v['idle_memory_bytes'] + v['cached_users'] * self.user_bytes + v['client_outstanding_bytes'] + v['body_memory_bytes']) / MIB)} MiB of the limit of {number(v['replica_memory_bytes'] / MIB)} MiB. Measured: 64 jobs with pages of 10 MiB, 64 uploads and 64 gzip
 bombs at once took 188 MiB at most with no user in memory (`tests/tests/exact/memory.rs`).
+
+The consent pages keep as many users: {number((v['idle_memory_bytes'] + v['cached_users'] * self.user_bytes) / MIB)} MiB with {number(v['cached_users'])} of them, of the limit of {number(v['web_memory_bytes'] / MIB)} MiB. They hold no messages and no large bodies.
 
 ## Where each limit bites
 
