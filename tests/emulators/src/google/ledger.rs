@@ -92,6 +92,8 @@ pub struct Issued {
 pub struct Effect {
     /// The header `x-effect-id`: the job that asked for it.
     pub id: Option<String>,
+    /// The title of the task.
+    pub title: String,
     /// On whose behalf.
     pub sub: String,
     /// The header `User-Agent`: the replica that asked.
@@ -166,11 +168,13 @@ impl Ledger {
         &mut self,
         at: Instant,
         id: Option<String>,
+        title: &str,
         sub: &str,
         user_agent: Option<String>,
     ) {
         self.count(Some(sub), |stats| stats.effects += 1);
         let seq = self.effects.len() as u64;
-        self.effects.push(Effect { id, sub: sub.to_owned(), user_agent, seq, at });
+        let title = title.to_owned();
+        self.effects.push(Effect { id, title, sub: sub.to_owned(), user_agent, seq, at });
     }
 }

@@ -88,7 +88,7 @@ async fn insert(
         let new: NewTask = serde_json::from_slice(&body)
             .map_err(|error| Refusal::invalid(format!("Invalid task: {error}")))?;
         let id = text(&headers, EFFECT_ID).map(ToOwned::to_owned);
-        core.ledger.effect(now, id, &caller.sub, user_agent(&headers));
+        core.ledger.effect(now, id, &new.title, &caller.sub, user_agent(&headers));
         Ok::<_, Refusal>(core.tasks.insert((caller.sub, list.clone()), new))
     })?;
     Ok(Json(task.to_json(&shared.origin, &list)))
