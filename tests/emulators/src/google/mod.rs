@@ -23,6 +23,10 @@
 //! answer back. A caller that gives up meanwhile has spent its refresh token, which is
 //! the worst that can happen to it.
 //!
+//! Clients are pointed at it by the root of each API: Go's and Rust's `with_endpoint`, Node's
+//! `rootUrl`, Java's `setRootUrl`. Python's `api_endpoint` stands for root and service path in
+//! one: the origin for Tasks, `{origin}/drive/v3/` for Drive.
+//!
 //! # Where production differs
 //!
 //! - Google does not rotate refresh tokens as a rule, and issues a successor only now

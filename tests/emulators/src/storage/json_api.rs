@@ -31,11 +31,15 @@ const MAX_BODY: usize = 1 << 30;
 pub(super) const MAX_RESULTS: usize = 1_000;
 
 pub(super) fn router(store: Arc<Store>) -> Router {
+    let api = Router::new()
+        .route("/b", get(list_buckets).post(create_bucket))
+        .route("/b/{bucket}", get(get_bucket).delete(delete_bucket))
+        .route("/b/{bucket}/o", get(list_objects))
+        .route("/b/{bucket}/o/{object}", get(download::get_object).delete(delete_object));
     Router::new()
-        .route("/storage/v1/b", get(list_buckets).post(create_bucket))
-        .route("/storage/v1/b/{bucket}", get(get_bucket).delete(delete_bucket))
-        .route("/storage/v1/b/{bucket}/o", get(list_objects))
-        .route("/storage/v1/b/{bucket}/o/{object}", get(download::get_object).delete(delete_object))
+        .nest("/storage/v1", api.clone())
+        // Node's client leaves that out where `STORAGE_EMULATOR_HOST` is set.
+        .merge(api)
         .route("/download/storage/v1/b/{bucket}/o/{object}", get(download::get_object))
         .route(
             "/upload/storage/v1/b/{bucket}/o",

@@ -7,6 +7,12 @@
 //! complete, so of any number of writers that race with the same `ifGenerationMatch`
 //! exactly one wins.
 //!
+//! Clients of other languages use the JSON API alone, and find it by `STORAGE_EMULATOR_HOST`.
+//! Without that variable they take its origin: Python's as `client_options={"api_endpoint": …}`,
+//! Node's as `apiEndpoint`. They want a project. Python's sends the credentials that it is given,
+//! which are not looked at here; Node's sends them to another origin than Google's only with
+//! `useAuthWithCustomEndpoint`, and with the variable leaves `/storage/v1` out of its paths.
+//!
 //! # Where production differs
 //!
 //! - **One mutation per second and name** is strict here: a second one within a second
