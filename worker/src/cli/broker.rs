@@ -3,14 +3,16 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::forward::{Broker, Clients, Users, credentials, read_keys};
 use anyhow::Context as _;
 use clap::{ArgMatches, FromArgMatches, Subcommand};
 use shared::adapters::SystemClock;
+use shared::ports::Clock;
 use shared::{Secret, UserId, file_text};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::connect::{StoreArgs, read_secret, read_small, user_id};
 use super::environment::Place;
@@ -61,7 +63,8 @@ Example:
   GOOGLE_APPLICATION_CREDENTIALS=ann.json python report.py
 
 Whoever has the key gets access tokens of the users that --users names, and nothing else: no
-refresh token. For a new key put it above the old one, give it to all, then remove the old.")]
+refresh token. For a new key put it above the old one, give it to all, then remove the old; the file
+is read again when it changes.")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     store: StoreArgs,
@@ -78,6 +81,8 @@ pub(crate) struct ServeArgs {
 }
 
 const LISTEN: &str = "127.0.0.1:9091";
+/// How often the file of keys is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -106,6 +111,31 @@ fn keys(path: &Path) -> Result<Vec<Secret>, Usage> {
     read_keys(&text).map_err(|why| Usage(format!("--key: {} {why}", path.display())))
 }
 
+/// Takes up the keys of the file when they change, so that nobody is refused meanwhile. A file
+/// that cannot be used changes nothing.
+async fn follow_keys(path: &Path, mut known: Vec<Secret>, clients: &Clients, clock: &dyn Clock) {
+    let mut told = None;
+    loop {
+        clock.sleep(LOOK).await;
+        match keys(path) {
+            Ok(now) => {
+                told = None;
+                if now != known {
+                    clients.change_keys(&now);
+                    info!(keys = now.len(), "the keys have changed");
+                    known = now;
+                }
+            }
+            Err(Usage(why)) => {
+                if told.as_ref() != Some(&why) {
+                    warn!("the keys stay as they were: {why}");
+                    told = Some(why);
+                }
+            }
+        }
+    }
+}
+
 /// The content of the file at `path`, which must be text.
 fn text(path: &Path, content: &[u8]) -> Result<String, Usage> {
     let text = file_text(content);
@@ -132,20 +162,25 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             return output::json(&credentials(listen, key, &user));
         }
     };
-    let clients = Clients::new(&keys(&key)?, users(named.as_deref())?);
+    let known = keys(&key)?;
+    let clients = Arc::new(Clients::new(&known, users(named.as_deref())?));
     if !listen.ip().is_loopback() {
         let text = format!("--listen is {listen}; it must be a loopback address");
         return Err(Usage(text).into());
     }
     let place = Place::from_env()?;
     let connected = store.connect(&place).await?;
-    let broker = Broker::open(listen, clients).await?;
+    let broker = Broker::open(listen, Arc::clone(&clients)).await?;
     let address = broker.address()?;
     info!(%address, "giving tokens to programs that have the key");
     let stop = CancellationToken::new();
     stop_by_signals(&stop)?;
-    let clock = Arc::new(SystemClock::default());
-    broker.serve(connected.store.clone(), clock, stop).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let serving = broker.serve(connected.store.clone(), Arc::clone(&clock), stop);
+    tokio::select! {
+        served = serving => served?,
+        () = follow_keys(&key, known, &clients, &*clock) => {}
+    }
     connected.finish().await;
     Ok(())
 }

@@ -20,7 +20,7 @@ use super::token_endpoint::{Callers, TokenEndpoint};
 #[derive(Debug)]
 pub struct Broker {
     listener: TcpListener,
-    clients: Clients,
+    clients: Arc<Clients>,
 }
 
 impl Broker {
@@ -28,7 +28,7 @@ impl Broker {
     ///
     /// # Errors
     /// [`ForwardError::Listen`].
-    pub async fn open(address: SocketAddr, clients: Clients) -> Result<Self, ForwardError> {
+    pub async fn open(address: SocketAddr, clients: Arc<Clients>) -> Result<Self, ForwardError> {
         let failed = |source| ForwardError::Listen { address, flag: "--listen", source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         Ok(Self { listener, clients })
@@ -52,7 +52,7 @@ impl Broker {
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> std::io::Result<()> {
-        let callers = Callers::Clients(Arc::new(self.clients));
+        let callers = Callers::Clients(self.clients);
         let endpoint = TokenEndpoint { callers, store, clock };
         http_server::serve(self.listener, endpoint.routes(), stop).await
     }

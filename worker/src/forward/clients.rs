@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::{PoisonError, RwLock};
 
 use sha2::{Digest as _, Sha256};
 use shared::{Secret, UserId};
@@ -13,7 +14,7 @@ const MOST_KEYS: usize = 2;
 
 /// Who may ask, and for whom.
 pub struct Clients {
-    keys: Vec<[u8; 32]>,
+    keys: RwLock<Vec<[u8; 32]>>,
     users: Users,
 }
 
@@ -31,14 +32,20 @@ pub enum Users {
 impl Clients {
     /// Those who have one of these keys may ask for tokens of `users`.
     pub fn new(keys: &[Secret], users: Users) -> Self {
-        let keys = keys.iter().map(digest).collect();
+        let keys = RwLock::new(keys.iter().map(digest).collect());
         Self { keys, users }
+    }
+
+    /// From now on these keys count, and no others.
+    pub fn change_keys(&self, keys: &[Secret]) {
+        let keys = keys.iter().map(digest).collect();
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
     }
 
     /// Whether this is one of the keys. How long that takes tells nothing of them: their
     /// digests are compared.
     pub(super) fn knows(&self, key: &Secret) -> bool {
-        self.keys.contains(&digest(key))
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).contains(&digest(key))
     }
 
     /// Whose token is asked for, if it may be.
@@ -84,7 +91,7 @@ pub fn read_keys(text: &str) -> Result<Vec<Secret>, String> {
 impl fmt::Debug for Clients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Clients")
-            .field("keys", &self.keys.len())
+            .field("keys", &self.keys.read().unwrap_or_else(PoisonError::into_inner).len())
             .field("users", &self.users)
             .finish()
     }
@@ -103,6 +110,8 @@ mod tests {
         assert!(clients.knows(&keys[0]) && clients.knows(&keys[1]));
         assert!(!clients.knows(&Secret::new("")) && !clients.knows(&Secret::new("n".repeat(31))));
         assert!(!format!("{clients:?}").contains("nnn"));
+        clients.change_keys(&keys[..1]);
+        assert!(clients.knows(&keys[0]) && !clients.knows(&keys[1]));
         for (text, says) in [
             (String::new(), "no key"),
             (" \n".to_owned(), "no key"),
