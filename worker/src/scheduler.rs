@@ -6,8 +6,9 @@
 //! to queue, and each job that has its user's turn runs in a task.
 //!
 //! A job that waits for something known (its user's rate limit, a credential, a pause
-//! before another run) is *held*, and so are the jobs queued behind it. Held messages may
-//! fill half of what the replica may hold, and those of one user a quarter: beyond that the
+//! before another run) is *held*, and so are the jobs that cannot begin before it goes on:
+//! all of its user while it keeps the turn, else later ones of its key. Held messages may fill
+//! half of what the replica may hold, and those of one user a quarter: beyond that the
 //! youngest go back.
 
 use std::collections::{HashMap, VecDeque};
@@ -100,6 +101,10 @@ pub(crate) struct Held {
     pub(crate) number: u64,
     /// How much data its message has.
     pub(crate) bytes: usize,
+    /// It keeps its user's turn meanwhile.
+    pub(crate) keeps_turn: bool,
+    /// It has an ordering key.
+    pub(crate) ordered: bool,
     /// Cancelled when it has to go back instead.
     pub(crate) go_back: CancellationToken,
 }
@@ -129,21 +134,29 @@ impl Queue {
         Some(queued)
     }
 
+    /// Whether a waiting job cannot start before a held one goes on.
+    fn is_behind(&self, queued: &Queued) -> bool {
+        let blocks = |held: &Held| held.keeps_turn || (held.ordered && queued.is_ordered());
+        self.held.iter().any(blocks)
+    }
+
     /// How many messages are held, and how many bytes they have: those behind a held job
     /// wait as well.
     fn held(&self) -> (usize, usize) {
-        if self.held.is_empty() {
-            return (0, 0);
-        }
-        let bytes = self.held.iter().map(|held| held.bytes).sum::<usize>();
-        let behind = self.waiting.iter().map(Queued::bytes).sum::<usize>();
-        (self.held.len() + self.waiting.len(), bytes + behind)
+        let behind = self.waiting.iter().filter(|queued| self.is_behind(queued));
+        let bytes = self.held.iter().map(|held| held.bytes).chain(behind.map(Queued::bytes));
+        bytes.fold((0, 0), |(messages, all), bytes| (messages + 1, all + bytes))
+    }
+
+    /// Where the last one is that waits behind a held job.
+    fn last_behind(&self) -> Option<usize> {
+        self.waiting.iter().rposition(|queued| self.is_behind(queued))
     }
 
     /// The number of the youngest message that is held.
     fn youngest(&self) -> Option<u64> {
         let held = self.held.iter().map(|held| held.number).max()?;
-        Some(self.waiting.back().map_or(held, |queued| queued.number.max(held)))
+        Some(self.last_behind().map_or(held, |at| self.waiting[at].number.max(held)))
     }
 
     fn is_idle(&self) -> bool {
@@ -206,9 +219,9 @@ impl State {
             };
             let Some(queue) = self.users.get_mut(&user) else { return give_back };
             let youngest_held = queue.held.iter().map(|held| held.number).max();
-            match queue.waiting.back() {
-                Some(last) if Some(last.number) > youngest_held => {
-                    let Some(last) = queue.waiting.pop_back() else { return give_back };
+            match queue.last_behind() {
+                Some(at) if Some(queue.waiting[at].number) > youngest_held => {
+                    let Some(last) = queue.waiting.remove(at) else { return give_back };
                     let received = std::sync::Arc::clone(&last.message.received);
                     give_back.push(last);
                     give_back.extend(self.gave_back(&user, &received, now));

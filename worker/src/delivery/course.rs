@@ -247,7 +247,13 @@ impl<'a> Course<'a> {
     fn held(&self, go_back: &CancellationToken) -> Option<HeldJob<'a>> {
         let Self { shared, number, message, .. } = *self;
         let user = &self.job?.user;
-        let held = Held { number, bytes: message.received.data.len(), go_back: go_back.clone() };
+        let held = Held {
+            number,
+            bytes: message.received.data.len(),
+            keeps_turn: self.turn.is_none_or(|turn| !turn.paused.load(Ordering::Relaxed)),
+            ordered: !message.received.ordering_key.is_empty(),
+            go_back: go_back.clone(),
+        };
         let everybodys = !shared.gate.is_open();
         shared.give_back(shared.scheduler.hold(user, held, everybodys, shared.now()));
         Some(HeldJob { scheduler: &shared.scheduler, user, number })

@@ -88,12 +88,23 @@ impl Driven {
         id
     }
 
-    /// A started job is held; the token says when it has to go back.
+    /// A started job is held in its user's turn; the token says when it has to go back.
     fn hold(&mut self, id: &str) -> CancellationToken {
+        self.hold_or_pause(id, true)
+    }
+
+    /// The same of one that has let go of its turn, or not.
+    fn hold_or_pause(&mut self, id: &str, keeps_turn: bool) -> CancellationToken {
         let at = self.started.iter().position(|queued| queued.job.id == id).unwrap();
         let queued = &self.started[at];
         let go_back = CancellationToken::new();
-        let held = Held { number: queued.number, bytes: queued.bytes(), go_back: go_back.clone() };
+        let held = Held {
+            number: queued.number,
+            bytes: queued.bytes(),
+            keeps_turn,
+            ordered: queued.is_ordered(),
+            go_back: go_back.clone(),
+        };
         let returned = self.scheduler.hold(&queued.job.user, held, false, self.now);
         self.gave_back(&returned);
         go_back
@@ -202,6 +213,23 @@ fn all_held_jobs_fill_half() {
     assert_eq!(back, [false, false, false, false, true, true], "four of eight stay");
 }
 
+/// As when one kind of the user's is down, and another is not.
+#[test]
+fn what_waits_for_a_turn_that_comes_is_not_held() {
+    let mut driven = Driven::new(1, 8);
+    for id in ["down-0", "down-1"] {
+        assert_eq!(driven.push("ann", id, ""), [id]);
+        driven.hold_or_pause(id, false);
+        assert!(driven.scheduler.pause(&user("ann")).is_none());
+    }
+    driven.push("ann", "running", "");
+    assert!(driven.push("ann", "next", "").is_empty());
+    driven.push("ann", "ordered", "ann");
+    assert!(driven.returned.is_empty(), "{:?}", driven.returned);
+    assert_eq!(driven.scheduler.held(), 2);
+    assert_eq!(driven.end("running").as_deref(), Some("next"));
+}
+
 #[test]
 fn bytes_are_bounded_like_messages() {
     let mut driven = Driven::new(1, 1000);
@@ -222,7 +250,13 @@ fn everybodys_trouble_gives_nothing_back() {
         driven.push("ann", &n.to_string(), "");
     }
     let queued = &driven.started[0];
-    let held = Held { number: queued.number, bytes: 1, go_back: CancellationToken::new() };
+    let held = Held {
+        number: queued.number,
+        bytes: 1,
+        keeps_turn: true,
+        ordered: queued.is_ordered(),
+        go_back: CancellationToken::new(),
+    };
     assert!(driven.scheduler.hold(&user("ann"), held, true, driven.now).is_empty());
 }
 
