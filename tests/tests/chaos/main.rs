@@ -1,14 +1,18 @@
 //! Chaos: replicas are killed, stopped past the ttl and terminated, storage and token
 //! endpoint fail in bursts, tokens live for three seconds and refresh tokens may be used
-//! once. At the end every job has ended as its input deserves, nothing is lost, and no
-//! refresh token was spent twice but where a replica failed to store its grant in time.
+//! once. What refuses, endpoint and APIs, quotes the request with its secrets. At the end every
+//! job has ended as its input deserves, nothing is lost, no refresh token was spent twice but
+//! where a replica failed to store its grant in time, and nothing that the fleet has written
+//! holds a secret: logs, outcomes, dead letters, metrics, traces, and every version of every
+//! object, since the bucket is sealed.
 //!
 //! `cargo test` runs a small version; `FLEET_CHAOS=full` the large one.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod echo;
 mod jobs;
 mod play;
-mod watch;
+mod search;
 
 use play::{Plan, play};
 

@@ -10,23 +10,39 @@ use axum::body::Bytes;
 use axum::routing::post;
 use emulators::account::{Account, Call, Rules};
 use emulators::faults::Fault;
-use emulators::google::{self, Operation};
+use emulators::google;
+use emulators::storage::{Storage, Written};
 use http::StatusCode;
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use shared::keyring::KeyringFile;
+use shared::sealing::{Opened, Sealing};
 use tests::report;
 use tests::stage::{Cloud, Stage, Worker, full};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use worker::pubsub::{Outgoing, Publisher};
 
+use crate::echo::{self, REFUSED, REFUSED_USERS};
 use crate::jobs::{Asked, Deserves, asked};
-use crate::watch::Secrets;
+use crate::search::Pieces;
 
 const TTL: Duration = Duration::from_secs(3);
 const LIFE: Duration = Duration::from_secs(3);
-const FLAGS: [&str; 8] =
-    ["--lease-ttl", "3s", "--ack-extension", "10s", "--concurrency", "16", "--drain", "10s"];
+/// Where the output of jobs goes.
+pub(crate) const EXPORTS: &str = "exports";
+const FLAGS: [&str; 10] = [
+    "--lease-ttl",
+    "3s",
+    "--ack-extension",
+    "10s",
+    "--concurrency",
+    "16",
+    "--drain",
+    "10s",
+    "--allow-bucket",
+    EXPORTS,
+];
 
 /// How much of it.
 #[derive(Debug, Clone, Copy)]
@@ -45,11 +61,18 @@ enum Blow {
     StorageBurst,
     Stop,
     EndpointBurst,
+    ApiBurst,
     Terminate,
 }
 
-const BLOWS: [Blow; 5] =
-    [Blow::Kill, Blow::StorageBurst, Blow::Stop, Blow::EndpointBurst, Blow::Terminate];
+const BLOWS: [Blow; 6] = [
+    Blow::Kill,
+    Blow::StorageBurst,
+    Blow::Stop,
+    Blow::EndpointBurst,
+    Blow::ApiBurst,
+    Blow::Terminate,
+];
 
 /// The replicas that run, the one that is stopped, and what all of them said.
 struct Fleet<'a> {
@@ -96,7 +119,11 @@ impl Fleet<'_> {
                 self.bursts += 1;
             }
             Blow::EndpointBurst => {
-                self.stage.google.inject(Fault::refusal(down).on(Operation::Token).times(40));
+                self.stage.google.inject(echo::endpoint_burst());
+                self.bursts += 1;
+            }
+            Blow::ApiBurst => {
+                self.stage.google.inject(echo::api_burst());
                 self.bursts += 1;
             }
         }
@@ -169,15 +196,58 @@ async fn publish(stage: &Stage, asked: &[Asked]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A keyring for the stage; what opens the bucket with it.
+async fn keyring(stage: &mut Stage) -> anyhow::Result<Sealing> {
+    let path = stage.path("keyring.json");
+    let file = path.display().to_string();
+    let made = stage.fleet(&["keyring", "new", &file]).await?;
+    ensure!(made.code == 0, "{}", made.stderr);
+    stage.variables.push(("FLEET_KEYRING".to_owned(), file));
+    let KeyringFile::Plain(keyring) = KeyringFile::read(&path)? else {
+        anyhow::bail!("its keys are wrapped");
+    };
+    Ok(Sealing::new(Some(keyring)).accept_unsealed(true))
+}
+
+/// An object as it is without its seal.
+fn opened(sealing: &Sealing, written: &Written) -> Value {
+    match sealing.open(&written.name, &written.content) {
+        Ok(Opened::Sealed { clear: Value::Object(mut members), secret }) => {
+            members.extend(serde_json::from_slice::<Map<_, _>>(&secret).unwrap_or_default());
+            members.into()
+        }
+        _ => serde_json::from_slice(&written.content).unwrap_or_default(),
+    }
+}
+
+/// Everything that is written to the bucket from now on.
+fn written(storage: &Storage) -> Arc<Mutex<Vec<Written>>> {
+    let all = Arc::<Mutex<Vec<Written>>>::default();
+    let seen = Arc::clone(&all);
+    storage.on_write(move |written| seen.lock().unwrap().push(written.clone()));
+    all
+}
+
 pub(crate) async fn play(plan: Plan) -> anyhow::Result<()> {
     let began = Instant::now();
     let settings = google::Config { token_lifetime: LIFE, ..google::Config::default() };
     let mut stage = Stage::set_with(Cloud::embedded().await?, settings).await?;
     let (origin, traces) = collector().await?;
     stage.variables.push(("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), origin));
+    let sealing = keyring(&mut stage).await?;
+    stage.cloud.create_bucket(EXPORTS).await?;
     let (pubsub, storage) = stage.cloud.embedded.as_ref().context("embedded servers")?;
-    let account = Account::open(storage);
-    let secrets = Secrets::of(storage);
+    let account = Account::open_with(storage, move |written| opened(&sealing, written));
+    for n in 0..plan.users {
+        stage.write_user(&format!("user-{n}"), LIFE).await?;
+    }
+    for n in 0..REFUSED_USERS {
+        stage.write_expired_user(&format!("{REFUSED}{n}")).await?;
+    }
+    let reseal = stage.fleet(&["users", "reseal", "--all", "--accept-unsealed"]).await?;
+    ensure!(reseal.code == 0, "{}", reseal.stderr);
+    let written = written(storage);
+    stage.google.inject(echo::endpoint_refusal());
     let mut outcomes = stage.inbox("outcomes").await?;
     let mut fleet = Fleet {
         stage: &stage,
@@ -191,9 +261,6 @@ pub(crate) async fn play(plan: Plan) -> anyhow::Result<()> {
     };
     for _ in 0..plan.replicas {
         fleet.running.push(stage.worker(&FLAGS).await?);
-    }
-    for n in 0..plan.users {
-        stage.write_user(&format!("user-{n}"), LIFE).await?;
     }
     let asked: Vec<Asked> = (0..plan.jobs).map(|n| asked(n, plan.users)).collect();
     publish(&stage, &asked).await?;
@@ -258,8 +325,9 @@ pub(crate) async fn play(plan: Plan) -> anyhow::Result<()> {
     ensure!(nameless == malformed, "{nameless} of {malformed} malformed messages were rejected");
     ensure!(told.len() == plan.jobs, "{} outcomes of {} jobs", told.len(), plan.jobs);
 
-    // The provider's view.
+    // The provider's view. It has not carried out what the refused users' tokens were due for.
     let expiries = stage.google.expiries(due_age, Instant::now());
+    let expiries = expiries.saturating_sub(REFUSED_USERS as u64);
     let window = refreshes.cut_off;
     let duplicates = pubsub
         .subscription_stats(&full("subscriptions", "jobs-workers"))
@@ -290,28 +358,42 @@ pub(crate) async fn play(plan: Plan) -> anyhow::Result<()> {
     in_order(&stage, again)?;
 
     // Nobody said a secret.
-    let secrets = secrets.all();
-    ensure!(secrets.len() > plan.users, "{} secrets were used", secrets.len());
-    // Traces are binary: a mark of three bytes stands in megabytes of IDs by chance.
-    let marks = ["ya29.", "1//fake-", "GOCSPX"];
-    for secret in &secrets {
-        ensure!(marks.iter().any(|mark| secret.starts_with(mark)), "a secret of a new form");
+    let mut letters = String::new();
+    let mut review = stage.inbox("jobs-dead-review").await?;
+    let buried = pubsub.subscription_stats(&full("subscriptions", "jobs-dead-review"));
+    for _ in 0..buried.context("the dead letters' subscription")?.published {
+        let (letter, attributes) = review.next().await?;
+        letters.push_str(&format!("{letter} {attributes:?}\n"));
     }
     let traces = std::mem::take(&mut *traces.lock().unwrap());
     ensure!(!traces.is_empty() && metrics.iter().all(|text| text.contains("fleet_jobs_total")));
-    let traces: String = traces.iter().map(|t| String::from_utf8_lossy(t).into_owned()).collect();
-    let places = [
-        ("logs", logs.join("\n")),
-        ("outcomes", words),
-        ("metrics", metrics.concat()),
-        ("traces", traces),
+    let written = std::mem::take(&mut *written.lock().unwrap());
+    let is_written = |prefix: &str| written.iter().any(|object| object.name.starts_with(prefix));
+    ensure!(["tokens/", "leases/", "parked/", "job-"].into_iter().all(is_written));
+    let objects = written.iter().map(|o| [o.name.as_bytes(), b" ", &o.content, b"\n"].concat());
+    let places: [(&str, Vec<u8>); 6] = [
+        ("logs", logs.join("\n").into()),
+        ("outcomes", words.into()),
+        ("dead letters", letters.into()),
+        ("metrics", metrics.concat().into()),
+        ("traces", traces.concat()),
+        ("objects", objects.collect::<Vec<_>>().concat()),
     ];
-    for (place, text) in places {
-        ensure!(!text.is_empty());
-        for mark in marks {
-            ensure!(!text.contains(mark), "{mark} stands in the {place}");
-        }
+    let secrets = stage.google.secrets();
+    ensure!(secrets.len() > 2 * plan.users, "{} secrets were issued", secrets.len());
+    let pieces = Pieces::of(&secrets);
+    let mut found = Vec::new();
+    for (place, text) in &places {
+        ensure!(!text.is_empty(), "no {place}");
+        found.extend(pieces.found_in(text).map(|around| format!("in the {place}: {around}")));
     }
+    ensure!(found.is_empty(), "secrets stand\n{}", found.join("\n"));
+    let sizes = places.iter().map(|(place, text)| format!("{} kB of {place}", text.len() / 1000));
+    report::say(format!(
+        "chaos: none of {} secrets in {}",
+        secrets.len(),
+        sizes.collect::<Vec<_>>().join(", ")
+    ));
     Ok(())
 }
 
