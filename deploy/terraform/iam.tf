@@ -99,8 +99,8 @@ resource "google_secret_manager_secret_iam_member" "web" {
 resource "google_project_iam_custom_role" "outcomes_reader" {
   count = var.web_reads_outcomes ? 1 : 0
 
-  role_id     = "fleetOutcomesReader"
-  title       = "Fleet outcomes reader"
+  role_id     = "${replace(var.name, "-", "_")}_outcomes_reader"
+  title       = "Fleet outcomes reader (${var.name})"
   description = "Makes, reads and deletes subscriptions of its own."
   permissions = [
     "pubsub.subscriptions.consume",

@@ -64,3 +64,34 @@ run "a_keyring_that_kms_wraps" {
     error_message = "a process may wrap keys"
   }
 }
+
+run "pages_make_no_subscriptions" {
+  command = plan
+
+  assert {
+    condition     = length(google_project_iam_member.web_reads_outcomes) == 0 && length(google_pubsub_topic_iam_member.web_reads_outcomes) == 0
+    error_message = "the pages have subscriptions of the project, and nobody asked for it"
+  }
+}
+
+run "pages_that_read_outcomes" {
+  command = plan
+
+  variables {
+    name               = "fleet-staging"
+    web_reads_outcomes = true
+  }
+
+  assert {
+    condition     = google_project_iam_member.web_reads_outcomes[0].member == google_pubsub_topic_iam_member.web_reads_outcomes[0].member
+    error_message = "somebody else reads outcomes"
+  }
+  assert {
+    condition     = google_project_iam_custom_role.outcomes_reader[0].role_id == "fleet_staging_outcomes_reader"
+    error_message = "two environments make one role"
+  }
+  assert {
+    condition     = toset(google_project_iam_custom_role.outcomes_reader[0].permissions) == toset(["pubsub.subscriptions.consume", "pubsub.subscriptions.create", "pubsub.subscriptions.delete"])
+    error_message = "the pages may do more than to make, read and delete subscriptions"
+  }
+}
