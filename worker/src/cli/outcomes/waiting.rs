@@ -167,6 +167,9 @@ fn bar(jobs: usize) -> ProgressBar {
 }
 
 fn summary(ends: &BTreeMap<&str, usize>) -> String {
+    if ends.is_empty() {
+        return "no jobs".to_owned();
+    }
     let mut text = String::new();
     for (status, count) in ends {
         let comma = if text.is_empty() { "" } else { ", " };
@@ -204,5 +207,6 @@ mod tests {
         assert!(!rejected.is::<MustConsent>());
         let ends = BTreeMap::from([("done", 2), ("parked", 1)]);
         assert_eq!(summary(&ends), "2 done, 1 parked");
+        assert_eq!(summary(&BTreeMap::new()), "no jobs");
     }
 }
