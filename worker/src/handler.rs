@@ -1,5 +1,6 @@
 //! What a kind of job does.
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use crate::job::Job;
@@ -10,11 +11,10 @@ use crate::session::Session;
 /// Does one kind of job. Called with at most `--concurrency` jobs at once, and with
 /// one job of a user at a time unless `--per-user` allows more.
 ///
-/// A closure that returns a boxed future is a handler too:
+/// An async function is a handler, and so is an async closure whose parameters' types are
+/// written down:
 ///
 /// ```
-/// use futures_util::FutureExt as _;
-/// use futures_util::future::BoxFuture;
 /// use worker::{Effect, Job, Json, Session, Verdict};
 ///
 /// #[derive(serde::Deserialize)]
@@ -24,26 +24,36 @@ use crate::session::Session;
 ///     row: Json,
 /// }
 ///
-/// fn append<'a>(job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
-///     async move {
-///         let Ok(Append { sheet, row }) = job.params.read() else {
-///             return Verdict::reject("`sheet` and `row` are needed").effect(Effect::None);
-///         };
-///         let url = format!("https://sheets.googleapis.com/v4/spreadsheets/{sheet}/values/A1:append");
-///         let request = match session.request(reqwest::Method::POST, &url) {
-///             Ok(request) => request.query(&[("valueInputOption", "RAW")]),
-///             Err(why) => return Verdict::reject(why.to_string()).effect(Effect::None),
-///         };
-///         match request.json(&row).send().await {
-///             Ok(response) => Verdict::of_response(response).await,
-///             Err(error) => Verdict::of_call_error(&error),
-///         }
+/// async fn append(job: &Job, session: &Session<'_>) -> Verdict {
+///     let Ok(Append { sheet, row }) = job.params.read() else {
+///         return Verdict::reject("`sheet` and `row` are needed").effect(Effect::None);
+///     };
+///     let url = format!("https://sheets.googleapis.com/v4/spreadsheets/{sheet}/values/A1:append");
+///     let request = match session.request(reqwest::Method::POST, &url) {
+///         Ok(request) => request.query(&[("valueInputOption", "RAW")]),
+///         Err(why) => return Verdict::reject(why.to_string()).effect(Effect::None),
+///     };
+///     match request.json(&row).send().await {
+///         Ok(response) => Verdict::of_response(response).await,
+///         Err(error) => Verdict::of_call_error(&error),
 ///     }
-///     .boxed()
 /// }
 /// # fn is_a_handler(_: impl worker::Handler) {}
 /// # is_a_handler(append);
+/// is_a_handler(async |job: &Job, session: &Session| {
+///     Verdict::done(serde_json::json!({ "hello": job.user.as_str() }))
+/// });
 /// ```
+///
+/// The future must be `Send`, and the closure may capture references to what lives for ever,
+/// but own nothing that the future borrows. A handler with state of its own implements the
+/// trait.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does no jobs",
+    note = "an async function or closure does: `async |job: &Job, session: &Session| {{ … }}`, \
+            with both types written down, a `Verdict` in the end, and a future that is `Send` and \
+            borrows nothing from the closure; a type with state implements `worker::Handler`"
+)]
 pub trait Handler: Send + Sync + 'static {
     /// Runs `job` as the user of `session`.
     ///
@@ -65,11 +75,74 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
+/// An async function of a job and a session; every one whose future is `Send` is one. It is
+/// here to be named in the bound of a function that takes some: [`Handler`] is what to
+/// implement.
+pub trait AsyncHandler<'a>: Fn(&'a Job, &'a Session<'a>) -> Self::Running {
+    /// The running job.
+    type Running: Future<Output = Verdict> + Send + 'a;
+}
+
+impl<'a, F, R> AsyncHandler<'a> for F
+where
+    F: Fn(&'a Job, &'a Session<'a>) -> R,
+    R: Future<Output = Verdict> + Send + 'a,
+{
+    type Running = R;
+}
+
 impl<F> Handler for F
 where
-    F: for<'a> Fn(&'a Job, &'a Session<'a>) -> BoxFuture<'a, Verdict> + Send + Sync + 'static,
+    F: for<'a> AsyncHandler<'a> + Send + Sync + 'static,
 {
     fn handle<'a>(&'a self, job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
-        self(job, session)
+        self(job, session).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::session::stand::carrier;
+
+    async fn function(job: &Job, session: &Session<'_>) -> Verdict {
+        tokio::task::yield_now().await;
+        Verdict::reject(format!("{} of {}", job.id, session.user().as_str()))
+    }
+
+    fn boxed<'a>(job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
+        function(job, session).boxed()
+    }
+
+    struct WithState(String);
+
+    impl Handler for WithState {
+        fn handle<'a>(&'a self, _: &'a Job, _: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
+            async { Verdict::reject(self.0.as_str()) }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn whatever_is_async_and_takes_a_job_and_a_session() {
+        let (carrier, credentials) = carrier("http://127.0.0.1:1").await;
+        let session = Session::new(&carrier, credentials);
+        let job = Job::decode(br#"{"id": "j", "user": "ann", "kind": "k"}"#, "m").unwrap();
+        let shared = Arc::new("of ann".to_owned());
+        let handlers: [Arc<dyn Handler>; 5] = [
+            Arc::new(function),
+            Arc::new(boxed),
+            Arc::new(async |job: &Job, session: &Session| function(job, session).await),
+            Arc::new(move |job: &Job, _: &Session| {
+                let (id, shared) = (job.id.clone(), Arc::clone(&shared));
+                async move { Verdict::reject(format!("{id} {shared}")) }
+            }),
+            Arc::new(WithState("j of ann".to_owned())),
+        ];
+        for handler in handlers {
+            let verdict = handler.handle(&job, &session).await;
+            assert_eq!(verdict, Verdict::reject("j of ann"));
+        }
     }
 }

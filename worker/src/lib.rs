@@ -58,7 +58,7 @@ pub use calls::{ApiRequest, CallError};
 pub use cli::fleet;
 pub use dedupe::Dedupe;
 pub use effect::{CallLedger, CallUnderWay, Calls, Effect, Knowledge};
-pub use handler::Handler;
+pub use handler::{AsyncHandler, Handler};
 pub use job::Job;
 pub use json::Json;
 pub use logged_user::{LoggedUser, log_user, log_user_ids};
