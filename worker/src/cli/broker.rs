@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::forward::{Broker, Clients, Users, credentials, read_keys};
+use crate::replica::Stop;
 use anyhow::Context as _;
 use clap::{ArgMatches, FromArgMatches, Subcommand};
 use shared::adapters::SystemClock;
 use shared::ports::Clock;
 use shared::{Secret, UserId, file_text};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::connect::{StoreArgs, read_secret, read_small, user_id};
 use super::environment::Place;
 use super::output::{self, Usage};
-use super::signals::stop_by_signals;
 
 /// Serving is the command itself, so that it needs no bucket where another is named.
 #[derive(Debug)]
@@ -173,8 +172,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let broker = Broker::open(listen, Arc::clone(&clients)).await?;
     let address = broker.address()?;
     info!(%address, "giving tokens to programs that have the key");
-    let stop = CancellationToken::new();
-    stop_by_signals(&stop)?;
+    let stop = Stop::by_signals().context("signals cannot be watched")?.drain;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let serving = broker.serve(connected.store.clone(), Arc::clone(&clock), stop);
     tokio::select! {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use crate::health;
 use crate::metrics::{self, Process, Render};
 use crate::pubsub::Publisher;
+use crate::replica::Stop;
 use crate::web::{OutcomesTopic, Site, serve};
 use anyhow::Context as _;
 use shared::adapters::{HttpProvider, SystemClock};
 use shared::consent::{Consent, SessionKey};
 use shared::is_loopback;
 use shared::ports::{Clock, Provider};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
@@ -21,10 +21,9 @@ use super::connect::{ProjectArgs, StoreArgs, read_secret, revoke_url, userinfo_u
 use super::environment::Place;
 use super::events::EventArgs;
 use super::optional_path::{given, path_or_nothing};
+use super::orphan::watch_stdin;
 use super::output::Usage;
-use super::signals::stop_by_signals;
 use super::web_brand::BrandArgs;
-use super::worker::watch_stdin;
 use crate::telemetry::prometheus::Scrape;
 
 #[derive(Debug, clap::Args)]
@@ -153,8 +152,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         clock,
         public_url: public_url.clone(),
     };
-    let stop = CancellationToken::new();
-    stop_by_signals(&stop)?;
+    let stop = Stop::by_signals().context("signals cannot be watched")?.drain;
     if pages.until_stdin_closes {
         let stop = stop.clone();
         tokio::spawn(async move {

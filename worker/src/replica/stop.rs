@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -20,6 +21,33 @@ pub struct Stop {
     pub drain: CancellationToken,
     /// Do not wait for running jobs.
     pub cut: CancellationToken,
+}
+
+impl Stop {
+    /// One that is asked by SIGTERM or SIGINT: the first drains, the second cuts. From now on
+    /// these signals do nothing else.
+    ///
+    /// # Errors
+    /// When the system lets no signal be watched.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn by_signals() -> std::io::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = Self::default();
+        let asked = stop.clone();
+        tokio::spawn(async move {
+            for token in [&asked.drain, &asked.cut] {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                token.cancel();
+            }
+        });
+        Ok(stop)
+    }
 }
 
 /// When running jobs are cut: what is left of `drain` is for writing their ends.

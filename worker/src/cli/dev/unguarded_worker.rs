@@ -3,8 +3,8 @@
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
+use super::super::orphan::watch_stdin;
 use super::super::output::Usage;
-use super::super::worker::watch_stdin;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -5,16 +5,16 @@ mod waiting;
 
 use std::time::Duration;
 
+use crate::replica::Stop;
 use crate::told::{Outcomes, Told};
+use anyhow::Context as _;
 use shared::UserId;
 use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
-use tokio_util::sync::CancellationToken;
 
 use super::connect::{ProjectArgs, duration, user_id};
 use super::environment::Place;
 use super::output;
-use super::signals::stop_by_signals;
 
 pub(super) use waiting::{Awaited, WaitArgs};
 
@@ -54,8 +54,7 @@ const WAIT: Duration = Duration::from_secs(10);
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::from_env()?;
     let topic = args.project.topic("--outcomes-topic", &args.outcomes_topic)?;
-    let stop = CancellationToken::new();
-    stop_by_signals(&stop)?;
+    let stop = Stop::by_signals().context("signals cannot be watched")?.drain;
     let mut outcomes = open(&place, &topic, &args.user).await?;
     let shown = tokio::select! {
         biased;

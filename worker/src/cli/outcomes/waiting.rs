@@ -6,7 +6,9 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use crate::outcome::Status;
+use crate::replica::Stop;
 use crate::told::{Outcomes, Told, ToldOutcome};
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use shared::UserId;
 use shared::adapters::SystemClock;
@@ -16,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use super::super::connect::{ProjectArgs, duration};
 use super::super::environment::Place;
 use super::super::output::{self, MustConsent, Usage};
-use super::super::signals::stop_by_signals;
 use super::{close, open, table};
 
 #[derive(Debug, clap::Args)]
@@ -72,8 +73,7 @@ impl WaitArgs {
         let topic = topic.ok_or_else(|| {
             Usage("--wait needs --outcomes-topic (FLEET_OUTCOMES_TOPIC), where the workers publish outcomes".to_owned())
         })?;
-        let stop = CancellationToken::new();
-        stop_by_signals(&stop)?;
+        let stop = Stop::by_signals().context("signals cannot be watched")?.drain;
         let outcomes = open(place, &topic, users).await?;
         Ok(Some(Waiting { outcomes, timeout: self.timeout, json, stop }))
     }
