@@ -916,3 +916,50 @@ async fn an_answer_too_large_to_store_is_a_lost_grant_and_costs_one_call_per_lea
     assert!(error.to_string().contains("bytes"), "{error}");
     assert_eq!(fleet.replica("reader").read_record(&user).await.unwrap(), record);
 }
+
+/// Who needs a token for a long job waits for one; who needs any token goes on with the old one.
+#[tokio::test(start_paused = true)]
+async fn a_token_with_too_little_left_is_renewed_for_whoever_needs_more() {
+    let fleet = Fleet::new(true);
+    let ann = fleet.user("ann").await;
+    let store = fleet.replica("a");
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let first = store.get_credentials(&ann).await.unwrap();
+    pass(minutes(20)).await;
+    let lasting = store.get_credentials_lasting(&ann, minutes(30)).await.unwrap();
+    assert_eq!(lasting.grant_id(), first.grant_id(), "it has 40 minutes left");
+    pass(minutes(15)).await;
+    let (one, two) = tokio::join!(
+        store.get_credentials_lasting(&ann, minutes(30)),
+        store.get_credentials_lasting(&ann, minutes(40)),
+    );
+    let second = one.unwrap();
+    assert_ne!(second.grant_id(), first.grant_id());
+    assert_eq!(two.unwrap().grant_id(), second.grant_id(), "both wait for one refresh");
+    assert_eq!(fleet.provider.calls(), 1);
+
+    // More than any token has is asked for again and again.
+    for _ in 0..10 {
+        store.get_credentials_lasting(&ann, minutes(600)).await.unwrap();
+    }
+    assert_eq!(fleet.provider.calls(), 1, "it is as good as new");
+    pass(store.policy().lease_ttl + Duration::from_secs(1)).await;
+    store.get_credentials_lasting(&ann, minutes(600)).await.unwrap();
+    assert_eq!(fleet.provider.calls(), 2);
+
+    // Another replica has just renewed it: that is taken, and nothing sent.
+    let other = fleet.replica("b");
+    other.get_credentials(&ann).await.unwrap();
+    pass(minutes(40)).await;
+    let third = store.get_credentials_lasting(&ann, minutes(30)).await.unwrap();
+    let theirs = other.get_credentials_lasting(&ann, minutes(30)).await.unwrap();
+    assert_eq!(theirs.grant_id(), third.grant_id());
+    assert_eq!(fleet.provider.calls(), 3);
+    // The provider serves nobody at the moment: the token at hand is for those whom it suits.
+    pass(minutes(40)).await;
+    fleet.provider.fail(AnswerFault::NotNow(Some(minutes(10))));
+    let refused = store.get_credentials_lasting(&ann, minutes(30)).await;
+    assert!(matches!(refused, Err(Error::Later { .. })), "{refused:?}");
+    let at_hand = store.get_credentials(&ann).await.unwrap();
+    assert_eq!(at_hand.grant_id(), third.grant_id());
+}

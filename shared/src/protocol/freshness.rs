@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::policy::Policy;
 use crate::ports::{Generation, Monotonic, Now};
 use crate::record::{GrantId, TokenRecord};
@@ -55,6 +57,14 @@ impl Rejected {
     }
 }
 
+/// How long a token is good for yet.
+enum Left {
+    /// So long by this replica's own count, which alone counts in the first half of its life.
+    Young(Duration),
+    /// So long.
+    For(Duration),
+}
+
 impl Held {
     /// Judges the token. *Usable* means: active, with at least `min_ttl` left by
     /// the local clock and its grant not reported as rejected here. A grant that
@@ -86,16 +96,10 @@ impl Held {
         if !record.is_active() || rejected.contains(&record.grant_id) {
             return Freshness::Unusable;
         }
-        let mut left = Duration::MAX;
-        if let (Some(obtained_at), Some(life)) = (self.obtained_at, record.expires_in) {
-            let age = now.monotonic.since(obtained_at);
-            if age < life / 2 {
-                return Freshness::Fresh;
-            }
-            left = life.saturating_sub(age);
-        }
-        let by_wall = Duration::try_from(expires_at.duration_since(now.wall));
-        left = left.min(by_wall.unwrap_or(Duration::ZERO));
+        let left = match self.left(expires_at, now) {
+            Left::Young(_) => return Freshness::Fresh,
+            Left::For(left) => left,
+        };
         if left.is_zero() || left < policy.min_ttl_for(record.expires_in) {
             Freshness::Unusable
         } else if left <= ahead {
@@ -103,6 +107,31 @@ impl Held {
         } else {
             Freshness::Fresh
         }
+    }
+
+    /// How long the token is good for yet.
+    fn left(&self, expires_at: Timestamp, now: Now) -> Left {
+        let mut left = Duration::MAX;
+        if let (Some(obtained_at), Some(life)) = (self.obtained_at, self.record.expires_in) {
+            let age = now.monotonic.since(obtained_at);
+            left = life.saturating_sub(age);
+            if age < life / 2 {
+                return Left::Young(left);
+            }
+        }
+        let by_wall = Duration::try_from(expires_at.duration_since(now.wall));
+        Left::For(left.min(by_wall.unwrap_or(Duration::ZERO)))
+    }
+
+    /// Whether the token is good for at least so long, or for as long as a new one: more than
+    /// its life less one lease ttl nobody gets, so that whoever asks for more does not have the
+    /// user refreshed again and again.
+    pub fn lasts(&self, at_least: Duration, policy: &Policy, now: Now) -> bool {
+        let record = &self.record;
+        let Some(expires_at) = record.expires_at else { return false };
+        let longest = record.expires_in.map(|life| life.saturating_sub(policy.lease_ttl));
+        let (Left::Young(left) | Left::For(left)) = self.left(expires_at, now);
+        left >= at_least.min(longest.unwrap_or(Duration::MAX))
     }
 
     /// How old the grant is. One that this replica obtained ages from when its request was
@@ -175,6 +204,25 @@ mod tests {
         assert_eq!(judge(&token, 3299), Freshness::Fresh);
         assert_eq!(judge(&token, 3300), Freshness::Due);
         assert_eq!(judge(&token, 3600), Freshness::Unusable);
+    }
+
+    #[test]
+    fn a_token_lasts_as_long_as_is_asked_or_as_a_new_one() {
+        let lasts = |held: &Held, at: i64, at_least: u64| {
+            held.lasts(Duration::from_secs(at_least), &Policy::default(), now_at(at))
+        };
+        let theirs = held(3600, 3600, None);
+        assert!(lasts(&theirs, 0, 1800) && lasts(&theirs, 1800, 1800));
+        assert!(!lasts(&theirs, 1801, 1800));
+        assert!(lasts(&theirs, 30, 9999) && !lasts(&theirs, 31, 9999), "one lease ttl");
+        // The wall clock is wrong, and the grant was obtained here.
+        let own = held(-600, 3600, Some(0));
+        assert!(lasts(&own, 1799, 1801) && !lasts(&own, 1799, 1802) && !lasts(&own, 1800, 1));
+        let mut unstated = held(600, 600, None);
+        unstated.record.expires_in = None;
+        assert!(lasts(&unstated, 0, 600) && !lasts(&unstated, 1, 600));
+        unstated.record.expires_at = None;
+        assert!(!lasts(&unstated, 0, 0));
     }
 
     #[test]

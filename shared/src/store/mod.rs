@@ -9,6 +9,7 @@ mod drive;
 mod entry;
 mod inquiring;
 mod landing;
+mod obtaining;
 mod rejected;
 mod requests;
 mod reseal;
@@ -22,14 +23,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
 use crate::policy::Policy;
 use crate::ports::{Audit, Bucket, BucketError, Clock, Monotonic, Randomness, TokenEndpoint};
-use crate::protocol::{Breaker, Flight, Freshness, Identity, Inquiry, Stored, Trouble};
+use crate::protocol::{Breaker, Identity, Inquiry, Stored, Trouble};
 use crate::record::{RecordCodec, TokenRecord};
 use crate::sealing::Sealing;
 use crate::user_id::UserId;
@@ -42,8 +42,8 @@ pub use revoke::Revoked;
 pub use write::{Imported, Login};
 
 use counters::Counters;
-use entry::{Entries, Entry, EntryState, Phase, Running};
-use served::{ScopeSets, Served};
+use entry::Entries;
+use served::ScopeSets;
 
 /// How many users are kept in memory unless the builder is told otherwise.
 pub const DEFAULT_CACHED_USERS: usize = 100_000;
@@ -120,8 +120,27 @@ impl TokenStore {
         let at_hand = self.serve(&entry, &mut entry.lock(), ahead);
         match at_hand {
             Some(served) => Ok(Credentials(served)),
-            None => self.obtain(&entry).await.map(Credentials),
+            None => self.obtain(&entry, Duration::ZERO).await.map(Credentials),
         }
+    }
+
+    /// The same for a caller who needs a token that is good for `at_least` so long yet: one with
+    /// less left is renewed, and the caller waits for that. The bound is what a new token has:
+    /// asked for more than its life less one lease ttl, the store renews at most once per ttl,
+    /// and what it returns may have less.
+    ///
+    /// Other callers go on with the token at hand meanwhile, and when the renewal fails.
+    /// Cancelling it cancels the wait, never a refresh.
+    ///
+    /// # Errors
+    /// As [`TokenStore::get_credentials`].
+    pub async fn get_credentials_lasting(
+        &self,
+        user: &UserId,
+        at_least: Duration,
+    ) -> Result<Credentials, Error> {
+        let entry = self.0.entries.of(user);
+        self.obtain(&entry, at_least).await.map(Credentials)
     }
 
     /// What [`TokenStore::get_credentials`] would return at once; `None` where it would
@@ -129,141 +148,6 @@ impl TokenStore {
     pub fn credentials_in_memory(&self, user: &UserId) -> Option<Credentials> {
         let entry = self.0.entries.of(user);
         self.serve(&entry, &mut entry.lock(), Duration::ZERO).map(Credentials)
-    }
-
-    async fn obtain(&self, entry: &Arc<Entry>) -> Result<Arc<Served>, Error> {
-        let mut deadline = None;
-        // A flight that is under way may have got its token long before this
-        // call. One that begins later is this call's own, whatever it brings,
-        // so that a token that is never usable cannot make callers go round.
-        let mut older_flight = true;
-        loop {
-            let mut running = {
-                let mut state = entry.lock();
-                if let Some(held) = self.serve(entry, &mut state, Duration::ZERO) {
-                    return Ok(held);
-                }
-                if let Some(running) = &state.flight {
-                    running.clone()
-                } else {
-                    older_flight = false;
-                    self.start(entry, &mut state, true, Duration::ZERO)
-                }
-            };
-            let limit = self.0.policy.wait_limit;
-            let now = self.0.clock.monotonic();
-            let until = *deadline.get_or_insert_with(|| now.plus(limit));
-            tokio::select! {
-                biased;
-                outcome = self.join(entry, &mut running) => match outcome {
-                    Some(Ok(held)) => {
-                        if std::mem::take(&mut older_flight) && !self.is_usable(entry, &held) {
-                            continue;
-                        }
-                        return Ok(held);
-                    }
-                    // The flight's limit may end before this caller's own.
-                    Some(Err(Error::Busy(_)))
-                        if self.0.clock.monotonic() < until
-                            && !self.0.stopping.is_cancelled() => {}
-                    Some(Err(error)) if running.foreground => return Err(error),
-                    // Nobody waited for that flight; start one that insists.
-                    Some(Err(_)) | None => {}
-                },
-                () = self.0.clock.sleep(until.since(now)) => return Err(Error::waited(limit)),
-            }
-        }
-    }
-
-    fn is_usable(&self, entry: &Entry, served: &Served) -> bool {
-        let rejected = &entry.lock().memory.rejected;
-        let now = self.0.clock.now();
-        served.held().freshness(&self.0.policy, rejected, now) != Freshness::Unusable
-    }
-
-    /// The token in memory, when it may be handed out; starts a background flight when it
-    /// is due, for this caller `ahead` of its expiry at the latest.
-    fn serve(
-        &self,
-        entry: &Arc<Entry>,
-        state: &mut EntryState,
-        ahead: Duration,
-    ) -> Option<Arc<Served>> {
-        let served = Arc::clone(state.served.as_ref()?);
-        let now = self.0.clock.now();
-        let rejected = &state.memory.rejected;
-        match served.held().freshness_ahead(ahead, &self.0.policy, rejected, now) {
-            Freshness::Unusable => return None,
-            Freshness::Due if state.look_is_due(now.monotonic) => {
-                self.start(entry, state, false, ahead);
-            }
-            Freshness::Due | Freshness::Fresh => {}
-        }
-        Some(served)
-    }
-
-    fn start(
-        &self,
-        entry: &Arc<Entry>,
-        state: &mut EntryState,
-        foreground: bool,
-        ahead: Duration,
-    ) -> Running {
-        let flight = Flight::new(
-            entry.user.clone(),
-            Arc::clone(&self.0.policy),
-            self.0.identity.clone(),
-            state.served.as_ref().and_then(|served| served.held().generation),
-            foreground,
-            self.0.clock.monotonic(),
-        );
-        self.begin(entry, state, flight.ahead(ahead), foreground)
-    }
-
-    fn begin(
-        &self,
-        entry: &Arc<Entry>,
-        state: &mut EntryState,
-        flight: Flight,
-        foreground: bool,
-    ) -> Running {
-        let (sender, phase) = watch::channel(Phase::Flying);
-        let running = Running { phase, foreground };
-        state.flight = Some(running.clone());
-        entry.set_flying(true);
-        self.0.tasks.spawn(drive::drive(Arc::clone(&self.0), Arc::clone(entry), flight, sender));
-        running
-    }
-
-    /// Waits for a flight; `None` when it has to be looked at anew.
-    async fn join(
-        &self,
-        entry: &Arc<Entry>,
-        running: &mut Running,
-    ) -> Option<Result<Arc<Served>, Error>> {
-        loop {
-            let phase = running.phase.borrow_and_update().clone();
-            match phase {
-                Phase::Flying => {}
-                Phase::Serving => {
-                    let served = entry.lock().served.clone()?;
-                    if self.is_usable(entry, &served) {
-                        return Some(Ok(served));
-                    }
-                }
-                Phase::HeldElsewhere => return None,
-                Phase::Done(Ok(held)) => {
-                    let rejected =
-                        entry.lock().memory.rejected.contains(&held.held().record.grant_id);
-                    return (!rejected).then_some(Ok(held));
-                }
-                Phase::Done(Err(error)) => return Some(Err(error)),
-            }
-            if running.phase.changed().await.is_err() {
-                let why = "the task that renewed it ended unexpectedly; try again";
-                return Some(Err(Error::Unavailable(why.into())));
-            }
-        }
     }
 
     /// The stored record of `user`, read now, past the memory of this process.

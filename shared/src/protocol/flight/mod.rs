@@ -51,6 +51,7 @@ pub struct Flight {
     foreground: bool,
     /// Whoever began it wants a token renewed that has less than this left.
     ahead: Duration,
+    at_least: Duration,
     deadline: Monotonic,
     polls: Schedule,
     retries: Schedule,
@@ -86,6 +87,7 @@ impl Flight {
             held,
             foreground,
             ahead: Duration::ZERO,
+            at_least: Duration::ZERO,
             deadline: now.plus(policy.wait_limit),
             polls: Schedule::new(policy.poll_min, policy.poll_max),
             retries: Schedule::new(policy.retry_min, policy.retry_max),
@@ -101,6 +103,13 @@ impl Flight {
     #[must_use]
     pub fn ahead(self, ahead: Duration) -> Self {
         Self { ahead, ..self }
+    }
+
+    /// The same for a caller to whom only a token is good that lasts so long yet
+    /// ([`Held::lasts`]).
+    #[must_use]
+    pub fn at_least(self, at_least: Duration) -> Self {
+        Self { at_least, ..self }
     }
 
     /// A flight that writes `user`'s record again with the same values, so that it

@@ -43,12 +43,13 @@ impl Flight {
         }
         let held = self.hold(stored.record.clone(), Some(stored.generation), around);
         let now = around.now;
+        let lasts = self.at_least.is_zero() || held.lasts(self.at_least, &self.policy, now);
         match held.freshness_ahead(self.ahead, &self.policy, &around.memory.rejected, now) {
-            Freshness::Fresh => self.finish(Finish::Use(Box::new(held), Source::Adopted)),
-            Freshness::Due if self.held != Some(stored.generation) => {
+            Freshness::Fresh if lasts => self.finish(Finish::Use(Box::new(held), Source::Adopted)),
+            Freshness::Due if lasts && self.held != Some(stored.generation) => {
                 self.finish(Finish::Use(Box::new(held), Source::Adopted))
             }
-            Freshness::Due | Freshness::Unusable => {
+            Freshness::Fresh | Freshness::Due | Freshness::Unusable => {
                 if self.errand == Errand::Present {
                     return self.seek_lease(stored, around);
                 }
