@@ -23,7 +23,7 @@ use rustix::process::{Resource, getrlimit};
 use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,13 +43,37 @@ const FEWEST: u64 = 16;
 /// Pause after a connection could not be accepted, for want of descriptors mostly.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Where connections come from.
+pub(crate) trait Listener: Send {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and the peer's address if it has one. Cancel safe.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<SocketAddr>)>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        self.accept().await.map(|(stream, peer)| (stream, Some(peer)))
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, Option<SocketAddr>)> {
+        self.accept().await.map(|(stream, _)| (stream, None))
+    }
+}
+
 /// Serves `routes` until `stop`, then ends what is under way. Handlers find the peer's address
-/// as [`ConnectInfo`].
+/// as [`ConnectInfo`], if it has one.
 ///
 /// # Errors
 /// None at present: a failure to accept is waited past.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: impl Listener,
     routes: Router,
     stop: CancellationToken,
 ) -> io::Result<()> {
@@ -58,7 +82,7 @@ pub(crate) async fn serve(
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = listener.next() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -158,8 +182,8 @@ fn close_one(all: &mut BTreeMap<u64, Open>) -> bool {
 
 /// Serves one connection to its end; its ID.
 async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Option<SocketAddr>,
     routes: Router,
     open: Open,
     stop: CancellationToken,
@@ -196,7 +220,7 @@ async fn connection(
 
 async fn answer(
     request: Request<Incoming>,
-    peer: SocketAddr,
+    peer: Option<SocketAddr>,
     mut routes: Router,
     doing: &watch::Sender<Doing>,
 ) -> Response {
@@ -210,7 +234,9 @@ async fn answer(
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     doing.send_replace(Doing::Busy);
-    head.extensions.insert(ConnectInfo(peer));
+    if let Some(peer) = peer {
+        head.extensions.insert(ConnectInfo(peer));
+    }
     let Ok(response) = routes.call(Request::from_parts(head, Body::from(body))).await;
     response
 }
@@ -231,12 +257,12 @@ async fn too_long(mut doing: watch::Receiver<Doing>) {
 }
 
 /// A stream whose idle end is noticed: the first byte of the next request.
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     doing: watch::Sender<Doing>,
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -257,7 +283,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

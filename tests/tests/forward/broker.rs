@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::stage::{Cloud, Stage};
+use tests::write_secret;
 use url::form_urlencoded;
 
 /// Asks as a library does with a credentials file.
-async fn ask(credentials: &Value) -> anyhow::Result<(u16, Value)> {
+pub(crate) async fn ask(credentials: &Value) -> anyhow::Result<(u16, Value)> {
     let part = |name: &str| credentials[name].as_str().unwrap_or_default().to_owned();
     let form = form_urlencoded::Serializer::new(String::new())
         .append_pair("grant_type", "refresh_token")
@@ -34,7 +35,7 @@ async fn programs_with_the_key_act_as_the_users_that_they_may_act_as() -> anyhow
     let file = stage.path("broker.key").display().to_string();
     let users = stage.path("users").display().to_string();
     std::fs::write(&users, "ann\nnobody\n")?;
-    std::fs::write(&file, format!("{new}\n{key}\n"))?;
+    write_secret(&file, format!("{new}\n{key}\n"))?;
     let flags = ["broker", "--listen", "127.0.0.1:0", "--key", &file, "--users", &users];
     let mut broker = stage.start_with_descriptors(&flags, 1024)?;
     let line = broker.wait_for(|line| line["address"].is_string()).await?;
@@ -73,9 +74,9 @@ async fn programs_with_the_key_act_as_the_users_that_they_may_act_as() -> anyhow
 async fn settings_of_a_broker_that_cannot_work_are_named() -> anyhow::Result<()> {
     let stage = Stage::set(Cloud::embedded().await?).await?;
     let (short, missing) = (stage.path("short.key"), stage.path("missing.key"));
-    std::fs::write(&short, "short")?;
+    write_secret(&short, "short")?;
     let good = stage.path("good.key");
-    std::fs::write(&good, "k".repeat(44))?;
+    write_secret(&good, "k".repeat(44))?;
     let text = |path: &std::path::Path| path.display().to_string();
     let (short, missing, good) = (text(&short), text(&missing), text(&good));
     for (flags, says) in [
@@ -83,7 +84,9 @@ async fn settings_of_a_broker_that_cannot_work_are_named() -> anyhow::Result<()>
         (&["--key", &*missing], "cannot read"),
         (&["--key", &*good, "--listen", "0.0.0.0:0"], "must be a loopback address"),
         (&["--key", &*good, "--users", "not-there"], "cannot read not-there"),
+        (&["--key", &*good, "--listen", "unix:broker.sock"], "unix:/PATH"),
         (&["credentials", "ann", "--key", &*short], "less than 32 characters"),
+        (&["credentials", "ann", "--key", &*good, "--listen", "unix:/run/b.sock"], "fleet token"),
     ] {
         let output = stage.fleet(&[&["broker"], flags].concat()).await?;
         assert_eq!(output.code, 2, "{flags:?}: {}", output.stderr);

@@ -1,11 +1,10 @@
 //! `fleet broker`: access tokens for programs that are no jobs.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::forward::{Broker, Clients, Users, credentials, read_keys};
+use crate::forward::{Broker, Clients, Listen, Users, credentials, read_keys};
 use crate::replica::Stop;
 use anyhow::Context as _;
 use clap::{ArgMatches, FromArgMatches, Subcommand};
@@ -67,9 +66,10 @@ is read again when it changes.")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     store: StoreArgs,
-    /// Where programs ask for tokens: a loopback address
+    /// Where programs ask for tokens: a loopback address, or `unix:/PATH` for a socket that only
+    /// its owner can open
     #[arg(long, env = "FLEET_BROKER_LISTEN", default_value = LISTEN)]
-    listen: SocketAddr,
+    listen: Listen,
     /// Path of the key that programs ask with; two in it while they are changed, a line each
     #[arg(long, env = "FLEET_BROKER_KEY", value_name = "FILE")]
     key: PathBuf,
@@ -96,15 +96,16 @@ The file has the key in it: keep it as you keep that.")]
         /// The stored user's ID
         #[arg(value_name = "USER_ID", value_parser = user_id)]
         user: UserId,
-        /// Where the broker listens
+        /// Where the broker listens: no socket, which libraries cannot ask at
         #[arg(long, env = "FLEET_BROKER_LISTEN", default_value = LISTEN)]
-        listen: SocketAddr,
+        listen: Listen,
         /// Path of the broker's key
         #[arg(long, env = "FLEET_BROKER_KEY", value_name = "FILE")]
         key: PathBuf,
     },
 }
 
+/// The keys of a file, the newer first.
 fn keys(path: &Path) -> Result<Vec<Secret>, Usage> {
     let text = text(path, &read_secret(path)?)?;
     read_keys(&text).map_err(|why| Usage(format!("--key: {} {why}", path.display())))
@@ -156,20 +157,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let ServeArgs { store, listen, key, users: named } = match args {
         Args::Serve(args) => args,
         Args::Other(Command::Credentials { user, listen, key }) => {
+            let Listen::Address(address) = listen else {
+                return Err(Usage(format!(
+                    "--listen is {listen}, and client libraries cannot ask at a socket: run a broker that listens on 127.0.0.1, or ask this one by `fleet token`"
+                ))
+                .into());
+            };
             let keys = keys(&key)?;
             let key = keys.first().context("a file without keys was refused")?;
-            return output::json(&credentials(listen, key, &user));
+            return output::json(&credentials(address, key, &user));
         }
     };
     let known = keys(&key)?;
     let clients = Arc::new(Clients::new(&known, users(named.as_deref())?));
-    if !listen.ip().is_loopback() {
-        let text = format!("--listen is {listen}; it must be a loopback address");
-        return Err(Usage(text).into());
-    }
     let place = Place::from_env()?;
     let connected = store.connect(&place).await?;
-    let broker = Broker::open(listen, Arc::clone(&clients)).await?;
+    let broker = Broker::open(&listen, Arc::clone(&clients)).await?;
     let address = broker.address()?;
     info!(%address, "giving tokens to programs that have the key");
     let stop = Stop::by_signals().context("signals cannot be watched")?.drain;

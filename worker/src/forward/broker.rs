@@ -1,12 +1,12 @@
 //! The token endpoint for programs that are no jobs.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
 use shared::ports::Clock;
 use shared::{Secret, TokenStore, UserId};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::http_server;
@@ -14,32 +14,32 @@ use crate::http_server;
 use super::ForwardError;
 use super::clients::Clients;
 use super::event::CredentialsObject;
+use super::listen::{Listen, Open};
 use super::token_endpoint::{Callers, TokenEndpoint};
 
 /// Gives access tokens to whoever has a key.
 #[derive(Debug)]
 pub struct Broker {
-    listener: TcpListener,
+    listener: Open,
     clients: Arc<Clients>,
 }
 
 impl Broker {
-    /// Opens its address; it answers from [`Broker::serve`] on.
+    /// Opens its address or socket; it answers from [`Broker::serve`] on. A socket is removed
+    /// in the end.
     ///
     /// # Errors
-    /// [`ForwardError::Listen`].
-    pub async fn open(address: SocketAddr, clients: Arc<Clients>) -> Result<Self, ForwardError> {
-        let failed = |source| ForwardError::Listen { address, flag: "--listen", source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        Ok(Self { listener, clients })
+    /// [`ForwardError::Listen`], [`ForwardError::Socket`].
+    pub async fn open(listen: &Listen, clients: Arc<Clients>) -> Result<Self, ForwardError> {
+        Ok(Self { listener: listen.open().await?, clients })
     }
 
     /// Where it listens.
     ///
     /// # Errors
     /// When the system does not say.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+    pub fn address(&self) -> io::Result<Listen> {
+        self.listener.address()
     }
 
     /// Serves tokens from `store` until `stop`, then ends what is under way.
@@ -51,10 +51,15 @@ impl Broker {
         store: TokenStore,
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
-    ) -> std::io::Result<()> {
+    ) -> io::Result<()> {
         let callers = Callers::Clients(self.clients);
         let endpoint = TokenEndpoint { callers, store, clock };
-        http_server::serve(self.listener, endpoint.routes(), stop).await
+        match self.listener {
+            Open::Tcp(listener) => http_server::serve(listener, endpoint.routes(), stop).await,
+            Open::Unix(listener, _file) => {
+                http_server::serve(listener, endpoint.routes(), stop).await
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod clients;
 mod event;
 mod forwarder;
 mod handles;
+mod listen;
 mod renewals;
 mod scopes;
 mod target;
@@ -25,6 +26,7 @@ mod token_request;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -47,6 +49,7 @@ use token_endpoint::{Callers, TokenEndpoint};
 
 pub use broker::{Broker, credentials};
 pub use clients::{Clients, Users, read_keys};
+pub use listen::{BadListen, Listen};
 pub use target::{BadRoute, Route, Target};
 
 /// How many jobs of a kind a handler does at once, unless the operator says otherwise.
@@ -88,6 +91,17 @@ pub enum ForwardError {
         flag: &'static str,
         /// The address.
         address: SocketAddr,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// Choose another path, or see who else has this one.
+    #[error(
+        "cannot listen on unix:{}: {source}; its folder must exist and be writable, and no other \
+         broker may be there", .path.display()
+    )]
+    Socket {
+        /// The socket's path.
+        path: PathBuf,
         /// What is wrong with it.
         source: std::io::Error,
     },

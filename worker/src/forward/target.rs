@@ -20,7 +20,7 @@ pub struct Route {
     pub target: Target,
 }
 
-/// An HTTP handler on this machine.
+/// An HTTP server on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// `http://127.0.0.1:PORT/…` or `http://[::1]:PORT/…`. A name is none: another user of the
@@ -50,6 +50,11 @@ fn is_kind(text: &str) -> bool {
         && text.bytes().all(plain)
 }
 
+/// The path of `unix:PATH`, which must be absolute.
+pub(super) fn unix_path(text: &str) -> Option<PathBuf> {
+    text.strip_prefix("unix:").filter(|path| path.starts_with('/')).map(PathBuf::from)
+}
+
 impl FromStr for Route {
     type Err = BadRoute;
 
@@ -76,8 +81,8 @@ impl FromStr for Target {
                  unix:/PATH"
             ))
         };
-        if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(bad()) };
+        if let Some(path) = unix_path(text) {
+            return Ok(Self::Unix(path));
         }
         // As it is written: a parser makes an address of `127.1` and of `0x7f000001`.
         let rest = text.strip_prefix("http://").ok_or_else(bad)?;
