@@ -7,4 +7,5 @@ mod broker;
 mod function;
 mod python;
 mod refusals;
+mod rotation;
 mod stopping;

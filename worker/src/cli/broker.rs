@@ -114,17 +114,19 @@ fn keys(path: &Path) -> Result<Vec<Secret>, Usage> {
 /// Takes up the keys of the file when they change, so that nobody is refused meanwhile. A file
 /// that cannot be used changes nothing.
 async fn follow_keys(path: &Path, mut known: Vec<Secret>, clients: &Clients, clock: &dyn Clock) {
-    let mut told = None;
+    let (mut told, mut seen) = (None, known.clone());
     loop {
         clock.sleep(LOOK).await;
         match keys(path) {
             Ok(now) => {
                 told = None;
-                if now != known {
+                // What was something else at the last look may be half written.
+                if now != known && now == seen {
                     clients.change_keys(&now);
                     info!(keys = now.len(), "the keys have changed");
-                    known = now;
+                    known.clone_from(&now);
                 }
+                seen = now;
             }
             Err(Usage(why)) => {
                 if told.as_ref() != Some(&why) {
@@ -180,7 +182,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let serving = broker.serve(connected.store.clone(), Arc::clone(&clock), stop);
     tokio::select! {
         served = serving => served?,
-        () = follow_keys(&key, known, &clients, &*clock) => {}
+        // What was read from stdin does not change.
+        () = follow_keys(&key, known, &clients, &*clock), if key.as_os_str() != "-" => {}
     }
     connected.finish().await;
     Ok(())
