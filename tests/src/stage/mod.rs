@@ -6,7 +6,7 @@ mod external;
 mod process;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -23,7 +23,7 @@ use crate::write_secret;
 
 pub use cloud::Cloud;
 pub use external::{LIMITS, Missing, leave_out};
-pub use process::{Output, Worker, fleet_binary};
+pub use process::{Output, Worker, example, fleet_binary, run, run_program};
 
 /// No test waits longer than this for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -98,7 +98,7 @@ impl Stage {
             stage.cloud.create_bucket(BUCKET).await?;
             variables.push(("FLEET_BUCKET".to_owned(), String::new()));
         }
-        let output = process::run(&setup, &variables).await?;
+        let output = run(&setup, &variables).await?;
         ensure!(output.code == 0, "setup failed: {}", output.stderr);
         let admin = Admin::connect(&stage.connection()).await.map_err(anyhow::Error::msg)?;
         let plan = SubscriptionPlan {
@@ -139,7 +139,8 @@ impl Stage {
         self.folder.path().join(name)
     }
 
-    fn environment(&self) -> Vec<(String, String)> {
+    /// The variables of this stage's commands.
+    pub fn environment(&self) -> Vec<(String, String)> {
         let mut variables: Vec<(String, String)> = [
             ("GOOGLE_CLOUD_PROJECT", PROJECT.to_owned()),
             ("PUBSUB_EMULATOR_HOST", self.cloud.pubsub.clone()),
@@ -170,7 +171,7 @@ impl Stage {
     /// # Errors
     /// When it cannot be started or does not end in time.
     pub async fn fleet(&self, args: &[&str]) -> anyhow::Result<Output> {
-        process::run(args, &self.environment()).await
+        run(args, &self.environment()).await
     }
 
     /// Starts a command with piped stderr; dropping it kills it.
@@ -197,6 +198,14 @@ impl Stage {
     /// When it cannot be started.
     pub fn start_worker(&self, flags: &[&str]) -> anyhow::Result<Worker> {
         Worker::start(flags, &self.environment())
+    }
+
+    /// Starts another program with this stage's variables.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_program(&self, program: &Path, args: &[&str]) -> anyhow::Result<Worker> {
+        Worker::start_program(program, args, &self.environment())
     }
 
     /// Starts a command that serves, as a process that may have so many descriptors open.

@@ -1,6 +1,6 @@
 //! The `fleet` binary as processes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context as _;
@@ -29,15 +29,27 @@ pub struct Output {
 /// When it was not built: cargo builds it with `cargo test --workspace`, and for
 /// a single package `cargo build` does.
 pub fn fleet_binary() -> PathBuf {
+    built("fleet")
+}
+
+/// An example of the package `worker`, which was built together with the running test.
+///
+/// # Panics
+/// When it was not built: `cargo test --workspace` and `cargo build --examples` do.
+pub fn example(name: &str) -> PathBuf {
+    built(&format!("examples/{name}"))
+}
+
+fn built(program: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let folder = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/TEST");
-    let binary = folder.join("fleet");
+    let program = folder.join(program);
     assert!(
-        binary.is_file(),
-        "{} is missing: run `cargo test --workspace`, or `cargo build` first",
-        binary.display()
+        program.is_file(),
+        "{} is missing: run `cargo test --workspace`, or `cargo build --examples` first",
+        program.display()
     );
-    binary
+    program
 }
 
 fn command(args: &[&str], variables: &[(String, String)]) -> Command {
@@ -57,10 +69,29 @@ fn with_variables(mut command: Command, variables: &[(String, String)]) -> Comma
     command
 }
 
-pub(super) async fn run(args: &[&str], variables: &[(String, String)]) -> anyhow::Result<Output> {
-    let output = tokio::time::timeout(PATIENCE, command(args, variables).output())
+/// Runs `fleet` to its end, with these variables and no others but `PATH` and `HOME`.
+///
+/// # Errors
+/// When it cannot be started or does not end in time.
+pub async fn run(args: &[&str], variables: &[(String, String)]) -> anyhow::Result<Output> {
+    run_program(&fleet_binary(), args, variables).await
+}
+
+/// The same of another program.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_program(
+    program: &Path,
+    args: &[&str],
+    variables: &[(String, String)],
+) -> anyhow::Result<Output> {
+    let mut command = Command::new(program);
+    command.args(args);
+    let output = with_variables(command, variables).output();
+    let output = tokio::time::timeout(PATIENCE, output)
         .await
-        .with_context(|| format!("fleet {args:?} does not end"))??;
+        .with_context(|| format!("{} {args:?} does not end", program.display()))??;
     Ok(Output {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -87,6 +118,16 @@ pub struct Worker {
 impl Worker {
     pub(super) fn start(flags: &[&str], variables: &[(String, String)]) -> anyhow::Result<Self> {
         Self::spawn(command(&[&["worker"], flags].concat(), variables))
+    }
+
+    pub(super) fn start_program(
+        program: &Path,
+        args: &[&str],
+        variables: &[(String, String)],
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(program);
+        command.args(args);
+        Self::spawn(with_variables(command, variables))
     }
 
     /// Starts any command as a process that may have so many descriptors open.

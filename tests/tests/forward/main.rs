@@ -9,3 +9,4 @@ mod python;
 mod refusals;
 mod rotation;
 mod stopping;
+mod token;

@@ -53,8 +53,8 @@ async fn settings_that_would_open_more_are_refused() -> anyhow::Result<()> {
     let stage = Stage::set(Cloud::embedded().await?).await?;
     let good = "greet=http://127.0.0.1:1/";
     for (flags, says) in [
-        (&["--forward", "greet=http://localhost:1/"][..], "is no handler"),
-        (&["--forward", "greet=http://10.0.0.1:1/"], "is no handler"),
+        (&["--forward", "greet=http://localhost:1/"][..], "names no server of this machine"),
+        (&["--forward", "greet=http://10.0.0.1:1/"], "names no server of this machine"),
         (&["--forward", "Greet=http://127.0.0.1:1/"], "is no kind"),
         (&["--forward", "profile=http://127.0.0.1:1/"], "kind profile is built in"),
         (&["--forward", good, "--forward", good], "names kind greet twice"),

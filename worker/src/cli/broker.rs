@@ -106,7 +106,7 @@ The file has the key in it: keep it as you keep that.")]
 }
 
 /// The keys of a file, the newer first.
-fn keys(path: &Path) -> Result<Vec<Secret>, Usage> {
+pub(super) fn keys(path: &Path) -> Result<Vec<Secret>, Usage> {
     let text = text(path, &read_secret(path)?)?;
     read_keys(&text).map_err(|why| Usage(format!("--key: {} {why}", path.display())))
 }

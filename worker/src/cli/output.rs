@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use serde_json::Value;
 use shared::profile::ProfileError;
 
+use crate::forward::BrokerError;
+
 /// The command line or the environment is wrong: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -90,6 +92,7 @@ pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
         cause.is::<MustConsent>()
             || cause.downcast_ref().is_some_and(consent)
             || matches!(cause.downcast_ref(), Some(ProfileError::Credentials(e)) if consent(e))
+            || matches!(cause.downcast_ref(), Some(BrokerError::NeedsConsent { .. }))
     });
     if must_consent {
         ExitCode::from(CONSENT)

@@ -11,6 +11,7 @@
 //! was given outlives its handle, by up to an hour.
 
 mod answer;
+mod asking;
 mod broker;
 mod clients;
 mod event;
@@ -47,6 +48,7 @@ use handles::Handles;
 use renewals::Renewals;
 use token_endpoint::{Callers, TokenEndpoint};
 
+pub(crate) use asking::{BrokerError, ask};
 pub use broker::{Broker, credentials};
 pub use clients::{Clients, Users, read_keys};
 pub use listen::{BadListen, Listen};

@@ -1,5 +1,6 @@
 //! Where the jobs of a kind are sent.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -77,8 +78,8 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, BadRoute> {
         let bad = || {
             BadRoute(format!(
-                "{text:?} is no handler: write http://127.0.0.1:PORT/…, http://[::1]:PORT/… or \
-                 unix:/PATH"
+                "{text:?} names no server of this machine: write http://127.0.0.1:PORT/…, \
+                 http://[::1]:PORT/… or unix:/PATH"
             ))
         };
         if let Some(path) = unix_path(text) {
@@ -99,6 +100,15 @@ impl FromStr for Target {
             return Err(bad());
         }
         Ok(Self::Http { url, address })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http { url, .. } => url.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 
@@ -171,20 +181,20 @@ mod tests {
             ("Greet=http://127.0.0.1:1/", "no kind"),
             ("9=http://127.0.0.1:1/", "no kind"),
             ("a b=http://127.0.0.1:1/", "no kind"),
-            ("k=", "no handler"),
-            ("k=http://localhost:1/", "no handler"),
-            ("k=http://127.0.0.1/", "no handler"),
-            ("k=http://127.0.0.1:0/", "no handler"),
-            ("k=http://127.1:80/", "no handler"),
-            ("k=http://0x7f000001:80/", "no handler"),
-            ("k=http://127.0.0.2:80/", "no handler"),
-            ("k=http://127.0.0.1:80@evil.test/", "no handler"),
-            ("k=http://u@127.0.0.1:80/", "no handler"),
-            ("k=http://127.0.0.1:80\\@evil.test/", "no handler"),
-            ("k=http://127.0.0.1:80/#x", "no handler"),
-            ("k=https://127.0.0.1:80/", "no handler"),
-            ("k=http://10.0.0.1:80/", "no handler"),
-            ("k=unix:relative", "no handler"),
+            ("k=", "no server"),
+            ("k=http://localhost:1/", "no server"),
+            ("k=http://127.0.0.1/", "no server"),
+            ("k=http://127.0.0.1:0/", "no server"),
+            ("k=http://127.1:80/", "no server"),
+            ("k=http://0x7f000001:80/", "no server"),
+            ("k=http://127.0.0.2:80/", "no server"),
+            ("k=http://127.0.0.1:80@evil.test/", "no server"),
+            ("k=http://u@127.0.0.1:80/", "no server"),
+            ("k=http://127.0.0.1:80\\@evil.test/", "no server"),
+            ("k=http://127.0.0.1:80/#x", "no server"),
+            ("k=https://127.0.0.1:80/", "no server"),
+            ("k=http://10.0.0.1:80/", "no server"),
+            ("k=unix:relative", "no server"),
         ] {
             let parsed = text.parse::<Route>();
             // What is after a backslash is a path to the parser.

@@ -18,7 +18,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use shared::consent::missing_scopes;
 use shared::ports::Clock;
-use shared::{ConsentReason, Credentials, Error, TokenStore, UserId};
+use shared::{ConsentReason, Credentials, Error, Reason, TokenStore, UserId};
 
 use crate::kinds::scopes;
 
@@ -65,6 +65,8 @@ enum Told {
         status: StatusCode,
         error: &'static str,
         why: &'static str,
+        /// Why the user must consent, if that is it.
+        reason: Option<Reason>,
     },
     /// Ask again after this time.
     Later(Duration),
@@ -82,6 +84,9 @@ struct Success<'a> {
 struct Refusal {
     error: &'static str,
     error_description: &'static str,
+    /// Fleet's own: a [`Reason`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
 }
 
 impl TokenEndpoint {
@@ -99,7 +104,15 @@ impl TokenEndpoint {
             Ok(caller) => caller,
             Err(told) => return told,
         };
-        let asking = self.store.get_credentials_ahead(caller.user(), AHEAD);
+        let asking = async {
+            match &caller {
+                // A job could have its user refreshed every ttl.
+                Caller::Client(user) if !request.min_ttl.is_zero() => {
+                    self.store.get_credentials_lasting(user, request.min_ttl).await
+                }
+                caller => self.store.get_credentials_ahead(caller.user(), AHEAD).await,
+            }
+        };
         let got = tokio::select! {
             biased;
             got = asking => got,
@@ -112,8 +125,14 @@ impl TokenEndpoint {
         match got {
             Ok(credentials) => granted(&caller, &request.scopes, credentials),
             Err(Error::NeedsConsent(why)) => {
+                let reason = why.reason();
                 caller.refused(Some(why));
-                Told::invalid_grant("the user must consent")
+                Told::Refused {
+                    status: StatusCode::BAD_REQUEST,
+                    error: "invalid_grant",
+                    why: "the user must consent",
+                    reason: Some(reason),
+                }
             }
             Err(error) => {
                 caller.refused(None);
@@ -161,13 +180,14 @@ impl TokenEndpoint {
                 };
                 (StatusCode::OK, serde_json::to_vec(&token))
             }
-            Told::Refused { status, error, why } => {
-                (*status, serde_json::to_vec(&Refusal { error, error_description: why }))
+            Told::Refused { status, error, why, reason } => {
+                let reason = reason.map(Reason::as_str);
+                (*status, serde_json::to_vec(&Refusal { error, error_description: why, reason }))
             }
             Told::Later(_) => {
                 let error = "temporarily_unavailable";
                 let error_description = "no token can be had at the moment; ask again later";
-                let refusal = Refusal { error, error_description };
+                let refusal = Refusal { error, error_description, reason: None };
                 (StatusCode::SERVICE_UNAVAILABLE, serde_json::to_vec(&refusal))
             }
         };
@@ -211,6 +231,7 @@ fn granted(caller: &Caller, asked: &[String], credentials: Credentials) -> Told 
         status: StatusCode::BAD_REQUEST,
         error: "invalid_scope",
         why: "the user has not granted a scope that is asked for",
+        reason: Some(Reason::ScopesMissing),
     }
 }
 
@@ -242,16 +263,16 @@ impl Told {
                 "only `refresh_token` is supported",
             ),
         };
-        Self::Refused { status, error, why }
+        Self::Refused { status, error, why, reason: None }
     }
 
     fn invalid_grant(why: &'static str) -> Self {
-        Self::Refused { status: StatusCode::BAD_REQUEST, error: "invalid_grant", why }
+        Self::Refused { status: StatusCode::BAD_REQUEST, error: "invalid_grant", why, reason: None }
     }
 
     fn invalid_client() -> Self {
         let (error, why) = ("invalid_client", "the key is not one of this broker's");
-        Self::Refused { status: StatusCode::UNAUTHORIZED, error, why }
+        Self::Refused { status: StatusCode::UNAUTHORIZED, error, why, reason: None }
     }
 
     /// Whatever is wrong with a handle: who guesses learns nothing.

@@ -1,5 +1,7 @@
 //! What the token endpoint is asked: RFC 6749, section 6, as libraries send it.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
@@ -19,6 +21,8 @@ pub(super) struct TokenRequest {
     pub(super) user: String,
     /// What it must allow at least.
     pub(super) scopes: Vec<String>,
+    /// For how long it must be good yet: Fleet's own parameter `min_ttl`, in seconds.
+    pub(super) min_ttl: Duration,
 }
 
 /// Why a question is none; RFC 6749's code, and a text that quotes nothing.
@@ -67,12 +71,16 @@ impl TokenRequest {
             (Some(secret), None) => Secret::new(secret),
             (None, secret) => secret.unwrap_or_else(|| Secret::new("")),
         };
+        let min_ttl = take("min_ttl").map_or(Ok(0), |seconds| seconds.parse());
+        let min_ttl =
+            min_ttl.map_err(|_| Invalid("`min_ttl` must be a whole number of seconds"))?;
         let scopes = take("scope").unwrap_or_default();
         let scopes = scopes.split(' ').filter(|scope| !scope.is_empty());
         Ok(Self {
             secret,
             user: take("refresh_token").unwrap_or_default(),
             scopes: scopes.map(str::to_owned).collect(),
+            min_ttl: Duration::from_secs(min_ttl),
         })
     }
 }
@@ -153,13 +161,16 @@ mod tests {
 
     fn question(secret: &str, user: &str, scopes: &[&str]) -> TokenRequest {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
-        TokenRequest { secret: Secret::new(secret), user: user.to_owned(), scopes }
+        let min_ttl = Duration::ZERO;
+        TokenRequest { secret: Secret::new(secret), user: user.to_owned(), scopes, min_ttl }
     }
 
     #[test]
     fn as_libraries_ask() {
         let python = "grant_type=refresh_token&client_id=fleet&client_secret=fake-handle&refresh_token=a%2Fb&scope=email+profile";
         assert_eq!(asked(python), Ok(question("fake-handle", "a/b", &["email", "profile"])));
+        let longer = asked(&format!("{python}&min_ttl=600")).unwrap();
+        assert_eq!(longer.min_ttl, Duration::from_secs(600));
         let basic = format!("Basic {}", STANDARD.encode("fleet:fake%2Dhandle"));
         let go = [
             ("host", "localhost"),
@@ -193,6 +204,9 @@ mod tests {
         for twice in ["grant_type=refresh_token", "client_secret=a", "x=1"] {
             let form = format!("grant_type=refresh_token&{twice}&{twice}");
             invalid(asked(&form), "repeated");
+        }
+        for seconds in ["-1", "1.5", "ten", "99999999999999999999"] {
+            invalid(asked(&format!("grant_type=refresh_token&min_ttl={seconds}")), "`min_ttl`");
         }
         invalid(asked(&"x".repeat(MAX_FORM + 1)), "larger");
         invalid(read(&[("host", "127.0.0.1"), ("content-type", "application/json")], "{}"), "form");

@@ -201,3 +201,15 @@ async fn an_outage_says_when_to_ask_again() {
     let body: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(body["error"], "temporarily_unavailable");
 }
+
+/// A broker's client may ask for a token that lasts; a job could have its user refreshed again
+/// and again.
+#[tokio::test]
+async fn a_job_is_given_what_is_at_hand() {
+    let scene = scene("ann").await;
+    grant(&scene.endpoint.store, &["openid"], Duration::from_secs(600)).await;
+    let secret = scene.handle.secret.expose().to_owned();
+    let (status, token, _) = scene.ask(&secret, "ann", "&min_ttl=1800").await;
+    assert_eq!(status, 200, "{token}");
+    assert!(token["expires_in"].as_u64().unwrap() <= 600, "{token}");
+}
