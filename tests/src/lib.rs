@@ -1,6 +1,7 @@
 //! What the tests of this workspace share.
 
 pub mod contention;
+pub mod dev;
 pub mod gateway;
 pub mod report;
 mod secret_file;

@@ -23,6 +23,7 @@ use crate::write_secret;
 
 pub use cloud::Cloud;
 pub use external::{LIMITS, Missing, leave_out};
+pub(crate) use process::with_variables;
 pub use process::{Output, Worker, example, fleet_binary, run, run_program};
 
 /// No test waits longer than this for anything.

@@ -58,7 +58,7 @@ fn command(args: &[&str], variables: &[(String, String)]) -> Command {
     with_variables(command, variables)
 }
 
-fn with_variables(mut command: Command, variables: &[(String, String)]) -> Command {
+pub(crate) fn with_variables(mut command: Command, variables: &[(String, String)]) -> Command {
     command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
     for name in ["PATH", "HOME"] {
         if let Some(value) = std::env::var_os(name) {

@@ -4,6 +4,7 @@
 
 mod acting;
 mod broker;
+mod dev;
 mod function;
 mod python;
 mod refusals;

@@ -1,13 +1,16 @@
 //! `fleet dev`: a local stack that stays up.
 
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::super::broker::LISTEN;
 use super::super::connect::duration;
 use super::super::output;
-use super::stack::{Plan, Stack};
+use super::stack::{Line, Plan, Replica, Stack};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -38,6 +41,10 @@ pub(crate) struct Args {
     /// A kind whose jobs the HTTP handler at this URL does, as `fleet worker --forward` (repeat)
     #[arg(long, value_name = "KIND=URL")]
     forward: Vec<String>,
+    /// Where a broker gives access tokens to programs that are no jobs [default:
+    /// 127.0.0.1:9091, or any free port where that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    broker: Option<SocketAddr>,
     /// The endpoints as JSON instead of export lines
     #[arg(long)]
     json: bool,
@@ -75,6 +82,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         environment.push((name, url));
         pages.push(page);
     }
+    let number = args.replicas + usize::from(args.web) + 1;
+    let (broker, broker_variables) = match args.broker {
+        Some(address) => stack.broker(number, address, lines).await?,
+        None => usual_broker(&stack, number, lines).await?,
+    };
+    let broker_address = broker_variables[0].1.clone();
+    environment.extend(broker_variables);
     let page_url = environment.iter().find(|(name, _)| *name == "FLEET_PUBLIC_URL");
     let page_url = page_url.map_or("none".to_owned(), |(_, url)| url.clone());
     if args.json {
@@ -95,6 +109,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         args.replicas,
         stack.folder().display()
     ));
+    if let Some(user) = users.first() {
+        let user = user.as_str();
+        output::note(format!(
+            "A broker at {broker_address} gives tokens: `fleet broker credentials {user} > {user}.json`, and with GOOGLE_APPLICATION_CREDENTIALS={user}.json a Google library acts as that user."
+        ));
+    }
     loop {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => break,
@@ -103,8 +123,24 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     output::note("stopping");
-    for replica in replicas.into_iter().chain(pages) {
+    for replica in replicas.into_iter().chain(pages).chain([broker]) {
         replica.terminate().await?;
     }
     Ok(())
+}
+
+/// A broker where one listens by default, or at any free port where somebody else does.
+async fn usual_broker(
+    stack: &Stack,
+    number: usize,
+    lines: mpsc::UnboundedSender<Line>,
+) -> anyhow::Result<(Replica, [(&'static str, String); 2])> {
+    let usual: SocketAddr = LISTEN.parse().context("the broker's usual address")?;
+    if TcpListener::bind(usual).is_ok() {
+        // Another stack may take it at this very moment.
+        if let Ok(started) = stack.broker(number, usual, lines.clone()).await {
+            return Ok(started);
+        }
+    }
+    stack.broker(number, SocketAddr::new(usual.ip(), 0), lines).await
 }

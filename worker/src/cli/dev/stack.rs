@@ -1,32 +1,28 @@
 //! Emulators in this process, and replicas as processes of the same binary.
 
+mod children;
+
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::pubsub::{Connection, SubscriptionPlan};
 use anyhow::Context as _;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use emulators::account::Account;
 use emulators::google::{self, ClientKind, Google};
 use emulators::pubsub::{self, PubSub};
 use emulators::storage::{self, Storage};
 use jiff::{SignedDuration, Timestamp};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use shared::adapters::{HttpTokenEndpoint, SystemClock, http_client};
-use shared::ports::{Clock as _, Randomness};
+use shared::ports::Clock as _;
 use shared::{Grant, OAuthClient, Secret, TokenStore, UserId, create_secret};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::mpsc;
 
 use super::super::emulated::Emulators;
 use super::super::environment::Place;
 use super::super::setup;
+
+pub(super) use children::{Line, Replica};
 
 /// Names of everything on the stack.
 pub(super) const PROJECT: &str = "fleet-local";
@@ -207,111 +203,6 @@ impl Stack {
         Ok(users)
     }
 
-    /// Starts a replica and waits until it takes jobs. Its log lines go to
-    /// `lines`.
-    pub(super) async fn replica(
-        &self,
-        number: usize,
-        lines: mpsc::UnboundedSender<Line>,
-    ) -> anyhow::Result<Replica> {
-        let mut command = self.command("worker")?;
-        command.args(["--listen", "127.0.0.1:0", "--ack-extension", "10s"]);
-        command.args(&self.plan.replica_flags);
-        let mut child = command.spawn().context("a replica cannot be started")?;
-        let stderr = child.stderr.take().context("a replica has no stderr")?;
-        let mut reader = BufReader::new(stderr).lines();
-        let mut holder = None;
-        let mut last = String::new();
-        while let Some(text) = reader.next_line().await? {
-            let line = Line::read(number, &text);
-            if let Some(name) = line.fields["replica"].as_str() {
-                holder = Some(name.to_owned());
-            }
-            let ready = line.fields["message"] == "taking jobs";
-            last.clone_from(&text);
-            drop(lines.send(line));
-            if ready {
-                break;
-            }
-        }
-        let Some(holder) = holder else {
-            anyhow::bail!("replica {number} did not start: {last}");
-        };
-        tokio::spawn(async move {
-            while let Ok(Some(text)) = reader.next_line().await {
-                drop(lines.send(Line::read(number, &text)));
-            }
-        });
-        Ok(Replica::new(number, holder, child))
-    }
-
-    /// A child of this program on this stack.
-    pub(super) fn command(&self, name: &str) -> anyhow::Result<Command> {
-        let program = std::env::current_exe().context("this program's own path is unknown")?;
-        let mut command = Command::new(program);
-        // Settings of the caller's fleet must not leak into this one.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("FLEET_") {
-                command.env_remove(name);
-            }
-        }
-        command
-            .args([name, "--until-stdin-closes"])
-            .envs(self.environment())
-            .env("FLEET_LOG", "info")
-            .env("FLEET_LOG_FORMAT", "gcp")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            // Ctrl-C reaches the parent, which ends its replicas in order.
-            .process_group(0)
-            .kill_on_drop(true);
-        Ok(command)
-    }
-
-    /// Starts a replica of the consent pages; its own address. All of this stack have
-    /// one session key, and `public_url` if it is given.
-    pub(super) async fn web(
-        &self,
-        number: usize,
-        public_url: Option<&str>,
-        flags: &[String],
-        lines: mpsc::UnboundedSender<Line>,
-    ) -> anyhow::Result<(Replica, String)> {
-        let key = self.folder.path().join("session.key");
-        if !key.exists() {
-            let random = Randomness::from_system();
-            let secret = format!("{}{}", random.id(), random.id());
-            create_secret(&key)?.write_all(STANDARD.encode(secret).as_bytes())?;
-        }
-        let mut command = self.command("web")?;
-        command.args(["--listen", "127.0.0.1:0", "--offer-scope", &SCOPES[3..].join(",")]);
-        command.args(flags);
-        if let Some(url) = public_url {
-            command.args(["--public-url", url]);
-        }
-        let mut child = command.env("FLEET_SESSION_KEY", key).spawn()?;
-        let stderr = child.stderr.take().context("the pages have no stderr")?;
-        let mut reader = BufReader::new(stderr).lines();
-        let mut last = String::new();
-        while let Some(text) = reader.next_line().await? {
-            let line = Line::read(number, &text);
-            let url = line.fields["address"].as_str().map(|address| format!("http://{address}"));
-            let holder = line.fields["replica"].as_str().map(ToOwned::to_owned);
-            last.clone_from(&text);
-            drop(lines.send(line));
-            if let (Some(url), Some(holder)) = (url, holder) {
-                tokio::spawn(async move {
-                    while let Ok(Some(text)) = reader.next_line().await {
-                        drop(lines.send(Line::read(number, &text)));
-                    }
-                });
-                return Ok((Replica::new(number, holder, child), url));
-            }
-        }
-        anyhow::bail!("the pages did not start: {last}")
-    }
-
     /// Accounts that have granted nothing yet, for the consent page.
     pub(super) fn offer_accounts(&self) {
         for number in 1..=2 {
@@ -329,73 +220,5 @@ impl Stack {
     /// The folder of this stack's files.
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
-    }
-}
-
-/// One line of a replica's log.
-#[derive(Debug, Clone)]
-pub(super) struct Line {
-    pub(super) replica: usize,
-    pub(super) fields: Value,
-}
-
-impl Line {
-    fn read(replica: usize, text: &str) -> Self {
-        let fields = serde_json::from_str(text)
-            .unwrap_or_else(|_| serde_json::json!({"severity": "ERROR", "message": text}));
-        Self { replica, fields }
-    }
-
-    /// The line for people, if it is worth their while.
-    pub(super) fn for_people(&self) -> String {
-        let message = self.fields["message"].as_str().unwrap_or_default();
-        let mut text = format!("replica {}: {message}", self.replica);
-        for field in ["job", "kind", "user", "error"] {
-            if let Some(value) = self.fields[field].as_str().filter(|v| !v.is_empty()) {
-                text = format!("{text} {field}={value}");
-            }
-        }
-        text
-    }
-}
-
-/// A replica process. Dropping it kills the process.
-pub(super) struct Replica {
-    pub(super) number: usize,
-    /// How it names itself in records and requests.
-    pub(super) holder: String,
-    child: Child,
-    /// The replica ends when this closes, should this process die.
-    _stdin: Option<ChildStdin>,
-}
-
-impl Replica {
-    /// A child with piped stdin, and how it names itself.
-    pub(super) fn new(number: usize, holder: String, mut child: Child) -> Self {
-        let stdin = child.stdin.take();
-        Self { number, holder, child, _stdin: stdin }
-    }
-
-    /// SIGKILL, as a node that dies.
-    pub(super) async fn kill(mut self) -> anyhow::Result<()> {
-        self.child.kill().await.context("a replica cannot be killed")
-    }
-
-    /// SIGTERM, then waits for the end.
-    pub(super) async fn terminate(mut self) -> anyhow::Result<()> {
-        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            kill_process(pid, Signal::TERM).context("a replica cannot be stopped")?;
-        }
-        self.child.wait().await.context("a replica cannot be waited for")?;
-        Ok(())
-    }
-
-    /// Ends when the process does, which it should not by itself.
-    pub(super) async fn died(&mut self) -> String {
-        match self.child.wait().await {
-            Ok(status) => format!("replica {} ended by itself: {status}", self.number),
-            Err(error) => format!("replica {} is lost: {error}", self.number),
-        }
     }
 }

@@ -1,0 +1,213 @@
+//! The stack's processes: children of this program.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use shared::create_secret;
+use shared::ports::Randomness;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+
+use super::{SCOPES, Stack};
+
+/// Of the key that programs ask the broker with, in the stack's folder.
+const BROKER_KEY: &str = "broker.key";
+
+impl Stack {
+    /// Starts a replica and waits until it takes jobs. Its log lines go to
+    /// `lines`.
+    pub(in super::super) async fn replica(
+        &self,
+        number: usize,
+        lines: mpsc::UnboundedSender<Line>,
+    ) -> anyhow::Result<Replica> {
+        let mut command = self.command("worker")?;
+        command.args(["--listen", "127.0.0.1:0", "--ack-extension", "10s"]);
+        command.args(&self.plan.replica_flags);
+        let (replica, _) = begun(command, number, lines, |line| {
+            (line["message"] == "taking jobs").then(String::new)
+        })
+        .await?;
+        Ok(replica)
+    }
+
+    /// A child of this program on this stack.
+    pub(in super::super) fn command(&self, name: &str) -> anyhow::Result<Command> {
+        let program = std::env::current_exe().context("this program's own path is unknown")?;
+        let mut command = Command::new(program);
+        // Settings of the caller's fleet must not leak into this one.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("FLEET_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args([name, "--until-stdin-closes"])
+            .envs(self.environment())
+            .env("FLEET_LOG", "info")
+            .env("FLEET_LOG_FORMAT", "gcp")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Ctrl-C reaches the parent, which ends its replicas in order.
+            .process_group(0)
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Starts a replica of the consent pages; its own address. All of this stack have
+    /// one session key, and `public_url` if it is given.
+    pub(in super::super) async fn web(
+        &self,
+        number: usize,
+        public_url: Option<&str>,
+        flags: &[String],
+        lines: mpsc::UnboundedSender<Line>,
+    ) -> anyhow::Result<(Replica, String)> {
+        let key = self.folder.path().join("session.key");
+        if !key.exists() {
+            let random = Randomness::from_system();
+            let secret = format!("{}{}", random.id(), random.id());
+            create_secret(&key)?.write_all(STANDARD.encode(secret).as_bytes())?;
+        }
+        let mut command = self.command("web")?;
+        command.args(["--listen", "127.0.0.1:0", "--offer-scope", &SCOPES[3..].join(",")]);
+        command.args(flags);
+        if let Some(url) = public_url {
+            command.args(["--public-url", url]);
+        }
+        command.env("FLEET_SESSION_KEY", key);
+        begun(command, number, lines, |line| Some(format!("http://{}", line["address"].as_str()?)))
+            .await
+    }
+
+    /// Starts a broker at `address`, with a key of its own; the variables with which
+    /// `fleet broker credentials` finds both.
+    pub(in super::super) async fn broker(
+        &self,
+        number: usize,
+        address: SocketAddr,
+        lines: mpsc::UnboundedSender<Line>,
+    ) -> anyhow::Result<(Replica, [(&'static str, String); 2])> {
+        let key = self.folder.path().join(BROKER_KEY);
+        if !key.exists() {
+            let secret = Randomness::from_system().secret();
+            create_secret(&key)?.write_all(secret.expose().as_bytes())?;
+        }
+        let mut command = self.command("broker")?;
+        command.args(["--listen", &address.to_string()]).env("FLEET_BROKER_KEY", &key);
+        let (broker, address) =
+            begun(command, number, lines, |line| line["address"].as_str().map(str::to_owned))
+                .await?;
+        let key = key.display().to_string();
+        Ok((broker, [("FLEET_BROKER_LISTEN", address), ("FLEET_BROKER_KEY", key)]))
+    }
+}
+
+/// Starts a child and reads its log up to the line in which `ready` finds something; that. The
+/// lines, also those that follow, go to `lines`.
+async fn begun(
+    mut command: Command,
+    number: usize,
+    lines: mpsc::UnboundedSender<Line>,
+    ready: impl Fn(&Value) -> Option<String>,
+) -> anyhow::Result<(Replica, String)> {
+    let mut child = command.spawn().context("a replica cannot be started")?;
+    let stderr = child.stderr.take().context("a replica has no stderr")?;
+    let mut reader = BufReader::new(stderr).lines();
+    let mut holder = String::new();
+    let mut last = String::new();
+    while let Some(text) = reader.next_line().await? {
+        let line = Line::read(number, &text);
+        if let Some(name) = line.fields["replica"].as_str() {
+            name.clone_into(&mut holder);
+        }
+        let found = ready(&line.fields);
+        drop(lines.send(line));
+        if let Some(found) = found {
+            tokio::spawn(async move {
+                while let Ok(Some(text)) = reader.next_line().await {
+                    drop(lines.send(Line::read(number, &text)));
+                }
+            });
+            return Ok((Replica::new(number, holder, child), found));
+        }
+        last = text;
+    }
+    anyhow::bail!("replica {number} did not start: {last}")
+}
+
+/// One line of a replica's log.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Line {
+    pub(in super::super) replica: usize,
+    pub(in super::super) fields: Value,
+}
+
+impl Line {
+    fn read(replica: usize, text: &str) -> Self {
+        let fields = serde_json::from_str(text)
+            .unwrap_or_else(|_| serde_json::json!({"severity": "ERROR", "message": text}));
+        Self { replica, fields }
+    }
+
+    /// The line for people, if it is worth their while.
+    pub(in super::super) fn for_people(&self) -> String {
+        let message = self.fields["message"].as_str().unwrap_or_default();
+        let mut text = format!("replica {}: {message}", self.replica);
+        for field in ["job", "kind", "user", "error"] {
+            if let Some(value) = self.fields[field].as_str().filter(|v| !v.is_empty()) {
+                text = format!("{text} {field}={value}");
+            }
+        }
+        text
+    }
+}
+
+/// A replica process. Dropping it kills the process.
+pub(in super::super) struct Replica {
+    pub(in super::super) number: usize,
+    /// How it names itself in records and requests.
+    pub(in super::super) holder: String,
+    child: Child,
+    /// The replica ends when this closes, should this process die.
+    _stdin: Option<ChildStdin>,
+}
+
+impl Replica {
+    /// A child with piped stdin, and how it names itself.
+    pub(in super::super) fn new(number: usize, holder: String, mut child: Child) -> Self {
+        let stdin = child.stdin.take();
+        Self { number, holder, child, _stdin: stdin }
+    }
+
+    /// SIGKILL, as a node that dies.
+    pub(in super::super) async fn kill(mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("a replica cannot be killed")
+    }
+
+    /// SIGTERM, then waits for the end.
+    pub(in super::super) async fn terminate(mut self) -> anyhow::Result<()> {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            kill_process(pid, Signal::TERM).context("a replica cannot be stopped")?;
+        }
+        self.child.wait().await.context("a replica cannot be waited for")?;
+        Ok(())
+    }
+
+    /// Ends when the process does, which it should not by itself.
+    pub(in super::super) async fn died(&mut self) -> String {
+        match self.child.wait().await {
+            Ok(status) => format!("replica {} ended by itself: {status}", self.number),
+            Err(error) => format!("replica {} is lost: {error}", self.number),
+        }
+    }
+}
