@@ -19,6 +19,7 @@ mod optional_path;
 mod orphan;
 mod outcomes;
 mod output;
+mod own_kinds;
 mod profile;
 mod publish;
 mod reach;
@@ -41,6 +42,8 @@ use crate::audit::AuditLog;
 use crate::telemetry::logging::{self, Logs, Plan};
 use crate::telemetry::traces::Traces;
 use output::Usage;
+
+pub use own_kinds::OwnKinds;
 
 /// One Google OAuth credential per user, shared safely by a fleet of Pub/Sub
 /// workers.
@@ -108,8 +111,27 @@ enum Command {
     },
 }
 
-/// Runs the command that the process was started with: all of a program named `fleet`.
-pub fn fleet() -> ExitCode {
+/// Runs the command that the process was started with: all of the program `fleet`, with the
+/// kinds of one's own that `kinds` names. They are done by its workers, by those of `dev` too.
+///
+/// ```no_run
+/// use serde_json::json;
+/// use worker::{Job, Session, Verdict};
+///
+/// fn main() -> std::process::ExitCode {
+///     worker::fleet(|kinds| {
+///         kinds.handle("greet", async |job: &Job, session: &Session| {
+///             Verdict::done(json!({ "hello": session.user().as_str(), "job": job.id }))
+///         });
+///     })
+/// }
+/// ```
+///
+/// `kinds` is called in a tokio runtime and once at the start of every command, of those too
+/// that do no jobs: it should name handlers and connect nothing. A name that cannot be a
+/// kind's, is taken or is built in ends the program with exit code 2, and so does one that
+/// `--forward` names.
+pub fn fleet(kinds: impl FnOnce(&mut OwnKinds)) -> ExitCode {
     let mut command = help::command();
     let matches = command.get_matches_mut();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -127,8 +149,11 @@ pub fn fleet() -> ExitCode {
         Err(error) => return output::fail(&Usage(error).into()),
     };
     let result = runtime.block_on(async {
+        let mut own = OwnKinds::default();
+        kinds(&mut own);
+        let own = own.checked()?;
         match cli.command {
-            Command::Worker(args) => worker::run(*args).await,
+            Command::Worker(args) => worker::run(*args, own).await,
             Command::Web(args) => web::run(*args).await,
             Command::Broker(args) => broker::run(*args).await,
             Command::Login(args) => login::run(args).await,

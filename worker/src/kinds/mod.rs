@@ -42,10 +42,15 @@ pub struct KindSettings {
 /// What bodies and pages of all jobs may hold together unless the operator says otherwise.
 pub const BODY_MEMORY: usize = 128 * 1024 * 1024;
 
+/// What [`builtin`] does.
+pub(crate) const BUILTIN: [&str; 2] = [PROFILE, API];
+const PROFILE: &str = "profile";
+const API: &str = "api";
+
 /// `profile` and `api`.
 pub fn builtin(settings: KindSettings) -> Kinds {
     let KindSettings { userinfo_url, outputs, body_memory } = settings;
     let profile: Arc<dyn Handler> = Arc::new(ProfileHandler::new(&userinfo_url));
     let api: Arc<dyn Handler> = Arc::new(ApiHandler::new(outputs, body_memory));
-    BTreeMap::from([("profile".to_owned(), profile), ("api".to_owned(), api)])
+    BTreeMap::from([(PROFILE.to_owned(), profile), (API.to_owned(), api)])
 }

@@ -35,8 +35,6 @@ const USER_AGENT: &str = concat!("fleet/", env!("CARGO_PKG_VERSION"), " (gzip)")
 /// ```no_run
 /// use std::sync::Arc;
 /// use std::time::Duration;
-/// use futures_util::FutureExt as _;
-/// use futures_util::future::BoxFuture;
 /// use serde_json::json;
 /// use shared::TokenStore;
 /// use shared::ports::Bucket;
@@ -44,8 +42,8 @@ const USER_AGENT: &str = concat!("fleet/", env!("CARGO_PKG_VERSION"), " (gzip)")
 /// use worker::replica::{Stop, Worker};
 /// use worker::{Job, Session, Verdict};
 ///
-/// fn greet<'a>(job: &'a Job, session: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
-///     async move { Verdict::done(json!({ "hello": job.user.as_str() })) }.boxed()
+/// async fn greet(job: &Job, session: &Session<'_>) -> Verdict {
+///     Verdict::done(json!({ "hello": job.user.as_str() }))
 /// }
 ///
 /// # async fn example(
@@ -66,9 +64,7 @@ const USER_AGENT: &str = concat!("fleet/", env!("CARGO_PKG_VERSION"), " (gzip)")
 ///     .dead_letters(dead)
 ///     .handler("greet", greet)
 ///     .build()?;
-/// let stop = Stop::default();
-/// // stop.drain.cancel() ends it in order, from wherever a signal is heard.
-/// worker.run(stop).await?;
+/// worker.run(Stop::by_signals()?).await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -315,16 +311,7 @@ impl Builder {
     pub fn build(self) -> Result<Worker, BuildError> {
         let clock =
             self.clock.unwrap_or_else(|| Arc::new(shared::adapters::SystemClock::default()));
-        let mut kinds = Kinds::new();
-        for (kind, handler) in self.handlers {
-            if kind.is_empty() || kind.len() > MAX_KIND {
-                return Err(BuildError::Kind(kind));
-            }
-            if kinds.contains_key(&kind) {
-                return Err(BuildError::Twice(kind));
-            }
-            kinds.insert(kind, handler);
-        }
+        let kinds = by_kind(self.handlers)?;
         if kinds.is_empty() {
             return Err(BuildError::Missing("a handler"));
         }
@@ -372,6 +359,24 @@ impl Builder {
     }
 }
 
+/// Handlers by the kind that they do.
+///
+/// # Errors
+/// [`BuildError::Kind`] and [`BuildError::Twice`].
+pub(crate) fn by_kind(handlers: Vec<(String, Arc<dyn Handler>)>) -> Result<Kinds, BuildError> {
+    let mut kinds = Kinds::new();
+    for (kind, handler) in handlers {
+        if kind.is_empty() || kind.len() > MAX_KIND {
+            return Err(BuildError::Kind(kind));
+        }
+        if kinds.contains_key(&kind) {
+            return Err(BuildError::Twice(kind));
+        }
+        kinds.insert(kind, handler);
+    }
+    Ok(kinds)
+}
+
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker")
@@ -393,11 +398,9 @@ mod tests {
     use crate::job::Job;
     use crate::outcome::Verdict;
     use crate::session::Session;
-    use futures_util::FutureExt as _;
-    use futures_util::future::BoxFuture;
 
-    fn nothing<'a>(_: &'a Job, _: &'a Session<'a>) -> BoxFuture<'a, Verdict> {
-        async { Verdict::done(serde_json::Value::Null) }.boxed()
+    async fn nothing(_: &Job, _: &Session<'_>) -> Verdict {
+        Verdict::done(serde_json::Value::Null)
     }
 
     #[test]

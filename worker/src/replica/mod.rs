@@ -30,6 +30,7 @@ use crate::scheduler::{Limits, Scheduler};
 
 pub use crate::health::Readiness;
 pub use build_error::BuildError;
+pub(crate) use builder::by_kind;
 pub use builder::{Builder, OUTSTANDING_PER_SLOT, Worker};
 pub use stop::Stop;
 

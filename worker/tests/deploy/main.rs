@@ -12,6 +12,7 @@ mod ignored;
 mod manifests;
 mod monitoring;
 mod query;
+mod readme;
 mod sizing;
 mod terraform;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::forward::Forwarding;
 use crate::health::{self, Probes};
 use crate::keep_alive::KeepAlive;
-use crate::kinds::{KindSettings, Outputs, builtin};
+use crate::kinds::{BUILTIN, KindSettings, Kinds, Outputs, builtin};
 use crate::log_user_ids;
 use crate::metrics::{self, Process, Render};
 use crate::replica::Stop;
@@ -60,7 +60,8 @@ impl Args {
     }
 }
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+/// Runs a replica that does the kinds of `own` besides the built-in ones.
+pub(crate) async fn run(args: Args, own: Kinds) -> anyhow::Result<()> {
     let named = Named::by(&args)?;
     log_user_ids(args.jobs.log_user_ids);
     let place = Place::from_env()?;
@@ -79,15 +80,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let scrape = Scrape::start()?;
     let body_memory = args.jobs.body_memory;
     let mut kinds = builtin(KindSettings { userinfo_url, outputs, body_memory });
+    kinds.extend(own);
     let forwarding = match forward {
         Some(settings) => Some(forward::open(settings, &place, &store).await?),
         None => None,
     };
     let forwarded = forwarding.as_ref().map(Forwarding::handlers).unwrap_or_default();
     if let Some(kind) = forwarded.keys().find(|kind| kinds.contains_key(*kind)) {
-        return Err(
-            Usage(format!("--forward: kind {kind} is built in; choose another name")).into()
-        );
+        let whose =
+            if BUILTIN.contains(&kind.as_str()) { "built in" } else { "this program's own" };
+        return Err(Usage(format!("--forward: kind {kind} is {whose}; choose another name")).into());
     }
     kinds.extend(forwarded.clone());
     metrics::begin(
