@@ -9,7 +9,7 @@ use emulators::storage::Operation;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::dev::Dev;
-use tests::stage::{Cloud, Stage, example, run_program};
+use tests::stage::{BUCKET, Cloud, Stage, example, run_program};
 
 const OBJECT: &str = "notes.txt";
 const NOTES: &str = "the user's own notes";
@@ -84,5 +84,47 @@ async fn a_kind_of_ones_own_is_not_forwarded_too() -> anyhow::Result<()> {
     let refused = run_program(&example("official_client"), &route, &stage.environment()).await?;
     assert_eq!(refused.code, 2, "{}", refused.stderr);
     assert!(refused.stderr.contains("storage.read is this program's own"), "{}", refused.stderr);
+    Ok(())
+}
+
+/// What the environment says is connected; the kinds and the end are the program's.
+#[tokio::test]
+async fn a_program_that_brings_its_own_parts() -> anyhow::Result<()> {
+    let mut stage = Stage::set(Cloud::embedded().await?).await?;
+    stage.user("ann", Duration::ZERO).await?;
+    // As manifests leave what they do not set.
+    stage.variables.push(("FLEET_KEYRING".to_owned(), String::new()));
+    let program = example("own_parts");
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut worker = stage.start_program(&program, &[])?;
+    worker.wait_for(|line| line.to_string().contains("taking jobs")).await?;
+    let job = json!({"id": "j", "user": "ann", "kind": "greet", "params": {"n": 1}});
+    stage.publish(&[job], &[]).await?;
+    let told = outcomes.outcomes(1).await?;
+    assert_eq!(told["j"]["result"], json!({"hello": "ann", "params": {"n": 1}}), "{told:?}");
+    assert_eq!(worker.terminate().await?, 0);
+
+    let variables = stage.environment();
+    let said = async |name: &str, value: Option<&str>| -> anyhow::Result<String> {
+        let mut variables: Vec<_> =
+            variables.iter().filter(|(known, _)| known != name).cloned().collect();
+        variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+        let output = run_program(&program, &[], &variables).await?;
+        assert_eq!(output.code, 1, "{name}: {}", output.stderr);
+        Ok(output.stderr)
+    };
+    for (name, value, says) in [
+        ("FLEET_BUCKET", None, "not set: FLEET_BUCKET"),
+        ("FLEET_SUBSCRIPTION", Some(""), "not set: FLEET_SUBSCRIPTION"),
+        ("FLEET_OAUTH_CLIENT", None, "FLEET_OAUTH_CLIENT"),
+        ("FLEET_DRAIN", Some("soon"), "--drain"),
+        ("PUBSUB_EMULATOR_HOST", None, "PUBSUB_EMULATOR_HOST is not"),
+        ("PUBSUB_EMULATOR_HOST", Some("127.0.0.1:1"), "nothing answers"),
+        ("FLEET_FORWARD", Some("k=http://127.0.0.1:1/"), "only `fleet worker` forwards"),
+    ] {
+        let text = said(name, value).await?;
+        assert!(text.contains(says), "{name}: {text}");
+    }
+    assert!(!stage.cloud.objects(BUCKET, "tokens/").await?.is_empty());
     Ok(())
 }

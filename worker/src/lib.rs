@@ -4,7 +4,7 @@
 //! A message is read by [`job`], queued behind its user's earlier ones, run by
 //! the [`Handler`] of its kind with a credential of the shared token store, and
 //! ended by exactly one [`outcome::Status`]. The program `fleet` is [`fleet`], to which kinds of
-//! one's own can be added.
+//! one's own can be added; [`Worker::from_env`] is a worker for programs with parts of their own.
 
 pub mod audit;
 mod calls;
@@ -56,7 +56,7 @@ pub mod waiting;
 pub mod web;
 
 pub use calls::{ApiRequest, CallError};
-pub use cli::{OwnKinds, fleet};
+pub use cli::{FromEnvError, OwnKinds, fleet};
 pub use dedupe::Dedupe;
 pub use effect::{CallLedger, CallUnderWay, Calls, Effect, Knowledge};
 pub use handler::{AsyncHandler, Handler};

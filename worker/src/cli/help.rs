@@ -42,7 +42,7 @@ fn shown_when_long(arg: Arg) -> Arg {
 }
 
 /// A variable that is empty, as manifests leave them, gives no flag a value.
-fn without_empty_variables(command: Command) -> Command {
+pub(super) fn without_empty_variables(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let is_empty =
             |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());

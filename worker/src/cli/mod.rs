@@ -44,6 +44,7 @@ use crate::telemetry::traces::Traces;
 use output::Usage;
 
 pub use own_kinds::OwnKinds;
+pub use worker::FromEnvError;
 
 /// One Google OAuth credential per user, shared safely by a fleet of Pub/Sub
 /// workers.

@@ -68,6 +68,9 @@ const USER_AGENT: &str = concat!("fleet/", env!("CARGO_PKG_VERSION"), " (gzip)")
 /// # Ok(())
 /// # }
 /// ```
+///
+/// [`Worker::from_env`] is the same with all of these parts connected, as `fleet worker` does
+/// it.
 pub struct Worker {
     pub(super) carrier: Carrier,
     pub(super) bucket: Arc<dyn Bucket>,

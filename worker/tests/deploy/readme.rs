@@ -11,12 +11,12 @@ fn quoted(page: &str) -> Vec<&str> {
 #[test]
 fn what_is_quoted_stands_in_an_example() {
     let page = read("README.md");
-    let examples = ["official_client"].map(|name| {
+    let examples = ["official_client", "own_parts"].map(|name| {
         assert!(page.contains(&format!("`worker/examples/{name}.rs`")), "{name} is not named");
         read(&format!("worker/examples/{name}.rs"))
     });
     let blocks = quoted(&page);
-    assert!(blocks.len() > 1, "{blocks:?}");
+    assert!(blocks.len() > 2, "{blocks:?}");
     for block in blocks {
         assert!(
             examples.iter().any(|example| example.contains(block)),

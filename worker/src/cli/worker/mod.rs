@@ -1,5 +1,6 @@
 //! `fleet worker`: one replica.
 
+mod from_env;
 mod jobs;
 mod parts;
 
@@ -29,6 +30,8 @@ use super::output::Usage;
 use crate::telemetry::prometheus::Scrape;
 use jobs::JobArgs;
 use parts::{Named, Parts};
+
+pub use from_env::FromEnvError;
 
 /// How long a sweep may take to end the batch that it is at.
 const SWEEP_END: Duration = Duration::from_secs(5);
