@@ -116,8 +116,11 @@ pub(super) fn keys(path: &Path) -> Result<Vec<Secret>, Usage> {
 }
 
 /// Takes up the keys of the file when they change, so that nobody is refused meanwhile. A file
-/// that cannot be used changes nothing.
+/// that cannot be used changes nothing, and a pipe is read once.
 async fn follow_keys(path: &Path, mut known: Vec<Secret>, clients: &Clients, clock: &dyn Clock) {
+    if !path.is_file() {
+        return std::future::pending().await;
+    }
     let (mut told, mut seen) = (None, known.clone());
     loop {
         clock.sleep(LOOK).await;
