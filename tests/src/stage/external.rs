@@ -21,10 +21,13 @@ unknown length)";
 
 /// Set in CI: what is missing is then a failure.
 const REQUIRE: &str = "FLEET_REQUIRE_EXTERNAL";
+/// The folder with the client libraries of other languages, as `.ci/run` installs them: `python`
+/// (pip's `--target`) and `node` (beside its `node_modules`).
+const CLIENTS: &str = "FLEET_CLIENTS";
 /// Path of the fake-gcs-server binary, where it is not in the `PATH`.
 const FAKE_GCS: &str = "FLEET_FAKE_GCS_SERVER";
 
-/// A server that is not installed.
+/// A server or client that is not installed.
 #[derive(Debug)]
 pub struct Missing(String);
 
@@ -46,6 +49,17 @@ pub fn leave_out(test: &str, missing: &Missing) -> anyhow::Result<()> {
     }
     crate::report::say(format!("LEFT OUT {test}: {missing}"));
     Ok(())
+}
+
+/// Where the client libraries of other languages are.
+///
+/// # Errors
+/// When they are not installed.
+pub fn find_clients() -> Result<PathBuf, Missing> {
+    let folder = std::env::var_os(CLIENTS).filter(|value| !value.is_empty());
+    folder.map(PathBuf::from).ok_or_else(|| {
+        Missing(format!("{CLIENTS} does not say where Python's and Node's clients are installed (.ci/run does it)"))
+    })
 }
 
 /// Both servers; dropping it kills them.

@@ -22,7 +22,7 @@ use crate::gateway::Gateway;
 use crate::write_secret;
 
 pub use cloud::Cloud;
-pub use external::{LIMITS, Missing, leave_out};
+pub use external::{LIMITS, Missing, find_clients, leave_out};
 pub(crate) use process::with_variables;
 pub use process::{Output, Worker, example, fleet_binary, run, run_program};
 
@@ -301,14 +301,21 @@ impl Stage {
         self.write(sub, &record).await
     }
 
+    /// As [`Stage::write_user`], with an access token that lives for an hour and is `age` old.
+    ///
+    /// # Errors
+    /// When the storage server refuses.
+    pub async fn write_user_of_age(&self, sub: &str, age: Duration) -> anyhow::Result<()> {
+        let record = self.record_of(sub, Duration::from_secs(3600), age)?;
+        self.write(sub, &record).await
+    }
+
     /// As [`Stage::write_user`], with an access token that expired an hour ago.
     ///
     /// # Errors
     /// When the storage server refuses.
     pub async fn write_expired_user(&self, sub: &str) -> anyhow::Result<()> {
-        let hour = Duration::from_secs(3600);
-        let record = self.record_of(sub, hour, 2 * hour)?;
-        self.write(sub, &record).await
+        self.write_user_of_age(sub, Duration::from_secs(7200)).await
     }
 
     async fn write(&self, sub: &str, record: &Value) -> anyhow::Result<()> {
