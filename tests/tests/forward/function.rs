@@ -1,8 +1,7 @@
 //! An HTTP handler, written as one is in any language: it knows the event and the token
 //! endpoint that is named in it, and nothing of the fleet.
 
-use std::sync::{Arc, Mutex};
-
+use anyhow::Context as _;
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
@@ -11,7 +10,10 @@ use axum::routing::post;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
+use tests::stage::PATIENCE;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use url::form_urlencoded;
 
@@ -25,8 +27,9 @@ pub(crate) struct Event {
 /// A handler that serves until it is dropped.
 pub(crate) struct Function {
     pub(crate) url: String,
-    events: Arc<Mutex<Vec<Event>>>,
-    _serving: AbortOnDropHandle<()>,
+    events: watch::Receiver<Vec<Event>>,
+    stop: CancellationToken,
+    serving: AbortOnDropHandle<()>,
 }
 
 impl Function {
@@ -35,24 +38,48 @@ impl Function {
     where
         F: Fn(Event) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_at(0, answer).await
+    }
+
+    /// Starts one on this port.
+    pub(crate) async fn start_at<F>(port: u16, answer: F) -> anyhow::Result<Self>
+    where
+        F: Fn(Event) -> BoxFuture<'static, Response> + Clone + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let url = format!("http://{}/", listener.local_addr()?);
-        let events: Arc<Mutex<Vec<Event>>> = Arc::default();
-        let seen = Arc::clone(&events);
+        let (seen, events) = watch::channel(Vec::new());
         let serve = move |headers: HeaderMap, body: Bytes| {
             let event = Event { headers, body: serde_json::from_slice(&body).unwrap() };
-            seen.lock().unwrap().push(event.clone());
+            seen.send_modify(|seen: &mut Vec<Event>| seen.push(event.clone()));
             answer(event)
         };
         let routes = Router::new().route("/", post(serve));
-        let serving = async move { axum::serve(listener, routes).await.unwrap() };
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let serving = axum::serve(listener, routes).with_graceful_shutdown(stopped);
+        let serving = async move { serving.await.unwrap() };
         let serving = AbortOnDropHandle::new(tokio::spawn(serving));
-        Ok(Self { url, events, _serving: serving })
+        Ok(Self { url, events, stop, serving })
     }
 
     /// The events so far.
     pub(crate) fn events(&self) -> Vec<Event> {
-        self.events.lock().unwrap().clone()
+        self.events.borrow().clone()
+    }
+
+    /// Waits until so many events have come.
+    pub(crate) async fn comes(&self, events: usize) -> anyhow::Result<()> {
+        let mut seen = self.events.clone();
+        let came = seen.wait_for(|seen| seen.len() >= events);
+        tokio::time::timeout(PATIENCE, came).await.context("the events do not come")??;
+        Ok(())
+    }
+
+    /// Stops it: its port is free when this returns.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.serving.await.unwrap();
     }
 
     /// As `--forward` has it.

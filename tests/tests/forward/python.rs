@@ -16,7 +16,7 @@ fn job(id: &str, kind: &str, says: &str) -> Value {
     json!({"id": id, "user": "ann", "kind": kind, "params": {"says": says}})
 }
 
-fn python() -> Option<&'static str> {
+pub(crate) fn python() -> Option<&'static str> {
     let found = std::process::Command::new("python3")
         .args(["-c", "import http.server"])
         .stderr(Stdio::null())
@@ -41,7 +41,7 @@ async fn start(port: u16, google: &str) -> anyhow::Result<Child> {
     Ok(handler)
 }
 
-async fn free_port() -> anyhow::Result<u16> {
+pub(crate) async fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
 }
 
