@@ -43,6 +43,12 @@ MOVED_WITHIN = 600
 METADATA = {"169.254.169.252/32": 988, "169.254.169.254/32": 80}
 
 
+def seconds_of(text):
+    """Of `110s` or `2m`; 0 of anything else."""
+    number, unit = text[:-1], text[-1:]
+    return int(number) * {"s": 1, "m": 60}.get(unit, 0) if number.isdigit() else 0
+
+
 class Overlay:
     def __init__(self, path):
         self.path = path
@@ -162,8 +168,10 @@ class Overlay:
             self.secret_files(obj, volume)
         for container in pod["containers"]:
             self.container(obj, container, volumes)
+        for handler in pod.get("initContainers", []):
+            self.handler(obj, pod, handler)
 
-    def container(self, obj, container, volumes):
+    def confined(self, obj, container):
         context = container.get("securityContext", {})
         self.expect(context.get("allowPrivilegeEscalation") is False, obj, "may gain privileges")
         self.expect(context.get("readOnlyRootFilesystem") is True, obj, "its root is writable")
@@ -171,6 +179,33 @@ class Overlay:
         resources = container.get("resources", {})
         self.expect({"cpu", "memory"} <= set(resources.get("requests", {})), obj, "no requests")
         self.expect("memory" in resources.get("limits", {}), obj, "no memory limit")
+
+    def handler(self, obj, pod, handler):
+        """A native sidecar that does jobs, and must not reach what the worker has."""
+        self.confined(obj, handler)
+        self.expect(handler.get("restartPolicy") == "Always", obj, "its handler is no sidecar")
+        self.expect("startupProbe" in handler, obj, "the worker does not wait for its handler")
+        shared = pod.get("shareProcessNamespace", False)
+        self.expect(shared is False, obj, "the handler sees the worker's processes")
+        user = handler["securityContext"].get("runAsUser", pod["securityContext"]["runAsUser"])
+        others = {
+            c["securityContext"].get("runAsUser", pod["securityContext"]["runAsUser"])
+            for c in pod["containers"]
+        }
+        self.expect(user not in others | {0}, obj, "the handler has the worker's user")
+        self.expect(not handler.get("volumeMounts"), obj, "something is mounted in the handler")
+        variables = {v["name"]: v.get("value") for v in handler.get("env", [])}
+        around = {"127.0.0.1", "localhost"} <= set(variables.get("NO_PROXY", "").split(","))
+        self.expect(around, obj, "a proxy stands before the token endpoint: NO_PROXY")
+        known = [name for name in variables if name.startswith("FLEET_")]
+        self.expect(not known, obj, f"the handler is told {known}")
+        worker = {v["name"]: v.get("value", "") for v in pod["containers"][0]["env"]}
+        self.expect("http://127.0.0.1:" in worker.get("FLEET_FORWARD", ""), obj, "nothing is forwarded")
+        limit = seconds_of(worker.get("FLEET_FORWARD_TIMEOUT", ""))
+        self.expect(0 < limit <= seconds_of(self.settings()["FLEET_DRAIN"]), obj, "jobs may take longer than the drain")
+
+    def container(self, obj, container, volumes):
+        self.confined(obj, container)
         for probe, path in PROBES.items():
             get = container.get(probe, {}).get("httpGet", {})
             if self.expect(get.get("path") == path, obj, f"{probe} must ask {path}"):
@@ -247,7 +282,7 @@ class Overlay:
     def drain(self):
         pod = self.named("Deployment", "fleet-worker")["spec"]["template"]
         text = self.settings()["FLEET_DRAIN"]
-        seconds = int(text[:-1]) if text.endswith("s") else int(text.removesuffix("m")) * 60
+        seconds = seconds_of(text)
         grace = pod["spec"]["terminationGracePeriodSeconds"]
         self.expect(seconds >= LONGEST_JOB, None, f"FLEET_DRAIN={text} cuts jobs that may take {LONGEST_JOB} s with their ends")
         self.expect(grace >= seconds + WIND_UP, None, f"FLEET_DRAIN={text} needs a grace period of {seconds + WIND_UP} s, not {grace}")

@@ -1,6 +1,6 @@
 """Breaks a rendered overlay in many ways; kubernetes.py must find each.
 
-    python3 kubernetes_test.py EXAMPLE.yaml KEDA.yaml LONG-JOBS.yaml
+    python3 kubernetes_test.py EXAMPLE.yaml KEDA.yaml LONG-JOBS.yaml FORWARDED.yaml
 """
 
 import sys
@@ -26,6 +26,14 @@ def rule(objects, name):
     kinds = [o for o in objects if o["kind"] in ("Rules", "GlobalRules")]
     groups = [group for o in kinds for group in o["spec"]["groups"]]
     return next(r for group in groups for r in group["rules"] if r.get("alert") == name)
+
+
+def handler(objects):
+    return pod(objects)["initContainers"][0]
+
+
+def variable(container, name):
+    return next(v for v in container["env"] if v["name"] == name)
 
 
 def both_autoscalers(objects):
@@ -99,7 +107,22 @@ KEDA = [
 LONG_JOBS = [
     ("a grace period as for short jobs", lambda o: pod(o).update(terminationGracePeriodSeconds=440), "needs a grace period of 1940 s"),
 ]
-CASES = [EXAMPLE, KEDA, LONG_JOBS]
+FORWARDED = [
+    ("a handler that ends", lambda o: handler(o).pop("restartPolicy"), "no sidecar"),
+    ("a handler that is not waited for", lambda o: handler(o).pop("startupProbe"), "does not wait"),
+    ("the worker's processes", lambda o: pod(o).update(shareProcessNamespace=True), "processes"),
+    ("the worker's user", lambda o: handler(o)["securityContext"].update(runAsUser=65532), "the worker's user"),
+    ("no user", lambda o: handler(o)["securityContext"].pop("runAsUser"), "the worker's user"),
+    ("the keyring", lambda o: handler(o).update(volumeMounts=container(o)["volumeMounts"]), "is mounted in the handler"),
+    ("a proxy", lambda o: variable(handler(o), "NO_PROXY").update(value="localhost"), "NO_PROXY"),
+    ("the bucket's name", lambda o: handler(o)["env"].append({"name": "FLEET_BUCKET", "value": "b"}), "is told"),
+    ("a handler's writable root", lambda o: handler(o)["securityContext"].pop("readOnlyRootFilesystem"), "writable"),
+    ("a handler without a limit", lambda o: handler(o)["resources"].pop("limits"), "memory limit"),
+    ("no kind", lambda o: variable(container(o), "FLEET_FORWARD").update(value=""), "nothing is forwarded"),
+    ("another host", lambda o: variable(container(o), "FLEET_FORWARD").update(value="greet=http://greet:80/"), "nothing is forwarded"),
+    ("jobs longer than the drain", lambda o: variable(container(o), "FLEET_FORWARD_TIMEOUT").update(value="10m"), "longer than the drain"),
+]
+CASES = [EXAMPLE, KEDA, LONG_JOBS, FORWARDED]
 
 
 def faults_of(path, breaking):

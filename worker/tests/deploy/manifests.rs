@@ -89,6 +89,35 @@ fn every_page_is_routed() {
     assert!(count > 10, "{count}");
 }
 
+/// The overlay's handler is the image's, and the worker forwards to it as many jobs as it serves.
+#[test]
+fn the_example_of_a_handler_is_forwarded_to() {
+    let patch = yaml("deploy/kubernetes/overlays/forwarded/handler.yaml").remove(0);
+    let worker = &list(&patch, "/spec/template/spec/containers")[0];
+    let known = known(&["worker"]).unwrap();
+    for variable in list(worker, "/env") {
+        let name = text(variable, "/name");
+        assert!(known.variables.contains(name), "fleet worker has no {name}");
+    }
+    let dockerfile = read("deploy/handler/Dockerfile");
+    let line = dockerfile.lines().find_map(|line| line.strip_prefix("ENTRYPOINT ")).unwrap();
+    let words: Vec<String> = serde_json::from_str(line).unwrap();
+    let flag = |name: &str| words[words.iter().position(|word| word == name).unwrap() + 1].clone();
+    let value = |name: &str| {
+        let found = list(worker, "/env").iter().find(|variable| text(variable, "/name") == name);
+        text(found.unwrap(), "/value")
+    };
+    assert_eq!(value("FLEET_FORWARD"), format!("greet=http://{}/", flag("--bind")));
+    assert_eq!(value("FLEET_FORWARD_CONCURRENCY"), flag("--threads"));
+    assert_eq!(flag("--timeout"), "0");
+    let handler = &list(&patch, "/spec/template/spec/initContainers")[0];
+    let user = handler["securityContext"]["runAsUser"].as_u64().unwrap();
+    assert!(dockerfile.contains(&format!("USER {user}:{user}\n")), "{user}");
+    // What the README shows and the tests run.
+    let (_, application) = words.last().unwrap().split_once(':').unwrap();
+    assert!(read("tests/clients/python/app.py").contains(&format!("{application} = Flask(")));
+}
+
 #[test]
 fn every_variable_that_must_be_set_is() {
     for (container, words, _) in &containers() {
