@@ -14,7 +14,7 @@ use worker::telemetry::logging;
 
 use crate::ground::Place;
 
-use super::{LOGS, Stopwatch, USER_AGENT, say};
+use super::{Call, LOGS, Stopwatch, USER_AGENT, say};
 
 async fn open(place: &Place, outstanding: usize) -> anyhow::Result<MessageStream> {
     let subscriber = Subscriber::builder()
@@ -85,13 +85,13 @@ pub(super) async fn run_lines(
     each(&place, jobs, outstanding, line).await
 }
 
-/// One request per message, with the same token every time.
+/// One request per message.
 pub(super) async fn run_calls(
     place: Place,
     jobs: u64,
     outstanding: usize,
     at_once: usize,
-    access_token: String,
+    call: Call,
 ) -> anyhow::Result<()> {
     let mut stream = open(&place, outstanding).await?;
     let token = stream.shutdown_token();
@@ -99,16 +99,22 @@ pub(super) async fn run_calls(
     let http = http_client(USER_AGENT)?;
     let slots = Arc::new(Semaphore::new(at_once));
     let (left, done) = (Arc::new(AtomicU64::new(jobs)), Arc::new(Notify::new()));
-    let (url, access_token): (Arc<str>, Arc<str>) = (place.userinfo.into(), access_token.into());
+    let (profile, call): (Arc<str>, _) = (place.userinfo.into(), Arc::new(call));
     let mut watch = None;
     for _ in 0..jobs {
         let slot = Arc::clone(&slots).acquire_owned().await?;
-        let (_message, handler) = stream.next().await.context("the stream ended")??;
+        let (message, handler) = stream.next().await.context("the stream ended")??;
         watch.get_or_insert_with(Stopwatch::start);
-        let (http, url, access_token) = (http.clone(), Arc::clone(&url), Arc::clone(&access_token));
+        let (http, profile, call) = (http.clone(), Arc::clone(&profile), Arc::clone(&call));
         let (left, done) = (Arc::clone(&left), Arc::clone(&done));
         tokio::spawn(async move {
-            let sent = http.get(&*url).bearer_auth(&access_token).send().await;
+            let request = match &*call {
+                Call::Profile { token } => http.get(&*profile).bearer_auth(token),
+                Call::Handler { url } => {
+                    http.post(url).header("content-type", "application/json").body(message.data)
+                }
+            };
+            let sent = request.send().await;
             if let Ok(answer) = sent
                 && answer.status().is_success()
                 && answer.bytes().await.is_ok()

@@ -29,8 +29,8 @@ pub(crate) enum Role {
     /// The same, which reads each job and logs a line about it: by `tracing`'s own
     /// formatter, or as a worker does.
     BareLines { place: Place, jobs: u64, outstanding: usize, as_worker: bool },
-    /// The loop with one request per message, always with the same token.
-    BareCalls { place: Place, jobs: u64, outstanding: usize, at_once: usize, token: String },
+    /// The loop with one request per message.
+    BareCalls { place: Place, jobs: u64, outstanding: usize, at_once: usize, call: Call },
     /// A worker.
     Replica(ReplicaRole),
     /// A worker that loads, refreshes and saves credentials without a guard.
@@ -39,6 +39,15 @@ pub(crate) enum Role {
     Use { place: Place, users: usize, every: Duration },
     /// A replica that holds more and more users in memory.
     Hold { place: Place, steps: Vec<usize> },
+}
+
+/// What the loop asks for each message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Call {
+    /// The user's profile, always with the same token.
+    Profile { token: String },
+    /// The handler at this URL, to do the job.
+    Handler { url: String },
 }
 
 /// How a worker works.
@@ -52,6 +61,8 @@ pub(crate) struct ReplicaRole {
     pub(crate) concurrency: usize,
     /// Users whose credentials are in memory when it begins.
     pub(crate) users: usize,
+    /// The handler that jobs of the kind `forwarded` are sent to, `KIND=URL`.
+    pub(crate) forward: Option<String>,
 }
 
 /// How a worker logs.
@@ -69,8 +80,8 @@ pub(crate) fn play(role: Role) -> anyhow::Result<()> {
             Role::BareLines { place, jobs, outstanding, as_worker } => {
                 bare::run_lines(place, jobs, outstanding, as_worker).await
             }
-            Role::BareCalls { place, jobs, outstanding, at_once, token } => {
-                bare::run_calls(place, jobs, outstanding, at_once, token).await
+            Role::BareCalls { place, jobs, outstanding, at_once, call } => {
+                bare::run_calls(place, jobs, outstanding, at_once, call).await
             }
             Role::Replica(role) => replica::run(role).await,
             Role::Unguarded { place, at_once } => unguarded::run(place, at_once).await,

@@ -17,13 +17,15 @@ use shared::{TokenStore, UserId};
 use tests::stage::BUCKET;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use worker::forward::{ForwardSettings, Forwarding, TIMEOUT};
 use worker::kinds::{BODY_MEMORY, KindSettings, Kinds, builtin};
 use worker::metered::{MeteredBucket, MeteredEndpoint};
 use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, Publisher};
 use worker::replica::Stop;
 use worker::telemetry::logging;
 use worker::telemetry::prometheus::Scrape;
-use worker::{Handler, Job, Session, Verdict, Worker, metrics};
+use worker::{Handler, Job, Places, Session, Verdict, Worker, metrics};
 
 use crate::child::Work;
 use crate::ground::{Place, user};
@@ -89,6 +91,10 @@ impl Handler for Counted {
         }
         .boxed()
     }
+
+    fn places(&self) -> Option<&Places> {
+        self.inner.as_ref()?.places()
+    }
 }
 
 /// A store as `fleet worker` builds it.
@@ -128,7 +134,7 @@ pub(super) async fn warm(store: &TokenStore, users: std::ops::Range<usize>) -> a
 
 /// Does so many jobs.
 pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
-    let ReplicaRole { place, jobs, outstanding, concurrency, users } = role;
+    let ReplicaRole { place, jobs, outstanding, concurrency, users, forward } = role;
     let _logs = logging::start(&LOGS, None).map_err(anyhow::Error::msg)?;
     let _scrape = Scrape::start()?;
     let http = http_client(USER_AGENT)?;
@@ -153,6 +159,23 @@ pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
         (kind, Arc::new(counted) as Arc<dyn Handler>)
     })
     .collect();
+    if let Some(route) = forward {
+        let settings = ForwardSettings {
+            routes: vec![route.parse()?],
+            once: Vec::new(),
+            concurrency,
+            timeout: TIMEOUT,
+            token_listen: "127.0.0.1:0".parse()?,
+            subscription: place.subscription.clone(),
+        };
+        let forwarding = Forwarding::open(settings).await?;
+        kinds.extend(forwarding.handlers().into_iter().map(|(kind, inner)| {
+            let counted = Counted { inner: Some(inner), count: Arc::clone(&count) };
+            (kind, Arc::new(counted) as Arc<dyn Handler>)
+        }));
+        let clock = Arc::new(SystemClock::default());
+        tokio::spawn(forwarding.serve(store.clone(), clock, CancellationToken::new()));
+    }
     let nothing = Counted { inner: None, count: Arc::clone(&count) };
     kinds.insert("nothing".to_owned(), Arc::new(nothing));
     metrics::begin(metrics::Process::Worker, kinds.keys().map(String::as_str), []);

@@ -2,6 +2,7 @@
 
 mod expiry;
 mod footprint;
+mod forward;
 mod limit;
 mod scaling;
 mod throughput;
@@ -17,6 +18,8 @@ pub(crate) enum Section {
     Limit,
     /// Jobs per second and processor time per job, beside bare loops
     Throughput,
+    /// Jobs that an HTTP handler does, beside a bare loop that calls it
+    Forward,
     /// Beside sharing credentials without a guard, in Rust and in Python
     Unguarded,
     /// 10,000 users whose tokens expire in the same minute
@@ -36,6 +39,7 @@ impl Section {
         match self {
             Self::Limit => "what the embedded emulator can do",
             Self::Throughput => "throughput beside bare loops",
+            Self::Forward => "forwarded jobs beside a bare loop",
             Self::Unguarded => "beside the unguarded way (about six minutes)",
             Self::Expiry => "mass expiry (about five minutes)",
             Self::Scaling => "scaling",
@@ -47,6 +51,7 @@ impl Section {
         match self {
             Self::Limit => limit::run(runs, report).await,
             Self::Throughput => throughput::run(runs, report).await,
+            Self::Forward => forward::run(runs, report).await,
             Self::Unguarded => unguarded::run(runs, report).await,
             Self::Expiry => expiry::run(report).await,
             Self::Scaling => scaling::run(runs, report).await,

@@ -81,6 +81,7 @@ async fn measure(ground: &mut Ground, replicas: usize) -> anyhow::Result<(f64, f
                 outstanding: 4 * CONCURRENCY,
                 concurrency: CONCURRENCY,
                 users: USERS,
+                forward: None,
             }))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;

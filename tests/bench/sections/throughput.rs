@@ -7,7 +7,7 @@ use tests::stage::{Cloud, Missing};
 use crate::child;
 use crate::ground::{Ground, Place};
 use crate::report::Report;
-use crate::roles::{ReplicaRole, Role};
+use crate::roles::{Call, ReplicaRole, Role};
 
 use super::Pairs;
 
@@ -75,8 +75,8 @@ impl Reference {
             Self::Lines => Role::BareLines { place, jobs, outstanding, as_worker: false },
             Self::WorkersLines => Role::BareLines { place, jobs, outstanding, as_worker: true },
             Self::Calls { token } => {
-                let token = token.clone();
-                Role::BareCalls { place, jobs, outstanding, at_once: AT_ONCE, token }
+                let call = Call::Profile { token: token.clone() };
+                Role::BareCalls { place, jobs, outstanding, at_once: AT_ONCE, call }
             }
         }
     }
@@ -113,6 +113,7 @@ async fn on(
                         outstanding: OUTSTANDING,
                         concurrency,
                         users: USERS,
+                        forward: None,
                     })
                 } else {
                     reference.role(place.clone(), jobs)

@@ -78,6 +78,7 @@ async fn ours(ground: &mut Ground) -> anyhow::Result<f64> {
         concurrency: 64,
         // Cold: each user's first job reads the record.
         users: 0,
+        forward: None,
     }))?;
     client.says::<()>().await?;
     client.tell().await?;
