@@ -39,7 +39,8 @@ struct Body<'a> {
 }
 
 /// What Google's libraries of all languages load as a user's credentials. The secret stands in
-/// `client_secret`, which they redact; `refresh_token`, which they print, names the user.
+/// `client_secret`, which they redact (all but Java's); `refresh_token`, which they print, names the
+/// user.
 #[derive(Serialize)]
 pub(crate) struct CredentialsObject<'a> {
     r#type: &'static str,
