@@ -95,19 +95,16 @@ impl Outcomes {
 
 /// Lets through the outcomes of these users; of everybody where a filter cannot say who.
 fn filter<'a>(users: impl IntoIterator<Item = &'a UserId>) -> String {
-    let mut filter = String::new();
+    let mut parts = Vec::new();
     for user in users {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
         if !user.as_str().chars().all(is_plain) {
             return String::new();
         }
-        let or = if filter.is_empty() { "" } else { " OR " };
-        filter.push_str(&format!("{or}attributes.user = \"{}\"", user.as_str()));
-        if filter.len() > MAX_FILTER {
-            return String::new();
-        }
+        parts.push(format!("attributes.user = \"{}\"", user.as_str()));
     }
-    filter
+    let filter = parts.join(" OR ");
+    if filter.len() > MAX_FILTER { String::new() } else { filter }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The run itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -363,7 +364,7 @@ pub(crate) async fn play(plan: Plan) -> anyhow::Result<()> {
     let buried = pubsub.subscription_stats(&full("subscriptions", "jobs-dead-review"));
     for _ in 0..buried.context("the dead letters' subscription")?.published {
         let (letter, attributes) = review.next().await?;
-        letters.push_str(&format!("{letter} {attributes:?}\n"));
+        writeln!(letters, "{letter} {attributes:?}")?;
     }
     let traces = std::mem::take(&mut *traces.lock().unwrap());
     ensure!(!traces.is_empty() && metrics.iter().all(|text| text.contains("fleet_jobs_total")));

@@ -58,8 +58,9 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut rest = text;
     while let [first, more @ ..] = rest {
         let (byte, left) = match rest {
-            [b'%', a, b, left @ ..] => (hex(&[*a, *b]), left),
-            [b'\\', b'u', b'0', b'0', a, b, left @ ..] => (hex(&[*a, *b]), left),
+            [b'%', a, b, left @ ..] | [b'\\', b'u', b'0', b'0', a, b, left @ ..] => {
+                (hex(&[*a, *b]), left)
+            }
             [b'\\', b'/', left @ ..] => (Some(b'/'), left),
             _ => (None, more),
         };
@@ -73,8 +74,9 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
 fn a_secret_is_found_however_it_is_spelled() {
     let secret = "ya29.fake-abcdefghijklmnopqrstuvwxyz_-0123456789";
     let pieces = Pieces::of(&[secret.to_owned()]);
-    let percent: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let units: String = secret.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+    let spelled = |spell: fn(u8) -> String| secret.bytes().map(spell).collect::<Vec<_>>().concat();
+    let percent = spelled(|byte| format!("%{byte:02X}"));
+    let units = spelled(|byte| format!("\\u{byte:04x}"));
     for quoted in [
         secret.to_owned(),
         secret.replace('-', "%2d"),
