@@ -31,6 +31,7 @@ const CONCURRENCY: &str = "64";
 
 pub(super) async fn run(scale: &Scale, json: bool) -> anyhow::Result<()> {
     let plan = Plan {
+        ports: None,
         refresh_latency: REFRESH_LATENCY,
         replica_flags: FLAGS.map(str::to_owned).to_vec(),
         ..scale.plan()

@@ -2,9 +2,11 @@
 
 mod compare;
 mod comparison;
+mod control;
 pub(super) mod demo;
 mod jobs;
 mod play;
+mod ports;
 mod progress;
 mod report;
 pub(super) mod serve;

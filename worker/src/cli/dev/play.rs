@@ -60,6 +60,7 @@ impl Scale {
     /// The stack that the fleet runs on.
     pub(super) fn plan(&self) -> Plan {
         Plan {
+            ports: None,
             token_lifetime: self.token_lifetime,
             api_latency: API_LATENCY,
             refresh_latency: Duration::ZERO,

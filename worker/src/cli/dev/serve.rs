@@ -10,19 +10,50 @@ use tokio::sync::mpsc;
 use super::super::broker::LISTEN;
 use super::super::connect::duration;
 use super::super::output;
+use super::control::{self, EnvArgs, Environment, ExecArgs, Format, print, tell};
+use super::ports::{BASE, Ports};
 use super::stack::{Line, Plan, Replica, Stack};
+
+/// A stack, or a question to one that is up.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    asked: Option<Asked>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Asked {
+    /// Print the variables that point programs at a running stack
+    Env(EnvArgs),
+    /// Run a command with these variables set
+    Exec(ExecArgs),
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    match args.asked {
+        Some(Asked::Env(args)) => control::env(args).await,
+        Some(Asked::Exec(args)) => control::exec(args).await,
+        None => serve(args.serve).await,
+    }
+}
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   fleet dev --replicas 2
-  # then, in another terminal, paste the printed export lines, and:
-  fleet publish --user user-1 --kind profile
+  # then, in another terminal:
+  eval \"$(fleet dev env)\"
+  fleet publish --user user-1 --kind profile --wait
+  # or one command with the variables set:
+  fleet dev exec -- pytest
   # or with a handler of one's own, in any language:
   fleet dev --forward greet=http://127.0.0.1:8080/
 
 Everything lives in memory and is gone after Ctrl-C.")]
-pub(crate) struct Args {
+struct ServeArgs {
     /// How many replicas
     #[arg(long, default_value_t = 1)]
     replicas: usize,
@@ -45,17 +76,30 @@ pub(crate) struct Args {
     /// 127.0.0.1:9091, or any free port where that is taken]
     #[arg(long, value_name = "ADDRESS")]
     broker: Option<SocketAddr>,
-    /// The endpoints as JSON instead of export lines
+    /// Where its ports begin; the next free block of 50 is taken where one of them is in use
+    #[arg(long, env = "FLEET_DEV_PORT_BASE", default_value_t = BASE)]
+    port_base: u16,
+    /// The variables as JSON instead of export lines
     #[arg(long)]
     json: bool,
 }
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
+    // A terminal that is closed ends it too.
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let (ports, control) = Ports::take(args.port_base)?;
+    if ports.base != args.port_base {
+        output::note(format!(
+            "ports from {} on are in use: taking those from {} (--port-base {})",
+            args.port_base, ports.base, ports.base
+        ));
+    }
     let stack = Stack::start(Plan {
         token_lifetime: args.token_lifetime,
         api_latency: Duration::ZERO,
         refresh_latency: Duration::ZERO,
+        ports: Some(ports),
         replica_flags: args.forward.iter().map(|route| format!("--forward={route}")).collect(),
     })
     .await?;
@@ -75,7 +119,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             .map(|(_, url)| url.clone());
         let number_of_all = args.replicas + number;
         let (flags, public) = (&args.web_flag, public.as_deref());
-        let (page, url) = stack.web(number_of_all, public, flags, lines.clone()).await?;
+        let (page, url) = stack.web(number_of_all, number, public, flags, lines.clone()).await?;
         // The second one stands behind the same address, as behind a load balancer, and
         // is reached past it here.
         let name = if number == 1 { "FLEET_PUBLIC_URL" } else { "FLEET_PUBLIC_URL_2" };
@@ -91,15 +135,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     environment.extend(broker_variables);
     let page_url = environment.iter().find(|(name, _)| *name == "FLEET_PUBLIC_URL");
     let page_url = page_url.map_or("none".to_owned(), |(_, url)| url.clone());
-    if args.json {
-        let map: serde_json::Map<_, _> =
-            environment.into_iter().map(|(n, v)| (n.to_owned(), v.into())).collect();
-        output::json(&map.into())?;
-    } else {
-        for (name, value) in environment {
-            output::line(format!("export {name}={value}"))?;
-        }
-    }
+    let environment: Environment =
+        environment.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    print(&environment, if args.json { Format::Json } else { Format::Sh })?;
+    let _telling = tell(environment, control)?;
     let named = match (users.first(), users.last()) {
         (Some(first), Some(last)) => format!("{} … {}", first.as_str(), last.as_str()),
         _ => "none".to_owned(),
@@ -109,6 +148,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         args.replicas,
         stack.folder().display()
     ));
+    for (role, address) in stack.endpoints() {
+        output::note(format!("  {role:<22} {address}"));
+    }
+    for number in 1..=args.replicas {
+        let metrics = ports.metrics(number);
+        if metrics.port() != 0 {
+            output::note(format!("  metrics of replica {number:<3} http://{metrics}/metrics"));
+        }
+    }
     if let Some(user) = users.first() {
         let user = user.as_str();
         output::note(format!(
@@ -119,6 +167,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => break,
             _ = terminate.recv() => break,
+            _ = hang_up.recv() => break,
             Some(line) = logged.recv() => output::note(line.for_people()),
         }
     }

@@ -21,6 +21,7 @@ use shared::{Grant, OAuthClient, Secret, TokenStore, UserId, create_secret};
 use super::super::emulated::Emulators;
 use super::super::environment::Place;
 use super::super::setup;
+use super::ports::Ports;
 
 pub(super) use children::{Line, Replica};
 
@@ -51,6 +52,8 @@ pub(super) struct Plan {
     pub(super) refresh_latency: Duration,
     /// Flags of every replica.
     pub(super) replica_flags: Vec<String>,
+    /// Where it listens, if not at any free ports.
+    pub(super) ports: Option<Ports>,
 }
 
 /// A running stack.
@@ -71,15 +74,22 @@ pub(super) fn full(collection: &str, id: &str) -> String {
 impl Stack {
     /// Starts the emulators and creates what the fleet needs.
     pub(super) async fn start(plan: Plan) -> anyhow::Result<Self> {
-        let pubsub = PubSub::start(pubsub::Config::default()).await.context("Pub/Sub emulator")?;
-        let storage =
-            Storage::start(storage::Config::default()).await.context("storage emulator")?;
+        let (mut to_pubsub, mut to_storage) =
+            (pubsub::Config::default(), storage::Config::default());
+        let mut to_google = google::Config::default();
+        if let Some(ports) = plan.ports {
+            to_pubsub.listen = ports.pubsub();
+            (to_storage.http, to_storage.grpc) = (ports.storage(), ports.storage_grpc());
+            to_google.listen = ports.google();
+        }
+        let pubsub = PubSub::start(to_pubsub).await.context("Pub/Sub emulator")?;
+        let storage = Storage::start(to_storage).await.context("storage emulator")?;
         let google = Google::start(google::Config {
             token_lifetime: plan.token_lifetime,
             rotate: true,
             api_latency: plan.api_latency,
             refresh_latency: plan.refresh_latency,
-            ..google::Config::default()
+            ..to_google
         })
         .await
         .context("identity emulator")?;
@@ -149,6 +159,16 @@ impl Stack {
             ("FLEET_OUTCOMES_TOPIC", OUTCOMES.to_owned()),
             ("FLEET_EVENTS_TOPIC", EVENTS.to_owned()),
             ("FLEET_OAUTH_CLIENT", self.client_path().display().to_string()),
+        ]
+    }
+
+    /// Each server, and what it is, for people.
+    pub(super) fn endpoints(&self) -> [(&'static str, String); 4] {
+        [
+            ("Pub/Sub", self.pubsub.address().to_string()),
+            ("Cloud Storage", self.storage.http_origin()),
+            ("Cloud Storage by gRPC", self.storage.grpc_address().to_string()),
+            ("Google's APIs", self.google.origin()),
         ]
     }
 

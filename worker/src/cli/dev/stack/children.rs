@@ -1,7 +1,7 @@
 //! The stack's processes: children of this program.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 
 use anyhow::Context as _;
@@ -29,7 +29,9 @@ impl Stack {
         lines: mpsc::UnboundedSender<Line>,
     ) -> anyhow::Result<Replica> {
         let mut command = self.command("worker")?;
-        command.args(["--listen", "127.0.0.1:0", "--ack-extension", "10s"]);
+        let metrics = self.plan.ports.map(|ports| ports.metrics(number));
+        let metrics = metrics.unwrap_or_else(any_port).to_string();
+        command.args(["--listen", &metrics, "--ack-extension", "10s"]);
         command.args(&self.plan.replica_flags);
         let (replica, _) = begun(command, number, lines, |line| {
             (line["message"] == "taking jobs").then(String::new)
@@ -62,11 +64,12 @@ impl Stack {
         Ok(command)
     }
 
-    /// Starts a replica of the consent pages; its own address. All of this stack have
-    /// one session key, and `public_url` if it is given.
+    /// Starts the `page`th replica of the consent pages; its own address. All of this stack
+    /// have one session key, and `public_url` if it is given.
     pub(in super::super) async fn web(
         &self,
         number: usize,
+        page: usize,
         public_url: Option<&str>,
         flags: &[String],
         lines: mpsc::UnboundedSender<Line>,
@@ -78,7 +81,9 @@ impl Stack {
             create_secret(&key)?.write_all(STANDARD.encode(secret).as_bytes())?;
         }
         let mut command = self.command("web")?;
-        command.args(["--listen", "127.0.0.1:0", "--offer-scope", &SCOPES[3..].join(",")]);
+        let listen = self.plan.ports.map(|ports| ports.page(page));
+        let listen = listen.unwrap_or_else(any_port).to_string();
+        command.args(["--listen", &listen, "--offer-scope", &SCOPES[3..].join(",")]);
         command.args(flags);
         if let Some(url) = public_url {
             command.args(["--public-url", url]);
@@ -109,6 +114,10 @@ impl Stack {
         let key = key.display().to_string();
         Ok((broker, [("FLEET_BROKER_LISTEN", address), ("FLEET_BROKER_KEY", key)]))
     }
+}
+
+fn any_port() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
 }
 
 /// Starts a child and reads its log up to the line in which `ready` finds something; that. The
