@@ -343,3 +343,68 @@ fn log_settings() {
     refused(&["demo"], &[("FLEET_LOG_FORMAT", "xml")], &["FLEET_LOG_FORMAT", "gcp or text"]);
     refused(&["demo"], &[("FLEET_LOG", "a=b=c")], &["FLEET_LOG"]);
 }
+
+/// Google's clients would look for a minute, and blame the service.
+#[test]
+fn without_credentials_every_command_says_so_soon() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (client, session, key) = (path("client.json"), path("session.key"), path("broker.key"));
+    write_secret(
+        Path::new(&client),
+        r#"{"web": {"client_id": "x", "client_secret": "fake", "auth_uri": "https://a.test", "token_uri": "https://a.test"}}"#,
+    );
+    write_secret(Path::new(&session), &"A".repeat(44));
+    write_secret(Path::new(&key), &"ab".repeat(32));
+    let home = folder.path().to_str().unwrap();
+    let variables = [
+        ("HOME", home),
+        ("GOOGLE_CLOUD_PROJECT", "p"),
+        ("FLEET_BUCKET", "b"),
+        ("FLEET_OAUTH_CLIENT", &*client),
+        ("FLEET_SESSION_KEY", &session),
+        ("FLEET_BROKER_KEY", &key),
+        ("FLEET_LISTEN", "127.0.0.1:0"),
+        ("FLEET_BROKER_LISTEN", "127.0.0.1:0"),
+        // Nobody listens there.
+        ("GCE_METADATA_HOST", "127.0.0.1:1"),
+    ];
+    let topics = ["--topic", "jobs", "--dead-topic", "dead"];
+    let commands: Vec<Vec<&str>> = vec![
+        vec!["publish", "--topic", "jobs", "--user", "ann", "--kind", "profile"],
+        vec!["outcomes", "--outcomes-topic", "outcomes", "--follow"],
+        [&["setup"], &topics[..]].concat(),
+        vec!["users", "list"],
+        vec!["token", "ann"],
+        vec!["profile", "ann"],
+        vec!["dead", "list", "--dead-topic", "dead"],
+        [&["worker", "--subscription", "jobs-workers"], &topics[..]].concat(),
+        vec!["web", "--public-url", "https://fleet.example"],
+        vec!["broker"],
+        vec!["doctor"],
+    ];
+    let asked: Vec<_> = commands
+        .iter()
+        .map(|args| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_fleet"));
+            command.args(args).env_clear().envs(variables).stdin(Stdio::null());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            (args, command.spawn().unwrap())
+        })
+        .collect();
+    for (args, child) in asked {
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        for part in ["no Google credentials", "127.0.0.1:1", "gcloud auth application-default"] {
+            assert!(said.contains(part), "{args:?} should say {part:?}: {said}");
+        }
+    }
+    let missing = path("no-such-file.json");
+    let named =
+        [("GOOGLE_APPLICATION_CREDENTIALS", &*missing), ("GCE_METADATA_HOST", "127.0.0.1:1")];
+    let (code, _, said) = fleet(&["users", "list", "--bucket", "b"], &named);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains(&missing) && said.contains("does not exist"), "{said}");
+}

@@ -10,6 +10,7 @@ use shared::ports::Clock;
 use url::Url;
 
 use super::emulated::Emulators;
+use super::google_access;
 use super::output::Usage;
 
 /// Where everything is, by the environment.
@@ -29,11 +30,11 @@ impl Place {
         Connection { emulator: self.emulators.as_ref().map(|e| e.pubsub.clone()) }
     }
 
-    /// Finds out at once that an emulator is not there: the official client
-    /// would try for ever without a word.
+    /// Finds out at once that an emulator is not there, or that there are no credentials for
+    /// the service: the official client would try for long without a word.
     pub(crate) async fn reach_pubsub(&self) -> anyhow::Result<()> {
         let Some(emulators) = &self.emulators else {
-            return Ok(());
+            return google_access::find().await;
         };
         tokio::net::TcpStream::connect(&emulators.pubsub).await.map(drop).with_context(|| {
             format!(
@@ -43,8 +44,11 @@ impl Place {
         })
     }
 
-    /// The bucket.
+    /// The bucket. Says at once where there are no credentials for it.
     pub(crate) async fn bucket(&self, name: &str) -> anyhow::Result<CloudStorage> {
+        if self.emulators.is_none() {
+            google_access::find().await?;
+        }
         let config = CloudStorageConfig {
             bucket: name.to_owned(),
             timeout: None,

@@ -12,6 +12,7 @@ mod emulated;
 mod environment;
 mod events;
 mod forward;
+mod google_access;
 mod help;
 mod keyring;
 mod login;

@@ -1,6 +1,5 @@
 //! Application Default Credentials: whether there are any, and whose.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use google_cloud_auth::credentials::Builder;
@@ -8,15 +7,14 @@ use http::Extensions;
 use serde_json::Value;
 
 use super::super::environment::Place;
+use super::super::google_access::{self, HOW};
 use super::finding::Checks;
 
 /// Bound on obtaining a token.
 const TIME_LIMIT: Duration = Duration::from_secs(15);
 /// A metadata server is near, or there is none.
 const METADATA_LIMIT: Duration = Duration::from_secs(2);
-const METADATA: &str =
-    "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/email";
-const HOW: &str = "gcloud auth application-default login; on GKE, Workload Identity for the pod's service account";
+const METADATA: &str = "/computeMetadata/v1/instance/service-accounts/default/email";
 
 /// Also whether Google's services can be asked at all.
 pub(super) async fn check(place: &Place, http: &reqwest::Client) -> (Checks, bool) {
@@ -26,6 +24,7 @@ pub(super) async fn check(place: &Place, http: &reqwest::Client) -> (Checks, boo
         return (checks, true);
     }
     let obtained = tokio::time::timeout(TIME_LIMIT, async {
+        google_access::find().await.map_err(|e| e.to_string())?;
         let credentials = Builder::default().build().map_err(|e| e.to_string())?;
         credentials.headers(Extensions::new()).await.map(drop).map_err(|e| e.to_string())
     });
@@ -49,11 +48,7 @@ pub(super) async fn check(place: &Place, http: &reqwest::Client) -> (Checks, boo
 
 /// Whose the credentials file is. Reads nothing secret out of it.
 fn identity_of_file() -> Option<String> {
-    let path = match std::env::var_os("GOOGLE_APPLICATION_CREDENTIALS") {
-        Some(path) if !path.is_empty() => PathBuf::from(path),
-        _ => PathBuf::from(std::env::var_os("HOME")?)
-            .join(".config/gcloud/application_default_credentials.json"),
-    };
+    let path = google_access::file()?;
     let file: Value = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
     let kind = file["type"].as_str()?;
     Some(describe(kind, &file))
@@ -75,7 +70,8 @@ fn describe(kind: &str, file: &Value) -> String {
 }
 
 async fn identity_of_machine(http: &reqwest::Client) -> Option<String> {
-    let request = http.get(METADATA).header("Metadata-Flavor", "Google").timeout(METADATA_LIMIT);
+    let url = format!("http://{}{METADATA}", google_access::metadata_host());
+    let request = http.get(url).header("Metadata-Flavor", "Google").timeout(METADATA_LIMIT);
     let answer = request.send().await.ok()?.error_for_status().ok()?;
     let email = answer.text().await.ok()?;
     Some(format!("service account {} of this machine", email.trim()))
