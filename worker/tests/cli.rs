@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::Permissions;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -378,8 +379,6 @@ fn without_credentials_every_command_says_so_soon() {
         vec!["token", "ann"],
         vec!["profile", "ann"],
         vec!["dead", "list", "--dead-topic", "dead"],
-        [&["worker", "--subscription", "jobs-workers"], &topics[..]].concat(),
-        vec!["web", "--public-url", "https://fleet.example"],
         vec!["broker"],
         vec!["doctor"],
     ];
@@ -400,6 +399,21 @@ fn without_credentials_every_command_says_so_soon() {
         for part in ["no Google credentials", "127.0.0.1:1", "gcloud auth application-default"] {
             assert!(said.contains(part), "{args:?} should say {part:?}: {said}");
         }
+    }
+    // What serves waits, and says for what.
+    for args in [
+        [&["worker", "--subscription", "jobs-workers"], &topics[..]].concat(),
+        vec!["web", "--public-url", "https://fleet.example"],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fleet"));
+        command.args(&args).env_clear().envs(variables).stdin(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let told = said.take_while(|line| !line.contains("no Google credentials")).count();
+        let still_there = child.try_wait().unwrap().is_none();
+        assert!(still_there && told < 10, "{args:?}: {told} lines, and then it ended");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
     let missing = path("no-such-file.json");
     let named =

@@ -24,6 +24,7 @@ use tracing::warn;
 
 use super::audit_log;
 use super::environment::Place;
+use super::google_access;
 use super::help::TUNABLES;
 use super::optional_path::{given, path_or_nothing};
 use super::output::Usage;
@@ -180,6 +181,9 @@ impl StoreArgs {
         listener: &TcpListener,
     ) -> anyhow::Result<Connected> {
         let client = self.read_client()?;
+        if place.emulators.is_none() {
+            google_access::find_to_serve().await?;
+        }
         let sealing = self.sealing.sealing_when_reachable(place, listener).await?;
         self.open(place, Some(&client), sealing).await
     }

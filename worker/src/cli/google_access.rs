@@ -4,8 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use shared::adapters::SystemClock;
+use shared::ports::Clock as _;
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
+use tracing::error;
 
 /// What to do where there are none.
 pub(super) const HOW: &str = "run `gcloud auth application-default login`, or on GKE give the pod's service account Workload Identity";
@@ -13,6 +17,8 @@ pub(super) const HOW: &str = "run `gcloud auth application-default login`, or on
 const METADATA_LIMIT: Duration = Duration::from_secs(2);
 /// That of a pod that has just started may not listen yet.
 const METADATA_PAUSE: Duration = Duration::from_millis(200);
+/// How long what serves goes on looking.
+const SERVING: Duration = Duration::from_secs(60);
 
 /// The file of a person or a service account, where one is named or gcloud keeps it.
 pub(super) fn file() -> Option<PathBuf> {
@@ -41,6 +47,21 @@ pub(super) async fn find() -> anyhow::Result<()> {
     FOUND.get_or_try_init(look).await.copied()
 }
 
+/// The same for what serves: says as soon that there are none, and goes on looking for
+/// [`SERVING`], since a pod that has just started may have none for some seconds.
+pub(super) async fn find_to_serve() -> anyhow::Result<()> {
+    let end = Instant::now() + SERVING;
+    let Err(why) = find().await else { return Ok(()) };
+    error!("{why:#}; looked for again");
+    while Instant::now() < end {
+        if find().await.is_ok() {
+            return Ok(());
+        }
+        SystemClock::default().sleep(METADATA_PAUSE).await;
+    }
+    Err(why)
+}
+
 async fn look() -> anyhow::Result<()> {
     let named = std::env::var_os("GOOGLE_APPLICATION_CREDENTIALS").is_some_and(|p| !p.is_empty());
     let path = file();
@@ -55,7 +76,7 @@ async fn look() -> anyhow::Result<()> {
     let host = metadata_host();
     let answers = async {
         while TcpStream::connect(&host).await.is_err() {
-            tokio::time::sleep(METADATA_PAUSE).await;
+            SystemClock::default().sleep(METADATA_PAUSE).await;
         }
     };
     if tokio::time::timeout(METADATA_LIMIT, answers).await.is_ok() {
