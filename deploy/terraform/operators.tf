@@ -1,7 +1,8 @@
 # Who looks after the fleet. Operators work through the pods (`kubectl exec`, deploy/RUNBOOK.md), which
 # have the keyring and the OAuth client already: nothing secret comes to a laptop. What they may do
-# inside the namespace is Kubernetes' to say (kubernetes/base/operators.yaml). Custodians hold the
-# keys themselves, to rotate them: who has both the bucket and the keyring can act as every user.
+# inside the namespace is Kubernetes' to say (kubernetes/base/operators.yaml). In a pod they can act as
+# every user (`fleet token`), for as long as they may go there. Custodians hold the keys themselves, to
+# rotate them: who has both the bucket and the keyring can act as every user for good.
 locals {
   people = setunion(var.operators, var.custodians)
 }

@@ -120,7 +120,7 @@ variable "publishers" {
 }
 
 variable "operators" {
-  description = "Who looks after the fleet through its pods, logs and dead letters, as IAM principals (user:…, group:…). They get no key."
+  description = "Who looks after the fleet through its pods, logs and dead letters, as IAM principals (user:…, group:…). They get no key, but can act as any user from within a pod."
   type        = set(string)
   default     = []
 }

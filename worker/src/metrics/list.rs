@@ -187,7 +187,7 @@ metrics_list! {
     WORKER_READY = "fleet_worker_ready", WORKER, Gauge, [],
         "1 while /readyz of this worker says ready.";
     WEB_READY = "fleet_web_ready", WEB, Gauge, [],
-        "1 while /readyz of these consent pages says ready.";
+        "1 while /readyz of these consent pages says ready, as of the last time that it was asked.";
     CLIENT_REFUSED = "fleet_oauth_client_refused", BOTH, Gauge, [],
         "1 from when the token endpoint refuses the OAuth client until it accepts it again.";
     PUBSUB_REACHABLE = "fleet_pubsub_reachable", WORKER, Gauge, [],

@@ -1,6 +1,7 @@
 //! What may be secret is neither committed nor uploaded nor copied into an image.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use super::{read, root};
@@ -31,8 +32,8 @@ fn made(page: &str) -> BTreeSet<String> {
         let words = line.split(|c: char| c.is_whitespace() || "=\"'`();".contains(c));
         for word in words {
             let name = word.rsplit('/').next().unwrap();
-            let secret = name.ends_with(".json") || name.ends_with(".key");
-            if secret || name.ends_with(".tfvars") {
+            let kind = Path::new(name).extension().and_then(|kind| kind.to_str());
+            if kind.is_some_and(|kind| ["json", "key", "tfvars"].contains(&kind)) {
                 found.insert(name.to_owned());
             }
         }
