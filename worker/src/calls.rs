@@ -106,21 +106,19 @@ pub struct ApiRequest<'a> {
 }
 
 impl<'a> ApiRequest<'a> {
-    /// A request to `url`, for which `target` may stand in, with the user's token.
+    /// The request of `builder`, which goes to `url` or to what stands in for it, with the
+    /// user's token.
     pub(crate) fn new(
         carrier: &'a Carrier,
+        builder: RequestBuilder,
         ledger: &'a Arc<CallLedger>,
         credentials: &'a Credentials,
         kind: &'a Arc<str>,
         method: Method,
         url: &Url,
-        target: Url,
     ) -> Self {
         Self {
-            builder: carrier
-                .http
-                .request(method.clone(), target)
-                .bearer_auth(credentials.access_token().expose()),
+            builder: builder.bearer_auth(credentials.access_token().expose()),
             repeatable: method.is_idempotent(),
             method,
             host: url.host_str().unwrap_or_default().into(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use shared::TokenStore;
 use url::Url;
 
+use crate::api_clients::ApiClients;
 use crate::hosts::HostRules;
 use crate::observer::Observer;
 use crate::rate_limits::HostLimits;
@@ -13,7 +14,7 @@ use crate::rate_limits::HostLimits;
 #[derive(Debug, Clone)]
 pub(crate) struct Carrier {
     pub(crate) store: TokenStore,
-    pub(crate) http: reqwest::Client,
+    pub(crate) clients: Arc<ApiClients>,
     pub(crate) hosts: HostRules,
     /// Stands in for Google's API origins, with emulators only.
     pub(crate) api_root: Option<Url>,

@@ -6,6 +6,7 @@
 //! ended by exactly one [`outcome::Status`]. The program `fleet` is [`fleet`], to which kinds of
 //! one's own can be added; [`Worker::from_env`] is a worker for programs with parts of their own.
 
+mod api_clients;
 pub mod audit;
 mod calls;
 mod carrier;

@@ -9,6 +9,7 @@ use shared::ports::Clock;
 use shared::{Credentials, UserId};
 use url::Url;
 
+use crate::api_clients::ApiClient;
 use crate::calls::ApiRequest;
 use crate::carrier::Carrier;
 use crate::effect::{CallLedger, CallUnderWay};
@@ -18,6 +19,7 @@ use crate::job::Received;
 /// One run of a handler as one user.
 pub struct Session<'a> {
     carrier: &'a Carrier,
+    client: ApiClient<'a>,
     credentials: Credentials,
     /// Of the job, for the audit trail.
     kind: Arc<str>,
@@ -44,7 +46,8 @@ impl<'a> Session<'a> {
         let ledger = Arc::default();
         let attempt = Attempt { number: 1, received: &NOTHING };
         let (kind, rejected) = ("".into(), OnceLock::new());
-        Self { carrier, credentials, kind, ledger, attempt, rejected }
+        let client = carrier.clients.take();
+        Self { carrier, client, credentials, kind, ledger, attempt, rejected }
     }
 
     /// The same for a job of this kind.
@@ -108,8 +111,9 @@ impl<'a> Session<'a> {
 
     /// The same to a URL that was checked, or that the operator configured.
     pub(crate) fn request_trusted(&self, method: Method, url: &Url) -> ApiRequest<'_> {
-        let Self { carrier, credentials, kind, ledger, .. } = self;
-        ApiRequest::new(carrier, ledger, credentials, kind, method, url, self.resolve(url))
+        let Self { carrier, client, credentials, kind, ledger, .. } = self;
+        let builder = client.request(method.clone(), self.resolve(url));
+        ApiRequest::new(carrier, builder, ledger, credentials, kind, method, url)
     }
 
     /// Where the user's token may go.
@@ -154,6 +158,7 @@ impl fmt::Debug for Session<'_> {
 /// handlers do with a session.
 #[cfg(test)]
 pub(crate) mod stand {
+    use crate::api_clients::ApiClients;
     use crate::observer::Observer;
     use shared::TokenStore;
     use std::time::Duration;
@@ -207,7 +212,7 @@ pub(crate) mod stand {
         let credentials = store.get_credentials(&user).await.unwrap();
         let carrier = Carrier {
             store,
-            http: http_client("test").unwrap(),
+            clients: Arc::new(ApiClients::new(1, Box::new(|| http_client("test").unwrap()))),
             hosts: HostRules::default(),
             api_root: Some(api_root.parse().unwrap()),
             observer: Arc::new(Observer::new(Arc::new(SystemClock::default()))),

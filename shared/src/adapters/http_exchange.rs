@@ -37,19 +37,29 @@ const LAST_LOOK: Duration = Duration::from_secs(1);
 /// idle ones are kept for 10 s, and one that the other side does not acknowledge is given
 /// up after 10 s. No HTTP/2 ping ends a connection on which an answer is late.
 ///
+/// Answers that are not read fill no connection for others: of each 512 KiB may be under way,
+/// and 100 of them, as many as Google's front ends send at once, fit into a connection's 64 MiB.
+///
 /// # Errors
 /// When the TLS configuration of the system cannot be loaded.
 pub fn http_client(user_agent: &str) -> Result<reqwest::Client, reqwest::Error> {
+    http_client_builder(user_agent).build()
+}
+
+/// The same, for settings of the caller's own, such as a certificate authority.
+pub fn http_client_builder(user_agent: &str) -> reqwest::ClientBuilder {
     let builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(5))
         .pool_idle_timeout(Duration::from_secs(10))
         .tcp_keepalive(Duration::from_secs(10))
         .tcp_keepalive_interval(Duration::from_secs(5))
+        .http2_initial_stream_window_size(512 * 1024)
+        .http2_initial_connection_window_size(64 * 1024 * 1024)
         .user_agent(user_agent);
     #[cfg(target_os = "linux")]
     let builder = builder.tcp_user_timeout(Duration::from_secs(10));
-    builder.build()
+    builder
 }
 
 /// What came of an exchange. It is an error to `oauth2`, which builds requests here and

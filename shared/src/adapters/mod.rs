@@ -13,7 +13,7 @@ mod token_http;
 pub use bucket_inspection::{BucketSettings, LifecycleRule};
 pub use cloud_kms::CloudKms;
 pub use cloud_storage::{CloudStorage, CloudStorageConfig};
-pub use http_exchange::http_client;
+pub use http_exchange::{http_client, http_client_builder};
 pub use memory::MemoryBucket;
 pub use provider_http::{GOOGLE_REVOKE_URL, HttpProvider};
 pub use retrying::RetryingBucket;

@@ -197,7 +197,7 @@ pub(super) async fn run(role: ReplicaRole) -> anyhow::Result<()> {
         .jobs(Arc::<Publisher>::clone(&jobs_topic))
         .dead_letters(jobs_topic)
         .handlers(kinds)
-        .http(http)
+        .http(|| http_client(USER_AGENT).expect("the TLS backend is compiled in"))
         .concurrency(concurrency)
         .build()?;
     let mut told = BufReader::new(tokio::io::stdin()).lines();

@@ -147,8 +147,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) struct Connected {
     pub(crate) store: TokenStore,
     pub(crate) bucket: Arc<dyn Bucket>,
-    /// For APIs; identifies this process.
+    /// For APIs.
     pub(crate) http: reqwest::Client,
+    /// Identifies this process.
+    pub(crate) user_agent: String,
     audit: Arc<dyn Audit>,
 }
 
@@ -242,7 +244,7 @@ impl StoreArgs {
             .audit(Arc::clone(&audit))
             .holder(instance)
             .build()?;
-        Ok(Connected { store, bucket, http, audit })
+        Ok(Connected { store, bucket, http, user_agent: agent, audit })
     }
 }
 

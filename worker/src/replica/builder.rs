@@ -10,6 +10,7 @@ use shared::ports::{Bucket, Clock, Randomness};
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
+use crate::api_clients::{ApiClients, Make};
 use crate::carrier::Carrier;
 use crate::dedupe::Dedupe;
 use crate::events::Events;
@@ -103,7 +104,7 @@ pub struct Builder {
     source: Option<Box<dyn Source>>,
     subscription: String,
     handlers: Vec<(String, Arc<dyn Handler>)>,
-    http: Option<reqwest::Client>,
+    http: Option<Box<Make>>,
     hosts: HostRules,
     api_root: Option<Url>,
     jobs: Option<Arc<dyn Topic>>,
@@ -195,9 +196,10 @@ impl Builder {
     /// Carries the requests of [`crate::Session::request`], those of the built-in kinds too.
     /// It must follow no redirects, since where the token goes and whether a call is repeated
     /// is decided for each; it should limit the time to connect. By default
-    /// [`shared::adapters::http_client`].
-    pub fn http(mut self, http: reqwest::Client) -> Self {
-        self.http = Some(http);
+    /// [`shared::adapters::http_client`]. One is made for each 64 jobs that run at once, so
+    /// that HTTP/2 carries them all.
+    pub fn http(mut self, make: impl Fn() -> reqwest::Client + Send + Sync + 'static) -> Self {
+        self.http = Some(Box::new(make));
         self
     }
 
@@ -327,9 +329,14 @@ impl Builder {
         Ok(Worker {
             carrier: Carrier {
                 store: self.store.ok_or(BuildError::Missing("a token store"))?,
-                http: self.http.unwrap_or_else(|| {
-                    http_client(USER_AGENT).expect("the TLS backend is compiled in")
-                }),
+                clients: Arc::new(ApiClients::new(
+                    concurrency,
+                    self.http.unwrap_or_else(|| {
+                        Box::new(|| {
+                            http_client(USER_AGENT).expect("the TLS backend is compiled in")
+                        })
+                    }),
+                )),
                 hosts: self.hosts,
                 api_root: self.api_root,
                 observer: Arc::new(Observer::new(Arc::clone(&clock))),

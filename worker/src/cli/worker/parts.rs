@@ -7,7 +7,7 @@ use crate::kinds::{HostRules, OutputRules};
 use crate::pubsub::{Connection, Intake, IntakeSettings, Publisher, Topic};
 use crate::replica::Builder;
 use crate::{Dedupe, Worker};
-use shared::adapters::SystemClock;
+use shared::adapters::{SystemClock, http_client};
 use shared::ports::Clock;
 use url::Url;
 
@@ -121,13 +121,14 @@ impl Parts {
                 Dedupe::bucket(Arc::clone(&connected.bucket), sealing)
             }
         };
+        let user_agent = connected.user_agent.clone();
         Ok(Worker::builder()
             .dedupe(dedupe)
             .store(connected.store.clone())
             .bucket(Arc::clone(&connected.bucket))
             .source(Intake::open(&self.connection, intake).await?)
             .subscription(named.subscription.clone())
-            .http(connected.http.clone())
+            .http(move || http_client(&user_agent).expect("the TLS backend is compiled in"))
             .hosts(named.hosts.clone())
             .api_root(self.api_root.clone())
             .jobs(Arc::clone(&self.jobs))
