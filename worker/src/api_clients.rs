@@ -166,8 +166,10 @@ mod tests {
         let mut stalled = Vec::new();
         for _ in 0..6 {
             let client = clients.take();
-            let mut answer = client.get(format!("{origin}/large")).send().await.unwrap();
-            assert!(!answer.chunk().await.unwrap().unwrap().is_empty());
+            let large = client.get(format!("{origin}/large")).send();
+            let mut answer = timeout(PATIENCE, large).await.unwrap().unwrap();
+            let begun = timeout(PATIENCE, answer.chunk()).await.unwrap().unwrap();
+            assert!(begun.is_some_and(|chunk| !chunk.is_empty()));
             stalled.push((client, answer));
         }
         let client = clients.take();
