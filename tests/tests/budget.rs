@@ -97,6 +97,24 @@ async fn without_faults_there_is_exactly_one_refresh_per_expiry() {
     }
 }
 
+/// The commit is under way while the job runs.
+#[tokio::test(start_paused = true)]
+async fn a_first_job_waits_for_the_endpoint_and_not_for_the_commit() {
+    let (fleet, user, stores) = fleet(1).await;
+    let (trip, endpoint) = (Duration::from_millis(30), Duration::from_millis(200));
+    // Token, lease, its write, and the token once more; from then on token and lease alone.
+    for (expiry, trips) in [(1, 4), (2, 2), (3, 2)] {
+        pass(LIFE).await;
+        let cold = fleet.replica(&format!("cold replica {expiry}"));
+        let began = Instant::now();
+        cold.get_credentials(&user).await.unwrap();
+        assert_eq!(began.elapsed(), endpoint + trip * trips, "expiry {expiry}");
+        assert!(cold.shutdown(LIFE).await, "the commit is brought to its end");
+        assert_eq!((fleet.provider.calls(), fleet.provider.reuse()), (expiry, 0));
+    }
+    drop(stores);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_replica_that_refreshes_pays_two_writes() {
     let (fleet, user, stores) = fleet(1).await;

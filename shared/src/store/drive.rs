@@ -45,19 +45,15 @@ pub(super) async fn drive(
             debug!(%user, "{}", flight.account(&action, &state.memory, now.monotonic));
             action
         };
-        match &action {
-            Action::PutLease(..) => {
-                if let Err(why) = landing.admit() {
-                    event = Event::LeasePut(Err(PutFault::Paused(why)));
-                    continue;
-                }
-            }
-            Action::Sleep(_) => {
-                if let Some(record) = flight.pending_commit() {
-                    serve_pending(&inner, &entry, record, &phase);
-                }
-            }
-            _ => {}
+        if matches!(action, Action::PutLease(..))
+            && let Err(why) = landing.admit()
+        {
+            event = Event::LeasePut(Err(PutFault::Paused(why)));
+            continue;
+        }
+        // Whoever waits has waited for the provider alone, and not for its answer's commit.
+        if let Some(record) = flight.pending_commit() {
+            serve_pending(&inner, &entry, record, &phase);
         }
         let refreshing = matches!(action, Action::Refresh(..));
         let work = match action {

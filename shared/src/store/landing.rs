@@ -169,13 +169,16 @@ pub(super) fn land(
     phase.send_replace(outcome);
 }
 
-/// The new token is served from here while its commit is retried.
+/// The new token is served from here while its commit is under way, if it came with one.
 pub(super) fn serve_pending(
     inner: &Inner,
     entry: &Entry,
     record: &TokenRecord,
     phase: &watch::Sender<Phase>,
 ) {
+    if record.access_token.is_none() {
+        return;
+    }
     let mut state = entry.lock();
     let known = state.served.as_ref().is_some_and(|s| s.held().record.grant_id == record.grant_id);
     if !known {

@@ -95,6 +95,9 @@ impl TokenStore {
     /// most the policy's wait limit, together with every other caller of this
     /// user in this process.
     ///
+    /// A token that was renewed is returned as soon as the provider has answered, while the
+    /// answer is being stored: end the process by [`TokenStore::shutdown`].
+    ///
     /// Cancelling it cancels the wait, never a refresh.
     ///
     /// # Errors
