@@ -58,6 +58,8 @@ pub(super) struct Course<'a> {
     pub(super) stuck: Option<Stuck>,
     /// How long the credential took, if one was had.
     pub(super) token: Option<Duration>,
+    /// How long the handler ran, in all attempts.
+    pub(super) handler: Duration,
 }
 
 /// How a delivery ended, but for the acknowledgement.
@@ -117,6 +119,7 @@ impl<'a> Course<'a> {
             last: Ran::Failed { after: None },
             stuck: None,
             token: None,
+            handler: Duration::ZERO,
         }
     }
 

@@ -167,6 +167,7 @@ impl<'a> Course<'a> {
                 Conclusion::of_cut("the replica stopped before the job ended", &ledger.calls())
             }
         };
+        self.handler += self.shared.now().since(began);
         if let Verdict::Done { .. } = conclusion.verdict {
             self.shared.rate_limits.succeeded(&job.user, began);
         }

@@ -79,6 +79,7 @@ impl Course<'_> {
         let user = self.job.map(|job| log_user(&job.user).to_string());
         let effect = known.map(|known| known.effect.as_str());
         let token_us = self.token.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        let handler_ms = u64::try_from(self.handler.as_millis()).unwrap_or(u64::MAX);
         let Outcome { job, kind, attempt, delivery_attempt, run, duration_ms, .. } = outcome;
         let (http_status, warning) = (outcome.http_status, outcome.warning);
         let text = status.as_str();
@@ -93,6 +94,7 @@ impl Course<'_> {
                 delivery_attempt,
                 run,
                 duration_ms,
+                handler_ms,
                 http_status,
                 token_us,
                 "job {text}: {}",
@@ -108,6 +110,7 @@ impl Course<'_> {
                 delivery_attempt,
                 run,
                 duration_ms,
+                handler_ms,
                 http_status,
                 token_us,
                 warning,
