@@ -24,9 +24,10 @@ use crate::pubsub::{OUTSTANDING_BYTES, Source, Topic};
 use super::build_error::{BuildError, MAX_KIND};
 use super::{Readiness, ReplicaError, Stop};
 
-/// Messages held per job that may run: enough to keep every slot busy, few enough that
-/// scaling out finds work.
-pub const OUTSTANDING_PER_SLOT: usize = 4;
+/// Messages held per job that may run, at most and by default. An acknowledgement is sent up
+/// to 100 ms after its job, and until then its message counts: with four, jobs of 20 ms kept no
+/// more than four fifths of the slots busy. More would leave less for others to find.
+pub const OUTSTANDING_PER_SLOT: usize = 8;
 /// Of the client that is built without another. Google compresses for those that name gzip.
 const USER_AGENT: &str = concat!("fleet/", env!("CARGO_PKG_VERSION"), " (gzip)");
 

@@ -56,7 +56,7 @@ pub(super) struct JobArgs {
     /// How long a dead replica's messages stay unseen, 10s to 600s
     #[arg(long, env = "FLEET_ACK_EXTENSION", default_value = "60s", value_parser = duration)]
     pub(super) ack_extension: Duration,
-    /// How many messages are held at once [default: 4 times --concurrency]
+    /// How many messages are held at once [default: 8 times --concurrency]
     #[arg(long, env = "FLEET_OUTSTANDING")]
     pub(super) outstanding: Option<usize>,
     /// How many bytes of messages are held at once
@@ -119,9 +119,11 @@ impl JobArgs {
         if self.concurrency == 0 || self.per_user == 0 {
             return Err(Usage("--concurrency and --per-user must be at least 1".to_owned()));
         }
-        if self.outstanding == Some(0) || self.outstanding() > 4 * self.concurrency {
+        if self.outstanding == Some(0)
+            || self.outstanding() > OUTSTANDING_PER_SLOT * self.concurrency
+        {
             return Err(Usage(format!(
-                "--outstanding is {}; it must be 1 to 4 times --concurrency ({})",
+                "--outstanding is {}; it must be 1 to {OUTSTANDING_PER_SLOT} times --concurrency ({})",
                 self.outstanding(),
                 self.concurrency
             )));
