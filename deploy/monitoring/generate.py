@@ -27,7 +27,7 @@ GLOBAL = {"fleet-cluster"}
 HEAD = """\
 # Made by monitoring/generate.py from monitoring/alerts.yaml: change that. `Rules` see this namespace's
 # metrics only, so that what others tell of the fleet needs `GlobalRules`. Where alerts go is for
-# monitoring/alertmanager.yaml (README, "On GKE").
+# monitoring/alertmanager.yaml (deploy/README.md).
 """
 
 

@@ -1,5 +1,5 @@
 # A Cloud KMS key that wraps the keyring's data keys, so that whoever gets hold of the keyring's
-# secret alone can open nothing. Only with keyring_kms: README, "On GKE".
+# secret alone can open nothing. Only with keyring_kms: deploy/README.md.
 locals {
   keyring_kms = var.keyring_kms == null ? 0 : 1
 }

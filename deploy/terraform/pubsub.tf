@@ -6,7 +6,7 @@ locals {
   outcomes_topic       = "${local.topic}-outcomes"
   events_topic         = "${local.topic}-events"
 
-  # Pub/Sub itself moves what was delivered too often: README, "On GKE", makes this identity.
+  # Pub/Sub itself moves what was delivered too often: deploy/README.md, makes this identity.
   pubsub_agent = "serviceAccount:service-${data.google_project.this.number}@gcp-sa-pubsub.iam.gserviceaccount.com"
 
   week  = "604800s"

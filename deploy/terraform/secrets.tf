@@ -1,4 +1,4 @@
-# Containers only. The values are added by hand (README, "On GKE"), so that they are never in a
+# Containers only. The values are added by hand (deploy/README.md), so that they are never in a
 # variable, a plan or the state.
 resource "google_secret_manager_secret" "this" {
   for_each = toset(["oauth-client", "keyring", "session-key"])

@@ -9,7 +9,7 @@ terraform {
   }
 
   # The state knows every name and no secret. The bucket is made by hand before anything else, and
-  # `terraform init` is told it (README, "On GKE"); each environment has a prefix of its own.
+  # `terraform init` is told it (deploy/README.md); each environment has a prefix of its own.
   backend "gcs" {}
 }
 

@@ -54,3 +54,148 @@ fn the_threat_page_names_metrics_and_alerts_that_are_there() {
         }
     }
 }
+
+/// The pages that people read, by their path in the repository.
+fn pages() -> Vec<(String, String)> {
+    fn gather(folder: &Path, found: &mut Vec<(String, String)>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() && !["target", "node_modules", ".git"].contains(&name) {
+                gather(&path, found);
+            } else if path.extension().is_some_and(|end| end == "md") {
+                let named = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+                found.push((named, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    gather(&root(), &mut found);
+    assert!(found.len() > 12, "{} pages", found.len());
+    found
+}
+
+/// The text of every file under these folders that ends so.
+fn sources(folders: &[&str], ends: &[&str]) -> String {
+    fn gather(folder: &Path, ends: &[&str], text: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                if !["target", "node_modules"].contains(&name) {
+                    gather(&path, ends, text);
+                }
+            } else if ends.iter().any(|end| name.ends_with(end)) {
+                text.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let mut text = String::new();
+    for folder in folders {
+        gather(&root().join(folder), ends, &mut text);
+    }
+    text
+}
+
+/// How GitHub names a heading in a link.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
+}
+
+fn anchors(page: &str) -> Vec<String> {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| anchor(line.trim_start_matches('#').trim())).collect()
+}
+
+/// Links that leave the repository are not followed.
+#[test]
+fn every_link_leads_somewhere() {
+    let mut followed = 0;
+    for (name, text) in pages() {
+        let folder = root().join(&name).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1) {
+            let Some((target, _)) = link.split_once(')') else { continue };
+            if target.contains("://") || target.starts_with("mailto:") || target.contains(' ') {
+                continue;
+            }
+            let (path, part) = target.split_once('#').unwrap_or((target, ""));
+            let file = if path.is_empty() { root().join(&name) } else { folder.join(path) };
+            assert!(file.exists(), "{name} links to {target}, which is not there");
+            if !part.is_empty() {
+                let there = anchors(&std::fs::read_to_string(&file).unwrap());
+                assert!(there.iter().any(|a| a == part), "{name}: no heading {target}");
+            }
+            followed += 1;
+        }
+    }
+    assert!(followed > 30, "{followed} links");
+}
+
+/// One page that is read to its end.
+#[test]
+fn the_readme_is_short() {
+    let page = std::fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(page.len() < 12 * 1024, "{} bytes", page.len());
+}
+
+#[test]
+fn every_error_that_is_explained_is_said_somewhere() {
+    let page = std::fs::read_to_string(root().join("worker/docs/errors.md")).unwrap();
+    let said = sources(&["worker/src", "shared/src"], &[".rs"]);
+    // Long texts are written in several lines.
+    let said = said.replace("\\\n", "");
+    let said: String = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut explained = 0;
+    for row in page.lines().filter(|line| line.starts_with("| `")) {
+        let text = row.split('`').nth(1).unwrap();
+        assert!(said.contains(text), "nothing says {text:?}");
+        explained += 1;
+    }
+    assert!(explained > 20, "{explained} errors are explained");
+}
+
+#[test]
+fn every_variable_and_metric_that_is_named_exists() {
+    let places = ["worker/src", "worker/tests", "shared/src", "tests", "deploy", ".ci"];
+    let code = sources(&places, &[".rs", ".tf", ".yaml", ".env", ".py", "run", ".json", ".sh"]);
+    let word = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    let known: std::collections::HashSet<&str> = code.split(word).collect();
+    let mut named = 0;
+    for (page, text) in pages() {
+        for name in text.split(word).filter(|name| name.len() > "FLEET_".len()) {
+            if name.starts_with("FLEET_") || name.starts_with("fleet_") {
+                let exists = known.contains(name)
+                    // A histogram's or summary's own series.
+                    || ["_bucket", "_count", "_sum"].iter().any(|end| {
+                        name.strip_suffix(end).is_some_and(|name| known.contains(name))
+                    });
+                assert!(exists, "{page} names {name}, which is nowhere");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 60, "{named} names");
+}
+
+/// Each command has a row, and no row is without a command.
+#[test]
+fn every_command_is_listed() {
+    let page = std::fs::read_to_string(root().join("worker/docs/commands.md")).unwrap();
+    let rows = page.lines().skip_while(|line| !line.starts_with("| command")).skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    let mut listed: Vec<&str> =
+        rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)).collect();
+    listed.sort_unstable();
+    let help = std::fs::read_to_string(root().join("worker/src/cli/help.rs")).unwrap();
+    let groups = help.split("const GROUPS").nth(1).unwrap().split("];\n").next().unwrap();
+    let mut there: Vec<&str> = groups
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase()))
+        .filter(|name| !["help", "completions"].contains(name))
+        .collect();
+    there.sort_unstable();
+    assert_eq!(listed, there);
+}

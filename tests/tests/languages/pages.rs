@@ -1,4 +1,4 @@
-//! The README's handlers, as they stand there, and as it says that they are started.
+//! The handlers of the documentation, as they stand there, and as it says that they are started.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,20 +13,25 @@ const FILES: [(&str, &str); 3] =
     [("python/greet.py", "python"), ("python/app.py", "python"), ("node/index.js", "js")];
 
 #[test]
-fn the_readme_shows_the_files_that_are_tested() -> anyhow::Result<()> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let page = std::fs::read_to_string(page)?;
+fn the_page_shows_the_files_that_are_tested() -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = std::fs::read_to_string(root.join("worker/docs/languages.md"))?;
     for (file, language) in FILES {
         let text = std::fs::read_to_string(source(file))?;
         let block = format!("```{language}\n{text}```\n");
-        assert!(page.contains(&block), "README.md does not show tests/clients/{file} as it is");
+        assert!(page.contains(&block), "languages.md does not show tests/clients/{file} as it is");
     }
+    // The README begins with the first of them.
+    let page = std::fs::read_to_string(root.join("README.md"))?;
+    let shown = page.split("```python\n").nth(1).and_then(|rest| rest.split("```").next());
+    let text = std::fs::read_to_string(source("python/greet.py"))?;
+    assert!(shown.is_some_and(|shown| text.starts_with(shown)), "README.md: {shown:?}");
     Ok(())
 }
 
 /// Each is told by the API to wait first, and passes that on.
 #[tokio::test]
-async fn the_readmes_handlers_do_their_jobs() -> anyhow::Result<()> {
+async fn the_pages_handlers_do_their_jobs() -> anyhow::Result<()> {
     let Some(clients) = clients("pages")? else { return Ok(()) };
     let stage = stage(google::Config::default()).await?;
     let kinds = ["functions", "flask", "node"];

@@ -86,6 +86,6 @@ impl Cell {
 
 #[test]
 fn the_readme_has_the_same_table() {
-    assert!(include_str!("../../../README.md").contains(TEXT), "kinds/calls.md is not in it");
+    assert!(include_str!("../../docs/api.md").contains(TEXT), "kinds/calls.md is not in it");
     assert!(rows().len() > 15);
 }

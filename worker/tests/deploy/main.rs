@@ -21,6 +21,21 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+/// The pages that show commands.
+const PAGES: [&str; 11] = [
+    "README.md",
+    "deploy/README.md",
+    "deploy/RUNBOOK.md",
+    "tests/README.md",
+    "tests/bench/README.md",
+    "worker/docs/api.md",
+    "worker/docs/commands.md",
+    "worker/docs/credentials.md",
+    "worker/docs/errors.md",
+    "worker/docs/jobs.md",
+    "worker/docs/languages.md",
+];
+
 /// The repository's root.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -1,4 +1,4 @@
-//! The lines of Rust in the README are an example's.
+//! The lines of Rust in the documentation are an example's.
 
 use super::read;
 
@@ -10,7 +10,7 @@ fn quoted(page: &str) -> Vec<&str> {
 
 #[test]
 fn what_is_quoted_stands_in_an_example() {
-    let page = read("README.md");
+    let page = read("worker/docs/languages.md");
     let examples = ["official_client", "own_parts"].map(|name| {
         assert!(page.contains(&format!("`worker/examples/{name}.rs`")), "{name} is not named");
         read(&format!("worker/examples/{name}.rs"))
