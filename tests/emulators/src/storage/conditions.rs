@@ -20,7 +20,37 @@ pub(super) struct Conditions {
     pub(super) metageneration_not_match: Option<i64>,
 }
 
+/// What must hold of the source of a copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SourceConditions {
+    #[serde(rename = "sourceGeneration")]
+    pub(super) generation: Option<i64>,
+    if_source_generation_match: Option<i64>,
+    if_source_generation_not_match: Option<i64>,
+    if_source_metageneration_match: Option<i64>,
+    if_source_metageneration_not_match: Option<i64>,
+}
+
+impl From<SourceConditions> for Conditions {
+    fn from(source: SourceConditions) -> Self {
+        Self {
+            generation_match: source.if_source_generation_match,
+            generation_not_match: source.if_source_generation_not_match,
+            metageneration_match: source.if_source_metageneration_match,
+            metageneration_not_match: source.if_source_metageneration_not_match,
+        }
+    }
+}
+
 impl Conditions {
+    /// For a bucket, which has a metageneration and no generation.
+    pub(super) fn check_bucket(&self, metageneration: i64) -> Result<(), Refusal> {
+        let holds = self.metageneration_match.is_none_or(|wanted| wanted == metageneration)
+            && self.metageneration_not_match != Some(metageneration);
+        holds.then_some(()).ok_or(Refusal::Precondition)
+    }
+
     /// For a mutation: every condition that does not hold is a failed precondition.
     ///
     /// A missing object has generation 0. `NotMatch` holds for existing objects only.

@@ -7,9 +7,11 @@ use std::time::{Duration, SystemTime};
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE,
-    CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, RANGE,
+    CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED, RANGE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
@@ -38,27 +40,53 @@ pub(super) async fn get_object(
     headers: HeaderMap,
     cut: Cut,
 ) -> Result<Response, Refusal> {
-    let read = || store.lock().read(&bucket, &name, params.generation, conditions);
+    let read = || {
+        let object = store.lock().read(&bucket, &name, params.generation, conditions)?;
+        check_etags(&headers, &object)?;
+        Ok(object)
+    };
     let object = store.pass(cut, Operation::Read, &name, read).await?;
     if params.alt.as_deref() != Some("media") {
         return Ok(Json(object.to_json(&store.origin, &bucket, &name)).into_response());
     }
+    content(&object, &headers)
+}
+
+/// The content, or the range of it that was asked for, with the headers of the object.
+pub(super) fn content(object: &StoredObject, asked: &HeaderMap) -> Result<Response, Refusal> {
     let size = object.size;
     if object.content.len() != size {
         return Err(Refusal::invalid(format!("The {size} bytes of this object were not kept.")));
     }
-    let asked = headers.get(RANGE).and_then(|range| range.to_str().ok());
+    let asked = asked.get(RANGE).and_then(|range| range.to_str().ok());
     match asked.and_then(|range| parse_range(range, size)) {
-        None => Ok((object_headers(&object), object.content.clone()).into_response()),
+        None => Ok((object_headers(object), object.content.clone()).into_response()),
         Some(Err(refusal)) => Err(refusal),
         Some(Ok(range)) => {
             let content_range = format!("bytes {}-{}/{size}", range.start, range.end - 1);
             let part = object.content.slice(range);
-            let headers = object_headers(&object);
+            let headers = object_headers(object);
             let range = [(CONTENT_RANGE, content_range)];
             Ok((StatusCode::PARTIAL_CONTENT, headers, range, part).into_response())
         }
     }
+}
+
+/// `If-Match` and `If-None-Match`, each a list of tags.
+pub(super) fn check_etags(headers: &HeaderMap, object: &StoredObject) -> Result<(), Refusal> {
+    let etag = object.etag();
+    let names = |name| {
+        let listed = headers.get(name)?.to_str().ok()?;
+        let mut tags = listed.split(',').map(|tag| tag.trim().trim_matches('"'));
+        Some(tags.any(|tag| tag == "*" || tag == etag))
+    };
+    if names(IF_MATCH) == Some(false) {
+        return Err(Refusal::Precondition);
+    }
+    if names(IF_NONE_MATCH) == Some(true) {
+        return Err(Refusal::NotModified);
+    }
+    Ok(())
 }
 
 /// The bytes that a `Range` header asks for; `None` when it is to be ignored (another
@@ -82,7 +110,8 @@ fn parse_range(header: &str, size: usize) -> Option<Result<Range<usize>, Refusal
     Some(Ok(range))
 }
 
-fn object_headers(object: &StoredObject) -> HeaderMap {
+/// What the headers of an answer say of the object.
+pub(super) fn object_headers(object: &StoredObject) -> HeaderMap {
     let said = &object.attributes;
     let known = [
         (CONTENT_TYPE, object.content_type.clone()),
@@ -91,11 +120,8 @@ fn object_headers(object: &StoredObject) -> HeaderMap {
         (ACCEPT_RANGES, "bytes".to_owned()),
         (HeaderName::from_static("x-goog-generation"), object.generation.to_string()),
         (HeaderName::from_static("x-goog-metageneration"), object.metageneration.to_string()),
-        (
-            HeaderName::from_static("x-goog-hash"),
-            format!("crc32c={}", crc32c::encode(object.crc32c)),
-        ),
-        (HeaderName::from_static("x-goog-storage-class"), "STANDARD".to_owned()),
+        (HeaderName::from_static("x-goog-hash"), hashes(object)),
+        (HeaderName::from_static("x-goog-storage-class"), object.storage_class.clone()),
         (HeaderName::from_static("x-goog-stored-content-length"), object.size.to_string()),
         (
             HeaderName::from_static("x-goog-stored-content-encoding"),
@@ -121,6 +147,15 @@ fn object_headers(object: &StoredObject) -> HeaderMap {
         // What a header cannot carry is left to the metadata request.
         .filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)))
         .collect()
+}
+
+/// As `x-goog-hash` tells them.
+fn hashes(object: &StoredObject) -> String {
+    let crc32c = crc32c::encode(object.crc32c);
+    match object.md5 {
+        Some(md5) => format!("crc32c={crc32c},md5={}", BASE64_STANDARD.encode(md5)),
+        None => format!("crc32c={crc32c}"),
+    }
 }
 
 /// A time as HTTP headers show it: `Mon, 23 Nov 2026 12:20:05 GMT`.

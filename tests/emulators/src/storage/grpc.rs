@@ -6,6 +6,7 @@ use googleapis_tonic_google_storage_v2::google::storage::v2;
 use tonic::{Request, Response, Status};
 
 use super::conditions::Conditions;
+use super::glob::Glob;
 use super::json_api::{decode_page_token, encode_page_token, page_size};
 use super::listing::ListQuery;
 use super::operation::Operation;
@@ -82,7 +83,7 @@ impl Storage for Service {
         let cut = Cut::of(request.extensions());
         let request = request.into_inner();
         let name = bucket_id(&request.name)?;
-        let delete = || self.store.lock().delete_bucket(name);
+        let delete = || self.store.lock().delete_bucket(name, Conditions::default());
         self.store.pass(cut, Operation::Bucket, name, delete).await?;
         Ok(Response::new(()))
     }
@@ -98,9 +99,9 @@ impl Storage for Service {
             let state = self.store.lock();
             state
                 .buckets()
-                .filter(|(name, ..)| name.starts_with(&request.prefix) && *name > after.as_str())
+                .filter(|(name, _)| name.starts_with(&request.prefix) && *name > after.as_str())
                 .take(limit + 1)
-                .map(|(name, created, settings)| settings.to_proto(name, created))
+                .map(|(name, bucket)| bucket.to_proto(name))
                 .collect()
         };
         let more = buckets.len() > limit;
@@ -148,6 +149,9 @@ impl Storage for Service {
             end: request.lexicographic_end,
             after: decode_page_token(&request.page_token)?,
             limit: page_size(usize::try_from(request.page_size).ok()),
+            include_trailing: request.include_trailing_delimiter,
+            glob: Glob::parse(&request.match_glob),
+            versions: request.versions,
         };
         let list = || self.store.lock().list(bucket, &query);
         let page = self.store.pass(cut, Operation::List, &query.prefix, list).await?;

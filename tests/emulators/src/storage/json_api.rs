@@ -1,26 +1,29 @@
-//! The JSON API: routes, and everything but uploads and downloads.
+//! The JSON API: routes, listing and deleting.
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, State as Shared};
-use axum::middleware::from_fn_with_state;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::extract::{DefaultBodyLimit, Request, State as Shared};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::StatusCode;
-use serde::Deserialize;
+use http::uri::PathAndQuery;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+use tonic::codegen::Service as _;
 
 use super::conditions::Conditions;
-use super::extract::{Content, Params, Segments};
+use super::extract::{Params, Segments};
+use super::glob::Glob;
 use super::listing::ListQuery;
+use super::metadata::{GenerationParam, update_object};
 use super::operation::Operation;
 use super::refusal::Refusal;
-use super::settings::BucketSettings;
 use super::store::Store;
-use super::{download, upload};
+use super::{batch, buckets, download, fields, rewrite, unimplemented, upload};
 use crate::connection::Cut;
 use crate::date::dated;
 
@@ -31,82 +34,58 @@ const MAX_BODY: usize = 1 << 30;
 pub(super) const MAX_RESULTS: usize = 1_000;
 
 pub(super) fn router(store: Arc<Store>) -> Router {
+    let object = "/storage/v1/b/{bucket}/o/{object}";
     let api = Router::new()
-        .route("/b", get(list_buckets).post(create_bucket))
-        .route("/b/{bucket}", get(get_bucket).delete(delete_bucket))
-        .route("/b/{bucket}/o", get(list_objects))
-        .route("/b/{bucket}/o/{object}", get(download::get_object).delete(delete_object));
-    Router::new()
-        .nest("/storage/v1", api.clone())
-        // Node's client leaves that out where `STORAGE_EMULATOR_HOST` is set.
-        .merge(api)
-        .route("/download/storage/v1/b/{bucket}/o/{object}", get(download::get_object))
+        .route("/storage/v1/b", get(buckets::list).post(buckets::create))
         .route(
-            "/upload/storage/v1/b/{bucket}/o",
-            post(upload::start).put(upload::advance).delete(upload::cancel),
+            "/storage/v1/b/{bucket}",
+            get(buckets::get).patch(buckets::update).put(buckets::update).delete(buckets::delete),
         )
-        .fallback(no_route)
+        .route("/storage/v1/b/{bucket}/storageLayout", get(buckets::layout))
+        .route("/storage/v1/b/{bucket}/iam", get(buckets::policy).put(buckets::set_policy))
+        .route("/storage/v1/b/{bucket}/iam/testPermissions", get(buckets::test_permissions))
+        .route("/storage/v1/projects/{project}/serviceAccount", get(buckets::service_account))
+        .route("/storage/v1/b/{bucket}/o", get(list_objects))
+        .route(
+            object,
+            get(download::get_object).patch(update_object).put(update_object).delete(delete_object),
+        )
+        .route(&format!("{object}/compose"), post(rewrite::compose))
+        .route(&format!("{object}/copyTo/b/{{to}}/o/{{name}}"), post(rewrite::copy))
+        .route(&format!("{object}/rewriteTo/b/{{to}}/o/{{name}}"), post(rewrite::rewrite_object))
+        .route(&format!("{object}/moveTo/o/{{name}}"), post(rewrite::move_object))
+        .route("/download/storage/v1/b/{bucket}/o/{object}", get(download::get_object))
+        .route("/upload/storage/v1/b/{bucket}/o", uploads())
+        // Where gcloud and gsutil send theirs.
+        .route("/resumable/upload/storage/v1/b/{bucket}/o", uploads())
+        .method_not_allowed_fallback(unimplemented::call)
+        .fallback(unimplemented::other)
+        .layer(from_fn(fields::partial))
+        .layer(from_fn(unimplemented::refuse))
+        .with_state(Arc::clone(&store));
+    Router::new()
+        .route("/batch", post(batch::run).with_state(api.clone()))
+        .route("/batch/storage/v1", post(batch::run).with_state(api.clone()))
+        .fallback_service(any(shortened).with_state(api))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(store.date.clone(), dated))
-        .with_state(store)
 }
 
-async fn no_route() -> Response {
-    let error = json!({"code": 404, "message": "Not Found", "errors": [
-        {"domain": "global", "reason": "notFound", "message": "Not Found"},
-    ]});
-    (StatusCode::NOT_FOUND, Json(json!({"error": error}))).into_response()
-}
-
-async fn create_bucket(
-    Shared(store): Shared<Arc<Store>>,
-    cut: Cut,
-    Content(body): Content,
-) -> Result<Json<Value>, Refusal> {
-    #[derive(Deserialize)]
-    struct NewBucket {
-        name: String,
+/// The client for Node leaves `/storage/v1` out when `STORAGE_EMULATOR_HOST` names the
+/// server. No bucket of the XML API is named like this: names have three letters or more.
+async fn shortened(Shared(mut api): Shared<Router>, mut request: Request) -> Response {
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    if path == "/b" || ["/b/", "/b?"].iter().any(|prefix| path.starts_with(prefix)) {
+        if let Ok(whole) = format!("/storage/v1{path}").parse() {
+            *request.uri_mut() = whole;
+        }
     }
-    let NewBucket { name } = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::invalid(format!("Malformed bucket: {error}")))?;
-    let create = || {
-        store.create_bucket(&name, BucketSettings::default())?;
-        bucket_json(&store, &name)
-    };
-    store.pass(cut, Operation::Bucket, &name, create).await
+    let Ok(response) = api.call(request).await;
+    response
 }
 
-async fn get_bucket(
-    Shared(store): Shared<Arc<Store>>,
-    Segments(name): Segments<String>,
-    cut: Cut,
-) -> Result<Json<Value>, Refusal> {
-    store.pass(cut, Operation::Bucket, &name, || bucket_json(&store, &name)).await
-}
-
-fn bucket_json(store: &Store, name: &str) -> Result<Json<Value>, Refusal> {
-    let state = store.lock();
-    let (created, settings) = state.bucket(name)?;
-    Ok(Json(settings.to_json(&store.origin, name, created)))
-}
-
-async fn list_buckets(Shared(store): Shared<Arc<Store>>) -> Json<Value> {
-    let items: Vec<Value> = store
-        .lock()
-        .buckets()
-        .map(|(name, created, settings)| settings.to_json(&store.origin, name, created))
-        .collect();
-    Json(json!({"kind": "storage#buckets", "items": items}))
-}
-
-async fn delete_bucket(
-    Shared(store): Shared<Arc<Store>>,
-    Segments(name): Segments<String>,
-    cut: Cut,
-) -> Result<StatusCode, Refusal> {
-    let delete = || store.lock().delete_bucket(&name);
-    store.pass(cut, Operation::Bucket, &name, delete).await?;
-    Ok(StatusCode::NO_CONTENT)
+fn uploads() -> axum::routing::MethodRouter<Arc<Store>> {
+    put(upload::advance).post(upload::start).delete(upload::cancel)
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,6 +102,18 @@ struct ListParams {
     #[serde(default)]
     page_token: String,
     max_results: Option<usize>,
+    #[serde(default, deserialize_with = "flag")]
+    include_trailing_delimiter: bool,
+    #[serde(default)]
+    match_glob: String,
+    #[serde(default, deserialize_with = "flag")]
+    versions: bool,
+}
+
+/// A switch in either case: gcloud writes `True`.
+fn flag<'de, D: Deserializer<'de>>(text: D) -> Result<bool, D::Error> {
+    let text = String::deserialize(text)?;
+    Ok(text.eq_ignore_ascii_case("true"))
 }
 
 async fn list_objects(
@@ -138,6 +129,9 @@ async fn list_objects(
         end: params.end_offset,
         after: decode_page_token(&params.page_token)?,
         limit: page_size(params.max_results),
+        include_trailing: params.include_trailing_delimiter,
+        glob: Glob::parse(&params.match_glob),
+        versions: params.versions,
     };
     let list = || store.lock().list(&bucket, &query);
     let page = store.pass(cut, Operation::List, &query.prefix, list).await?;
@@ -179,11 +173,6 @@ pub(super) fn decode_page_token(token: &str) -> Result<Option<String>, Refusal> 
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .map(Some)
         .ok_or_else(|| Refusal::invalid("Invalid page token."))
-}
-
-#[derive(Debug, Deserialize)]
-struct GenerationParam {
-    generation: Option<i64>,
 }
 
 async fn delete_object(

@@ -4,7 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::glob::Glob;
 use super::object::StoredObject;
+
+/// The live versions of a bucket.
+pub(super) type Objects = BTreeMap<String, Arc<StoredObject>>;
+/// Versions by name and generation.
+pub(super) type Archive = BTreeMap<(String, i64), Arc<StoredObject>>;
 
 /// What a listing asks for.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +26,12 @@ pub(super) struct ListQuery {
     pub(super) after: Option<String>,
     /// Names and prefixes together, at most.
     pub(super) limit: usize,
+    /// Whether an object whose name is a prefix is listed beside the prefix.
+    pub(super) include_trailing: bool,
+    /// What the names of objects match.
+    pub(super) glob: Option<Glob>,
+    /// Whether versions that are not live are listed, too.
+    pub(super) versions: bool,
 }
 
 /// One page of a listing, in order of names.
@@ -32,8 +44,12 @@ pub(super) struct Page {
 }
 
 impl ListQuery {
-    /// One page. Costs what it returns, not what the bucket holds.
-    pub(super) fn page(&self, objects: &BTreeMap<String, Arc<StoredObject>>) -> Page {
+    /// One page. Costs what it returns, not what the bucket holds, unless it asks for
+    /// older versions or for names that match a pattern.
+    pub(super) fn page(&self, objects: &Objects, archive: &Archive) -> Page {
+        if self.versions {
+            return self.versions(objects, archive);
+        }
         let mut page = Page::default();
         let mut last = None;
         let mut cursor = self.cursor();
@@ -41,11 +57,18 @@ impl ListQuery {
             if !name.starts_with(&self.prefix) || (!self.end.is_empty() && *name >= self.end) {
                 break;
             }
-            if page.objects.len() + page.prefixes.len() == self.limit {
+            if !self.matches(name) {
+                cursor = Cursor::past(name.clone());
+                continue;
+            }
+            if page.objects.len() + page.prefixes.len() >= self.limit {
                 page.next = last;
                 break;
             }
             if let Some(folded) = self.fold(name) {
+                if self.include_trailing && folded == *name {
+                    page.objects.push((name.clone(), Arc::clone(object)));
+                }
                 page.prefixes.push(folded.clone());
                 last = Some(folded.clone());
                 cursor = Cursor::past_all_under(folded);
@@ -56,6 +79,46 @@ impl ListQuery {
             }
         }
         page
+    }
+
+    /// All versions, by name and then by age; the prefixes come with the first page.
+    fn versions(&self, objects: &Objects, archive: &Archive) -> Page {
+        let mut all: Archive = archive.clone();
+        all.extend(
+            objects
+                .iter()
+                .map(|(name, object)| ((name.clone(), object.generation), Arc::clone(object))),
+        );
+        let mut page = Page::default();
+        let key = |name: &str, generation: i64| format!("{name}\n{generation:020}");
+        for ((name, generation), object) in all {
+            let listed = name.starts_with(&self.prefix)
+                && name.as_str() >= self.start.as_str()
+                && (self.end.is_empty() || name < self.end)
+                && self.matches(&name);
+            if !listed {
+                continue;
+            }
+            if let Some(folded) = self.fold(&name) {
+                if self.after.is_none() && page.prefixes.last() != Some(&folded) {
+                    page.prefixes.push(folded);
+                }
+                continue;
+            }
+            if self.after.as_ref().is_some_and(|after| key(&name, generation) <= *after) {
+                continue;
+            }
+            if page.objects.len() == self.limit {
+                page.next = page.objects.last().map(|(name, last)| key(name, last.generation));
+                break;
+            }
+            page.objects.push((name, object));
+        }
+        page
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        self.glob.as_ref().is_none_or(|glob| glob.matches(name))
     }
 
     fn cursor(&self) -> Cursor {
@@ -102,10 +165,7 @@ impl Cursor {
         }
     }
 
-    fn next<'a>(
-        &self,
-        objects: &'a BTreeMap<String, Arc<StoredObject>>,
-    ) -> Option<(&'a String, &'a Arc<StoredObject>)> {
+    fn next<'a>(&self, objects: &'a Objects) -> Option<(&'a String, &'a Arc<StoredObject>)> {
         let skipped = |name: &str| self.skip.as_ref().is_some_and(|under| name.starts_with(under));
         objects
             .range::<String, _>((self.from.as_ref(), Bound::Unbounded))
@@ -134,7 +194,7 @@ mod tests {
         let mut query = query.clone();
         let mut seen = Vec::new();
         for pages in 1..100 {
-            let page = query.page(&objects);
+            let page = query.page(&objects, &Archive::new());
             seen.extend(page.objects.into_iter().map(|(name, _)| name));
             seen.extend(page.prefixes);
             query.after = page.next;

@@ -19,27 +19,36 @@
 //!   is always a 429 (`RESOURCE_EXHAUSTED` over gRPC). Production gives bursts some
 //!   slack, and counts refused requests too. Failed preconditions come first and
 //!   cost nothing. [`Storage::set_one_mutation_per_second`] switches the limit.
-//! - Only live versions are kept: no versioning, soft delete, holds or retention. No
-//!   metadata updates, so every metageneration is 1; no compose, rewrite or move.
+//! - No soft delete, object retention, access control lists, notifications, HMAC keys,
+//!   signed URLs or customer-supplied keys: such a call is answered with a 501 that names
+//!   it. Holds and a bucket's retention period keep a version from being deleted or
+//!   replaced; in a bucket with versioning, older versions stay.
 //! - Over gRPC there are buckets with their access policies, and get, list and delete of
 //!   objects; no reads and writes of content, no update of a bucket.
-//! - A bucket's settings ([`BucketSettings`]) and access policy are stored and shown, and
-//!   have no effect. Over the JSON API a bucket is made with the default settings.
+//! - The XML API reads, writes, deletes and lists objects and uploads them in parts.
+//! - Of a bucket's settings ([`BucketSettings`], and what the JSON API sets beside them)
+//!   versioning, the default storage class and the retention period have an effect, the
+//!   others and the access policy are stored and shown.
 //! - Nobody is authenticated, buckets belong to no project, and everything is in memory.
 //! - A chunk of a resumable upload counts when all of it has arrived, may have any
 //!   length, and is forgotten with its session after 1,024 younger ones.
-//! - No MD5 is computed or verified; CRC-32C is both.
+//! - Content that is not kept ([`Storage::keep_up_to`]) has no MD5.
 //! - A read that is not modified is `ABORTED` over gRPC, as in Google's test bench.
 
+mod batch;
+mod buckets;
 mod clock;
 mod conditions;
 pub(crate) mod crc32c;
 mod download;
 mod extract;
+mod fields;
+mod glob;
 mod grpc;
 mod grpc_iam;
 mod json_api;
 mod listing;
+mod metadata;
 mod multipart;
 mod object;
 mod observers;
@@ -48,11 +57,15 @@ mod pace;
 mod received;
 mod refusal;
 mod resumable;
+mod rewrite;
 mod server;
 mod settings;
 mod state;
 mod store;
+mod unimplemented;
 mod upload;
+mod xml;
+mod xml_parts;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -215,8 +228,7 @@ impl Storage {
         settings: BucketSettings,
     ) -> Result<(), NoSuchBucket> {
         let mut state = self.store.lock();
-        *state.settings_mut(name).map_err(|_| NoSuchBucket(name.to_owned()))? = settings;
-        Ok(())
+        state.set_settings(name, settings).map_err(|_| NoSuchBucket(name.to_owned()))
     }
 
     /// Replaces a bucket's access policy, which is what IAM reads show and keeps nobody

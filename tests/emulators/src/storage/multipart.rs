@@ -2,7 +2,9 @@
 //!
 //! The official client sends the metadata and the media, and, when it computes the
 //! checksum while it sends, a third part that carries it. The media may be large, so
-//! the delimiter is searched in long strides and no byte is copied.
+//! the delimiter is searched in long strides and no byte is copied. Lines end in CRLF, or
+//! in LF as gcloud writes them, whichever the first one does; boundaries may be quoted
+//! either way.
 
 use bytes::Bytes;
 
@@ -16,19 +18,16 @@ pub(super) struct Multipart {
     pub(super) media: Bytes,
 }
 
-struct Part {
-    content_type: Option<String>,
-    body: Bytes,
+/// One part of a multipart body.
+#[derive(Debug)]
+pub(super) struct Part {
+    headers: String,
+    pub(super) body: Bytes,
 }
 
 /// Parses `body` as the `Content-Type` header says it is delimited.
 pub(super) fn parse(content_type: &str, body: &Bytes) -> Result<Multipart, Refusal> {
-    let boundary = boundary(content_type).ok_or_else(|| {
-        Refusal::invalid("A multipart upload needs Content-Type: multipart/related; boundary=…")
-    })?;
-    let mut parts = split(boundary, body)
-        .ok_or_else(|| Refusal::invalid("Malformed multipart body."))?
-        .into_iter();
+    let mut parts = parts(content_type, body)?.into_iter();
     let (Some(metadata), Some(media), trailer, None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -36,24 +35,16 @@ pub(super) fn parse(content_type: &str, body: &Bytes) -> Result<Multipart, Refus
             "A multipart upload has a metadata part, a media part, and at most a checksum part.",
         ));
     };
-    let mut attributes = attributes(&metadata.body)?;
+    let mut attributes = Attributes::parse(&metadata.body)?;
     if attributes.content_type.is_none() {
-        attributes.content_type = media.content_type;
+        attributes.content_type = media.header("content-type").map(ToOwned::to_owned);
     }
     if let Some(trailer) = trailer {
-        let trailer = self::attributes(&trailer.body)?;
+        let trailer = Attributes::parse(&trailer.body)?;
         attributes.crc32c = attributes.crc32c.or(trailer.crc32c);
+        attributes.md5_hash = attributes.md5_hash.or(trailer.md5_hash);
     }
     Ok(Multipart { attributes, media: media.body })
-}
-
-/// The metadata that a writer sent as JSON; nothing at all stands for an empty object.
-pub(super) fn attributes(json: &[u8]) -> Result<Attributes, Refusal> {
-    if json.is_empty() {
-        return Ok(Attributes::default());
-    }
-    serde_json::from_slice(json)
-        .map_err(|error| Refusal::invalid(format!("Malformed object metadata: {error}")))
 }
 
 fn boundary(content_type: &str) -> Option<&str> {
@@ -62,7 +53,7 @@ fn boundary(content_type: &str) -> Option<&str> {
     let multipart = media_type.get(..10)?.eq_ignore_ascii_case("multipart/");
     let boundary = parameters.split(';').find_map(|parameter| {
         let (key, value) = parameter.trim().split_once('=')?;
-        key.eq_ignore_ascii_case("boundary").then(|| value.trim_matches('"'))
+        key.eq_ignore_ascii_case("boundary").then(|| value.trim_matches(['"', '\'']))
     })?;
     (multipart && !boundary.is_empty()).then_some(boundary)
 }
@@ -70,34 +61,48 @@ fn boundary(content_type: &str) -> Option<&str> {
 /// `None` when the body does not open with the boundary or is not closed by it.
 fn split(boundary: &str, body: &Bytes) -> Option<Vec<Part>> {
     let opening = format!("--{boundary}");
-    let delimiter = Finder::new(format!("\r\n--{boundary}").into_bytes());
     let mut rest = body.slice_ref(body.strip_prefix(opening.as_bytes())?);
+    let line = if rest.starts_with(b"\n") { "\n" } else { "\r\n" };
+    let delimiter = Finder::new(format!("{line}--{boundary}").into_bytes());
     let mut parts = Vec::new();
     loop {
         if rest.starts_with(b"--") {
             return Some(parts);
         }
-        let part = rest.slice_ref(rest.strip_prefix(b"\r\n")?);
+        let part = rest.slice_ref(rest.strip_prefix(line.as_bytes())?);
         let end = delimiter.find(&part)?;
         rest = part.slice(end + delimiter.needle.len()..);
-        parts.push(Part::parse(&part.slice(..end))?);
+        parts.push(Part::parse(&part.slice(..end), line)?);
     }
 }
 
 impl Part {
-    fn parse(part: &Bytes) -> Option<Self> {
+    fn parse(part: &Bytes, line: &str) -> Option<Self> {
         // Without headers, the blank line that ends them comes first.
-        if let Some(body) = part.strip_prefix(b"\r\n") {
-            return Some(Self { content_type: None, body: part.slice_ref(body) });
+        if let Some(body) = part.strip_prefix(line.as_bytes()) {
+            return Some(Self { headers: String::new(), body: part.slice_ref(body) });
         }
-        let end = Finder::new(b"\r\n\r\n".to_vec()).find(part)?;
-        let headers = std::str::from_utf8(&part[..end]).ok()?;
-        let content_type = headers.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-type").then(|| value.trim().to_owned())
-        });
-        Some(Self { content_type, body: part.slice(end + 4..) })
+        let blank = line.repeat(2);
+        let end = Finder::new(blank.clone().into_bytes()).find(part)?;
+        let headers = std::str::from_utf8(&part[..end]).ok()?.to_owned();
+        Some(Self { headers, body: part.slice(end + blank.len()..) })
     }
+
+    /// The value of a header.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.lines().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// The parts of a body that is delimited as its `Content-Type` says.
+pub(super) fn parts(content_type: &str, body: &Bytes) -> Result<Vec<Part>, Refusal> {
+    let boundary = boundary(content_type).ok_or_else(|| {
+        Refusal::invalid("A multipart request needs Content-Type: multipart/…; boundary=…")
+    })?;
+    split(boundary, body).ok_or_else(|| Refusal::invalid("Malformed multipart body."))
 }
 
 /// Horspool's search: looks at one byte in as many as the needle is long.
@@ -176,6 +181,18 @@ mod tests {
         )
         .unwrap();
         assert_eq!(&parsed.media[..], b"\r\n--\r\n-a\r");
+    }
+
+    #[test]
+    fn gcloud_ends_lines_in_lf_and_quotes_once() {
+        let body = "--=a==\nContent-Type: application/json\n\n{\"name\":\"n\"}\n--=a==\n\
+                    Content-Type: text/plain\n\nhello\r\nworld\n\n--=a==--";
+        let parsed =
+            parse("multipart/related; boundary='=a=='", &Bytes::from_static(body.as_bytes()))
+                .unwrap();
+        assert_eq!(&parsed.media[..], b"hello\r\nworld\n");
+        assert_eq!(parsed.attributes.name.as_deref(), Some("n"));
+        assert_eq!(parsed.attributes.content_type.as_deref(), Some("text/plain"));
     }
 
     #[test]

@@ -34,6 +34,12 @@ pub(super) enum Refusal {
     Range { size: usize },
     #[error("{0}")]
     Invalid(String),
+    /// A hold or a retention policy keeps the version.
+    #[error("Object '{bucket}/{object}' is {why} and cannot be deleted or overwritten.")]
+    Kept { bucket: String, object: String, why: &'static str },
+    /// Production can do this, the emulator cannot: which call it was.
+    #[error("the Storage emulator does not implement {0}")]
+    Unimplemented(String),
     /// As a test wants.
     #[error("{0}, by a fault that was injected")]
     Injected(StatusCode),
@@ -55,12 +61,14 @@ impl Refusal {
             Self::BucketExists | Self::BucketNotEmpty | Self::PolicyChanged => StatusCode::CONFLICT,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Kept { .. } => StatusCode::FORBIDDEN,
+            Self::Unimplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Injected(status) => *status,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
 
-    fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::NoBucket | Self::NoObject { .. } | Self::NoUpload => "notFound",
             Self::Precondition => "conditionNotMet",
@@ -71,6 +79,8 @@ impl Refusal {
             Self::BucketExists | Self::BucketNotEmpty | Self::PolicyChanged => "conflict",
             Self::Range { .. } => "requestedRangeNotSatisfiable",
             Self::Invalid(_) => "invalid",
+            Self::Kept { .. } => "retentionPolicyNotMet",
+            Self::Unimplemented(_) => "notImplemented",
             Self::Injected(_) => "backendError",
             Self::TooLarge => "uploadTooLarge",
         }
@@ -125,6 +135,8 @@ impl From<Refusal> for tonic::Status {
             Refusal::BucketExists => Code::AlreadyExists,
             Refusal::Range { .. } => Code::OutOfRange,
             Refusal::Invalid(_) => Code::InvalidArgument,
+            Refusal::Kept { .. } => Code::PermissionDenied,
+            Refusal::Unimplemented(_) => Code::Unimplemented,
             Refusal::Injected(StatusCode::GATEWAY_TIMEOUT) => Code::DeadlineExceeded,
             Refusal::Injected(StatusCode::SERVICE_UNAVAILABLE) => Code::Unavailable,
             Refusal::Injected(status) if status.is_server_error() => Code::Internal,

@@ -114,14 +114,15 @@ impl Sessions {
         Ok(())
     }
 
-    /// Takes one request's content. When it is the last, `store` is called to write the
+    /// Takes one request's content, and the checksums (CRC-32C, MD5) that it tells. When it
+    /// is the last, `store` is called to write the
     /// object; if that is refused, the session stays as it was before this request.
     pub(super) fn advance(
         &mut self,
         id: &str,
         chunk: Chunk,
         content: &Bytes,
-        checksum: Option<String>,
+        told: (Option<String>, Option<String>),
         store: impl FnOnce(&Target, Upload) -> Result<Arc<StoredObject>, Refusal>,
     ) -> Result<Progress, Refusal> {
         let session = self.by_id.get_mut(id).ok_or(Refusal::NoUpload)?;
@@ -132,7 +133,7 @@ impl Sessions {
         if !session.accept(chunk, content)? {
             return Ok(Progress::Incomplete(session.received.size()));
         }
-        match session.finish(checksum, store) {
+        match session.finish(told, store) {
             Ok(object) => Ok(session.stored(&object)),
             Err(refusal) => {
                 session.received.go_back(before);
@@ -180,11 +181,13 @@ impl Session {
 
     fn finish(
         &mut self,
-        checksum: Option<String>,
+        told: (Option<String>, Option<String>),
         store: impl FnOnce(&Target, Upload) -> Result<Arc<StoredObject>, Refusal>,
     ) -> Result<Arc<StoredObject>, Refusal> {
         let mut attributes = self.target.attributes.clone();
-        attributes.crc32c = checksum.or(attributes.crc32c);
+        let (crc32c, md5) = told;
+        attributes.crc32c = crc32c.or(attributes.crc32c);
+        attributes.md5_hash = md5.or(attributes.md5_hash);
         let upload = Upload::of(&self.received, attributes)?;
         let object = store(&self.target, upload)?;
         self.finished = Some(Arc::clone(&object));
@@ -218,7 +221,7 @@ mod tests {
     ) -> Result<Progress, Refusal> {
         let chunk = Chunk::parse(range)?;
         let content = Bytes::from_static(content);
-        sessions.advance(id, chunk, &content, None, |_, upload| {
+        sessions.advance(id, chunk, &content, (None, None), |_, upload| {
             if allowed {
                 Ok(Arc::new(StoredObject::new(upload, 7, SystemTime::UNIX_EPOCH)))
             } else {

@@ -81,6 +81,29 @@ impl BucketSettings {
         }
     }
 
+    /// What a bucket resource of the JSON API says, as far as it is kept here.
+    pub(super) fn from_json(bucket: &Value) -> Self {
+        let default = Self::default();
+        let seconds = &bucket["softDeletePolicy"]["retentionDurationSeconds"];
+        let seconds = seconds.as_u64().or_else(|| seconds.as_str()?.parse().ok());
+        let iam = &bucket["iamConfiguration"];
+        let rules = bucket["lifecycle"]["rule"].as_array();
+        Self {
+            location: match bucket["location"].as_str().unwrap_or_default() {
+                "" => default.location,
+                location => location.to_uppercase(),
+            },
+            uniform_access: iam["uniformBucketLevelAccess"]["enabled"].as_bool().unwrap_or(false),
+            public_access_prevention: iam["publicAccessPrevention"] == "enforced",
+            soft_delete: match seconds {
+                None => default.soft_delete,
+                Some(seconds) => Some(Duration::from_secs(seconds)).filter(|kept| !kept.is_zero()),
+            },
+            versioning: bucket["versioning"]["enabled"].as_bool().unwrap_or(false),
+            lifecycle: rules.into_iter().flatten().map(LifecycleRule::from_json).collect(),
+        }
+    }
+
     pub(super) fn to_proto(&self, name: &str, created: SystemTime) -> v2::Bucket {
         let time = Some(Timestamp::from(created));
         let rules: Vec<Rule> = self.lifecycle.iter().map(LifecycleRule::to_proto).collect();
@@ -176,6 +199,20 @@ impl LifecycleRule {
                 matches_prefix: self.prefixes.clone(),
                 ..rule::Condition::default()
             }),
+        }
+    }
+
+    fn from_json(rule: &Value) -> Self {
+        let condition = &rule["condition"];
+        let prefixes = condition["matchesPrefix"].as_array();
+        Self {
+            action: rule["action"]["type"].as_str().unwrap_or_default().to_owned(),
+            age_days: condition["age"].as_i64().and_then(|age| age.try_into().ok()),
+            prefixes: prefixes
+                .into_iter()
+                .flatten()
+                .filter_map(|prefix| Some(prefix.as_str()?.to_owned()))
+                .collect(),
         }
     }
 

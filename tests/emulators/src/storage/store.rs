@@ -1,6 +1,7 @@
 //! The state behind its lock: what both protocols drive.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -14,6 +15,7 @@ use super::refusal::Refusal;
 use super::resumable::{Chunk, Progress, Sessions, Target};
 use super::settings::BucketSettings;
 use super::state::State;
+use super::xml_parts::PartUploads;
 use crate::connection::Cut;
 use crate::date::ServerDate;
 use crate::faults::Faults;
@@ -23,6 +25,8 @@ pub(super) struct Store {
     state: Mutex<State>,
     /// Locked before the state where both are needed.
     sessions: Mutex<Sessions>,
+    /// Uploads of the XML API in parts.
+    parts: Mutex<PartUploads>,
     pub(super) observers: Observers,
     clock: Clock,
     pub(super) faults: Faults<Operation>,
@@ -37,6 +41,7 @@ impl Store {
         Self {
             state: Mutex::new(state),
             sessions: Mutex::default(),
+            parts: Mutex::default(),
             observers: Observers::default(),
             clock,
             faults: Faults::default(),
@@ -65,13 +70,31 @@ impl Store {
         result
     }
 
+    /// One step of the state, at the present time.
+    pub(super) fn step<T>(&self, work: impl FnOnce(&mut State, SystemTime) -> T) -> T {
+        let mut state = self.lock();
+        // The time is read under the lock, so that it does not go back between writes.
+        work(&mut state, self.clock.now())
+    }
+
     pub(super) fn create_bucket(
         &self,
         name: &str,
         settings: BucketSettings,
     ) -> Result<(), Refusal> {
-        let mut state = self.lock();
-        state.create_bucket(self.clock.now(), name, settings)
+        self.step(|state, now| state.create_bucket(now, name, settings).map(drop))
+    }
+
+    /// A step that writes an object; the observers are told.
+    pub(super) fn make(
+        &self,
+        bucket: &str,
+        name: &str,
+        work: impl FnOnce(&mut State, SystemTime) -> Result<Arc<StoredObject>, Refusal>,
+    ) -> Result<Arc<StoredObject>, Refusal> {
+        let object = self.commit(bucket, name, work)?;
+        self.observers.deliver();
+        Ok(object)
     }
 
     pub(super) fn write(
@@ -81,9 +104,7 @@ impl Store {
         upload: Upload,
         conditions: Conditions,
     ) -> Result<Arc<StoredObject>, Refusal> {
-        let object = self.commit(bucket, name, upload, conditions)?;
-        self.observers.deliver();
-        Ok(object)
+        self.make(bucket, name, |state, now| state.write(now, bucket, name, upload, conditions))
     }
 
     /// Writes and queues the news; the caller has it delivered.
@@ -91,20 +112,19 @@ impl Store {
         &self,
         bucket: &str,
         name: &str,
-        upload: Upload,
-        conditions: Conditions,
+        work: impl FnOnce(&mut State, SystemTime) -> Result<Arc<StoredObject>, Refusal>,
     ) -> Result<Arc<StoredObject>, Refusal> {
-        let mut state = self.lock();
-        // The time is read under the lock, so that it does not go back between writes.
-        let object = state.write(self.clock.now(), bucket, name, upload, conditions)?;
-        self.observers.push(|| Written {
-            bucket: bucket.to_owned(),
-            name: name.to_owned(),
-            content: object.content.clone(),
-            generation: object.generation,
-            at: Instant::now(),
-        });
-        Ok(object)
+        self.step(|state, now| {
+            let object = work(state, now)?;
+            self.observers.push(|| Written {
+                bucket: bucket.to_owned(),
+                name: name.to_owned(),
+                content: object.content.clone(),
+                generation: object.generation,
+                at: Instant::now(),
+            });
+            Ok(object)
+        })
     }
 
     pub(super) fn delete(
@@ -114,8 +134,7 @@ impl Store {
         generation: Option<i64>,
         conditions: Conditions,
     ) -> Result<(), Refusal> {
-        let mut state = self.lock();
-        state.delete(self.clock.now(), bucket, name, generation, conditions)
+        self.step(|state, now| state.delete(now, bucket, name, generation, conditions))
     }
 
     /// Opens an upload session, whose ID is returned.
@@ -129,10 +148,13 @@ impl Store {
         id: &str,
         chunk: Chunk,
         content: &Bytes,
-        checksum: Option<String>,
+        told: (Option<String>, Option<String>),
     ) -> Result<Progress, Refusal> {
-        let progress = self.sessions().advance(id, chunk, content, checksum, |target, upload| {
-            self.commit(&target.bucket, &target.name, upload, target.conditions)
+        let progress = self.sessions().advance(id, chunk, content, told, |target, upload| {
+            let Target { bucket, name, conditions, .. } = target;
+            self.commit(bucket, name, |state, now| {
+                state.write(now, bucket, name, upload, *conditions)
+            })
         });
         self.observers.deliver();
         progress
@@ -140,6 +162,10 @@ impl Store {
 
     pub(super) fn cancel_upload(&self, id: &str) -> Result<(), Refusal> {
         self.sessions().cancel(id)
+    }
+
+    pub(super) fn parts(&self) -> MutexGuard<'_, PartUploads> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn sessions(&self) -> MutexGuard<'_, Sessions> {

@@ -54,12 +54,14 @@ pub(super) async fn start(
         Some("media") => {
             let attributes = Attributes {
                 content_type: content_type.map(ToOwned::to_owned),
+                crc32c: told_hash(&headers, "crc32c="),
+                md5_hash: told_hash(&headers, "md5="),
                 ..Attributes::default()
             };
             (attributes, body)
         }
         Some("resumable") => {
-            let mut attributes = multipart::attributes(&body)?;
+            let mut attributes = Attributes::parse(&body)?;
             if attributes.content_type.is_none() {
                 attributes.content_type =
                     header(&headers, "x-upload-content-type").map(ToOwned::to_owned);
@@ -103,11 +105,9 @@ pub(super) async fn advance(
     Content(body): Content,
 ) -> Result<Response, Refusal> {
     let chunk = Chunk::parse(header(&headers, CONTENT_RANGE.as_str()))?;
-    let checksum = header(&headers, "x-goog-hash").and_then(|hashes| {
-        let mut hashes = hashes.split(',').map(str::trim);
-        hashes.find_map(|hash| hash.strip_prefix("crc32c=").map(ToOwned::to_owned))
-    });
-    let advance = || store.advance_upload(&upload_id, chunk, &body, checksum);
+    let hash = |kind| told_hash(&headers, kind);
+    let told = (hash("crc32c="), hash("md5="));
+    let advance = || store.advance_upload(&upload_id, chunk, &body, told);
     match store.pass(cut, Operation::Write, &name, advance).await? {
         Progress::Stored { bucket, name, object } => Ok(stored(&store, &bucket, &name, &object)),
         Progress::Incomplete(0) => Ok(StatusCode::PERMANENT_REDIRECT.into_response()),
@@ -136,6 +136,13 @@ fn object_name(query: Option<String>, attributes: &Attributes) -> Result<String,
 
 fn stored(store: &Store, bucket: &str, name: &str, object: &StoredObject) -> Response {
     Json(object.to_json(&store.origin, bucket, name)).into_response()
+}
+
+/// A checksum of `x-goog-hash`, whose values may come in one header or in several.
+pub(super) fn told_hash(headers: &HeaderMap, kind: &str) -> Option<String> {
+    let values = headers.get_all("x-goog-hash").iter().filter_map(|value| value.to_str().ok());
+    let mut hashes = values.flat_map(|value| value.split(',')).map(str::trim);
+    hashes.find_map(|hash| hash.strip_prefix(kind).map(ToOwned::to_owned))
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
