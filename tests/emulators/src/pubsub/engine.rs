@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::broker::{Attachment, Broker};
+use super::broker::{Attachment, Broker, Pushes};
 use super::consumer::{Delivery, Limits};
 use super::error::Error;
 use super::fault::{self, Faults};
@@ -21,6 +21,8 @@ pub(super) struct Engine {
     core: Mutex<Core>,
     /// Rings when something is due before the time the timer sleeps to.
     timer: Notify,
+    /// Which subscriptions are pushed, and where.
+    pub(super) pushes: watch::Sender<Pushes>,
     /// Changes with every operation.
     changed: watch::Sender<()>,
     /// Cancelled when the server stops.
@@ -52,6 +54,7 @@ impl Engine {
                 armed: None,
             }),
             timer: Notify::new(),
+            pushes: watch::Sender::default(),
             changed: watch::Sender::new(()),
             stop: CancellationToken::new(),
             faults,
@@ -124,6 +127,12 @@ impl Engine {
         })
     }
 
+    /// Detaches a subscription, whose consumers end.
+    pub(super) fn detach(&self, subscription: &str) -> Result<(), Error> {
+        self.run(|broker, now| broker.detach(subscription, now))?;
+        self.end(subscription, Code::FailedPrecondition)
+    }
+
     fn locked<T>(&self, operation: impl FnOnce(&mut Core, Instant) -> T) -> T {
         let mut core = self.lock();
         let now = Instant::now();
@@ -133,6 +142,9 @@ impl Engine {
             if let Some(signal) = core.signals.get(&attachment) {
                 signal.woken.notify_one();
             }
+        }
+        if let Some(pushes) = core.broker.take_pushes() {
+            self.pushes.send_replace(pushes);
         }
         let next = core.broker.next_wakeup();
         let earlier = next.is_some_and(|next| core.armed.is_none_or(|armed| next < armed));

@@ -1,5 +1,7 @@
 //! Why a request is refused, and the gRPC code that says so.
 
+use std::borrow::Cow;
+
 use tonic::{Code, Status};
 
 /// A refused request. `Display` is the text that the client sees.
@@ -19,7 +21,10 @@ pub(super) enum Error {
     Invalid(String),
     /// Production can do this, the emulator cannot.
     #[error("the Pub/Sub emulator does not implement {0}")]
-    Unimplemented(&'static str),
+    Unimplemented(Cow<'static, str>),
+    /// It is not in a state for this.
+    #[error("{0}")]
+    Precondition(String),
     /// A test wants it so.
     #[error("{1}")]
     Injected(Code, &'static str),
@@ -34,6 +39,7 @@ impl From<Error> for Status {
             Error::Conflict(_) => Self::aborted(text),
             Error::Invalid(_) => Self::invalid_argument(text),
             Error::Unimplemented(_) => Self::unimplemented(text),
+            Error::Precondition(_) => Self::failed_precondition(text),
             Error::Injected(code, _) => Self::new(code, text),
         }
     }

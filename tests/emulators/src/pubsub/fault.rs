@@ -106,6 +106,10 @@ fn read(method: &Method, path: &str) -> (Operation, String) {
     let name = path.trim_start_matches("/v1/");
     let (name, verb) = name.rsplit_once(':').unwrap_or((name, ""));
     let operation = match verb {
+        "publish" => Operation::Publish,
+        "pull" => Operation::Receive,
+        "acknowledge" => Operation::Acknowledge,
+        "modifyAckDeadline" => Operation::ModifyDeadline,
         "testIamPermissions" => Operation::TestPermissions,
         "" if method == Method::GET => Operation::Get,
         _ => Operation::Manage,

@@ -1,4 +1,4 @@
-//! Filters on attributes: `attributes:key`, `attributes.key = "value"`,
+//! Filters on attributes: `attributes:key`, `attributes.key = "value"`, `!=`,
 //! `hasPrefix(attributes.key, "value")`, `NOT`, `AND`, `OR`, parentheses.
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ const MAX_BYTES: usize = 256;
 pub(super) enum Filter {
     Has(String),
     Is(String, String),
+    IsNot(String, String),
     Begins(String, String),
     Not(Box<Self>),
     All(Vec<Self>),
@@ -30,9 +31,6 @@ impl Filter {
             return Err(Error::Invalid(format!("a filter has at most {MAX_BYTES} bytes")));
         }
         let tokens = tokens(text).ok_or_else(wrong)?;
-        if tokens.contains(&Token::Sign('!')) {
-            return Err(Error::Unimplemented("filters with !="));
-        }
         let mut rest = tokens.as_slice();
         let filter = expression(&mut rest).filter(|_| rest.is_empty()).ok_or_else(wrong)?;
         Ok(Some(filter))
@@ -42,6 +40,7 @@ impl Filter {
         match self {
             Self::Has(name) => attributes.contains_key(name),
             Self::Is(name, value) => attributes.get(name) == Some(value),
+            Self::IsNot(name, value) => attributes.get(name).is_some_and(|is| is != value),
             Self::Begins(name, prefix) => {
                 attributes.get(name).is_some_and(|value| value.starts_with(prefix.as_str()))
             }
@@ -125,6 +124,11 @@ fn operand(rest: &mut &[Token]) -> Option<Filter> {
             Token::Sign(':') => Some(Filter::Has(name(rest)?)),
             Token::Sign('.') => {
                 let name = name(rest)?;
+                if rest.first() == Some(&Token::Sign('!')) {
+                    *rest = &rest[1..];
+                    sign(rest, '=')?;
+                    return Some(Filter::IsNot(name, text(rest)?));
+                }
                 sign(rest, '=')?;
                 Some(Filter::Is(name, text(rest)?))
             }
@@ -192,6 +196,9 @@ mod tests {
             ("attributes:other", false),
             (r#"attributes.kind = "api""#, true),
             (r#"attributes.kind="profile""#, false),
+            (r#"attributes.kind != "profile""#, true),
+            (r#"attributes.kind != "api""#, false),
+            (r#"attributes.other != "api""#, false),
             (r#"attributes."fleet-job" = "7""#, true),
             (r#"attributes.fleet-job = "7""#, true),
             (r#"hasPrefix(attributes.kind, "a")"#, true),
@@ -225,7 +232,5 @@ mod tests {
         ] {
             assert!(matches!(Filter::parse(wrong), Err(Error::Invalid(_))), "{wrong}");
         }
-        let unequal = Filter::parse(r#"attributes.kind != "a""#);
-        assert!(matches!(unequal, Err(Error::Unimplemented(_))));
     }
 }

@@ -119,6 +119,12 @@ impl Lane {
         });
     }
 
+    /// The messages that still have to be acknowledged, in order.
+    pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &Arc<Message>> {
+        let left = |entry: &&Entry| !matches!(entry.state, State::Acknowledged | State::Gone);
+        self.entries.iter().filter(left).map(|entry| &entry.message)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

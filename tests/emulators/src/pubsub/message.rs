@@ -27,6 +27,11 @@ impl Message {
         let size = content.encoded_len() as u64;
         Self { content, size }
     }
+
+    /// Its ID as the number that it is: grows in the order of publishing.
+    pub(super) fn number(&self) -> u64 {
+        self.content.message_id.parse().unwrap_or_default()
+    }
 }
 
 /// Checks what one `Publish` request carries.

@@ -63,10 +63,12 @@
 //!   stored and have no effect. A `Pull` waits for 3 s.
 //! - A message that is given up while its dead-letter topic is missing is
 //!   delivered on, and no permissions are needed to forward it.
-//! - No push or export subscriptions, schemas, transforms, snapshots, seeking, and no
-//!   filters with `!=`. Asking for one of them is refused
-//!   (`UNIMPLEMENTED`, or `INVALID_ARGUMENT` for a field that REST does not
-//!   know), not ignored.
+//! - Push goes to `http://` on loopback, one message at a time, and signs nothing.
+//! - What may be sought to is kept from when something can seek to it: a topic's
+//!   retention, a subscription that retains acknowledged messages, a snapshot. It is kept
+//!   for ever.
+//! - No export subscriptions, schemas or transforms. Asking for one of them is refused
+//!   (`UNIMPLEMENTED`, 501 over REST) with its name, not ignored.
 //! - No authentication: any credentials or none will do. Access policies are stored
 //!   and reported, over gRPC and REST, and have no effect.
 //! - No quotas except the limits of a request: its size, and of messages their
@@ -85,6 +87,7 @@ mod names;
 mod page;
 mod publisher;
 mod pull;
+mod push;
 mod queue;
 mod rest;
 mod service;
@@ -178,7 +181,8 @@ impl PubSub {
         let driver = Arc::clone(&engine);
         let server = tokio::spawn(async move {
             let serve = http.serve_with_incoming_shutdown(incoming, driver.stop.cancelled());
-            let (served, ()) = tokio::join!(serve, driver.keep_time());
+            let pushes = push::serve(Arc::clone(&driver));
+            let (served, (), ()) = tokio::join!(serve, driver.keep_time(), pushes);
             if let Err(error) = served {
                 tracing::error!(%error, "the Pub/Sub emulator failed");
             }

@@ -10,6 +10,7 @@ pub(super) const DELETED_TOPIC: &str = "_deleted-topic_";
 pub(super) enum Kind {
     Topic,
     Subscription,
+    Snapshot,
 }
 
 impl Kind {
@@ -17,6 +18,7 @@ impl Kind {
         match self {
             Self::Topic => "topics",
             Self::Subscription => "subscriptions",
+            Self::Snapshot => "snapshots",
         }
     }
 }

@@ -96,9 +96,14 @@ impl Publisher for PublisherService {
 
     async fn list_topic_snapshots(
         &self,
-        _: Request<proto::ListTopicSnapshotsRequest>,
+        request: Request<proto::ListTopicSnapshotsRequest>,
     ) -> Result<Response<proto::ListTopicSnapshotsResponse>, Status> {
-        Err(Error::Unimplemented("snapshots").into())
+        let request = request.into_inner();
+        let names = self
+            .engine
+            .read(|broker| broker.topic_snapshots(&request.topic, &request.page_token))?;
+        let (snapshots, next_page_token) = page(names, request.page_size, |name| name);
+        Ok(Response::new(proto::ListTopicSnapshotsResponse { snapshots, next_page_token }))
     }
 
     async fn delete_topic(
@@ -114,8 +119,12 @@ impl Publisher for PublisherService {
 
     async fn detach_subscription(
         &self,
-        _: Request<proto::DetachSubscriptionRequest>,
+        request: Request<proto::DetachSubscriptionRequest>,
     ) -> Result<Response<proto::DetachSubscriptionResponse>, Status> {
-        Err(Error::Unimplemented("detaching subscriptions").into())
+        let cut = Cut::of(request.extensions());
+        let name = request.into_inner().subscription;
+        let detach = || Ok(self.engine.detach(&name)?);
+        pass(&self.engine, (Operation::Manage, &name), cut, detach).await?;
+        Ok(Response::new(proto::DetachSubscriptionResponse {}))
     }
 }

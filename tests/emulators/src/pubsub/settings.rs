@@ -8,6 +8,7 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::subscription::State;
 use super::error::Error;
 use super::filter::Filter;
 use super::names::{self, Kind};
+use super::push;
 
 const ACK_DEADLINES: std::ops::RangeInclusive<i32> = 10..=600;
 const ATTEMPTS: std::ops::RangeInclusive<i32> = 5..=100;
@@ -15,6 +16,7 @@ const DEFAULT_ATTEMPTS: i32 = 5;
 const MAX_BACKOFF: Duration = Duration::from_mins(10);
 const DEFAULT_MIN_BACKOFF: Duration = Duration::from_secs(10);
 const DAY_SECONDS: i64 = 24 * 60 * 60;
+const RETENTION_SECONDS: std::ops::RangeInclusive<i64> = 600..=31 * DAY_SECONDS;
 
 /// What the state machine needs to know of a subscription's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,16 @@ pub(super) fn read(resource: &proto::Subscription) -> Result<Settings, Error> {
     let ack_deadline = ack_deadline(resource.ack_deadline_seconds)?;
     let retry = resource.retry_policy.as_ref().map(retry).transpose()?;
     let policy = resource.dead_letter_policy.as_ref();
+    let retention = resource.message_retention_duration.map(|retention| retention.seconds);
+    if retention.is_some_and(|seconds| !RETENTION_SECONDS.contains(&seconds)) {
+        return Err(Error::Invalid(
+            "message_retention_duration is 10 minutes to 31 days".to_owned(),
+        ));
+    }
+    let ttl = resource.expiration_policy.as_ref().and_then(|policy| policy.ttl);
+    if ttl.is_some_and(|ttl| ttl.seconds < DAY_SECONDS) {
+        return Err(Error::Invalid("the ttl of an expiration policy is a day or more".to_owned()));
+    }
     Ok(Settings {
         ack_deadline,
         ordered: resource.enable_message_ordering,
@@ -124,8 +136,7 @@ pub(super) fn update(
             "enable_exactly_once_delivery" => {
                 updated.enable_exactly_once_delivery = new.enable_exactly_once_delivery;
             }
-            // Only its absence is accepted here, and that is what there is.
-            "push_config" => {}
+            "push_config" => updated.push_config.clone_from(&new.push_config),
             _ => {
                 return Err(Error::Invalid(format!(
                     "update_mask names {path:?}, which cannot be changed"
@@ -140,16 +151,18 @@ pub(super) fn update(
 
 /// Better refused than silently not done.
 fn refuse_unimplemented(resource: &proto::Subscription) -> Result<(), Error> {
-    let pushes = resource.push_config.as_ref().is_some_and(|push| !push.push_endpoint.is_empty());
+    let elsewhere = resource.push_config.as_ref().is_some_and(|push| {
+        !push.push_endpoint.is_empty() && push::endpoint(&push.push_endpoint).is_none()
+    });
     for (asked, what) in [
-        (pushes, "push subscriptions"),
+        (elsewhere, "push to other endpoints than http:// on loopback"),
         (resource.bigquery_config.is_some(), "BigQuery subscriptions"),
         (resource.bigtable_config.is_some(), "Bigtable subscriptions"),
         (resource.cloud_storage_config.is_some(), "Cloud Storage subscriptions"),
         (!resource.message_transforms.is_empty(), "message transforms"),
     ] {
         if asked {
-            return Err(Error::Unimplemented(what));
+            return Err(Error::Unimplemented(what.into()));
         }
     }
     Ok(())
@@ -341,7 +354,10 @@ mod tests {
     #[test]
     fn what_the_emulator_cannot_do_is_refused() {
         for asked in [
-            proto::Subscription { filter: "attributes.x != \"y\"".to_owned(), ..resource() },
+            proto::Subscription {
+                bigquery_config: Some(proto::BigQueryConfig::default()),
+                ..resource()
+            },
             proto::Subscription {
                 push_config: Some(proto::PushConfig {
                     push_endpoint: "https://example.com".to_owned(),

@@ -139,50 +139,80 @@ impl Subscriber for SubscriberService {
 
     async fn modify_push_config(
         &self,
-        _: Request<proto::ModifyPushConfigRequest>,
+        request: Request<proto::ModifyPushConfigRequest>,
     ) -> Result<Response<()>, Status> {
-        Err(Error::Unimplemented("push subscriptions").into())
+        let cut = Cut::of(request.extensions());
+        let request = request.into_inner();
+        let name = request.subscription.clone();
+        let work = || Ok(self.engine.run(|broker, _| broker.modify_push_config(request))?);
+        pass(&self.engine, (Operation::Manage, &name), cut, work).await.map(Response::new)
     }
 
     async fn get_snapshot(
         &self,
-        _: Request<proto::GetSnapshotRequest>,
+        request: Request<proto::GetSnapshotRequest>,
     ) -> Result<Response<proto::Snapshot>, Status> {
-        Err(Error::Unimplemented("snapshots").into())
+        let cut = Cut::of(request.extensions());
+        let request = request.into_inner();
+        let name = request.snapshot;
+        let work = || Ok(self.engine.read(|broker| broker.snapshot(&name).cloned())?);
+        pass(&self.engine, (Operation::Get, &name), cut, work).await.map(Response::new)
     }
 
     async fn list_snapshots(
         &self,
-        _: Request<proto::ListSnapshotsRequest>,
+        request: Request<proto::ListSnapshotsRequest>,
     ) -> Result<Response<proto::ListSnapshotsResponse>, Status> {
-        Err(Error::Unimplemented("snapshots").into())
+        let request = request.into_inner();
+        let (snapshots, next_page_token) = self.engine.read(|broker| {
+            let all = broker.snapshots(&request.project, &request.page_token)?;
+            Ok::<_, Error>(page(all.cloned(), request.page_size, |resource| &resource.name))
+        })?;
+        Ok(Response::new(proto::ListSnapshotsResponse { snapshots, next_page_token }))
     }
 
     async fn create_snapshot(
         &self,
-        _: Request<proto::CreateSnapshotRequest>,
+        request: Request<proto::CreateSnapshotRequest>,
     ) -> Result<Response<proto::Snapshot>, Status> {
-        Err(Error::Unimplemented("snapshots").into())
+        let cut = Cut::of(request.extensions());
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let work = || Ok(self.engine.run(|broker, now| broker.create_snapshot(request, now))?);
+        pass(&self.engine, (Operation::Manage, &name), cut, work).await.map(Response::new)
     }
 
     async fn update_snapshot(
         &self,
-        _: Request<proto::UpdateSnapshotRequest>,
+        request: Request<proto::UpdateSnapshotRequest>,
     ) -> Result<Response<proto::Snapshot>, Status> {
-        Err(Error::Unimplemented("snapshots").into())
+        let cut = Cut::of(request.extensions());
+        let request = request.into_inner();
+        let name = request.snapshot.as_ref().map(|new| new.name.clone()).unwrap_or_default();
+        let work = || Ok(self.engine.run(|broker, _| broker.update_snapshot(request))?);
+        pass(&self.engine, (Operation::Manage, &name), cut, work).await.map(Response::new)
     }
 
     async fn delete_snapshot(
         &self,
-        _: Request<proto::DeleteSnapshotRequest>,
+        request: Request<proto::DeleteSnapshotRequest>,
     ) -> Result<Response<()>, Status> {
-        Err(Error::Unimplemented("snapshots").into())
+        let cut = Cut::of(request.extensions());
+        let request = request.into_inner();
+        let name = request.snapshot;
+        let work = || Ok(self.engine.run(|broker, _| broker.delete_snapshot(&name))?);
+        pass(&self.engine, (Operation::Manage, &name), cut, work).await.map(Response::new)
     }
 
     async fn seek(
         &self,
-        _: Request<proto::SeekRequest>,
+        request: Request<proto::SeekRequest>,
     ) -> Result<Response<proto::SeekResponse>, Status> {
-        Err(Error::Unimplemented("seeking").into())
+        let cut = Cut::of(request.extensions());
+        let request = request.into_inner();
+        let name = request.subscription.clone();
+        let seek = || Ok(self.engine.run(|broker, now| broker.seek(request, now))?);
+        pass(&self.engine, (Operation::Manage, &name), cut, seek).await?;
+        Ok(Response::new(proto::SeekResponse {}))
     }
 }

@@ -7,12 +7,14 @@
 
 mod access;
 mod dead_letter;
+mod seek;
 mod settlement;
 mod subscriptions;
 mod topics;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
@@ -24,16 +26,21 @@ use super::consumer::{ConsumerId, Delivery, Limits};
 use super::error::Error;
 use super::fault::{Faults, Operation};
 use super::lane::DeliveryId;
+use super::message::Message;
 use super::names::{self, Kind};
 use super::settings::Settings;
 use super::stats::Stats;
 use super::subscription::Subscription;
 
+use seek::Held;
 pub(super) use settlement::Settlement;
 
 /// Names a subscription for as long as it lives; a later one of the same name
 /// has another.
 pub(super) type SubscriptionId = u64;
+
+/// Names and settings of the subscriptions that are pushed.
+pub(super) type Pushes = HashMap<SubscriptionId, (String, proto::PushConfig)>;
 
 /// Names a consumer among all subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +72,8 @@ pub(super) fn ack_id(subscription: SubscriptionId, delivery: DeliveryId) -> Stri
 struct Topic {
     resource: proto::Topic,
     subscriptions: BTreeSet<SubscriptionId>,
+    /// What was published while something could seek to it.
+    log: Vec<Arc<Message>>,
 }
 
 #[derive(Debug)]
@@ -73,6 +82,8 @@ struct Attached {
     state: Subscription,
     /// The wakeup that is on record for it.
     wakeup: Option<Instant>,
+    /// The first message that was published after it was made.
+    since: u64,
 }
 
 /// See the module page.
@@ -87,6 +98,9 @@ pub(super) struct Broker {
     woken: Vec<Attachment>,
     /// Who may do what, by full name; whatever is not here was never changed.
     access: HashMap<String, Access>,
+    snapshots: BTreeMap<String, Held>,
+    /// Whether what is pushed where may have changed.
+    pushes_changed: bool,
     next_subscription: SubscriptionId,
     next_message: u64,
     published: u64,
@@ -105,6 +119,8 @@ impl Broker {
             wakeups: BTreeSet::new(),
             woken: Vec::new(),
             access: HashMap::new(),
+            snapshots: BTreeMap::new(),
+            pushes_changed: false,
             next_subscription: 1,
             next_message: 1,
             published: 0,
@@ -125,6 +141,9 @@ impl Broker {
             .subscriptions
             .get_mut(&id)
             .ok_or_else(|| Error::NotFound(subscription.to_owned()))?;
+        if attached.resource.detached {
+            return Err(Error::Precondition(format!("{subscription} is detached from its topic")));
+        }
         let limits = limits(&attached.state.settings);
         let consumer = attached.state.open(limits);
         self.settle(id, now);
@@ -243,6 +262,20 @@ impl Broker {
             }
             self.settle(id, now);
         }
+    }
+
+    /// Which subscriptions are pushed, and where; `None` if that is as when last asked.
+    pub(super) fn take_pushes(&mut self) -> Option<Pushes> {
+        if !std::mem::take(&mut self.pushes_changed) {
+            return None;
+        }
+        let pushed = |(id, attached): (&SubscriptionId, &Attached)| {
+            let resource = &attached.resource;
+            let config = resource.push_config.clone()?;
+            let pushed = !config.push_endpoint.is_empty() && !resource.detached;
+            pushed.then(|| (*id, (resource.name.clone(), config)))
+        };
+        Some(self.subscriptions.iter().filter_map(pushed).collect())
     }
 
     /// Consumers that have something to take or whose subscription is gone.

@@ -26,6 +26,7 @@ impl Broker {
             .subscriptions
             .insert(id);
         self.next_subscription += 1;
+        self.pushes_changed = true;
         self.names.insert(resource.name.clone(), id);
         self.subscriptions.insert(
             id,
@@ -33,6 +34,7 @@ impl Broker {
                 resource: resource.clone(),
                 state: Subscription::new(settings),
                 wakeup: None,
+                since: self.next_message,
             },
         );
         Ok(resource)
@@ -61,6 +63,7 @@ impl Broker {
             if redirected { self.read_settings(&updated)? } else { settings::read(&updated)? };
         let id = self.find(&name)?;
         if let Some(attached) = self.subscriptions.get_mut(&id) {
+            self.pushes_changed |= attached.resource.push_config != updated.push_config;
             attached.resource = updated.clone();
             attached.state.settings = settings;
             attached.state.dead_letter_open |= redirected;
@@ -85,6 +88,7 @@ impl Broker {
         let id = self.find(name)?;
         self.names.remove(name);
         self.access.remove(name);
+        self.pushes_changed = true;
         let Some(attached) = self.subscriptions.remove(&id) else {
             return Ok(());
         };

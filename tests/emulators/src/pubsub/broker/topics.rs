@@ -25,7 +25,7 @@ impl Broker {
             (!resource.message_transforms.is_empty(), "message transforms"),
         ] {
             if asked {
-                return Err(Error::Unimplemented(what));
+                return Err(Error::Unimplemented(what.into()));
             }
         }
         if self.topics.contains_key(&resource.name) {
@@ -34,7 +34,7 @@ impl Broker {
         let resource = proto::Topic { state: proto::topic::State::Active.into(), ..resource };
         self.topics.insert(
             resource.name.clone(),
-            Topic { resource: resource.clone(), subscriptions: BTreeSet::new() },
+            Topic { resource: resource.clone(), subscriptions: BTreeSet::new(), log: Vec::new() },
         );
         self.refresh_dead_letters(&resource.name);
         Ok(resource)
@@ -58,13 +58,15 @@ impl Broker {
         for path in &paths {
             match path.as_str() {
                 "labels" => updated.labels.clone_from(&new.labels),
+                "message_storage_policy" => {
+                    updated.message_storage_policy.clone_from(&new.message_storage_policy);
+                }
+                "kms_key_name" => updated.kms_key_name.clone_from(&new.kms_key_name),
                 "message_retention_duration" => {
                     updated.message_retention_duration = new.message_retention_duration;
                 }
                 _ => {
-                    return Err(Error::Unimplemented(
-                        "updates of topics, except of labels and message_retention_duration",
-                    ));
+                    return Err(Error::Unimplemented(format!("UpdateTopic of {path}").into()));
                 }
             }
         }
@@ -145,6 +147,11 @@ impl Broker {
             })));
             ids.push(id);
         }
+        if self.keeps_log(topic)
+            && let Some(topic) = self.topics.get_mut(topic)
+        {
+            topic.log.extend(shared.iter().cloned());
+        }
         let topic = self.topics.get(topic);
         let subscriptions: Vec<SubscriptionId> =
             topic.map(|topic| topic.subscriptions.iter().copied().collect()).unwrap_or_default();
@@ -184,7 +191,7 @@ impl Broker {
         }
     }
 
-    fn wall(&self, now: Instant) -> Timestamp {
+    pub(super) fn wall(&self, now: Instant) -> Timestamp {
         let (then, wall) = self.started;
         (wall + now.saturating_duration_since(then)).into()
     }

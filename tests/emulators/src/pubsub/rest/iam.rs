@@ -67,7 +67,7 @@ pub(super) fn read(engine: &Engine, resource: &str, verb: &str) -> Result<Respon
             let policy = engine.read(|broker| broker.policy(resource))?;
             Ok(Json(Policy::from(policy)).into_response())
         }
-        _ => Err(Error::Unimplemented("this method over REST; use gRPC")),
+        _ => Err(Error::Unimplemented(format!("{resource}:{verb} over REST").into())),
     }
 }
 
@@ -99,6 +99,6 @@ pub(super) fn change(
             let permissions = engine.read(|broker| broker.granted(resource, asked))?;
             Ok(Json(json!({ "permissions": permissions })).into_response())
         }
-        _ => Err(Error::Unimplemented("this method over REST; use gRPC")),
+        _ => Err(Error::Unimplemented(format!("{resource}:{verb} over REST").into())),
     }
 }

@@ -1,16 +1,17 @@
-//! The administrative part of the REST API, on the same port as gRPC.
-//!
-//! The official Rust client manages topics and subscriptions over REST and moves
-//! messages over gRPC; so this has the first and not the second.
+//! The REST API, on the same port as gRPC: topics, subscriptions, snapshots, and
+//! messages one request at a time, as gcloud and curl move them.
 
 mod iam;
+mod messages;
 mod resources;
+mod snapshots;
 
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
@@ -18,7 +19,7 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use self::resources::{Subscription, Topic, UpdateSubscription, UpdateTopic};
 use super::engine::Engine;
@@ -28,6 +29,9 @@ use super::page::page;
 
 type Shared = State<Arc<Engine>>;
 type Answer<T> = Result<Json<T>, Error>;
+
+/// Above the base64 of what a publish request can have.
+const MAX_BODY: usize = 32 << 20;
 
 /// Which page of a list.
 #[derive(Debug, Default, Deserialize)]
@@ -61,8 +65,34 @@ pub(super) fn routes(engine: Arc<Engine>) -> Router {
                 .delete(delete_subscription)
                 .post(subscription_verb),
         )
+        .route(&format!("{topics}/{{id}}/snapshots"), get(snapshots::of_topic))
+        .route("/v1/projects/{project}/snapshots", get(snapshots::list))
+        .route(
+            "/v1/projects/{project}/snapshots/{id}",
+            get(snapshots::get)
+                .put(snapshots::create)
+                .patch(snapshots::update)
+                .delete(snapshots::delete),
+        )
+        .method_not_allowed_fallback(unknown)
+        .fallback(unknown)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(Arc::clone(&engine), fault::at_rest))
         .with_state(engine)
+}
+
+/// A call that production may answer and the emulator does not: it is named, in the way
+/// of the protocol that it came by.
+async fn unknown(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let grpc = headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .is_some_and(|kind| kind.starts_with("application/grpc"));
+    if grpc {
+        let call = uri.path().trim_start_matches('/').to_owned();
+        return Status::from(Error::Unimplemented(call.into())).into_http();
+    }
+    Error::Unimplemented(format!("{method} {}", uri.path()).into()).into_response()
 }
 
 async fn create_topic(
@@ -191,7 +221,9 @@ async fn topic_verb(
     Path(path): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Response, Error> {
-    verb(&engine, &topic_name(&path), &body)
+    let name = topic_name(&path);
+    let (topic, verb) = verb(&name)?;
+    messages::topic(&engine, topic, verb, &body)
 }
 
 async fn subscription_verb(
@@ -199,13 +231,13 @@ async fn subscription_verb(
     Path(path): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Response, Error> {
-    verb(&engine, &subscription_name(&path), &body)
+    let name = subscription_name(&path);
+    let (subscription, verb) = verb(&name)?;
+    messages::subscription(&engine, subscription, verb, &body).await
 }
 
-fn verb(engine: &Engine, name: &str, body: &[u8]) -> Result<Response, Error> {
-    let (resource, verb) =
-        split_verb(name).ok_or_else(|| Error::Invalid(format!("no method is named on {name}")))?;
-    iam::change(engine, resource, verb, body)
+fn verb(name: &str) -> Result<(&str, &str), Error> {
+    split_verb(name).ok_or_else(|| Error::Invalid(format!("no method is named on {name}")))
 }
 
 /// `projects/p/topics/t:verb`; a resource's ID never has a colon.
@@ -224,7 +256,21 @@ fn subscription_name((project, id): &(String, String)) -> String {
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     // A client may leave the body out when there is nothing to say.
     let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| Error::Invalid(format!("invalid body: {error}")))
+    serde_json::from_slice(body).map_err(|error| {
+        let text = error.to_string();
+        match text.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
+            // Most are settings of production that have no effect here.
+            Some((field, _)) => Error::Unimplemented(format!("the field {field}").into()),
+            None => Error::Invalid(format!("invalid body: {text}")),
+        }
+    })
+}
+
+/// A refusal of a method that both protocols have, over REST.
+fn told(status: &Status) -> Response {
+    let (code, name) = over_http(status.code());
+    let error = json!({"code": code.as_u16(), "message": status.message(), "status": name});
+    (code, Json(json!({ "error": error }))).into_response()
 }
 
 /// How production tells a gRPC code over REST.
@@ -253,6 +299,7 @@ impl IntoResponse for Error {
             Self::Conflict(_) => (StatusCode::CONFLICT, "ABORTED"),
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
             Self::Unimplemented(_) => (StatusCode::NOT_IMPLEMENTED, "UNIMPLEMENTED"),
+            Self::Precondition(_) => (StatusCode::BAD_REQUEST, "FAILED_PRECONDITION"),
             Self::Injected(code, _) => over_http(code),
         };
         let error = json!({

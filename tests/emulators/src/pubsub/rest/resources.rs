@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use prost_types::FieldMask;
+use proto::push_config::Wrapper;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -41,9 +42,20 @@ pub(super) struct Topic {
     labels: HashMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message_retention_duration: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_storage_policy: Option<StoragePolicy>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    kms_key_name: String,
     /// Written by the server only; ignored when a client sends it back.
     #[serde(skip_serializing_if = "Value::is_null")]
     state: Value,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct StoragePolicy {
+    allowed_persistence_regions: Vec<String>,
+    enforce_in_transit: bool,
 }
 
 impl From<Topic> for proto::Topic {
@@ -52,6 +64,13 @@ impl From<Topic> for proto::Topic {
             name: topic.name,
             labels: topic.labels,
             message_retention_duration: topic.message_retention_duration.map(|span| span.0),
+            message_storage_policy: topic.message_storage_policy.map(|policy| {
+                proto::MessageStoragePolicy {
+                    allowed_persistence_regions: policy.allowed_persistence_regions,
+                    enforce_in_transit: policy.enforce_in_transit,
+                }
+            }),
+            kms_key_name: topic.kms_key_name,
             ..Self::default()
         }
     }
@@ -64,6 +83,11 @@ impl From<proto::Topic> for Topic {
             name: topic.name,
             labels: topic.labels,
             message_retention_duration: topic.message_retention_duration.map(Span),
+            message_storage_policy: topic.message_storage_policy.map(|policy| StoragePolicy {
+                allowed_persistence_regions: policy.allowed_persistence_regions,
+                enforce_in_transit: policy.enforce_in_transit,
+            }),
+            kms_key_name: topic.kms_key_name,
         }
     }
 }
@@ -90,7 +114,7 @@ impl UpdateTopic {
 pub(super) struct Subscription {
     name: String,
     topic: String,
-    #[serde(skip_serializing)]
+    #[serde(skip_serializing_if = "PushConfig::is_none")]
     push_config: PushConfig,
     ack_deadline_seconds: i32,
     retain_acked_messages: bool,
@@ -108,15 +132,61 @@ pub(super) struct Subscription {
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_policy: Option<RetryPolicy>,
     enable_exactly_once_delivery: bool,
+    /// Written by the server only, as the next one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    detached: bool,
     /// Written by the server only; ignored when a client sends it back.
     #[serde(skip_serializing_if = "Value::is_null")]
     state: Value,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// `google.pubsub.v1.PushConfig`.
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-struct PushConfig {
+pub(super) struct PushConfig {
     push_endpoint: String,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    attributes: HashMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_wrapper: Option<NoWrapper>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NoWrapper {
+    write_metadata: bool,
+}
+
+impl PushConfig {
+    fn is_none(&self) -> bool {
+        self.push_endpoint.is_empty()
+    }
+}
+
+impl From<PushConfig> for proto::PushConfig {
+    fn from(json: PushConfig) -> Self {
+        Self {
+            push_endpoint: json.push_endpoint,
+            attributes: json.attributes,
+            wrapper: json.no_wrapper.map(|bare| {
+                let write_metadata = bare.write_metadata;
+                Wrapper::NoWrapper(proto::push_config::NoWrapper { write_metadata })
+            }),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<proto::PushConfig> for PushConfig {
+    fn from(config: proto::PushConfig) -> Self {
+        let no_wrapper = match config.wrapper {
+            Some(Wrapper::NoWrapper(bare)) => {
+                Some(NoWrapper { write_metadata: bare.write_metadata })
+            }
+            _ => None,
+        };
+        Self { push_endpoint: config.push_endpoint, attributes: config.attributes, no_wrapper }
+    }
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -144,12 +214,11 @@ struct RetryPolicy {
 
 impl From<Subscription> for proto::Subscription {
     fn from(json: Subscription) -> Self {
-        let push = json.push_config.push_endpoint;
+        let push = json.push_config;
         Self {
             name: json.name,
             topic: json.topic,
-            push_config: (!push.is_empty())
-                .then(|| proto::PushConfig { push_endpoint: push, ..proto::PushConfig::default() }),
+            push_config: (!push.is_none()).then(|| push.into()),
             ack_deadline_seconds: json.ack_deadline_seconds,
             retain_acked_messages: json.retain_acked_messages,
             message_retention_duration: json.message_retention_duration.map(|span| span.0),
@@ -179,7 +248,7 @@ impl From<proto::Subscription> for Subscription {
             state: resource.state().as_str_name().into(),
             name: resource.name,
             topic: resource.topic,
-            push_config: PushConfig::default(),
+            push_config: resource.push_config.map(PushConfig::from).unwrap_or_default(),
             ack_deadline_seconds: resource.ack_deadline_seconds,
             retain_acked_messages: resource.retain_acked_messages,
             message_retention_duration: resource.message_retention_duration.map(Span),
@@ -198,6 +267,7 @@ impl From<proto::Subscription> for Subscription {
                 maximum_backoff: policy.maximum_backoff.map(Span),
             }),
             enable_exactly_once_delivery: resource.enable_exactly_once_delivery,
+            detached: resource.detached,
         }
     }
 }
@@ -219,7 +289,7 @@ impl UpdateSubscription {
 }
 
 /// A field mask as REST writes it: `"ackDeadlineSeconds,retryPolicy"`.
-fn mask(text: &str) -> FieldMask {
+pub(super) fn mask(text: &str) -> FieldMask {
     let snake = |path: &str| {
         path.chars().fold(String::with_capacity(path.len() + 4), |mut snake, letter| {
             if letter.is_ascii_uppercase() {

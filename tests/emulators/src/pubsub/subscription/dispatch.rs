@@ -107,7 +107,7 @@ impl Subscription {
         self.refresh_owner(owner);
     }
 
-    fn unqueue(&mut self, id: LaneId) {
+    pub(super) fn unqueue(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return;
         };

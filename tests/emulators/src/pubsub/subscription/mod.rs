@@ -20,6 +20,7 @@ mod acknowledgement;
 mod dispatch;
 mod failure;
 mod remembered;
+mod replace;
 
 use std::collections::{BTreeSet, HashMap};
 use std::mem;
