@@ -89,7 +89,7 @@ async fn refusals_have_googles_shape() -> Result<()> {
     let nameless = api.upload("").await?;
     assert_eq!(refusal(nameless).await?, (400, "invalid".to_owned()));
     let route = api.get("/storage/v2").await?;
-    assert_eq!(refusal(route).await?, (404, "notFound".to_owned()));
+    assert_eq!(refusal(route).await?, (501, "notImplemented".to_owned()));
     Ok(())
 }
 
@@ -105,7 +105,7 @@ async fn media_reads_describe_the_object() -> Result<()> {
     let header = |name: &str| read.headers()[name].to_str().unwrap();
     assert_eq!(header("x-goog-generation"), generation);
     assert_eq!(header("x-goog-metageneration"), "1");
-    assert_eq!(header("x-goog-hash"), "crc32c=mnG7TA==");
+    assert_eq!(header("x-goog-hash"), "crc32c=mnG7TA==,md5=XUFAKrxLKna5cZ2REBfFkg==");
     assert_eq!(header("x-goog-stored-content-length"), "5");
     assert_eq!(header("content-length"), "5");
     assert_eq!(header("content-type"), "application/octet-stream");
@@ -205,6 +205,105 @@ async fn answers_are_dated_and_the_date_can_be_off() -> Result<()> {
         let dated = api.get(path).await?.headers()["date"].to_str()?.to_owned();
         let off = dates::seconds_ahead(&dated)?;
         assert!((off - skew).abs() <= 5, "{dated}: {off} instead of {skew}");
+    }
+    Ok(())
+}
+
+/// A request with JSON, and the JSON of its answer.
+async fn json(api: &Api, method: Method, path: &str, body: Value) -> Result<(u16, Value)> {
+    let url = format!("{}{path}", api.storage.http_origin());
+    let answer = api.client.request(method, url).json(&body).send().await?;
+    let status = answer.status().as_u16();
+    let body = answer.bytes().await?;
+    Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+}
+
+#[tokio::test]
+async fn buckets_and_objects_are_patched_under_preconditions() -> Result<()> {
+    let api = Api::start().await?;
+    api.storage.set_one_mutation_per_second(false);
+    let bucket = "/storage/v1/b/tokens";
+    let change = json!({"labels": {"a": "1"}, "storageClass": "NEARLINE"});
+    let (status, patched) =
+        json(&api, Method::PATCH, &format!("{bucket}?ifMetagenerationMatch=1"), change).await?;
+    assert_eq!((status, &patched["metageneration"]), (200, &json!("2")));
+    assert_eq!(patched["labels"], json!({"a": "1"}));
+    let (status, _) =
+        json(&api, Method::PATCH, &format!("{bucket}?ifMetagenerationMatch=1"), json!({})).await?;
+    assert_eq!(status, 412);
+
+    let written: Value = api.upload("name=a").await?.json().await?;
+    assert_eq!(written["storageClass"], "NEARLINE");
+    let object = format!("{bucket}/o/a");
+    let change = json!({"metadata": {"k": "v", "gone": null}, "cacheControl": "no-store"});
+    let (_, patched) = json(&api, Method::PATCH, &object, change).await?;
+    assert_eq!(
+        (&patched["metadata"], &patched["metageneration"]),
+        (&json!({"k": "v"}), &json!("2"))
+    );
+    let (_, some) =
+        json(&api, Method::GET, &format!("{object}?fields=name,metadata"), json!({})).await?;
+    assert_eq!(some, json!({"name": "a", "metadata": {"k": "v"}}));
+    let (_, held) = json(&api, Method::PATCH, &object, json!({"temporaryHold": true})).await?;
+    assert_eq!(held["temporaryHold"], true);
+    assert_eq!(api.send(Method::DELETE, &object, "").await?.status(), 403);
+    Ok(())
+}
+
+#[tokio::test]
+async fn objects_are_made_of_others() -> Result<()> {
+    let api = Api::start().await?;
+    api.storage.set_one_mutation_per_second(false);
+    api.upload("name=a").await?;
+    let object = "/storage/v1/b/tokens/o";
+    let sources = json!({"sourceObjects": [{"name": "a"}, {"name": "a"}]});
+    let (_, whole) = json(&api, Method::POST, &format!("{object}/w/compose"), sources).await?;
+    assert_eq!((&whole["componentCount"], &whole["size"]), (&json!(2), &json!("10")));
+    assert_eq!(whole["md5Hash"], Value::Null);
+    let copy = format!("{object}/w/rewriteTo/b/tokens/o/c?ifGenerationMatch=0");
+    let (_, copied) = json(&api, Method::POST, &copy, json!({})).await?;
+    assert_eq!((&copied["done"], &copied["resource"]["name"]), (&json!(true), &json!("c")));
+    let (status, _) = json(&api, Method::POST, &copy, json!({})).await?;
+    assert_eq!(status, 412);
+    let moved = format!("{object}/c/moveTo/o/m");
+    assert_eq!(json(&api, Method::POST, &moved, json!({})).await?.0, 200);
+    assert_eq!(api.storage.object_names("tokens"), ["a", "m", "w"]);
+    let read = api.get("/tokens/m").await?;
+    assert_eq!((read.status(), &read.text().await?[..]), (StatusCode::OK, "hellohello"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_batch_answers_each_of_its_calls() -> Result<()> {
+    let api = Api::start().await?;
+    api.upload("name=a").await?;
+    let body = "--b\nContent-Type: application/http\nContent-ID: <x+1>\n\n\
+                GET /storage/v1/b/tokens/o/a HTTP/1.1\r\n\r\n\n--b\n\
+                Content-Type: application/http\nContent-ID: <x+2>\n\n\
+                GET /storage/v1/b/tokens/o/none HTTP/1.1\r\n\r\n\n--b--";
+    let url = format!("{}/batch/storage/v1", api.storage.http_origin());
+    let kind = "multipart/mixed; boundary=\"b\"";
+    let request = api.client.post(url).header("content-type", kind).body(body);
+    let answer = request.send().await?.text().await?;
+    assert!(answer.contains("Content-ID: <response-x+1>\r\n\r\nHTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.contains("Content-ID: <response-x+2>\r\n\r\nHTTP/1.1 404 Not Found"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_named() -> Result<()> {
+    let api = Api::start().await?;
+    for (method, path, named) in [
+        (Method::POST, "/storage/v1/b/tokens/notificationConfigs", "notifications.insert"),
+        (Method::GET, "/storage/v1/b/tokens/o?softDeleted=true", "softDeleted"),
+        (Method::GET, "/storage/v1/b/tokens/o/a/acl", "objectAccessControls.list"),
+        (Method::GET, "/tokens/a?X-Goog-Signature=x", "signed URLs"),
+        (Method::GET, "/tokens?location", "GET /tokens/?location"),
+    ] {
+        let refused = api.send(method, path, "").await?;
+        assert_eq!(refused.status(), 501, "{path}");
+        let text = refused.text().await?;
+        assert!(text.contains(named), "{text}");
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use proto::push_config::Wrapper;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use url::{Host, Url};
 
@@ -95,7 +95,7 @@ async fn run(engine: Arc<Engine>, name: String, config: proto::PushConfig) {
             if taken {
                 pause = PAUSES.0;
             } else {
-                sleep(pause).await;
+                sleep_until(Instant::now() + pause).await;
                 pause = (pause * 2).min(PAUSES.1);
             }
         }
@@ -106,25 +106,12 @@ async fn run(engine: Arc<Engine>, name: String, config: proto::PushConfig) {
 /// headers.
 fn request(url: &Url, name: &str, config: &proto::PushConfig, delivery: &Delivery) -> Vec<u8> {
     let message = &delivery.message.content;
-    let (headers, body) = match &config.wrapper {
-        Some(Wrapper::NoWrapper(bare)) => {
-            let mut headers = String::new();
-            if bare.write_metadata {
-                headers += &format!("x-goog-pubsub-subscription-name: {name}\r\n");
-                headers += &format!("x-goog-pubsub-message-id: {}\r\n", message.message_id);
-                for (key, value) in &message.attributes {
-                    // What no header can carry is left out.
-                    if !format!("{key}{value}").contains(['\r', '\n', ':', ' ']) {
-                        headers += &format!("{key}: {value}\r\n");
-                    }
-                }
-            }
-            (headers, message.data.to_vec())
-        }
-        _ => {
-            let json = wrapped(name, delivery);
-            ("content-type: application/json\r\n".to_owned(), json.to_string().into_bytes())
-        }
+    let (headers, body) = if let Some(Wrapper::NoWrapper(bare)) = &config.wrapper {
+        let headers = if bare.write_metadata { metadata(name, message) } else { String::new() };
+        (headers, message.data.clone())
+    } else {
+        let json = wrapped(name, delivery);
+        ("content-type: application/json\r\n".to_owned(), json.to_string().into_bytes())
     };
     let mut path = url.path().to_owned();
     if let Some(query) = url.query() {
@@ -139,6 +126,21 @@ fn request(url: &Url, name: &str, config: &proto::PushConfig, delivery: &Deliver
     .into_bytes();
     request.extend_from_slice(&body);
     request
+}
+
+/// The headers that go with a bare message.
+fn metadata(name: &str, message: &proto::PubsubMessage) -> String {
+    let own = [
+        ("x-goog-pubsub-subscription-name", name),
+        ("x-goog-pubsub-message-id", message.message_id.as_str()),
+    ];
+    let attributes = message.attributes.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    // What no header can carry is left out.
+    let carried = |(key, value): &(&str, &str)| {
+        !key.contains(['\r', '\n', ':', ' ']) && !value.contains(['\r', '\n'])
+    };
+    let lines = own.into_iter().chain(attributes.filter(carried));
+    lines.flat_map(|(key, value)| [key, ": ", value, "\r\n"]).collect()
 }
 
 fn wrapped(name: &str, delivery: &Delivery) -> Value {

@@ -137,6 +137,15 @@ pub(super) async fn layout(
     })))
 }
 
+/// None can be made here, and so there are none.
+pub(super) async fn managed_folders(
+    Shared(store): Shared<Arc<Store>>,
+    Segments(name): Segments<String>,
+) -> Answer {
+    store.lock().bucket(&name)?;
+    Ok(Json(json!({"kind": "storage#managedFolders", "items": []})))
+}
+
 fn policy_json(name: &str, policy: &v1::Policy) -> Value {
     let bindings = policy.bindings.iter();
     json!({

@@ -7,8 +7,6 @@ use std::time::{Duration, SystemTime};
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE,
     CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED, RANGE,
@@ -17,9 +15,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 
 use super::conditions::Conditions;
-use super::crc32c;
 use super::extract::{Params, Segments};
-use super::object::StoredObject;
+use super::object::{StoredObject, hashes};
 use super::operation::Operation;
 use super::refusal::Refusal;
 use super::store::Store;
@@ -120,7 +117,7 @@ pub(super) fn object_headers(object: &StoredObject) -> HeaderMap {
         (ACCEPT_RANGES, "bytes".to_owned()),
         (HeaderName::from_static("x-goog-generation"), object.generation.to_string()),
         (HeaderName::from_static("x-goog-metageneration"), object.metageneration.to_string()),
-        (HeaderName::from_static("x-goog-hash"), hashes(object)),
+        (HeaderName::from_static("x-goog-hash"), hashes(object.crc32c, object.md5)),
         (HeaderName::from_static("x-goog-storage-class"), object.storage_class.clone()),
         (HeaderName::from_static("x-goog-stored-content-length"), object.size.to_string()),
         (
@@ -147,15 +144,6 @@ pub(super) fn object_headers(object: &StoredObject) -> HeaderMap {
         // What a header cannot carry is left to the metadata request.
         .filter_map(|(name, value)| Some((name, HeaderValue::try_from(value).ok()?)))
         .collect()
-}
-
-/// As `x-goog-hash` tells them.
-fn hashes(object: &StoredObject) -> String {
-    let crc32c = crc32c::encode(object.crc32c);
-    match object.md5 {
-        Some(md5) => format!("crc32c={crc32c},md5={}", BASE64_STANDARD.encode(md5)),
-        None => format!("crc32c={crc32c}"),
-    }
 }
 
 /// A time as HTTP headers show it: `Mon, 23 Nov 2026 12:20:05 GMT`.

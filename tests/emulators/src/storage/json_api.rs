@@ -33,7 +33,7 @@ const MAX_BODY: usize = 1 << 30;
 /// Names and prefixes in one page, at most and by default, as in production.
 pub(super) const MAX_RESULTS: usize = 1_000;
 
-pub(super) fn router(store: Arc<Store>) -> Router {
+pub(super) fn router(store: &Arc<Store>) -> Router {
     let object = "/storage/v1/b/{bucket}/o/{object}";
     let api = Router::new()
         .route("/storage/v1/b", get(buckets::list).post(buckets::create))
@@ -42,6 +42,7 @@ pub(super) fn router(store: Arc<Store>) -> Router {
             get(buckets::get).patch(buckets::update).put(buckets::update).delete(buckets::delete),
         )
         .route("/storage/v1/b/{bucket}/storageLayout", get(buckets::layout))
+        .route("/storage/v1/b/{bucket}/managedFolders", get(buckets::managed_folders))
         .route("/storage/v1/b/{bucket}/iam", get(buckets::policy).put(buckets::set_policy))
         .route("/storage/v1/b/{bucket}/iam/testPermissions", get(buckets::test_permissions))
         .route("/storage/v1/projects/{project}/serviceAccount", get(buckets::service_account))
@@ -62,7 +63,7 @@ pub(super) fn router(store: Arc<Store>) -> Router {
         .fallback(unimplemented::other)
         .layer(from_fn(fields::partial))
         .layer(from_fn(unimplemented::refuse))
-        .with_state(Arc::clone(&store));
+        .with_state(Arc::clone(store));
     Router::new()
         .route("/batch", post(batch::run).with_state(api.clone()))
         .route("/batch/storage/v1", post(batch::run).with_state(api.clone()))
@@ -75,10 +76,10 @@ pub(super) fn router(store: Arc<Store>) -> Router {
 /// server. No bucket of the XML API is named like this: names have three letters or more.
 async fn shortened(Shared(mut api): Shared<Router>, mut request: Request) -> Response {
     let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-    if path == "/b" || ["/b/", "/b?"].iter().any(|prefix| path.starts_with(prefix)) {
-        if let Ok(whole) = format!("/storage/v1{path}").parse() {
-            *request.uri_mut() = whole;
-        }
+    if (path == "/b" || ["/b/", "/b?"].iter().any(|prefix| path.starts_with(prefix)))
+        && let Ok(whole) = format!("/storage/v1{path}").parse()
+    {
+        *request.uri_mut() = whole;
     }
     let Ok(response) = api.call(request).await;
     response

@@ -179,6 +179,11 @@ impl Upload {
         }
     }
 
+    /// The checksums, as `x-goog-hash` tells them.
+    pub(super) fn hashes(&self) -> String {
+        hashes(self.crc32c, self.md5)
+    }
+
     fn checked(self) -> Result<Self, Refusal> {
         let calculated = crc32c::encode(self.crc32c);
         if let Some(provided) = &self.attributes.crc32c
@@ -309,6 +314,15 @@ impl StoredObject {
             update_storage_class_time: time,
             ..v2::Object::default()
         }
+    }
+}
+
+/// As `x-goog-hash` tells them.
+pub(super) fn hashes(crc32c: u32, md5: Option<[u8; 16]>) -> String {
+    let crc32c = crc32c::encode(crc32c);
+    match md5 {
+        Some(md5) => format!("crc32c={crc32c},md5={}", BASE64_STANDARD.encode(md5)),
+        None => format!("crc32c={crc32c}"),
     }
 }
 

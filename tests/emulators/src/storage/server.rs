@@ -31,7 +31,7 @@ impl Listeners {
     /// Serves both until `stop` is cancelled.
     pub(super) fn serve(self, store: &Arc<Store>, stop: &CancellationToken) {
         let listener = Cuttable::new(self.http, stop.clone());
-        let json = json_api::router(Arc::clone(store));
+        let json = json_api::router(store);
         let json = axum::serve(listener, json.into_make_service_with_connect_info::<Cut>())
             .with_graceful_shutdown(stop.clone().cancelled_owned());
         tokio::spawn(async move {

@@ -135,15 +135,15 @@ async fn list(store: &Arc<Store>, call: &Call, cut: Cut) -> Result<Response, Ref
     let bucket = &call.place.bucket;
     let list = || store.lock().list(bucket, &query);
     let page = store.pass(cut, Operation::List, &query.prefix, list).await?;
-    let mut xml = format!(
+    let head = format!(
         "<ListBucketResult xmlns=\"http://doc.s3.amazonaws.com/2006-03-01\"><Name>{}</Name>\
          <Prefix>{}</Prefix><IsTruncated>{}</IsTruncated>",
         escape(bucket),
         escape(&query.prefix),
         page.next.is_some()
     );
-    for (name, object) in &page.objects {
-        xml += &format!(
+    let contents = page.objects.iter().map(|(name, object)| {
+        format!(
             "<Contents><Key>{}</Key><Generation>{}</Generation><MetaGeneration>{}\
              </MetaGeneration><LastModified>{}</LastModified><ETag>\"{}\"</ETag><Size>{}</Size>\
              </Contents>",
@@ -153,17 +153,19 @@ async fn list(store: &Arc<Store>, call: &Call, cut: Cut) -> Result<Response, Ref
             prost_types::Timestamp::from(object.updated),
             object.etag(),
             object.size
-        );
-    }
-    for prefix in &page.prefixes {
-        xml += &format!("<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", escape(prefix));
-    }
-    if let Some(next) = &page.next {
+        )
+    });
+    let prefixes = page.prefixes.iter().map(|prefix| {
+        format!("<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", escape(prefix))
+    });
+    let next = page.next.iter().map(|next| {
         let next = escape(next);
-        xml += &format!("<NextMarker>{next}</NextMarker>");
-        xml += &format!("<NextContinuationToken>{next}</NextContinuationToken>");
-    }
-    xml += "</ListBucketResult>";
+        format!(
+            "<NextMarker>{next}</NextMarker><NextContinuationToken>{next}</NextContinuationToken>"
+        )
+    });
+    let parts = std::iter::once(head).chain(contents).chain(prefixes).chain(next);
+    let xml: String = parts.chain(["</ListBucketResult>".to_owned()]).collect();
     Ok(document(StatusCode::OK, &xml))
 }
 

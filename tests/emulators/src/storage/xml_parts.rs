@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
 use http::header::ETAG;
+use http::{HeaderName, StatusCode};
 
 use super::conditions::Conditions;
 use super::object::{Attributes, Upload};
@@ -16,6 +16,9 @@ use super::state::Place;
 use super::store::Store;
 use super::xml::{Call, attributes, conditions, document, escape};
 use crate::connection::Cut;
+
+/// Of the documents that tell of uploads in parts.
+const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
 /// The uploads that are neither complete nor given up.
 #[derive(Debug, Default)]
@@ -77,7 +80,7 @@ pub(super) async fn answer(store: &Arc<Store>, call: Call, cut: Cut) -> Result<R
             };
             let id = store.pass(cut, Operation::Write, &place.name, open).await?;
             let xml = format!(
-                "<InitiateMultipartUploadResult><Bucket>{}</Bucket><Key>{}</Key>\
+                "<InitiateMultipartUploadResult xmlns=\"{NAMESPACE}\"><Bucket>{}</Bucket><Key>{}</Key>\
                  <UploadId>{id}</UploadId></InitiateMultipartUploadResult>",
                 escape(&place.bucket),
                 escape(&place.name)
@@ -86,13 +89,15 @@ pub(super) async fn answer(store: &Arc<Store>, call: Call, cut: Cut) -> Result<R
         }
         ("PUT", false, Some(number)) => {
             // Its checksums are those of a part.
-            Upload::new(call.body.clone(), attributes(&call.headers))?;
+            let part = Upload::new(call.body.clone(), attributes(&call.headers))?;
             let keep = || {
                 store.parts().find(id, &place)?.parts.insert(number, call.body);
                 Ok(())
             };
             store.pass(cut, Operation::Write, &place.name, keep).await?;
-            Ok([(ETAG, format!("\"part-{number}\""))].into_response())
+            let hash = HeaderName::from_static("x-goog-hash");
+            let etag = format!("\"part-{number}\"");
+            Ok([(ETAG, etag), (hash, part.hashes())].into_response())
         }
         ("POST", false, None) => {
             let named = part_numbers(&call.body);
@@ -102,7 +107,7 @@ pub(super) async fn answer(store: &Arc<Store>, call: Call, cut: Cut) -> Result<R
             let object = store.pass(cut, Operation::Write, &place.name, write).await?;
             store.parts().by_id.remove(id);
             let xml = format!(
-                "<CompleteMultipartUploadResult><Bucket>{}</Bucket><Key>{}</Key>\
+                "<CompleteMultipartUploadResult xmlns=\"{NAMESPACE}\"><Bucket>{}</Bucket><Key>{}</Key>\
                  <ETag>\"{}\"</ETag></CompleteMultipartUploadResult>",
                 escape(&place.bucket),
                 escape(&place.name),

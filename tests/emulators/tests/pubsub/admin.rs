@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use google_cloud_gax::error::Error;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::paginator::ItemPaginator as _;
-use google_cloud_pubsub::model::{Subscription, UpdateSubscriptionRequest};
+use google_cloud_pubsub::model::{PushConfig, Subscription, UpdateSubscriptionRequest};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, SUBSCRIPTION, TOPIC};
@@ -61,7 +61,9 @@ async fn refusals_carry_their_code() -> Result<()> {
         (Subscription::new().set_topic(TOPIC).set_ack_deadline_seconds(9), Code::InvalidArgument),
         (Subscription::new().set_topic(TOPIC).set_filter("hasPrefix(x)"), Code::InvalidArgument),
         (
-            Subscription::new().set_topic(TOPIC).set_filter(r#"attributes.x != "y""#),
+            Subscription::new()
+                .set_topic(TOPIC)
+                .set_push_config(PushConfig::new().set_push_endpoint("https://example.com/")),
             Code::Unimplemented,
         ),
     ] {
@@ -114,10 +116,11 @@ async fn a_plain_http_client_reads_errors_as_google_writes_them() -> Result<()> 
 
     let unknown = json!({"schemaSettings": {"schema": "s"}});
     let refused = client.put(&url).json(&unknown).send().await?;
-    assert_eq!(refused.status(), 400);
+    assert_eq!(refused.status(), 501);
+    assert!(refused.text().await?.contains("schemaSettings"));
     let created = client.put(&url).send().await?;
     assert_eq!(created.json::<Value>().await?["name"], TOPIC);
     let publish = client.post(format!("{url}:publish")).send().await?;
-    assert_eq!(publish.status(), 501);
+    assert_eq!(publish.status(), 400, "it has no messages");
     Ok(())
 }

@@ -9,3 +9,4 @@ mod fixture;
 mod grpc;
 mod iam;
 mod ordering;
+mod rest;

@@ -22,6 +22,7 @@ use crate::pubsub::{pull, settings};
 /// `google.pubsub.v1.PubsubMessage`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
+#[expect(clippy::struct_field_names, reason = "named as the API names them")]
 struct Message {
     /// Base64.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -44,7 +45,7 @@ impl TryFrom<Message> for proto::PubsubMessage {
             .decode(message.data)
             .map_err(|_| Error::Invalid("the data of a message is not base64".to_owned()))?;
         Ok(Self {
-            data: data.into(),
+            data,
             attributes: message.attributes,
             ordering_key: message.ordering_key,
             ..Self::default()

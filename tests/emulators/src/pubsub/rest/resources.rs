@@ -111,6 +111,7 @@ impl UpdateTopic {
 /// `google.pubsub.v1.Subscription`.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "as the API has it")]
 pub(super) struct Subscription {
     name: String,
     topic: String,

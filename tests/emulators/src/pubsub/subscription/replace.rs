@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::{Subscription, Timer};
-use crate::pubsub::lane::{DeliveryId, LaneId};
+use crate::pubsub::lane::{DeliveryId, Lane, LaneId};
 use crate::pubsub::message::Message;
 
 impl Subscription {
     /// Every message that is not acknowledged, those under lease included.
     pub(in crate::pubsub) fn unacknowledged(&self) -> impl Iterator<Item = &Arc<Message>> {
-        self.lanes.values().flat_map(|lane| lane.unacknowledged())
+        self.lanes.values().flat_map(Lane::unacknowledged)
     }
 
     /// Forgets all messages and leases, and takes these in as new ones. Ack IDs of before

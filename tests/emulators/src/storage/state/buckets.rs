@@ -97,7 +97,7 @@ impl State {
         let bucket = self.home_mut(name)?;
         bucket.settings = settings;
         // What a client said in more detail.
-        bucket.more["lifecycle"].take();
+        bucket.more.as_object_mut().and_then(|more| more.remove("lifecycle"));
         Ok(())
     }
 

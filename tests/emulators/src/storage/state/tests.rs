@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::storage::object::Attributes;
+use crate::storage::settings::BucketSettings;
 
 const BUCKET: &str = "bucket";
 
@@ -154,14 +155,48 @@ fn names_are_checked() {
 fn buckets_are_unique_and_go_only_when_empty() {
     let mut state = state(false);
     assert_eq!(
-        state.create_bucket(at(1), BUCKET, BucketSettings::default()),
+        state.create_bucket(at(1), BUCKET, BucketSettings::default()).map(drop),
         Err(Refusal::BucketExists)
     );
     put(&mut state, at(1), "a", Conditions::default()).unwrap();
-    assert_eq!(state.delete_bucket(BUCKET), Err(Refusal::BucketNotEmpty));
+    assert_eq!(state.delete_bucket(BUCKET, Conditions::default()), Err(Refusal::BucketNotEmpty));
     state.delete(at(1), BUCKET, "a", None, Conditions::default()).unwrap();
-    state.delete_bucket(BUCKET).unwrap();
-    assert_eq!(state.delete_bucket(BUCKET), Err(Refusal::NoBucket));
+    state.delete_bucket(BUCKET, Conditions::default()).unwrap();
+    assert_eq!(state.delete_bucket(BUCKET, Conditions::default()), Err(Refusal::NoBucket));
     let orphan = put(&mut state, at(1), "a", Conditions::default());
     assert_eq!(orphan, Err(Refusal::NoBucket));
+}
+
+#[test]
+fn older_versions_stay_where_versioning_is_on() {
+    let mut state = state(false);
+    let settings = BucketSettings { versioning: true, ..BucketSettings::default() };
+    state.set_settings(BUCKET, settings).unwrap();
+    let first = put(&mut state, at(0), "a", Conditions::default()).unwrap();
+    let second = put(&mut state, at(1), "a", Conditions::default()).unwrap();
+    state.delete(at(2), BUCKET, "a", None, Conditions::default()).unwrap();
+    let mut read = |generation| state.read(BUCKET, "a", generation, Conditions::default());
+    assert!(matches!(read(None), Err(Refusal::NoObject { .. })));
+    assert_eq!(read(Some(first)).unwrap().deleted, Some(at(1)));
+    assert_eq!(read(Some(second)).unwrap().deleted, Some(at(2)));
+    state.delete(at(3), BUCKET, "a", Some(first), Conditions::default()).unwrap();
+    let gone = state.read(BUCKET, "a", Some(first), Conditions::default());
+    assert!(matches!(gone, Err(Refusal::NoObject { .. })));
+}
+
+#[test]
+fn a_change_of_metadata_is_a_metageneration() {
+    let mut state = state(false);
+    let generation = put(&mut state, at(0), "a", Conditions::default()).unwrap();
+    let mut update = |wanted| {
+        let conditions = Conditions { metageneration_match: Some(wanted), ..Conditions::default() };
+        let change = |object: &StoredObject| {
+            object.said().patched(&serde_json::json!({"metadata": {"k": "v"}}))
+        };
+        state.update(at(1), (BUCKET, "a", None), conditions, change)
+    };
+    let changed = update(1).unwrap();
+    assert_eq!((changed.generation, changed.metageneration), (generation, 2));
+    assert_eq!(changed.attributes.metadata["k"], "v");
+    assert_eq!(update(1), Err(Refusal::Precondition));
 }
