@@ -1,5 +1,20 @@
 //! In-process stand-ins for the Google services that a fleet talks to.
 //!
+//! A test starts one in three lines (the example `serve` starts three for programs in any
+//! language):
+//!
+//! ```no_run
+//! # async fn run() -> std::io::Result<()> {
+//! use emulators::storage::{Config, Storage};
+//!
+//! let storage = Storage::start(Config { one_mutation_per_second: false, ..Config::default() }).await?;
+//! println!("export STORAGE_EMULATOR_HOST={}", storage.http_origin());
+//! # Ok(()) }
+//! ```
+//!
+//! Other workspaces depend on this crate by path or git. What Google's own clients get
+//! from it is in `CONFORMANCE.md` beside this crate's manifest.
+//!
 //! Each emulator listens on loopback and speaks the real wire protocol, so the
 //! official clients and plain HTTP clients use it unchanged.
 //!
