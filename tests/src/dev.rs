@@ -49,11 +49,11 @@ impl Dev {
         let stdout = child.stdout.take().context("no stdout")?;
         let mut dev = Self { variables: Vec::new(), said: Vec::new(), notes, child };
         dev.says("up: ").await?;
-        // What is exported is written before that.
+        // What is exported is written before that, by name: this is the last.
         let mut lines = BufReader::new(stdout).lines();
-        while dev.get("FLEET_BROKER_KEY").is_none() {
+        while dev.get("STORAGE_EMULATOR_HOST_GRPC").is_none() {
             let line = tokio::time::timeout(PATIENCE, lines.next_line()).await??;
-            let line = line.context("the broker's key is not exported")?;
+            let line = line.context("not everything is exported")?;
             let exported = line.strip_prefix("export ").and_then(|line| line.split_once('='));
             let (name, value) = exported.with_context(|| format!("{line} exports nothing"))?;
             dev.variables.push((name.to_owned(), value.to_owned()));
