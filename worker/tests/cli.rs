@@ -217,7 +217,7 @@ fn dead_jobs() {
     refused(&redrive(&["--wait", "soon"]), &[], &["write a duration"]);
     refused(&redrive(&["--user", ""]), &[], &["empty"]);
     refused(
-        &redrive(&["--dead-topic", "a/b"]),
+        &redrive(&["--dead-topic", "a/b", "--dry-run"]),
         &[],
         &["--dead-topic", "projects/PROJECT/topics/ID"],
     );

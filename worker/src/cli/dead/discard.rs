@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use shared::UserId;
 
-use super::super::confirm::{confirmed, somebody_can_be_asked};
+use super::super::confirm::confirmed;
 use super::super::environment::Place;
 use super::super::output;
 use super::claims::Claims;
@@ -26,10 +26,10 @@ const BATCH: usize = 32;
 pub(super) struct HowArgs {
     /// Show what would be removed, and change nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Do not ask
     #[arg(long)]
-    yes: bool,
+    pub(super) yes: bool,
 }
 
 pub(super) async fn run(
@@ -40,7 +40,6 @@ pub(super) async fn run(
     limit: Option<usize>,
     json: bool,
 ) -> anyhow::Result<()> {
-    somebody_can_be_asked(how.dry_run || how.yes, "--yes, or look first with --dry-run")?;
     let limit = limit.unwrap_or(usize::MAX);
     let mut found = gather(place, which, sources, limit, Extent::All).await?;
     let all = std::mem::take(&mut found.items);

@@ -19,6 +19,7 @@ use shared::sealing::Sealing;
 use shared::{UserId, adapters::RetryingBucket};
 use std::time::Duration;
 
+use super::confirm::somebody_can_be_asked;
 use super::connect::{ProjectArgs, duration, user_id};
 use super::environment::Place;
 use super::output::{self, Usage};
@@ -222,6 +223,9 @@ fn now() -> Timestamp {
     SystemClock::default().wall()
 }
 
+/// What to add where nobody can be asked.
+const UNASKED: &str = "--yes, or look first with --dry-run";
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::from_env()?;
     match args.command {
@@ -236,11 +240,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             result
         }
         Command::Redrive { which, how, limit, json } => {
+            let topic = which.project.topic("--topic", &how.topic)?;
+            somebody_can_be_asked(how.dry_run || how.yes, UNASKED)?;
             // Ends of jobs are written by workers.
             let sources = Sources { endings: false, ..which.sources(&place).await? };
-            redrive::run(&place, &which, &how, &sources, limit, json).await
+            redrive::run(&place, &which, &how, &sources, limit, json, &topic).await
         }
         Command::Drop { which, how, limit, json } => {
+            somebody_can_be_asked(how.dry_run || how.yes, UNASKED)?;
             let sources = which.sources(&place).await?;
             discard::run(&place, &which, &how, &sources, limit, json).await
         }

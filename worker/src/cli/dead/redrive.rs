@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::super::confirm::{confirmed, somebody_can_be_asked};
+use super::super::confirm::confirmed;
 use super::super::environment::Place;
 use super::super::output;
 use super::batch::Work;
@@ -31,9 +31,8 @@ pub(super) async fn run(
     sources: &Sources,
     limit: Option<usize>,
     json: bool,
+    topic: &str,
 ) -> anyhow::Result<()> {
-    let topic = which.project.topic("--topic", &how.topic)?;
-    somebody_can_be_asked(how.dry_run || how.yes, "--yes, or look first with --dry-run")?;
     place.reach_pubsub().await?;
     let limit = limit.unwrap_or(usize::MAX);
     let mut found = gather(place, which, sources, limit, Extent::All).await?;
@@ -78,8 +77,8 @@ pub(super) async fn run(
         found.items = meant;
         Err(anyhow::anyhow!("nothing was changed"))
     } else {
-        let done = redrive(place, sources, how, &topic, meant, &mut counts).await;
-        tell(&counts, total, &topic, json).and(done)
+        let done = redrive(place, sources, how, topic, meant, &mut counts).await;
+        tell(&counts, total, topic, json).and(done)
     };
     found.items.extend(left_alone);
     found.give_back().await;
