@@ -300,6 +300,8 @@ async fn login_whose_reply_was_lost_put_over_what_became_of_it() {
             let worker = fleet.replica("worker");
             let used = worker.get_credentials(&user).await.unwrap();
             assert_eq!(saving.await.unwrap(), Ok(()), "it is stored");
+            // The worker had its token before it was stored.
+            pass(seconds(5)).await;
             let record = worker.read_record(&user).await.unwrap();
             assert_eq!(record.access_token.as_ref(), Some(used.access_token()));
             let here = web.get_credentials(&user).await.unwrap();
