@@ -57,14 +57,6 @@ impl Rejected {
     }
 }
 
-/// How long a token is good for yet.
-enum Left {
-    /// So long by this replica's own count, which alone counts in the first half of its life.
-    Young(Duration),
-    /// So long.
-    For(Duration),
-}
-
 impl Held {
     /// Judges the token. *Usable* means: active, with at least `min_ttl` left by
     /// the local clock and its grant not reported as rejected here. A grant that
@@ -96,10 +88,18 @@ impl Held {
         if !record.is_active() || rejected.contains(&record.grant_id) {
             return Freshness::Unusable;
         }
-        let left = match self.left(expires_at, now) {
-            Left::Young(_) => return Freshness::Fresh,
-            Left::For(left) => left,
-        };
+        // Not by [`Held::left`]: every call of a fresh token comes by here, and of a young one
+        // nothing more has to be worked out.
+        let mut left = Duration::MAX;
+        if let (Some(obtained_at), Some(life)) = (self.obtained_at, record.expires_in) {
+            let age = now.monotonic.since(obtained_at);
+            if age < life / 2 {
+                return Freshness::Fresh;
+            }
+            left = life.saturating_sub(age);
+        }
+        let by_wall = Duration::try_from(expires_at.duration_since(now.wall));
+        left = left.min(by_wall.unwrap_or(Duration::ZERO));
         if left.is_zero() || left < policy.min_ttl_for(record.expires_in) {
             Freshness::Unusable
         } else if left <= ahead {
@@ -109,18 +109,19 @@ impl Held {
         }
     }
 
-    /// How long the token is good for yet.
-    fn left(&self, expires_at: Timestamp, now: Now) -> Left {
+    /// How long the token is good for yet: by this replica's own count, which alone counts in
+    /// the first half of the life of a grant that it obtained, and by the wall clock.
+    fn left(&self, expires_at: Timestamp, now: Now) -> Duration {
         let mut left = Duration::MAX;
         if let (Some(obtained_at), Some(life)) = (self.obtained_at, self.record.expires_in) {
             let age = now.monotonic.since(obtained_at);
             left = life.saturating_sub(age);
             if age < life / 2 {
-                return Left::Young(left);
+                return left;
             }
         }
         let by_wall = Duration::try_from(expires_at.duration_since(now.wall));
-        Left::For(left.min(by_wall.unwrap_or(Duration::ZERO)))
+        left.min(by_wall.unwrap_or(Duration::ZERO))
     }
 
     /// Whether the token is good for at least so long, or for as long as a new one: more than
@@ -130,8 +131,7 @@ impl Held {
         let record = &self.record;
         let Some(expires_at) = record.expires_at else { return false };
         let longest = record.expires_in.map(|life| life.saturating_sub(policy.lease_ttl));
-        let (Left::Young(left) | Left::For(left)) = self.left(expires_at, now);
-        left >= at_least.min(longest.unwrap_or(Duration::MAX))
+        self.left(expires_at, now) >= at_least.min(longest.unwrap_or(Duration::MAX))
     }
 
     /// How old the grant is. One that this replica obtained ages from when its request was

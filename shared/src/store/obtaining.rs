@@ -77,6 +77,7 @@ impl TokenStore {
 
     /// The token in memory, when it may be handed out; starts a background flight when it
     /// is due, for this caller `ahead` of its expiry at the latest.
+    #[inline]
     pub(super) fn serve(
         &self,
         entry: &Arc<Entry>,
