@@ -26,7 +26,7 @@ pub use external::{LIMITS, Missing, find_clients, leave_out};
 pub(crate) use process::with_variables;
 pub use process::{Output, Worker, example, fleet_binary, run, run_program};
 
-/// No test waits longer than this for anything.
+/// No test waits longer than this for anything but a message ([`Inbox::next`]).
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything that one test needs, its own and nobody else's.
