@@ -3,7 +3,7 @@
     python3 deploy/sizing/test.py
 
 Each figure is found in the page by the words beside it. The other reckoning takes prices as they are
-published (2026-11) and shares no code and no inputs with the page's; both must agree within a
+published (inputs.json says where, and as of when) and shares no code and no inputs with the page's; both must agree within a
 fifth.
 """
 
