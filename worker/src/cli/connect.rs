@@ -192,15 +192,29 @@ impl StoreArgs {
 
     /// Connects for commands that never refresh; a client file is used if given.
     pub(crate) async fn connect_to_look(&self, place: &Place) -> anyhow::Result<Connected> {
-        let client =
-            given(self.client.as_ref()).is_some().then(|| self.read_client()).transpose()?;
+        let client = self.client_path().is_some().then(|| self.read_client()).transpose()?;
         let sealing = self.sealing.sealing(place).await?;
         self.open(place, client.as_ref(), sealing).await
     }
 
+    /// Where the OAuth client's file is, if one is named.
+    pub(super) fn client_path(&self) -> Option<&Path> {
+        given(self.client.as_ref())
+    }
+
+    /// How what is stored is sealed and opened.
+    pub(super) fn sealing_args(&self) -> &SealingArgs {
+        &self.sealing
+    }
+
+    /// The store's tunables.
+    pub(super) fn policy(&self) -> Result<Policy, Usage> {
+        self.policy.policy()
+    }
+
     /// The OAuth client's file.
     pub(crate) fn read_client(&self) -> Result<OAuthClient, Usage> {
-        let path = given(self.client.as_ref()).ok_or_else(|| {
+        let path = self.client_path().ok_or_else(|| {
             Usage(
                 "no OAuth client: set --client (FLEET_OAUTH_CLIENT) to the JSON file that Google's console downloads (APIs & Services > Credentials > Create credentials > OAuth client ID)"
                     .to_owned(),
@@ -216,7 +230,7 @@ impl StoreArgs {
         client: Option<&OAuthClient>,
         sealing: Sealing,
     ) -> anyhow::Result<Connected> {
-        let policy = self.policy.policy()?;
+        let policy = self.policy()?;
         let instance = Randomness::from_system().id()[..16].to_owned();
         // Google compresses for those only who also say so here.
         let agent = format!("fleet/{} (replica {instance}; gzip)", env!("CARGO_PKG_VERSION"));
@@ -250,7 +264,7 @@ impl StoreArgs {
 
 /// Stands in where no OAuth client is needed.
 #[derive(Debug)]
-struct NoClient;
+pub(super) struct NoClient;
 
 impl TokenEndpoint for NoClient {
     fn refresh<'a>(

@@ -73,14 +73,21 @@ pub(super) async fn open(
     place: &Place,
     store: &TokenStore,
 ) -> anyhow::Result<Forwarding> {
-    if place.emulators.is_none() && store.sealing().keyring().is_none() {
-        let text = "--forward needs --keyring: a handler that shares this worker's identity can \
-                    read the bucket, which tells it nothing once that is sealed; make one with \
-                    `fleet keyring new`";
-        return Err(Usage(text.to_owned()).into());
-    }
+    needs_keyring(place, store.sealing().keyring().is_some())?;
     match Forwarding::open(settings).await {
         Err(ForwardError::Settings(why)) => Err(Usage(why).into()),
         opened => opened.context("nothing can be forwarded"),
     }
+}
+
+/// # Errors
+/// Where a handler could read the bucket's secrets.
+pub(super) fn needs_keyring(place: &Place, has_keyring: bool) -> Result<(), Usage> {
+    if place.emulators.is_none() && !has_keyring {
+        let text = "--forward needs --keyring: a handler that shares this worker's identity can \
+                    read the bucket, which tells it nothing once that is sealed; make one with \
+                    `fleet keyring new`";
+        return Err(Usage(text.to_owned()));
+    }
+    Ok(())
 }

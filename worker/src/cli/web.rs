@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use url::Url;
 
 use super::connect::{ProjectArgs, StoreArgs, read_secret, revoke_url, userinfo_url};
+use super::doctor::{Names, Start};
 use super::environment::Place;
 use super::events::EventArgs;
 use super::optional_path::{given, path_or_nothing};
@@ -32,6 +33,7 @@ Example:
   (umask 077; openssl rand -base64 32 > session.key)
   fleet web --bucket my-tokens --client client.json --session-key session.key \\
       --public-url https://connect.example.com --listen 0.0.0.0:8080
+  fleet web --check ...       # would these settings, files and permissions work?
 
 Register PUBLIC_URL/oauth/callback as a redirect URI of the OAuth client. Replicas
 behind one address need the same session key and no sticky sessions.")]
@@ -42,6 +44,9 @@ pub(crate) struct Args {
     store: StoreArgs,
     #[command(flatten)]
     pages: PageArgs,
+    /// Look whether it would work, say what to do, and exit 0 or 1 without starting
+    #[arg(long)]
+    check: bool,
 }
 
 /// The pages.
@@ -83,7 +88,10 @@ struct PageArgs {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { project, store, pages } = args;
+    if args.check {
+        return check(&args).await;
+    }
+    let Args { project, store, pages, .. } = args;
     let brand = pages.brand.read()?;
     let allow_return = pages.allowed_returns()?;
     let place = Place::from_env()?;
@@ -169,6 +177,28 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     serve(listener, site, stop).await?;
     connected.finish().await;
     Ok(())
+}
+
+/// Looks whether a replica of these settings would work.
+async fn check(args: &Args) -> anyhow::Result<()> {
+    let Args { project, store, pages, .. } = args;
+    let place = Place::from_env()?;
+    let mut start = Start::of("fleet web");
+    start.setting(pages.brand.read());
+    start.setting(pages.allowed_returns());
+    start.setting(userinfo_url());
+    start.setting(revoke_url());
+    let public_url = start.setting(pages.public_url(pages.listen));
+    if let Some(public_url) = &public_url {
+        start.setting(pages.key(public_url));
+    }
+    let topic = start.setting(project.optional_topic("--topic", pages.topic.as_ref()));
+    let events = start.setting(pages.events.topic(project));
+    // Outcomes are shown where they can be read; pages work without.
+    start.setting(project.optional_topic("--outcomes-topic", pages.outcomes_topic.as_ref()));
+    let (topic, events_topic) = (topic.flatten(), events.flatten());
+    let names = Names { topic, events_topic, ..Names::default() };
+    start.look(&place, store, &names, public_url.as_ref()).await
 }
 
 impl PageArgs {

@@ -7,12 +7,11 @@ use crate::roles::{On, To};
 use bytes::Bytes;
 use shared::adapters::{BucketSettings, CloudStorage, SystemClock};
 use shared::ports::{Bucket as _, BucketError, Clock as _, Generation, Randomness};
-use shared::sealing::Sealing;
 
 use super::super::environment::Place;
 use super::access::{MAY, public_members, role, this_process};
 use super::finding::Checks;
-use super::sealed;
+use super::{Depth, Records, sealed};
 
 /// Objects that must not go by themselves.
 const KEPT: [&str; 4] = ["tokens/", "leases/", "parked/", "sweeps/"];
@@ -23,8 +22,8 @@ const NO_GRPC: &str = "STORAGE_EMULATOR_HOST_GRPC is not set, and this emulator 
 pub(super) async fn check(
     place: &Place,
     name: Option<&str>,
-    known: bool,
-    sealing: &Sealing,
+    records: &Records<'_>,
+    depth: Depth,
 ) -> Checks {
     let Some(name) = name else {
         let mut checks = Checks::of("bucket");
@@ -32,10 +31,6 @@ pub(super) async fn check(
         return checks;
     };
     let mut checks = Checks::of(format!("bucket gs://{name}"));
-    if !known {
-        checks.skip("exists", "there are no credentials to ask with");
-        return checks;
-    }
     let bucket = match place.bucket(name).await {
         Ok(bucket) => bucket,
         Err(why) => {
@@ -46,16 +41,16 @@ pub(super) async fn check(
     let grpc = place.emulators.as_ref().is_none_or(|emulators| emulators.storage_grpc.is_some());
     if grpc {
         match bucket.settings().await {
-            Ok(found) => settings(&found, name, &mut checks),
+            Ok(found) if depth == Depth::All => settings(&found, name, &mut checks),
+            Ok(_) => checks.ok("exists", "yes"),
             Err(why) => match whole(&why, name) {
                 // Every other check would only find the same.
                 Some(cause) => return cause.told(checks),
                 None => unseen(&why, name, "settings", "storage.buckets.get", &mut checks),
             },
         }
-        match bucket.grants().await {
-            Ok(grants) => public(&public_members(&grants), name, &mut checks),
-            Err(why) => unseen(&why, name, "members", "storage.buckets.getIamPolicy", &mut checks),
+        if depth == Depth::All {
+            members(&bucket, name, &mut checks).await;
         }
         let needed = role(On::TokenBucket, To::Fleet).map_or(&[][..], |role| role.permissions);
         let grant = format!("gcloud storage buckets add-iam-policy-binding gs://{name}");
@@ -66,11 +61,22 @@ pub(super) async fn check(
     } else {
         checks.skip("settings", NO_GRPC);
     }
-    round_trip(&bucket, name, grpc, &mut checks).await;
-    if grpc {
-        sealed::check(&bucket, sealing, &mut checks).await;
+    if depth == Depth::All {
+        round_trip(&bucket, name, grpc, &mut checks).await;
+    }
+    let bucket = bucket.shared();
+    records.check(&bucket, &mut checks).await;
+    if grpc && depth == Depth::All {
+        sealed::check(&*bucket, &records.sealing, &mut checks).await;
     }
     checks
+}
+
+async fn members(bucket: &CloudStorage, name: &str, checks: &mut Checks) {
+    match bucket.grants().await {
+        Ok(grants) => public(&public_members(&grants), name, checks),
+        Err(why) => unseen(&why, name, "members", "storage.buckets.getIamPolicy", checks),
+    }
 }
 
 /// What is wrong with the bucket as a whole, so that nothing else about it can be said.

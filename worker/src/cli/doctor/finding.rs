@@ -72,6 +72,11 @@ impl Checks {
         self.findings.iter().any(|f| f.check == check && f.status == Status::Failure)
     }
 
+    /// Whether any check has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.findings.iter().any(|f| f.status == Status::Failure)
+    }
+
     pub(super) fn ok(&mut self, check: &'static str, found: impl Into<String>) {
         self.push(check, Status::Ok, found.into(), None);
     }
@@ -176,10 +181,19 @@ impl Report {
         if json {
             return output::json(&self.to_json());
         }
+        self.show_those(|_| true)
+    }
+
+    /// The same of what is wrong alone, for people.
+    pub(super) fn show_trouble(&self) -> anyhow::Result<()> {
+        self.show_those(|finding| matches!(finding.status, Status::Failure | Status::Warning))
+    }
+
+    fn show_those(&self, shown: impl Fn(&Finding) -> bool) -> anyhow::Result<()> {
         let terminal = std::io::stdout().is_terminal();
         let width = if terminal { output::terminal_width() } else { usize::MAX };
         let mut object = "";
-        for finding in &self.findings {
+        for finding in self.findings.iter().filter(|finding| shown(finding)) {
             if finding.object != object {
                 object = &finding.object;
                 output::line(style(object).bold().to_string())?;

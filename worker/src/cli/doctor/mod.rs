@@ -7,9 +7,11 @@ mod credentials;
 mod finding;
 mod oauth;
 mod pubsub;
+mod records;
 mod sealed;
+mod start;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shared::Keyring;
@@ -23,6 +25,9 @@ use super::optional_path::{given, path_or_nothing};
 use super::output;
 use super::sealing::SealingArgs;
 use finding::{Checks, Report, Status};
+use records::Records;
+
+pub(crate) use start::Start;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -79,25 +84,52 @@ pub(crate) struct Args {
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// What is checked, by full names.
-struct Names {
-    topic: Option<String>,
-    subscription: Option<String>,
-    dead_topic: Option<String>,
-    dead_subscription: Option<String>,
-    outcomes_topic: Option<String>,
-    events_topic: Option<String>,
+#[derive(Default)]
+pub(crate) struct Names {
+    pub(crate) topic: Option<String>,
+    pub(crate) subscription: Option<String>,
+    pub(crate) dead_topic: Option<String>,
+    pub(crate) dead_subscription: Option<String>,
+    pub(crate) outcomes_topic: Option<String>,
+    pub(crate) events_topic: Option<String>,
+}
+
+/// How closely is looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// At what a process needs in order to work. Nothing is written.
+    Start,
+    /// At everything that a fleet stands on.
+    All,
+}
+
+/// What is looked at.
+struct Subject<'a> {
+    pub(super) place: &'a Place,
+    pub(super) names: &'a Names,
+    pub(super) bucket: Option<&'a str>,
+    pub(super) client: Option<&'a Path>,
+    pub(super) sealing: &'a SealingArgs,
+    pub(super) public_url: Option<&'a Url>,
+    pub(super) depth: Depth,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::from_env()?;
     let names = args.names()?;
-    let report = tokio::select! {
-        biased;
-        report = args.look(&place, &names) => report?,
-        () = SystemClock::default().sleep(TIME_LIMIT) => {
-            anyhow::bail!("the checks did not end within {TIME_LIMIT:?}; check the network")
-        }
+    let subject = Subject {
+        place: &place,
+        names: &names,
+        bucket: args.bucket.as_deref().filter(|name| !name.is_empty()),
+        client: given(args.client.as_ref()),
+        sealing: &args.sealing,
+        public_url: args.public_url.as_ref(),
+        depth: Depth::All,
     };
+    let report = subject.look(TIME_LIMIT).await?;
+    if !args.json && report.count(Status::Ok) == 0 {
+        output::note("nothing was named to be checked: see `fleet doctor --help`");
+    }
     report.show(args.json)?;
     let (failures, warnings) = (report.count(Status::Failure), report.count(Status::Warning));
     if failures > 0 {
@@ -129,35 +161,58 @@ impl Args {
             events_topic: project.optional_topic("--events-topic", self.events_topic.as_ref())?,
         })
     }
+}
 
-    async fn look(&self, place: &Place, names: &Names) -> anyhow::Result<Report> {
+impl Subject<'_> {
+    /// What is found.
+    ///
+    /// # Errors
+    /// When it takes longer than `limit`.
+    async fn look(&self, limit: Duration) -> anyhow::Result<Report> {
+        tokio::select! {
+            biased;
+            report = self.look_at_all() => report,
+            () = SystemClock::default().sleep(limit) => {
+                anyhow::bail!("the checks did not end within {limit:?}; check the network")
+            }
+        }
+    }
+
+    async fn look_at_all(&self) -> anyhow::Result<Report> {
+        let place = self.place;
         let http = http_client(concat!("fleet/", env!("CARGO_PKG_VERSION")))?;
-        let (credentials, known) = credentials::check(place, &http).await;
-        let client = given(self.client.as_ref());
-        let (oauth, token_uri) = oauth::check(client, self.public_url.as_ref(), &http).await;
-        let bucket = self.bucket.as_ref().filter(|name| !name.is_empty());
+        let (mut credentials, known) = credentials::check(place, &http).await;
+        let (oauth, client) = oauth::check(self.client, self.public_url, &http).await;
         let keyring = self.sealing.keyring(place).await;
-        // One that cannot be read is told for itself.
-        let opened = keyring.as_ref().ok().cloned().flatten();
-        let sealing = self.sealing.sealing_with(opened);
+        let token_uri = client.as_ref().map(|client| client.token_uri().to_owned());
+        let records = Records {
+            // One that cannot be read is told for itself.
+            keyring_is_read: keyring.is_ok(),
+            sealing: self.sealing.sealing_with(keyring.as_ref().ok().cloned().flatten()),
+            // Of one that is refused it is told already that it is another one.
+            client: client.filter(|_| !oauth.has_failed()),
+            http: &http,
+        };
+        let clock = async {
+            let all = self.depth == Depth::All;
+            if all { Some(clock::check(place, token_uri.as_deref(), &http).await) } else { None }
+        };
+        let services = async {
+            if !known {
+                credentials
+                    .skip("asked", "without them Cloud Storage and Pub/Sub were not looked at");
+                return (None, Vec::new());
+            }
+            let bucket = bucket::check(place, self.bucket, &records, self.depth);
+            let (bucket, pubsub) =
+                tokio::join!(bucket, pubsub::check(place, self.names, self.depth));
+            (Some(bucket), pubsub)
+        };
+        let ((bucket, pubsub), clock) = tokio::join!(services, clock);
         let keyring = told(keyring, place);
-        let (bucket, pubsub, clock) = tokio::join!(
-            bucket::check(place, bucket.map(String::as_str), known, &sealing),
-            pubsub::check(place, names, known),
-            clock::check(place, token_uri.as_deref(), &http),
-        );
-        let mut report = Report::default();
-        for checks in [credentials, keyring, oauth, bucket] {
-            report.findings.extend(checks.findings);
-        }
-        for checks in pubsub {
-            report.findings.extend(checks.findings);
-        }
-        report.findings.extend(clock.findings);
-        if !self.json && report.count(Status::Ok) == 0 {
-            output::note("nothing was named to be checked: see `fleet doctor --help`");
-        }
-        Ok(report)
+        let first = [credentials, keyring, oauth].into_iter();
+        let all = first.chain(bucket).chain(pubsub).chain(clock);
+        Ok(Report { findings: all.flat_map(|checks| checks.findings).collect() })
     }
 }
 

@@ -16,12 +16,12 @@ use super::finding::Checks;
 const LIMITS: Limits = Limits { connect: Duration::from_secs(5), answer: Duration::from_secs(10) };
 const CONSOLE: &str = "https://console.cloud.google.com/apis/credentials";
 
-/// Also the token endpoint's address, to look at its clock.
+/// Also the client, where its file can be read.
 pub(super) async fn check(
     path: Option<&Path>,
     public_url: Option<&Url>,
     http: &reqwest::Client,
-) -> (Checks, Option<String>) {
+) -> (Checks, Option<OAuthClient>) {
     let mut checks = Checks::of("OAuth client");
     let Some(path) = path else {
         checks.skip_for("file", "none is named", "set --client (FLEET_OAUTH_CLIENT)");
@@ -41,7 +41,7 @@ pub(super) async fn check(
     checks.ok("file", client.client_id());
     redirects(&client, public_url, &mut checks);
     accepted(&client, http, &mut checks).await;
-    (checks, Some(client.token_uri().to_owned()))
+    (checks, Some(client))
 }
 
 fn redirects(client: &OAuthClient, public_url: Option<&Url>, checks: &mut Checks) {
@@ -110,8 +110,8 @@ async fn accepted(client: &OAuthClient, http: &reqwest::Client, checks: &mut Che
             format!("download the JSON again, or reset the client's secret, at {CONSOLE}"),
         ),
         ClientQuestion::Undecided(error) => checks.fail(
-            CHECK,
-            format!("no answer that counts: {error}"),
+            "reached",
+            format!("{uri} gives no answer that counts: {error}"),
             format!("see that {uri} can be reached from here: egress rules, proxy, DNS"),
         ),
         ClientQuestion::Granted => checks.warn(

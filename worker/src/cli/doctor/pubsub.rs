@@ -6,9 +6,9 @@ use crate::pubsub::{Inspector, Settings, Unseen};
 use crate::roles::{On, To};
 
 use super::super::environment::Place;
-use super::Names;
 use super::access::{pubsub_agent, role, this_process};
 use super::finding::Checks;
+use super::{Depth, Names};
 
 /// Shorter pauses burn through the deliveries of a job while something is down.
 const MIN_BACKOFF: Duration = Duration::from_secs(10);
@@ -26,9 +26,10 @@ struct Look<'a> {
     emulated: bool,
     /// Topics that are named and do not exist: what only follows from it is not told again.
     missing: Vec<&'a str>,
+    depth: Depth,
 }
 
-pub(super) async fn check(place: &Place, names: &Names, known: bool) -> Vec<Checks> {
+pub(super) async fn check(place: &Place, names: &Names, depth: Depth) -> Vec<Checks> {
     let objects = [
         ("job topic", "--topic (FLEET_TOPIC)", &names.topic),
         ("job subscription", "--subscription (FLEET_SUBSCRIPTION)", &names.subscription),
@@ -55,24 +56,13 @@ pub(super) async fn check(place: &Place, names: &Names, known: bool) -> Vec<Chec
     if named.is_empty() {
         return all;
     }
-    let inspector = match connected(place, known, named[0].1).await {
+    let inspector = match connected(place, named[0].1).await {
         Ok(inspector) => inspector,
         Err(why) => {
-            if known {
-                let mut checks = Checks::of("Pub/Sub");
-                checks.fail("reached", why, REACH);
-                all.push(checks);
-            }
-            for (object, name) in named {
-                let mut checks = Checks::of(format!("{object} {name}"));
-                let why = if known {
-                    "Pub/Sub cannot be reached"
-                } else {
-                    "there are no credentials to ask with"
-                };
-                checks.skip("exists", why);
-                all.push(checks);
-            }
+            // Every object would only be told to be out of reach, too.
+            let mut checks = Checks::of("Pub/Sub");
+            checks.fail("reached", why, REACH);
+            all.push(checks);
             return all;
         }
     };
@@ -82,7 +72,7 @@ pub(super) async fn check(place: &Place, names: &Names, known: bool) -> Vec<Chec
             missing.push(name.as_str());
         }
     }
-    let look = Look { inspector, names, emulated: place.emulators.is_some(), missing };
+    let look = Look { inspector, names, emulated: place.emulators.is_some(), missing, depth };
     for (object, name) in named {
         let mut checks = Checks::of(format!("{object} {name}"));
         match object {
@@ -101,10 +91,7 @@ pub(super) async fn check(place: &Place, names: &Names, known: bool) -> Vec<Chec
 }
 
 /// A connection that was found to work: whatever is answered about `name`, it is an answer.
-async fn connected(place: &Place, known: bool, name: &str) -> Result<Inspector, String> {
-    if !known {
-        return Err(String::new());
-    }
+async fn connected(place: &Place, name: &str) -> Result<Inspector, String> {
     place.reach_pubsub().await.map_err(|why| format!("{why:#}"))?;
     let inspector = Inspector::connect(&place.connection()).await?;
     let looked = if name.contains("/topics/") {
@@ -198,6 +185,22 @@ impl Look<'_> {
         checks.ok("exists", if found.exactly_once { "exactly-once delivery" } else { "yes" });
         self.attached(&found, self.names.topic.as_deref(), checks);
         pulled(&found, &update, checks);
+        if self.depth == Depth::All {
+            self.promises(name, &found, &update, checks).await;
+        }
+        let grant = format!("gcloud pubsub subscriptions add-iam-policy-binding {id}");
+        self.may(name, On::JobSubscription, &grant, checks).await;
+    }
+
+    /// What a subscription has to keep to, beyond giving jobs at all.
+    async fn promises(
+        &self,
+        name: &str,
+        found: &Settings,
+        update: &impl Fn(&str) -> String,
+        checks: &mut Checks,
+    ) {
+        let id = id(name);
         if found.ordering {
             checks.ok("message ordering", "on");
         } else {
@@ -232,10 +235,8 @@ impl Look<'_> {
                 update("--min-retry-delay=10s --max-retry-delay=600s"),
             ),
         }
-        expiry(&found, &update, checks);
-        self.dead_letter(name, &found, &update, checks).await;
-        let grant = format!("gcloud pubsub subscriptions add-iam-policy-binding {id}");
-        self.may(name, On::JobSubscription, &grant, checks).await;
+        expiry(found, update, checks);
+        self.dead_letter(name, found, update, checks).await;
     }
 
     fn attached(&self, found: &Settings, topic: Option<&str>, checks: &mut Checks) {
@@ -299,7 +300,7 @@ impl Look<'_> {
 
     async fn dead_topic(&self, name: &str, checks: &mut Checks) {
         self.topic(name, On::DeadTopic, "--dead-topic", checks).await;
-        if checks.failed("exists") {
+        if checks.failed("exists") || self.depth == Depth::Start {
             return;
         }
         let grant = format!("gcloud pubsub topics add-iam-policy-binding {}", id(name));

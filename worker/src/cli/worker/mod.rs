@@ -1,5 +1,6 @@
 //! `fleet worker`: one replica.
 
+mod check;
 mod from_env;
 mod jobs;
 mod parts;
@@ -7,7 +8,7 @@ mod parts;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::forward::Forwarding;
+use crate::forward::{ForwardSettings, Forwarding};
 use crate::health::{self, Probes};
 use crate::keep_alive::KeepAlive;
 use crate::kinds::{BUILTIN, KindSettings, Kinds, Outputs, builtin};
@@ -41,6 +42,7 @@ const SWEEP_END: Duration = Duration::from_secs(5);
 Example:
   fleet worker --project my-project --topic jobs --subscription jobs-workers \\
       --dead-topic jobs-dead --bucket my-tokens --client client.json
+  fleet worker --check ...    # would these settings, files and permissions work?
 
 SIGTERM and Ctrl-C stop the intake and let running jobs end within --drain; a second
 one cuts them. No secret is accepted as a flag's value.")]
@@ -53,6 +55,9 @@ pub(crate) struct Args {
     jobs: JobArgs,
     #[command(flatten)]
     forward: ForwardArgs,
+    /// Look whether it would work, say what to do, and exit 0 or 1 without starting
+    #[arg(long)]
+    check: bool,
 }
 
 impl Args {
@@ -65,6 +70,9 @@ impl Args {
 
 /// Runs a replica that does the kinds of `own` besides the built-in ones.
 pub(crate) async fn run(args: Args, own: Kinds) -> anyhow::Result<()> {
+    if args.check {
+        return check::run(&args, &own).await;
+    }
     let named = Named::by(&args)?;
     log_user_ids(args.jobs.log_user_ids);
     let place = Place::from_env()?;
@@ -82,6 +90,9 @@ pub(crate) async fn run(args: Args, own: Kinds) -> anyhow::Result<()> {
     };
     let scrape = Scrape::start()?;
     let body_memory = args.jobs.body_memory;
+    if let Some(settings) = &forward {
+        names_are_free(settings, &own)?;
+    }
     let mut kinds = builtin(KindSettings { userinfo_url, outputs, body_memory });
     kinds.extend(own);
     let forwarding = match forward {
@@ -89,11 +100,6 @@ pub(crate) async fn run(args: Args, own: Kinds) -> anyhow::Result<()> {
         None => None,
     };
     let forwarded = forwarding.as_ref().map(Forwarding::handlers).unwrap_or_default();
-    if let Some(kind) = forwarded.keys().find(|kind| kinds.contains_key(*kind)) {
-        let whose =
-            if BUILTIN.contains(&kind.as_str()) { "built in" } else { "this program's own" };
-        return Err(Usage(format!("--forward: kind {kind} is {whose}; choose another name")).into());
-    }
     kinds.extend(forwarded.clone());
     metrics::begin(
         Process::Worker,
@@ -154,6 +160,17 @@ pub(crate) async fn run(args: Args, own: Kinds) -> anyhow::Result<()> {
         () = SystemClock::default().sleep(SWEEP_END) => sweeping.abort(),
     }
     result.map_err(Into::into)
+}
+
+/// # Errors
+/// When a forwarded kind is done here already.
+fn names_are_free(forward: &ForwardSettings, own: &Kinds) -> Result<(), Usage> {
+    let taken = |kind: &&String| BUILTIN.contains(&kind.as_str()) || own.contains_key(*kind);
+    let Some(kind) = forward.routes.iter().map(|route| &route.kind).find(taken) else {
+        return Ok(());
+    };
+    let whose = if own.contains_key(kind) { "this program's own" } else { "built in" };
+    Err(Usage(format!("--forward: kind {kind} is {whose}; choose another name")))
 }
 
 fn sweep(args: &Args, parts: &Parts) -> Sweep {

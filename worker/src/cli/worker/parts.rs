@@ -12,6 +12,7 @@ use shared::ports::Clock;
 use url::Url;
 
 use super::super::connect::Connected;
+use super::super::doctor::Names;
 use super::super::environment::Place;
 use super::super::events::{EventArgs, public_url};
 use super::super::output::Usage;
@@ -62,6 +63,20 @@ impl Named {
             hosts,
             outputs,
         })
+    }
+}
+
+impl Named {
+    /// What `fleet doctor` knows how to look at.
+    pub(super) fn to_look_at(self) -> Names {
+        Names {
+            topic: Some(self.jobs),
+            subscription: Some(self.subscription),
+            dead_topic: Some(self.dead),
+            dead_subscription: None,
+            outcomes_topic: self.outcomes,
+            events_topic: self.events,
+        }
     }
 }
 
