@@ -7,6 +7,7 @@ mod bad;
 mod blocked;
 mod codec;
 mod hints;
+mod later;
 
 use std::fmt;
 use std::time::Duration;
@@ -23,9 +24,14 @@ pub use bad::BadRecord;
 pub use blocked::Blocked;
 pub use codec::RecordCodec;
 pub use hints::{HintedState, RecordHints};
+pub use later::Later;
 
-/// The version that this program writes and reads.
+/// The version that this program writes.
 pub const RECORD_VERSION: u32 = 1;
+
+/// The latest version that it reads: the next release's, which may add members and change the
+/// meaning of none. What it adds is kept by whoever writes the record again ([`Later`]).
+pub const LATEST_READ: u32 = RECORD_VERSION + 1;
 
 /// A record larger than this is not one: reads stop here.
 pub const MAX_RECORD_BYTES: usize = 256 * 1024;
@@ -119,6 +125,8 @@ pub struct TokenRecord {
     pub lease_generation: Option<Generation>,
     /// When the user first consented.
     pub created_at: Timestamp,
+    /// What a later version has beyond this one.
+    pub later: Option<Box<Later>>,
     /// When its values last changed. A re-seal changes how they are stored, and
     /// none of them.
     pub updated_at: Timestamp,

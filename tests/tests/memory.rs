@@ -48,6 +48,7 @@ impl EverybodysBucket {
             token_uri: "https://provider.test/token".into(),
             client_id: "test-client".into(),
             blocked: None,
+            later: None,
             grant_id: GrantId("0".repeat(32)).successor(&"0".repeat(32)),
             write_id: WriteId("0".repeat(32)),
             holder: "0".repeat(32),

@@ -61,6 +61,7 @@ impl Commit<'_> {
             sub: stored.sub.clone(),
             scopes: stored.scopes.clone(),
             created_at: stored.created_at,
+            later: stored.later.clone(),
             write_id,
             ..self.mine.clone()
         }

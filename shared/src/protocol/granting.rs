@@ -248,6 +248,7 @@ impl Granting {
             token_uri: self.identity.token_uri.to_string(),
             client_id: self.identity.client_id.to_string(),
             blocked: None,
+            later: None,
             // One answer of the provider, however often it is sent.
             grant_id: self.grant_id.clone().unwrap_or_else(|| GrantId(draw.id())),
             write_id: WriteId(draw.id()),

@@ -37,6 +37,7 @@ pub(crate) fn record(user: &str) -> TokenRecord {
         write_id: WriteId("first write".into()),
         holder: "somebody".into(),
         lease_generation: None,
+        later: None,
         created_at: now_at(-1000).wall,
         updated_at: now_at(-1000).wall,
     }

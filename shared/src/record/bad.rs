@@ -2,7 +2,7 @@
 
 use crate::sealing::NotOpened;
 
-use super::{MAX_RECORD_BYTES, RECORD_VERSION};
+use super::{LATEST_READ, MAX_RECORD_BYTES};
 
 /// Why bytes are not the record they should be. No text quotes the content,
 /// except the ID of a key, which is no secret.
@@ -19,7 +19,7 @@ pub enum BadRecord {
         column: usize,
     },
     /// Written by another version of the program.
-    #[error("it has version {0}, and this program reads version {RECORD_VERSION}")]
+    #[error("it has version {0}, and this program reads versions up to {LATEST_READ}")]
     Version(u32),
     /// The record names another user than the object: it was copied or moved.
     #[error("it is the record of another user than its name says")]

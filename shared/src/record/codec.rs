@@ -13,14 +13,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use crate::ports::Generation;
-use crate::sealing::{NotOpened, Opened, Seal, Sealing};
+use crate::sealing::{NotOpened, Opened, Seal, Sealing, check_spelling};
 use crate::secret::Secret;
 use crate::user_id::UserId;
 
 use super::{
-    BadRecord, Blocked, GrantId, MAX_RECORD_BYTES, RECORD_VERSION, State, TokenRecord, WriteId,
+    BadRecord, Blocked, GrantId, LATEST_READ, Later, MAX_RECORD_BYTES, RECORD_VERSION, State,
+    TokenRecord, WriteId,
 };
 
 /// Makes records the bytes that are stored, and back.
@@ -54,12 +56,14 @@ impl RecordCodec {
     /// The bytes to store: sealed with the primary key if there is one.
     #[expect(clippy::missing_panics_doc, reason = "serializing plain values cannot fail")]
     pub fn encode(&self, record: &TokenRecord) -> Bytes {
+        let later = record.later.as_deref();
         let secrets = Secrets {
             refresh_token: Some(record.refresh_token.clone()),
             access_token: record.access_token.clone(),
+            more: later.and_then(|later| later.secret.as_ref()).map_or_else(Map::new, members),
         };
         let mut wire = Wire {
-            version: RECORD_VERSION,
+            version: later.map_or(RECORD_VERSION, |later| later.version),
             user: record.user.as_str().to_owned(),
             sub: record.sub.clone(),
             state: record.state,
@@ -79,12 +83,16 @@ impl RecordCodec {
             lease_generation: record.lease_generation.map(|g| g.0),
             created_at: record.created_at,
             updated_at: record.updated_at,
+            more: later.map_or_else(Map::new, |later| later.clear.clone()),
         };
         let name = record.user.token_object();
-        wire.sealed = self.sealing.seal(&name, &wire, &secrets, secrets.room());
+        let room = secrets.room(later.and_then(|later| later.secret.as_ref()));
+        wire.sealed = self.sealing.seal(&name, &wire, &secrets, room);
         if wire.sealed.is_none() {
-            Secrets { refresh_token: wire.refresh_token, access_token: wire.access_token } =
+            let more;
+            Secrets { refresh_token: wire.refresh_token, access_token: wire.access_token, more } =
                 secrets;
+            wire.more.extend(more);
         }
         let mut bytes = serde_json::to_vec_pretty(&wire).expect("plain values only");
         bytes.push(b'\n');
@@ -94,8 +102,8 @@ impl RecordCodec {
     /// Reads the bytes of `user`'s record.
     ///
     /// # Errors
-    /// [`BadRecord`] when they are not a record of this version and user, do not open, or
-    /// are not sealed although they have to be.
+    /// [`BadRecord`] when they are not a record of this version or the next and of this user,
+    /// do not open, or are not sealed although they have to be.
     pub fn decode(&self, user: &UserId, content: &[u8]) -> Result<TokenRecord, BadRecord> {
         #[derive(Deserialize)]
         struct Head {
@@ -107,8 +115,12 @@ impl RecordCodec {
             return Err(BadRecord::TooLarge);
         }
         let head: Head = serde_json::from_slice(content).map_err(|e| BadRecord::not_json(&e))?;
-        if head.version != RECORD_VERSION {
+        if !(RECORD_VERSION..=LATEST_READ).contains(&head.version) {
             return Err(BadRecord::Version(head.version));
+        }
+        if head.version > RECORD_VERSION {
+            // What is kept of it must be sealable.
+            check_spelling(content).map_err(|e| BadRecord::not_json(&e))?;
         }
         // Before opening, which would only say that it does not open.
         if head.user.is_some_and(|name| name != user.as_str()) {
@@ -118,6 +130,9 @@ impl RecordCodec {
         if wire.user != user.as_str() {
             return Err(BadRecord::OtherUser);
         }
+        // Members that nobody knows are no reason to refuse a record; only the next version's
+        // are kept, which alone may have any.
+        let later = (head.version > RECORD_VERSION).then(|| Later::of(&wire, &secrets));
         let filled = |secret: &Secret| !secret.expose().is_empty();
         let Some(refresh_token) = secrets.refresh_token.filter(filled) else {
             return Err(BadRecord::NoRefreshToken);
@@ -140,6 +155,7 @@ impl RecordCodec {
             holder: wire.holder,
             lease_generation: wire.lease_generation.map(Generation),
             created_at: wire.created_at,
+            later: later.map(Box::new),
             updated_at: wire.updated_at,
         })
     }
@@ -152,6 +168,7 @@ impl RecordCodec {
                 let secrets = Secrets {
                     refresh_token: wire.refresh_token.take(),
                     access_token: wire.access_token.take(),
+                    more: Map::new(),
                 };
                 Ok((wire, secrets))
             }
@@ -174,8 +191,9 @@ impl RecordCodec {
     }
 }
 
-/// The stored form, version 1. Unknown fields are ignored: a field that an old
-/// reader must not miss comes with a new version.
+/// The stored form, version 1. Unknown fields of it are ignored: a field that an old
+/// reader must not miss comes with a new version, which it may still read and keep
+/// ([`LATEST_READ`]).
 #[derive(Serialize, Deserialize)]
 struct Wire {
     version: u32,
@@ -202,6 +220,8 @@ struct Wire {
     lease_generation: Option<i64>,
     created_at: Timestamp,
     updated_at: Timestamp,
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 /// What is sealed: the fields that hold secrets.
@@ -211,14 +231,32 @@ struct Secrets {
     refresh_token: Option<Secret>,
     #[serde(default, with = "exposed", skip_serializing_if = "Option::is_none")]
     access_token: Option<Secret>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 impl Secrets {
     /// How many bytes it takes at most: an escaped byte takes six.
-    fn room(&self) -> usize {
-        let length = |s: &Option<Secret>| s.as_ref().map_or(0, |s| s.expose().len());
-        64 + 6 * (length(&self.refresh_token) + length(&self.access_token))
+    fn room(&self, more: Option<&Secret>) -> usize {
+        let length = |s: Option<&Secret>| s.map_or(0, |s| s.expose().len());
+        let tokens = length(self.refresh_token.as_ref()) + length(self.access_token.as_ref());
+        64 + 6 * tokens + length(more)
     }
+}
+
+impl Later {
+    /// What a record of a later version has beyond this one.
+    fn of(wire: &Wire, secrets: &Secrets) -> Self {
+        let mut secret = secrets.more.clone();
+        // The digest of the clear members, which a seal makes anew.
+        secret.remove("clear");
+        let secret = (!secret.is_empty()).then(|| Value::Object(secret).to_string().into());
+        Self { version: wire.version, clear: wire.more.clone(), secret }
+    }
+}
+
+fn members(secret: &Secret) -> Map<String, Value> {
+    serde_json::from_str(secret.expose()).expect("it was written by `Later::of`")
 }
 
 /// The stored form is the one place where a secret is written out.
@@ -367,6 +405,42 @@ mod tests {
         assert_eq!(decode(&empty), BadRecord::NoRefreshToken);
     }
 
+    /// A record of the next version: what it has beyond this one stays, sealed where it was, with
+    /// whatever this version changes.
+    #[test]
+    fn the_next_version_is_read_and_kept() {
+        for codec in [plain(), sealing()] {
+            let record = record("u");
+            let later = Later {
+                version: LATEST_READ,
+                clear: Map::from_iter([("audience".to_owned(), "fake-audience".into())]),
+                secret: Some(Secret::from(r#"{"proof_key":"fake-proof-key"}"#)),
+            };
+            let next = TokenRecord { later: Some(Box::new(later)), ..record.clone() };
+            let stored = codec.encode(&next);
+            let shown = text(&stored);
+            assert!(shown.contains("\"version\": 2") && shown.contains("fake-audience"), "{shown}");
+            let is_sealed = codec.sealing().keyring().is_some();
+            assert_eq!(shown.contains("fake-proof-key"), !is_sealed, "{shown}");
+            let read = codec.decode(&record.user, &stored).unwrap();
+            assert!(!format!("{read:?}").contains("fake-"), "{read:?}");
+            let again = TokenRecord { access_token: Some("fake-next".into()), ..read };
+            let again = codec.decode(&record.user, &codec.encode(&again)).unwrap();
+            let kept = |record: &TokenRecord| text(&codec.encode(record));
+            assert_eq!(again.access_token, Some("fake-next".into()));
+            assert!(kept(&again).contains("fake-audience"));
+            assert_eq!(again.later.as_ref().unwrap().told(), (LATEST_READ, 2));
+        }
+        let stored = text(&plain().encode(&record("u")));
+        let decode = |text: &str| plain().decode(&record("u").user, text.as_bytes());
+        let twice = stored.replacen("\"version\": 1", "\"version\": 2, \"x\": 1, \"x\": 1.5", 1);
+        assert!(matches!(decode(&twice), Err(BadRecord::NotARecord { .. })), "no seal binds it");
+        for version in [0, LATEST_READ + 1] {
+            let other = stored.replacen("\"version\": 1", &format!("\"version\": {version}"), 1);
+            assert_eq!(decode(&other), Err(BadRecord::Version(version)));
+        }
+    }
+
     fn any_timestamp() -> impl Strategy<Value = Timestamp> {
         (0_i64..10_000_000_000, 0_i32..1_000_000_000)
             .prop_map(|(s, n)| Timestamp::new(s, n).unwrap())
@@ -404,6 +478,7 @@ mod tests {
                 holder: "h".into(),
                 lease_generation: lists.1.map(Generation),
                 created_at: times.0,
+                later: None,
                 updated_at: times.0,
             },
         )

@@ -349,6 +349,12 @@ impl Sealing {
     }
 }
 
+/// Reads JSON that has one spelling, which is all that a seal can be bound to: no name twice, no
+/// number but integers.
+pub(crate) fn check_spelling(content: &[u8]) -> serde_json::Result<()> {
+    clear::parse(content).map(drop)
+}
+
 /// Whether content is a JSON object with a member `sealed`, of whatever form; `None` when it
 /// is no JSON object.
 fn has_seal(content: &[u8]) -> Option<bool> {

@@ -15,6 +15,8 @@ use crate::outcome::Status;
 use super::{PREFIX, Recalled, Told};
 
 const VERSION: u32 = 2;
+/// The next release's form, which may add members and change the meaning of none.
+const LATEST_READ: u32 = VERSION + 1;
 /// Of the release before this one: only that the job is done.
 const OLD_VERSION: u32 = 1;
 
@@ -99,7 +101,7 @@ impl Content {
         let Ok(stored) = serde_json::from_slice::<Stored>(content) else {
             return Self::Unreadable;
         };
-        if stored.version != VERSION {
+        if !(VERSION..=LATEST_READ).contains(&stored.version) {
             return Self::Unreadable;
         }
         let Stored { params, status, effect, repeatable, http_status, result, reason, .. } = stored;

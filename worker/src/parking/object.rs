@@ -19,6 +19,9 @@ use crate::pubsub::Outgoing;
 /// Under this prefix lie the parked jobs of all users.
 pub const PREFIX: &str = "parked/";
 const VERSION: u32 = 1;
+/// The next release's form, which may add members and change the meaning of none. Its objects are
+/// published like others, and never written again.
+const LATEST_READ: u32 = VERSION + 1;
 /// The object beside a user's parked jobs that says who resumes them.
 const CLAIM: &str = "claim";
 /// What is sealed of a parked job.
@@ -95,7 +98,7 @@ pub enum BadParked {
         column: usize,
     },
     /// Written by a later version.
-    #[error("it has version {0}, and this program reads version {VERSION}")]
+    #[error("it has version {0}, and this program reads versions up to {LATEST_READ}")]
     Version(u32),
     /// The message in it is damaged.
     #[error("the message in it is no job")]
@@ -182,7 +185,7 @@ impl ParkedJob {
         sealing: &Sealing,
     ) -> Result<Option<Vec<u8>>, BadParked> {
         let parked = Self::decode(name, content, sealing)?;
-        let current = sealing.is_current(name, content);
+        let current = parked.version > VERSION || sealing.is_current(name, content);
         Ok((!current).then(|| parked.sealed(name, sealing)))
     }
 
@@ -199,7 +202,7 @@ impl ParkedJob {
         members.insert("data".to_owned(), String::new().into());
         let parked: Self = serde_json::from_value(members.into()).map_err(unreadable)?;
         let is_owner = |user: UserId| user.as_str() == parked.user;
-        if parked.version != VERSION {
+        if !is_read(parked.version) {
             return Err(BadParked::Version(parked.version));
         }
         if !user_of(name).is_some_and(is_owner) {
@@ -220,7 +223,7 @@ impl ParkedJob {
         let unreadable =
             |e: serde_json::Error| BadParked::Unreadable { line: e.line(), column: e.column() };
         let Versioned { version } = serde_json::from_slice(content).map_err(unreadable)?;
-        if version != VERSION {
+        if !is_read(version) {
             return Err(BadParked::Version(version));
         }
         let parked: Self = match sealing.open(name, content)? {
@@ -308,6 +311,10 @@ impl ParkedJob {
         };
         with_identity(message, &self.job, self.run)
     }
+}
+
+fn is_read(version: u32) -> bool {
+    (VERSION..=LATEST_READ).contains(&version)
 }
 
 /// A message has no room for the attributes that make it the same job again.
@@ -487,7 +494,7 @@ mod tests {
     fn says_what_is_wrong_without_quoting() {
         for (content, says) in [
             ("", "not a parked job"),
-            (r#"{"version":2}"#, "version 2"),
+            (r#"{"version":3}"#, "version 3"),
             (r#"{"version":1,"user":"fake-person"}"#, "not a parked job"),
         ] {
             let error = decode(NAME, content.as_bytes()).unwrap_err().to_string();

@@ -57,6 +57,7 @@ pub(super) fn record(refresh_token: Secret, access_token: Option<Secret>, id: &s
         token_uri: "uri".into(),
         client_id: "client".into(),
         blocked: None,
+        later: None,
         grant_id: GrantId(id.to_owned()),
         write_id: WriteId(id.to_owned()),
         holder: "people".into(),

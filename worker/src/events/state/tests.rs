@@ -21,6 +21,7 @@ fn record(login: &str) -> TokenRecord {
         token_uri: "https://token.test/".into(),
         client_id: "client".into(),
         blocked: None,
+        later: None,
         grant_id: GrantId(format!("{login}.1")),
         write_id: WriteId("w".into()),
         holder: "h".into(),
