@@ -113,6 +113,17 @@ fn every_metric_that_the_run_book_names_exists() {
     }
 }
 
+/// In the rig, which is run by hand.
+#[test]
+fn every_alert_has_a_cause_that_fires_it() {
+    let rig = read("deploy/checks/alerts");
+    for rule in rules() {
+        let (name, severity) = (text(&rule, "/alert"), text(&rule, "/labels/severity"));
+        let fired = format!("(\"{name}\", {}, ", severity.to_uppercase());
+        assert!(rig.contains(&fired), "{name} ({severity}) has no cause");
+    }
+}
+
 #[test]
 fn every_alert_is_tested() {
     let tests = ["alerts", "levels"].map(|t| read(&format!("deploy/monitoring/{t}_test.yaml")));
