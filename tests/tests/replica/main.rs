@@ -11,3 +11,4 @@ mod messages;
 mod outages;
 mod retries;
 mod unknown;
+mod versions;

@@ -116,6 +116,21 @@ impl Provider {
         })
     }
 
+    /// A refresh token that another provider of this kind gave out is honoured here too.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn honour(&self, refresh_token: &str) {
+        let family = refresh_token.strip_prefix("fake-refresh-");
+        let family = family.and_then(|rest| rest.rsplit_once('-')).map(|(family, _)| family);
+        let family = family.expect("a refresh token of this provider").to_owned();
+        self.with(|s| {
+            // Another one's serials are not given out again.
+            s.serial = s.serial.max(1_000_000);
+            s.refresh_tokens.insert(refresh_token.to_owned(), (family, false));
+        });
+    }
+
     /// The user withdraws access: every grant of theirs dies.
     pub fn revoke(&self, user: &str) {
         self.with(|s| {
