@@ -15,7 +15,7 @@ const MADE_UP: &str = "fleet-asks-whether-its-client-is-accepted-this-is-no-toke
 /// What the endpoint said to a made-up refresh token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientQuestion {
-    /// That there is no such grant, in the words of the standard: the client is accepted.
+    /// `invalid_grant`: there is no such grant, so the client is accepted.
     Accepted,
     /// Another code. `invalid_client` is about the client; any other is this provider's
     /// word for an unknown grant, or about the client as well.

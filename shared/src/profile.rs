@@ -96,7 +96,7 @@ async fn fetch<T: DeserializeOwned>(
         let retry_after = retry_after(response.headers(), LONGEST_WAIT, Some(now));
         return Err(ProfileError::Status { status, retry_after });
     }
-    // What it announces is believed as far as it may be true.
+    // The announced length is no more than a hint: it only sizes the buffer, up to the limit.
     let announced = response.content_length().and_then(|bytes| usize::try_from(bytes).ok());
     let mut body = Vec::with_capacity(announced.unwrap_or_default().min(MAX_PROFILE_BYTES));
     while let Some(chunk) = response.chunk().await.map_err(no_answer)? {

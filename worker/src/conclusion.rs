@@ -74,7 +74,7 @@ fn unstated(verdict: &Verdict, calls: &Calls) -> Effect {
     match verdict {
         Verdict::Done { .. } if calls.begun == 0 => Effect::Done,
         Verdict::Retry { .. } | Verdict::Reject { .. } if calls.begun == 0 => Effect::Unknown,
-        // The last five speak of their own call, which did nothing.
+        // `Unauthorized` and those below it speak of their own call, which did nothing.
         Verdict::Done { .. }
         | Verdict::Retry { .. }
         | Verdict::Reject { .. }

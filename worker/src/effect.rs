@@ -2,7 +2,7 @@
 //!
 //! | effect | of a call |
 //! |---|---|
-//! | `none` | nothing was sent, or the API said that it did nothing: 4xx but 408 and 499, 429, 503 with `Retry-After`, 304, 307 and 308 |
+//! | `none` | nothing was sent, or the API said that it did nothing: 304, 307, 308, any 4xx other than 408 and 499, and 503 with `Retry-After` |
 //! | `done` | the API carried it out: 2xx, 303 |
 //! | `unknown` | it was sent and no whole answer came, or any other status did |
 //!

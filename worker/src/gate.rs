@@ -1,4 +1,4 @@
-//! Everybody's trouble: while there is any, a replica receives nothing new.
+//! Troubles that concern every job: while there is one, a replica receives nothing new.
 //!
 //! What it holds it keeps and extends; nothing is given back for it, so that an outage
 //! burns no delivery attempts. Some troubles stop the jobs that it has received as well:

@@ -1,14 +1,14 @@
 //! Refreshes grants that nobody uses, before the provider drops them for that.
 //!
 //! Providers end a refresh token that was not used for months, some after days. A replica lists
-//! the records about once a day, by turns, and reads none: their hints say who is active and
-//! when they were refreshed last. Who is due goes the ordinary way through the store, where the
-//! record decides, a few per second.
+//! the records about once a day, by turns, and reads none: their hints say which users are
+//! active and when they were refreshed last. The store refreshes users who are due as it does
+//! for a job, a few per second, and there the record decides.
 //!
 //! Each user has a day of their own in every half of the period, by a hash, so that users who
 //! were stored together are not due together. They are due on the last of their days before the
 //! period is over: nobody goes without a refresh for longer, nobody is refreshed within half of
-//! it, and who is never used is refreshed once per period.
+//! it, and a user without jobs is refreshed once per period.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::events::state::Occasion;
 use crate::metrics;
 use crate::turns;
 
-/// Says that a turn was begun.
+/// The object that a replica writes when it begins a turn.
 const MARKER: &str = "sweeps/keep-alive.json";
 const VERSION: u32 = 1;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -46,7 +46,7 @@ pub struct KeepAlive {
     pub bucket: Arc<dyn Bucket>,
     /// Refreshes.
     pub store: TokenStore,
-    /// Tells applications of grants that have ended, where they are told.
+    /// Publishes that a grant has ended, where an events topic is set.
     pub events: Option<Arc<Events>>,
     /// Time.
     pub clock: Arc<dyn Clock>,

@@ -1,8 +1,8 @@
 //! The places of one kind of jobs: how many of them run at once besides the worker's slots,
 //! and whether any may begin.
 //!
-//! A kind whose jobs are done elsewhere can be closed for a while: whoever does them is down,
-//! asked to wait, or is not the one that should. Its jobs are held then. When the pause is
+//! A kind whose jobs are done elsewhere can be closed for a while: its handler is down or asked
+//! to wait, or another server answers in its place. Its jobs are held then. When the pause is
 //! over one of them goes ahead as the *probe*; what it meets opens the kind or closes it for
 //! longer. Jobs that were under way when it was closed do neither: each begins in an *epoch*,
 //! which ends with the next closing.
@@ -20,17 +20,17 @@ use crate::metrics::{Level, PlaceMeters};
 
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Whoever waits for a probe's end is woken by it.
+/// A job that waits for a probe is woken when that ends; this bounds its wait.
 const UNTIL_WOKEN: Duration = Duration::from_secs(60 * 60);
 
 /// Why no job of a kind begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Closed {
-    /// Nobody answers there.
+    /// The handler does not answer.
     Down,
-    /// Whoever answers does not know such jobs.
+    /// Another server answers, which does not know such jobs.
     Misrouted,
-    /// It was asked to wait.
+    /// The handler asked to wait.
     Asked,
 }
 
@@ -57,7 +57,7 @@ struct Closing {
     probing: bool,
 }
 
-/// What a job may do that wants a place.
+/// What a job that wants a place may do.
 #[derive(Debug)]
 pub(crate) enum Look<'a> {
     /// Take one.

@@ -36,16 +36,16 @@ pub enum ResumeError {
 /// What became of a user's parked jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resumed {
-    /// So many were published again.
+    /// How many were published again.
     pub published: u64,
     /// Another process resumes this user at the moment, and looks again when it has ended.
     pub held: bool,
 }
 
-/// How often, and how long apart, a login looks whether another process has ended.
+/// A login looks this often, after pauses of this length, whether another process has ended.
 const HELD_PAUSE: Duration = Duration::from_secs(2);
 const HELD_TRIES: u32 = 15;
-/// So many parked jobs of a user are gone through at once.
+/// How many parked jobs of a user are gone through at once, at most.
 const MOST: usize = 100_000;
 
 /// Deletes what was published.
@@ -103,7 +103,7 @@ pub(crate) struct Resuming<'a> {
     user: &'a UserId,
     record: Option<TokenRecord>,
     claim: Option<Claim>,
-    /// So many were published, whatever came after that.
+    /// How many were published, whatever came after that.
     pub(crate) published: u64,
     /// The scopes that jobs which stay parked lack, if any lacks scopes.
     lacked: Option<BTreeSet<String>>,

@@ -91,13 +91,13 @@ struct Hold {
     marker: Marker,
     generation: Generation,
     written_at: Monotonic,
-    /// Another process has it, or may have.
+    /// Another process has taken the marker, or may have.
     is_lost: bool,
 }
 
 impl Sweep {
     /// Sweeps until `stop`: soon after the start, and then at every turn that no
-    /// other replica took. It ends after the user that it is at.
+    /// other replica took. It first finishes the user whose jobs it is resuming.
     pub async fn run(self, stop: CancellationToken) {
         let looking = turns::look(&*self.bucket, marker::NAME);
         let Some(looked) = stop.run_until_cancelled(looking).await else { return };

@@ -15,14 +15,14 @@ const MAX_FILTER: usize = 256;
 /// An outcome that was published.
 #[derive(Debug, Clone)]
 pub(crate) struct Told {
-    /// It all, as JSON in one line.
+    /// The whole outcome, as JSON in one line.
     pub(crate) line: String,
     /// When it was published.
     pub(crate) at: Option<Timestamp>,
     pub(crate) outcome: ToldOutcome,
 }
 
-/// What people and programs here ask an [`Outcome`](crate::outcome::Outcome) for.
+/// The fields of an [`Outcome`](crate::outcome::Outcome) that commands and pages read.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct ToldOutcome {
     pub(crate) job: String,

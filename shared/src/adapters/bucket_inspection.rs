@@ -16,11 +16,11 @@ pub struct BucketSettings {
     pub uniform_access: bool,
     /// Whether it can never be made public.
     pub public_access_prevention: bool,
-    /// For so long a deleted object can be brought back.
+    /// How long a deleted object can be brought back.
     pub soft_delete: Option<Duration>,
     /// Whether overwritten objects are kept.
     pub versioning: bool,
-    /// For so long an object can neither be overwritten nor deleted.
+    /// How long an object can neither be overwritten nor deleted.
     pub retention: Option<Duration>,
     /// What happens to objects by themselves.
     pub lifecycle: Vec<LifecycleRule>,

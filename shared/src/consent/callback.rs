@@ -177,7 +177,7 @@ async fn finish(
     let lost = narrower_by(&granted, &held);
     let next = pending.next.clone();
     let done = Box::new(SignedIn { user, profile, stored, missing, next });
-    // What a person declines who was asked for it is theirs to decline.
+    // A person who was asked for a scope may decline it.
     let asked = missing_scopes(&lost, &pending.scopes).is_empty();
     let may_narrow = pending.only || pending.repeated;
     if stored && !lost.is_empty() && !asked && !may_narrow {

@@ -13,7 +13,7 @@ use crate::user_id::UserId;
 /// A person came back and is who they say.
 #[derive(Debug, Clone)]
 pub struct SignedIn {
-    /// Under which ID the credential is stored.
+    /// The ID under which the credential is stored.
     pub user: UserId,
     /// The profile, as the provider gave it.
     pub profile: Map<String, Value>,

@@ -16,7 +16,7 @@ use url::form_urlencoded;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Value {
     Text(String),
-    /// As it is written: no arithmetic has changed it.
+    /// The digits as they are written, so that no arithmetic has changed them.
     Number(String),
     /// The texts in an array; its other elements are skipped.
     Texts(Vec<String>),

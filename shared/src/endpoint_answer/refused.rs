@@ -11,18 +11,19 @@ use crate::secret::Secret;
 /// A provider's words for a grant that has ended.
 const DEAD_GRANT: [&str; 4] =
     ["invalid_grant", "bad_refresh_token", "invalid_refresh_token", "token_revoked"];
-/// In the description of a grant that is well: another request presents its token now.
+/// A description that has these words says nothing against the grant: another request presents
+/// its token at this moment.
 const OVERLAP: &str = "already being processed";
 /// The request was not carried out, and nothing is wrong with it.
 const NOT_NOW: [&str; 4] =
     ["temporarily_unavailable", "slow_down", "rate_limit_exceeded", "ratelimited"];
-/// Something went wrong: not now, but with a status that says that it was in the midst of
-/// the work whether it was done is not known.
+/// The provider failed: with a status of 4xx it did not carry the request out, with 5xx it may
+/// have.
 const FAULTS: [&str; 4] = ["server_error", "internal_failure", "internal_error", "unknown_error"];
 /// Longer codes and descriptions are cut.
 const LONGEST_CODE: usize = 64;
 const LONGEST_TEXT: usize = 200;
-/// Of a description, no more than this is looked at.
+/// Only so much of a description is looked at, in bytes.
 const LONGEST_LOOK: usize = 4096;
 
 /// What the provider said: its code in lower case, and both code and description with
@@ -60,7 +61,7 @@ impl Said {
         Self { code, description }
     }
 
-    /// In one line, for people.
+    /// Code and description in one line, for people.
     fn text(&self) -> String {
         match (&self.code, self.description.as_str()) {
             (Some(code), "") => code.to_string(),

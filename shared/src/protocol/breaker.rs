@@ -15,7 +15,7 @@ use crate::user_id::UserId;
 pub enum Admission {
     /// The breaker was closed.
     Free,
-    /// It is the one that finds out whether the outage is over.
+    /// The breaker is open, and this flight finds out whether the outage is over.
     Probe,
 }
 
@@ -31,7 +31,7 @@ pub enum Trouble {
 /// Why no lease may be taken now.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Denial {
-    /// For how long.
+    /// How long the breaker stays open.
     pub left: Duration,
     /// Why the breaker is open.
     pub trouble: Trouble,
@@ -81,7 +81,7 @@ impl Breaker {
             open.others = false;
             return Ok(Admission::Probe);
         }
-        // Who was turned away may not come back: this user's next turn is their own.
+        // A user who was turned away may not come back, so this one may probe at its next turn.
         open.others = !again || (open.others && !left.is_zero());
         Err(Denial { left: left.max(SHORTLY), trouble: open.trouble.clone() })
     }

@@ -40,7 +40,7 @@ pub struct Deletion {
     pauses: Schedule,
     /// A write without an answer is sent again until then.
     until: Monotonic,
-    /// As it was before the token went.
+    /// The lease's generation before the token was deleted.
     lease: Option<Generation>,
     existed: bool,
     state: State,

@@ -26,12 +26,12 @@ const MANY: usize = 10;
 /// What is known about the client.
 #[derive(Clone, Debug, Default)]
 pub struct Inquiry {
-    /// When the endpoint was asked last, and what it said.
+    /// The time of the last question, and what the endpoint said to it.
     last: Option<(Monotonic, Said)>,
     /// What it says to a client that it accepts about a grant that it does not know: this
     /// provider's word for a dead grant.
     dead: Option<Arc<str>>,
-    /// Who was refused since then, by code.
+    /// The users who were refused since then, by the provider's code.
     refused: BTreeMap<Arc<str>, BTreeSet<UserId>>,
 }
 

@@ -97,7 +97,7 @@ pub struct Observation {
     pub since: Monotonic,
     /// The ttl that this lease names.
     pub ttl: Duration,
-    /// Who holds it, for people.
+    /// The replica that holds it, for people.
     pub holder: Option<Arc<str>>,
 }
 

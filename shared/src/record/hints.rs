@@ -15,7 +15,7 @@ const REFRESHED: &str = "refreshed";
 /// decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHints {
-    /// How it stood with the grant.
+    /// The grant's state when the record was written.
     pub state: HintedState,
     /// When something is to be done next: the access token expires, or a blocked user is tried
     /// again.
@@ -24,7 +24,7 @@ pub struct RecordHints {
     pub refreshed: Timestamp,
 }
 
-/// How it stands with a grant, in one word.
+/// The state of a grant, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HintedState {
     /// Jobs act for the user.
@@ -62,7 +62,7 @@ impl RecordHints {
         Self { state, next, refreshed: issued.unwrap_or(record.updated_at) }
     }
 
-    /// As they are stored.
+    /// The metadata that is stored beside the record.
     pub fn to_stored(self) -> Hints {
         let mut stored = Hints::new();
         stored.insert(STATE.to_owned(), self.state.as_str().to_owned());

@@ -29,9 +29,9 @@ macro_rules! counters {
 counters! {
     /// Requests sent to the token endpoint.
     endpoint_requests,
-    /// Of these, requests whose answer was lost: the provider may have rotated.
+    /// Those of `endpoint_requests` whose answer was lost: the provider may have rotated.
     ambiguous_requests,
-    /// Questions to it whether the client is accepted, with a made-up refresh token.
+    /// Requests that asked the endpoint whether it accepts the client, with a made-up refresh token.
     questions,
     /// Grants obtained and stored.
     refreshed,
@@ -39,9 +39,9 @@ counters! {
     adopted,
     /// Leases acquired.
     leases,
-    /// Of these, taken over from a holder that did not commit in time.
+    /// Those of `leases` that were taken over from a holder that did not commit in time.
     takeovers,
-    /// Renewals of leases whose holder was still at work.
+    /// Renewals of leases whose holder was still waiting for an answer or a write.
     renewals,
     /// Commits that met another write.
     commit_conflicts,

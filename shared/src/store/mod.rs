@@ -51,7 +51,7 @@ pub const DEFAULT_CACHED_USERS: usize = 100_000;
 /// Whether a replica can make fresh credentials at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// As far as is known.
+    /// Nothing is known that would prevent it.
     Ready,
     /// The provider does not accept the OAuth client. Ends with the next answer about a
     /// user's grant, here or at another replica.

@@ -51,7 +51,7 @@ pub(super) struct Course<'a> {
     pub(super) attempt: u32,
     /// The API rejected a token, and this delivery has renewed it.
     pub(super) renewed: bool,
-    /// Since when others than whoever should do the job have answered.
+    /// The first in a row of answers that came from somebody else than the job's handler.
     pub(super) misrouted_since: Option<Monotonic>,
     pub(super) last: Ran,
     /// The end could not be written so far.
@@ -62,7 +62,7 @@ pub(super) struct Course<'a> {
     pub(super) handler: Duration,
 }
 
-/// How a delivery ended, but for the acknowledgement.
+/// How a delivery ended, before its message is acknowledged or given back.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
     /// Everything is written.

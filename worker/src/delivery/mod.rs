@@ -88,7 +88,7 @@ pub(crate) struct Deliveries {
     pub(crate) parking: Parking,
     pub(crate) dedupe: Dedupe,
     pub(crate) outbox: Outbox,
-    /// Tells applications, where they are told.
+    /// Publishes changes of consent, where an events topic is set.
     pub(crate) teller: Option<Arc<Teller>>,
     pub(crate) topics: Topics,
     pub(crate) clock: Arc<dyn Clock>,

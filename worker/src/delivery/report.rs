@@ -1,11 +1,11 @@
-//! What is told about a delivery besides the decision.
+//! What outcome and log line say about a delivery besides how it ended.
 
 use std::borrow::Cow;
 
 use crate::dedupe::Told;
 use crate::json::Json;
 
-/// What is told besides the decision.
+/// See the module's page.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) http_status: Option<u16>,

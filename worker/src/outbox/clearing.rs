@@ -97,7 +97,7 @@ pub enum Step {
     End(Ended),
 }
 
-/// How it went.
+/// What became of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ended {
     /// Everything is written and the object is gone.

@@ -106,13 +106,13 @@ pub enum BadEnding {
 /// The name that a claim has in the object: who is writing the end.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ClaimedBy {
-    /// Which process.
+    /// The process that claims it.
     pub(super) holder: String,
-    /// Makes each write another one.
+    /// Random, so that no two writes of a claim are alike.
     pub(super) turn: String,
 }
 
-/// As it is stored.
+/// The stored form.
 #[derive(Serialize, Deserialize)]
 struct Wire {
     version: u32,

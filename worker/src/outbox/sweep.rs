@@ -21,11 +21,11 @@ use super::clearing::{Clearing, Ended, Event, PAUSE, Step};
 use super::ending::{BadEnding, ClaimedBy, PREFIX, StoredEnding, Writable};
 use super::own::{Kept, Own};
 
-/// How long between two sweeps, about.
+/// The time between two sweeps, about.
 const EVERY: Duration = Duration::from_secs(60);
-/// So many ends are read or written at a time: each may have 16 MiB.
+/// How many ends are read or written at a time: each may have 16 MiB.
 const AT_ONCE: usize = 8;
-/// So many ends one sweep looks at.
+/// How many ends one sweep looks at, at most.
 const MOST: usize = 10_000;
 
 /// Sweeps `endings/`.
@@ -64,7 +64,7 @@ pub struct Swept {
     pub written: usize,
     /// Ends that still wait, for whatever topics.
     pub left: usize,
-    /// Of those, ends that their topics refuse.
+    /// Ends that their topics refuse, which `left` counts too.
     pub refused: usize,
 }
 
@@ -77,7 +77,7 @@ pub struct Memory {
     read: BTreeMap<String, (Generation, Kept)>,
 }
 
-/// When an end was stored, its object, and the topics that it is to be written to.
+/// An end that waits: the time at which it was stored, its object, and its topics.
 type Waiting = (Timestamp, String, BTreeSet<String>);
 
 impl Memory {
@@ -91,7 +91,7 @@ impl Memory {
 }
 
 impl OutboxSweep {
-    /// Sweeps until `stop`. It ends after the ends that it is writing.
+    /// Sweeps until `stop`. It first finishes the ends that it is writing.
     pub async fn run(self, stop: CancellationToken) {
         let mut memory = Memory::default();
         let mut told = String::new();

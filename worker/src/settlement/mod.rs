@@ -61,9 +61,9 @@ pub struct Facts {
     pub publishes_outcomes: bool,
     /// The subscription permits no further delivery attempt.
     pub last_attempt: bool,
-    /// How old the message was when it was received.
+    /// The message's age when it was received.
     pub age: Duration,
-    /// When it was received.
+    /// The time at which it was received.
     pub received_at: Monotonic,
     /// How long a failing job without an ordering key waits between its runs, all in all,
     /// before it is given back.
@@ -164,9 +164,9 @@ pub enum Step {
     Run,
     /// Let time pass before the next run.
     Wait {
-        /// For how long.
+        /// The length of the pause.
         pause: Duration,
-        /// Whatever failed said how long, so the message counts among those that are held.
+        /// The API or the provider said when to try again, so the message counts as held.
         known: bool,
     },
     /// Write this part of the end.
@@ -180,7 +180,7 @@ pub enum Step {
         ending: Ending,
         /// What is still to be written.
         rest: Parts,
-        /// Its topic refuses this very message.
+        /// A topic refused this very message, so that no sweep tries it again.
         refused: bool,
     },
     /// Everything is written: acknowledge the message.

@@ -45,7 +45,7 @@ pub(super) struct Writing {
     /// The message was refused for itself, so the outbox does not try it again.
     pub(super) refused: bool,
     cut: Cut,
-    /// Since when nothing was taken.
+    /// The first try since the last that succeeded; `None` while writes succeed.
     stuck_since: Option<Monotonic>,
     pub(super) pauses: Schedule,
     publishes_outcomes: bool,

@@ -32,7 +32,7 @@ use crate::resuming::{Finish, ResumeError, forget};
 use super::Sweep;
 use super::users::is_older;
 
-/// When parked jobs of unknown users end, and where that is told.
+/// When parked jobs of unknown users are rejected, and where that is published.
 #[derive(Debug, Clone)]
 pub struct UnknownUsers {
     /// How long a job is parked.

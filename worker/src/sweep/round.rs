@@ -30,7 +30,7 @@ struct Acted {
     /// Jobs that stay parked.
     waiting: u64,
     finish: Result<Finish, ResumeError>,
-    /// Applications know of it.
+    /// The change of consent has been published.
     is_told: bool,
 }
 
@@ -39,7 +39,7 @@ struct Acted {
 struct Course<'a> {
     progress: &'a Mutex<Progress>,
     users: &'a [ParkedUser],
-    /// Of so many users all have ended.
+    /// How many users have ended, counted up to the first that has not.
     before: usize,
     /// Jobs that stay parked, of users who have ended and come later.
     ended: BTreeMap<usize, u64>,

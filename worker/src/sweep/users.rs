@@ -1,4 +1,4 @@
-//! Who has parked jobs, and what there is to be done about them, by listings alone.
+//! Which users have parked jobs, and what is to be done about them, from listings alone.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -16,20 +16,20 @@ use crate::parking::{PREFIX, is_claim, prefix_of, user_of};
 use super::AT_ONCE;
 use super::memory::{Memory, Version};
 
-/// Records of so many users are listed one by one; of more, all records are listed.
+/// Up to so many users, their records are listed one by one; with more, all records are listed.
 const FEW: usize = 100;
-/// So many users are kept in memory at a time.
+/// How many users are kept in memory at a time.
 const MOST: usize = 100_000;
 
-/// A user of whom jobs are parked.
+/// A user with parked jobs.
 #[derive(Debug)]
 pub(super) struct ParkedUser {
     pub(super) user: UserId,
-    /// How many.
+    /// How many jobs are parked.
     pub(super) jobs: u64,
     /// The newest of their objects.
     pub(super) newest: Generation,
-    /// So many may be an unknown user's and lie there for too long.
+    /// How many of them have been parked for too long if the user is unknown.
     pub(super) old: u64,
 }
 

@@ -74,7 +74,7 @@ pub enum Event {
     Slept,
 }
 
-/// A refusal of the endpoint that is no dead grant's.
+/// A refusal of the endpoint that says nothing about a dead grant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Refusal {
     /// The provider's code.
@@ -156,7 +156,7 @@ pub struct Memory {
     /// The last grant that this replica obtained from the provider itself, and when its
     /// request was sent.
     pub obtained: Option<(GrantId, Monotonic)>,
-    /// What the endpoint refused. Few users have any, so that it is kept apart.
+    /// What the endpoint refused; boxed, since few users have any.
     pub refusals: Option<Box<Refusals>>,
 }
 
@@ -168,7 +168,7 @@ pub struct Refusals {
     /// The `next_try` of a blocked record that was read, and how long its user is left
     /// alone here.
     blocked: Option<(Timestamp, Monotonic)>,
-    /// Since when the endpoint's answers for this user make no sense.
+    /// The first of the endpoint's answers for this user that made no sense.
     puzzled: Option<Monotonic>,
 }
 
@@ -239,7 +239,7 @@ pub struct Notes {
     pub ambiguous: u32,
     /// Leases acquired.
     pub leases: u32,
-    /// Of these, by takeover.
+    /// Leases that were taken over, which `leases` counts too.
     pub takeovers: u32,
     /// Renewals of them.
     pub renewals: u32,
