@@ -14,7 +14,7 @@ pub enum Error {
     /// Only the user can help: ask for consent, then try again.
     #[error("the user must consent: {0}")]
     NeedsConsent(ConsentReason),
-    /// Another replica is at it, or was a moment ago: try again later.
+    /// Another replica is refreshing this user, or was a moment ago: try again later.
     #[error("the credential is busy: {0}")]
     Busy(Arc<str>),
     /// The bucket or the token endpoint does not answer: try again later, and
@@ -79,4 +79,16 @@ impl Error {
             format!("another replica is renewing it, and {limit:?} have passed; try again").into(),
         )
     }
+}
+
+/// The cause that says the most: what HTTP and Google's clients wrap around it names no
+/// circumstance.
+pub fn innermost<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause
 }

@@ -155,7 +155,7 @@ mod user_id;
 
 pub use client_question::{ClientQuestion, ask_about_client};
 pub use endpoint_answer::retry_after;
-pub use error::Error;
+pub use error::{Error, innermost};
 pub use file_text::file_text;
 pub use keyring::Keyring;
 pub use oauth_client::{BadClient, ClientKind, OAuthClient, is_loopback, may_have_secrets};

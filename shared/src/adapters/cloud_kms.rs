@@ -4,7 +4,6 @@
 //! refuses a request that was damaged and says that it looked, and an answer that was damaged
 //! is asked for again.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::error::innermost;
 use crate::ports::{Kms, KmsError, KmsKey, KmsUse};
 use crate::scrub::scrub;
 use crate::secret::Secret;
@@ -30,7 +30,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 const TRIES: u32 = 3;
 /// No answer about a data key is larger, a refusal's message included.
 const LARGEST: usize = 64 * 1024;
-/// Of a refusal's message so much is quoted, in characters.
+/// Only so much of a refusal's message is quoted, in characters.
 const QUOTED: usize = 400;
 
 /// Cloud KMS, as Application Default Credentials may use it.
@@ -84,7 +84,8 @@ impl CloudKms {
             let why = format!("no access token can be had: {error}");
             if error.is_transient() { call.unreachable(&why) } else { call.refused(&why) }
         })?;
-        let failed = |error: reqwest::Error| call.unreachable(&cause(&error.without_url()));
+        let failed =
+            |error: reqwest::Error| call.unreachable(&innermost(&error.without_url()).to_string());
         let verb = match call.wanted {
             KmsUse::Encrypt => "encrypt",
             KmsUse::Decrypt => "decrypt",
@@ -165,15 +166,6 @@ impl Call<'_> {
             _ => self.refused(&why),
         }
     }
-}
-
-/// The cause that says the most.
-fn cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn StdError = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 /// Binds a wrapped key to its ID, and to this use of the KMS key.

@@ -17,6 +17,7 @@ use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::{Storage, StorageControl};
 
+use crate::error::innermost;
 use crate::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
 
 /// Larger objects are cut off here; what is cut is no record and no job any more. A
@@ -221,11 +222,7 @@ fn describe(error: &google_cloud_storage::Error) -> String {
     if let Some(status) = error.status() {
         return format!("{} from Cloud Storage", status.code);
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    format!("Cloud Storage cannot be reached: {cause}")
+    format!("Cloud Storage cannot be reached: {}", innermost(error))
 }
 
 /// A 404 on an object read says whether the object or the bucket is missing. A

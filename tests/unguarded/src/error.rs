@@ -42,10 +42,6 @@ pub enum Error {
 }
 
 /// The innermost cause, without the texts around it.
-pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    shared::innermost(error).to_string()
 }

@@ -10,8 +10,9 @@ use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model::Subscription;
 use google_cloud_wkt::Duration as WireDuration;
+use shared::innermost;
 
-use super::{Connection, innermost, no_credentials};
+use super::{Connection, no_credentials};
 
 /// Bound on one call.
 const TIME_LIMIT: Duration = Duration::from_secs(10);

@@ -61,15 +61,6 @@ fn no_credentials() -> Credentials {
     anonymous::Builder::new().build()
 }
 
-/// The cause that says the most: what the client wraps around it names no circumstance.
-fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause
-}
-
 /// The full name of a topic or subscription given as an ID or a full name.
 ///
 /// # Errors

@@ -14,10 +14,11 @@ use google_cloud_pubsub::client::{BasePublisher, Publisher as Client};
 use google_cloud_pubsub::error::PublishError as ClientError;
 use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::retry_policy::RetryableErrors;
+use shared::innermost;
 
 use crate::spans;
 
-use super::{Cause, Connection, Inspector, Topic, Unseen, innermost};
+use super::{Cause, Connection, Inspector, Topic, Unseen};
 
 /// The client tries again for so long.
 const RETRY_LIMIT: Duration = Duration::from_secs(10);

@@ -18,12 +18,13 @@ use google_cloud_pubsub::client::{SchemaService, Subscriber as Client};
 use google_cloud_pubsub::model::Message;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use jiff::Timestamp;
+use shared::innermost;
 
 use crate::job::Received;
 
 use super::in_hand::Amount;
 use super::silence::LOOK_LIMIT;
-use super::{Connection, Delivery, IntakeError, IntakeSettings, Settle, innermost};
+use super::{Connection, Delivery, IntakeError, IntakeSettings, Settle};
 
 /// How long a message may be held at most, counted from its receipt: an outage
 /// may last, and giving messages back would burn their delivery attempts.

@@ -2,6 +2,7 @@
 
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_storage::error::WriteError;
+use shared::innermost;
 
 use super::limits::STORAGE_CALL;
 use super::output::Target;
@@ -53,15 +54,6 @@ pub(super) fn spoilt(error: &google_cloud_storage::Error) -> Option<i64> {
         cause = inner.source();
     }
     None
-}
-
-/// The cause of a failure that has no status.
-fn innermost(error: &google_cloud_storage::Error) -> &dyn std::error::Error {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause
 }
 
 impl Failure {
