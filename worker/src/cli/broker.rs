@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::connect::{StoreArgs, read_secret, read_small, user_id};
 use super::environment::Place;
-use super::orphan::watch_stdin;
+use super::orphan::ParentArgs;
 use super::output::{self, Usage};
 
 /// Serving is the command itself, so that it needs no bucket where another is named.
@@ -78,9 +78,8 @@ pub(crate) struct ServeArgs {
     /// users']
     #[arg(long, env = "FLEET_BROKER_USERS", value_name = "FILE|PREFIX*")]
     users: Option<String>,
-    /// Stop when stdin closes: ties a child to its parent
-    #[arg(long, hide = true)]
-    until_stdin_closes: bool,
+    #[command(flatten)]
+    parent: ParentArgs,
 }
 
 pub(super) const LISTEN: &str = "127.0.0.1:9091";
@@ -163,7 +162,7 @@ fn users(named: Option<&str>) -> Result<Users, Usage> {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let ServeArgs { store, listen, key, users: named, until_stdin_closes } = match args {
+    let ServeArgs { store, listen, key, users: named, parent } = match args {
         Args::Serve(args) => args,
         Args::Other(Command::Credentials { user, listen, key }) => {
             let Listen::Address(address) = listen else {
@@ -185,13 +184,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let address = broker.address()?;
     info!(%address, "giving tokens to programs that have the key");
     let stop = Stop::by_signals().context("signals cannot be watched")?.drain;
-    if until_stdin_closes {
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            watch_stdin().await;
-            stop.cancel();
-        });
-    }
+    let orphaned = stop.clone();
+    parent.when_gone(move || orphaned.cancel());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let serving = broker.serve(connected.store.clone(), Arc::clone(&clock), stop);
     tokio::select! {

@@ -22,7 +22,7 @@ use super::doctor::{Names, Start};
 use super::environment::Place;
 use super::events::EventArgs;
 use super::optional_path::{given, path_or_nothing};
-use super::orphan::watch_stdin;
+use super::orphan::ParentArgs;
 use super::output::Usage;
 use super::web_brand::BrandArgs;
 use crate::telemetry::prometheus::Scrape;
@@ -82,9 +82,8 @@ struct PageArgs {
     allow_return: Vec<String>,
     #[command(flatten)]
     brand: BrandArgs,
-    /// Stop when stdin closes: ties a child to its parent
-    #[arg(long, hide = true)]
-    until_stdin_closes: bool,
+    #[command(flatten)]
+    parent: ParentArgs,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
@@ -161,13 +160,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         public_url: public_url.clone(),
     };
     let stop = Stop::by_signals().context("signals cannot be watched")?.drain;
-    if pages.until_stdin_closes {
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            watch_stdin().await;
-            stop.cancel();
-        });
-    }
+    let orphaned = stop.clone();
+    pages.parent.when_gone(move || orphaned.cancel());
     info!(
         replica = connected.store.holder(),
         address = %address,

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use super::super::orphan::watch_stdin;
+use super::super::orphan::ParentArgs;
 use super::super::output::Usage;
 
 #[derive(Debug, clap::Args)]
@@ -11,25 +11,20 @@ use super::super::output::Usage;
 Example:
   fleet demo --compare     # starts these by itself")]
 pub(crate) struct Args {
-    /// Stop when stdin closes: ties a child to its parent
-    #[arg(long, hide = true)]
-    until_stdin_closes: bool,
+    #[command(flatten)]
+    parent: ParentArgs,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let config = unguarded::Config::from_env().map_err(|e| Usage(e.to_string()))?;
-    let orphaned = async {
-        if args.until_stdin_closes {
-            watch_stdin().await;
-        } else {
-            std::future::pending::<()>().await;
-        }
-    };
+    let orphaned = CancellationToken::new();
+    let gone = orphaned.clone();
+    args.parent.when_gone(move || gone.cancel());
     tokio::select! {
         ended = unguarded::run(&config, CancellationToken::new()) => {
             ended.context("the unguarded worker failed")
         }
         // At once: its storage client would wait for servers that are gone.
-        () = orphaned => Ok(()),
+        () = orphaned.cancelled() => Ok(()),
     }
 }

@@ -11,6 +11,7 @@ use clap::builder::FalseyValueParser;
 use super::super::connect::duration;
 use super::super::days::{Days, days};
 use super::super::events::EventArgs;
+use super::super::orphan::ParentArgs;
 use super::super::output::Usage;
 use super::super::reach::ReachArgs;
 
@@ -89,9 +90,8 @@ pub(super) struct JobArgs {
     /// this process, or as objects under done/ in the bucket (one more read and write per job)
     #[arg(long, env = "FLEET_DEDUPE", default_value = "off")]
     pub(super) dedupe: DedupeArg,
-    /// Stop when stdin closes: ties a child to its parent
-    #[arg(long, hide = true)]
-    pub(super) until_stdin_closes: bool,
+    #[command(flatten)]
+    pub(super) parent: ParentArgs,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]

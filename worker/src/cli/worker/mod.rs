@@ -26,7 +26,6 @@ use tracing::info;
 use super::connect::{ProjectArgs, StoreArgs, userinfo_url};
 use super::environment::Place;
 use super::forward::{self, ForwardArgs};
-use super::orphan::watch_stdin;
 use super::output::Usage;
 use crate::telemetry::prometheus::Scrape;
 use jobs::JobArgs;
@@ -114,14 +113,11 @@ pub(crate) async fn run(args: Args, own: Kinds) -> anyhow::Result<()> {
     );
     let worker = parts.builder(&args, &named).await?.handlers(kinds).build()?;
     let stop = Stop::by_signals().context("signals cannot be watched")?;
-    if args.jobs.until_stdin_closes {
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            watch_stdin().await;
-            stop.drain.cancel();
-            stop.cut.cancel();
-        });
-    }
+    let orphaned = stop.clone();
+    args.jobs.parent.when_gone(move || {
+        orphaned.drain.cancel();
+        orphaned.cut.cancel();
+    });
     let sweep_stop = stop.drain.child_token();
     let mut sweeping = tokio::spawn(sweep(&args, &parts).run(sweep_stop.clone()));
     // The store finishes what it has begun.
