@@ -27,6 +27,12 @@ pub(super) struct HowArgs {
     /// and nothing else, `any` does all of them again, as a new run
     #[arg(long, value_enum)]
     pub(super) effect: Option<Effects>,
+    /// At most so many [default: all]
+    #[arg(long)]
+    pub(super) limit: Option<usize>,
+    /// The counts as JSON; with --dry-run one JSON object per line
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// Which jobs that may have acted are meant besides those that may be repeated.

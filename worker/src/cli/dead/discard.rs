@@ -30,6 +30,12 @@ pub(super) struct HowArgs {
     /// Do not ask
     #[arg(long)]
     pub(super) yes: bool,
+    /// At most so many [default: all]
+    #[arg(long)]
+    pub(super) limit: Option<usize>,
+    /// The counts as JSON; with --dry-run one JSON object per line
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 pub(super) async fn run(
@@ -37,10 +43,8 @@ pub(super) async fn run(
     which: &WhichArgs,
     how: &HowArgs,
     sources: &Sources,
-    limit: Option<usize>,
-    json: bool,
 ) -> anyhow::Result<()> {
-    let limit = limit.unwrap_or(usize::MAX);
+    let limit = how.limit.unwrap_or(usize::MAX);
     let mut found = gather(place, which, sources, limit, Extent::All).await?;
     let all = std::mem::take(&mut found.items);
     let waits = |item: &Item| matches!(item.handle, Handle::Ending(_, false));
@@ -54,7 +58,7 @@ pub(super) async fn run(
     let total = meant.len();
     let result = if how.dry_run {
         let letters: Vec<&Letter> = meant.iter().map(|item| &item.letter).collect();
-        let shown = table::show(&letters, now(), json);
+        let shown = table::show(&letters, now(), how.json);
         output::note(format!("{total} would be removed; nothing was changed"));
         found.items = meant;
         shown
@@ -63,7 +67,7 @@ pub(super) async fn run(
         Err(anyhow::anyhow!("nothing was changed"))
     } else {
         let dropped = remove_all(sources, meant).await;
-        if json {
+        if how.json {
             output::json(&json!({ "dropped": dropped, "failed": total - dropped }))?;
         } else {
             output::line(format!("{dropped} job(s) removed"))?;

@@ -79,12 +79,6 @@ parked job whose user has still not consented is parked again.
         which: WhichArgs,
         #[command(flatten)]
         how: choice::HowArgs,
-        /// At most so many [default: all]
-        #[arg(long)]
-        limit: Option<usize>,
-        /// The counts as JSON; with --dry-run one JSON object per line
-        #[arg(long)]
-        json: bool,
     },
     /// Remove them for good
     #[command(after_help = format!("\
@@ -102,12 +96,6 @@ are removed.
         which: WhichArgs,
         #[command(flatten)]
         how: discard::HowArgs,
-        /// At most so many [default: all]
-        #[arg(long)]
-        limit: Option<usize>,
-        /// The counts as JSON; with --dry-run one JSON object per line
-        #[arg(long)]
-        json: bool,
     },
 }
 
@@ -239,17 +227,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             notes.iter().for_each(output::note);
             result
         }
-        Command::Redrive { which, how, limit, json } => {
+        Command::Redrive { which, how } => {
             let topic = which.project.topic("--topic", &how.topic)?;
             somebody_can_be_asked(how.dry_run || how.yes, UNASKED)?;
             // Ends of jobs are written by workers.
             let sources = Sources { endings: false, ..which.sources(&place).await? };
-            redrive::run(&place, &which, &how, &sources, limit, json, &topic).await
+            redrive::run(&place, &which, &how, &sources, &topic).await
         }
-        Command::Drop { which, how, limit, json } => {
+        Command::Drop { which, how } => {
             somebody_can_be_asked(how.dry_run || how.yes, UNASKED)?;
             let sources = which.sources(&place).await?;
-            discard::run(&place, &which, &how, &sources, limit, json).await
+            discard::run(&place, &which, &how, &sources).await
         }
     }
 }

@@ -29,12 +29,10 @@ pub(super) async fn run(
     which: &WhichArgs,
     how: &HowArgs,
     sources: &Sources,
-    limit: Option<usize>,
-    json: bool,
     topic: &str,
 ) -> anyhow::Result<()> {
     place.reach_pubsub().await?;
-    let limit = limit.unwrap_or(usize::MAX);
+    let limit = how.limit.unwrap_or(usize::MAX);
     let mut found = gather(place, which, sources, limit, Extent::All).await?;
     let all = std::mem::take(&mut found.items);
     let mut counts = Counts::default();
@@ -66,7 +64,7 @@ pub(super) async fn run(
     let total = meant.len();
     let result = if how.dry_run {
         let letters: Vec<&Letter> = meant.iter().map(|item| &item.letter).collect();
-        let shown = table::show(&letters, now(), json);
+        let shown = table::show(&letters, now(), how.json);
         output::note(format!("{total} would be published to {topic}; nothing was changed"));
         found.items = meant;
         shown
@@ -78,7 +76,7 @@ pub(super) async fn run(
         Err(anyhow::anyhow!("nothing was changed"))
     } else {
         let done = redrive(place, sources, how, topic, meant, &mut counts).await;
-        tell(&counts, total, topic, json).and(done)
+        tell(&counts, total, topic, how.json).and(done)
     };
     found.items.extend(left_alone);
     found.give_back().await;
