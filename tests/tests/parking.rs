@@ -13,11 +13,9 @@ use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 use serde_json::json;
 use shared::adapters::RetryingBucket;
-use shared::ports::{
-    Bucket, BucketError, Clock as _, Generation, Hints, Listing, Object, Randomness,
-};
+use shared::ports::{Bucket, BucketError, Clock as _, Generation, Randomness};
 use shared::{ConsentReason, Grant, TokenStore, UserId};
-use tests::memory::{Fleet, VirtualClock};
+use tests::memory::{AtGate, Fleet, GatedBucket, VirtualClock};
 use tokio_util::sync::CancellationToken;
 use worker::claim::Sighting;
 use worker::job::{Job, Received};
@@ -89,145 +87,40 @@ fn clock() -> VirtualClock {
     VirtualClock::new(SignedDuration::ZERO)
 }
 
-/// What happens once, before the parker's request of this number.
-struct Intervention {
+/// The bucket as the parker sees it: `happens` comes before its request of this number. The
+/// second value counts its requests.
+fn interrupted(
+    inner: Arc<dyn Bucket>,
     before: usize,
-    happens: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
-}
-
-/// The bucket as the parker sees it: every request of its own is counted, and one
-/// of them comes after somebody else's whole login.
-struct Interrupted {
-    inner: Arc<dyn Bucket>,
-    requests: AtomicUsize,
-    intervention: Intervention,
-}
-
-impl Interrupted {
-    async fn arrive(&self) {
-        if self.requests.fetch_add(1, Ordering::SeqCst) == self.intervention.before {
-            (self.intervention.happens)().await;
+    happens: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static,
+) -> (Arc<GatedBucket>, Arc<AtomicUsize>) {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
+    let bucket = GatedBucket::new(inner, move |_| {
+        if counted.fetch_add(1, Ordering::SeqCst) == before {
+            happens().map(Ok).boxed()
+        } else {
+            async { Ok(()) }.boxed()
         }
-    }
+    });
+    (Arc::new(bucket), requests)
 }
 
-impl std::fmt::Debug for Interrupted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Interrupted")
-    }
-}
-
-impl Bucket for Interrupted {
-    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Object>, BucketError>> {
-        async move {
-            self.arrive().await;
-            self.inner.get(name).await
-        }
-        .boxed()
-    }
-
-    fn put_with_hints<'a>(
-        &'a self,
-        name: &'a str,
-        content: Bytes,
-        hints: Hints,
-        expected: Generation,
-    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
-        async move {
-            self.arrive().await;
-            self.inner.put_with_hints(name, content, hints, expected).await
-        }
-        .boxed()
-    }
-
-    fn delete<'a>(
-        &'a self,
-        name: &'a str,
-        expected: Generation,
-    ) -> BoxFuture<'a, Result<bool, BucketError>> {
-        async move {
-            self.arrive().await;
-            self.inner.delete(name, expected).await
-        }
-        .boxed()
-    }
-
-    fn list<'a>(
-        &'a self,
-        prefix: &'a str,
-        page: Option<String>,
-    ) -> BoxFuture<'a, Result<Listing, BucketError>> {
-        async move {
-            self.arrive().await;
-            self.inner.list(prefix, page).await
-        }
-        .boxed()
-    }
-}
-
-/// A bucket that takes one mutation per second and name.
-#[derive(Debug)]
-struct OncePerSecond {
-    inner: Arc<dyn Bucket>,
-    changed_at: Mutex<HashMap<String, tokio::time::Instant>>,
-}
-
-impl OncePerSecond {
-    /// As the store hands it out, which tries again.
-    fn over(fleet: &Fleet) -> Arc<RetryingBucket> {
-        let inner: Arc<dyn Bucket> = Arc::<tests::memory::FaultyBucket>::clone(&fleet.bucket);
-        retrying(Arc::new(Self { inner, changed_at: Mutex::default() }))
-    }
-
-    fn check(&self, name: &str) -> Result<(), BucketError> {
+/// A bucket that takes one mutation per second and name, as the store hands it out, which
+/// tries again.
+fn once_per_second(fleet: &Fleet) -> Arc<RetryingBucket> {
+    let inner: Arc<dyn Bucket> = Arc::<tests::memory::FaultyBucket>::clone(&fleet.bucket);
+    let changed_at = Mutex::new(HashMap::<String, tokio::time::Instant>::new());
+    retrying(Arc::new(GatedBucket::new(inner, move |request| {
+        let AtGate::Change(name) = request else { return async { Ok(()) }.boxed() };
         let now = tokio::time::Instant::now();
-        let mut changed_at = self.changed_at.lock().unwrap();
+        let mut changed_at = changed_at.lock().unwrap();
         if changed_at.get(name).is_some_and(|at| now - *at < Duration::from_secs(1)) {
-            return Err(BucketError::Throttled);
+            return async { Err(BucketError::Throttled) }.boxed();
         }
         changed_at.insert(name.to_owned(), now);
-        Ok(())
-    }
-}
-
-impl Bucket for OncePerSecond {
-    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Object>, BucketError>> {
-        self.inner.get(name)
-    }
-
-    fn put_with_hints<'a>(
-        &'a self,
-        name: &'a str,
-        content: Bytes,
-        hints: Hints,
-        expected: Generation,
-    ) -> BoxFuture<'a, Result<Generation, BucketError>> {
-        async move {
-            self.check(name)?;
-            self.inner.put_with_hints(name, content, hints, expected).await
-        }
-        .boxed()
-    }
-
-    fn delete<'a>(
-        &'a self,
-        name: &'a str,
-        expected: Generation,
-    ) -> BoxFuture<'a, Result<bool, BucketError>> {
-        async move {
-            self.check(name)?;
-            self.inner.delete(name, expected).await
-        }
-        .boxed()
-    }
-
-    fn list<'a>(
-        &'a self,
-        prefix: &'a str,
-        page: Option<String>,
-    ) -> BoxFuture<'a, Result<Listing, BucketError>> {
-        self.inner.list(prefix, page)
-    }
+        async { Ok(()) }.boxed()
+    })))
 }
 
 /// The states from which a login wakes a job up.
@@ -299,7 +192,7 @@ async fn a_login_at_any_moment_of_parking_wakes_the_job() {
             let why = before.make(&fleet).await;
             let topic = Arc::new(Topic::default());
             let other = fleet.replica("web");
-            let slow = OncePerSecond::over(&fleet);
+            let slow = once_per_second(&fleet);
             let happens = {
                 let all = (fleet.clone(), Arc::clone(&topic), other, Arc::clone(&slow));
                 move || {
@@ -311,25 +204,21 @@ async fn a_login_at_any_moment_of_parking_wakes_the_job() {
                     .boxed()
                 }
             };
-            let seen = Arc::new(Interrupted {
-                inner: Arc::<RetryingBucket>::clone(&slow),
-                requests: AtomicUsize::new(0),
-                intervention: Intervention { before: step, happens: Box::new(happens) },
-            });
+            let (seen, requests) = interrupted(Arc::<RetryingBucket>::clone(&slow), step, happens);
             let endpoint: Arc<dyn shared::ports::TokenEndpoint> =
                 Arc::<tests::memory::Provider>::clone(&fleet.provider);
-            let reader = TokenStore::builder(Arc::<Interrupted>::clone(&seen), endpoint)
+            let reader = TokenStore::builder(Arc::<GatedBucket>::clone(&seen), endpoint)
                 .clock(Arc::new(clock()))
                 .build()
                 .unwrap();
-            let parking = Parking::new(Arc::<Interrupted>::clone(&seen), reader);
+            let parking = Parking::new(Arc::<GatedBucket>::clone(&seen), reader);
             if is_known_absent {
                 parking.note_absent(&ann(), clock().wall());
             }
             let received = received("ann", "job", 1);
             let job = Job::of(&received).unwrap();
             let parked = parking.park(&job, &received, &why, clock().wall()).await.unwrap();
-            let happened = seen.requests.load(Ordering::SeqCst) > step;
+            let happened = requests.load(Ordering::SeqCst) > step;
             if parked == (Parked::Stored { moved: true }) {
                 let worker = fleet.replica("worker");
                 resume_user(&*slow, &worker, &*topic, &clock(), &ann()).await.unwrap();
@@ -589,7 +478,7 @@ async fn resumers_at_the_same_time_publish_each_job_once() {
         tests::memory::pass(Duration::from_secs(5)).await;
         fleet.bucket.set_latency(Duration::from_millis(latency));
         let topic = Arc::new(Topic::default());
-        let slow = OncePerSecond::over(&fleet);
+        let slow = once_per_second(&fleet);
         let resume = |name: &str, after: u64| {
             let (store, topic, slow) = (fleet.replica(name), Arc::clone(&topic), Arc::clone(&slow));
             async move {

@@ -6,6 +6,7 @@
 
 mod bucket;
 mod clock;
+mod gated;
 mod link;
 mod provider;
 mod pubsub;
@@ -21,6 +22,7 @@ use shared::{Grant, Keyring, Policy, TokenStore, UserId};
 
 pub use bucket::{FaultyBucket, Requests, WriteFault};
 pub use clock::VirtualClock;
+pub use gated::{AtGate, GatedBucket};
 pub use link::Link;
 pub use provider::{AnswerFault, Provider};
 pub use pubsub::{Consumer, Heard, Queue, QueueSettings};
@@ -79,10 +81,10 @@ impl Fleet {
     ///
     /// # Panics
     /// When the policy cannot work.
-    pub fn linked_replica(&self, name: &str) -> (TokenStore, Arc<Link>) {
-        let link = Arc::new(Link::new(Arc::clone(&self.bucket)));
+    pub fn linked_replica(&self, name: &str) -> (TokenStore, Link) {
+        let link = Link::default();
         let clock = VirtualClock::new(SignedDuration::ZERO);
-        (self.over(name, clock, Arc::<Link>::clone(&link)), link)
+        (self.over(name, clock, link.to(Arc::<FaultyBucket>::clone(&self.bucket))), link)
     }
 
     fn over(&self, name: &str, clock: VirtualClock, bucket: Arc<dyn Bucket>) -> TokenStore {
