@@ -7,13 +7,14 @@
 //! their answers went out. It knows whose refresh token a request presents: successors from
 //! the answers that pass, first ones from [`Gateway::learn`].
 
+mod manner;
+mod passage;
 mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use emulators::account::Call;
 use emulators::google::{Fingerprint, Google};
@@ -24,149 +25,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use url::form_urlencoded;
 
+use manner::Reply;
+pub use manner::{JSON, Manner, answer};
+pub use passage::{Asked, End, Passage};
 use wire::{Connection, Request};
-
-/// Makes an answer of the emulator's status and JSON.
-type Edit = dyn Fn(u16, &Value) -> Vec<u8> + Send + Sync;
-
-/// What a client is answered.
-#[derive(Clone)]
-enum Reply {
-    /// What the emulator answers.
-    Honest,
-    /// What this makes of the emulator's answer.
-    Edited(Arc<Edit>),
-    /// These bytes; the connection is closed after them.
-    Raw(Arc<[u8]>),
-    /// Nothing; the connection is closed.
-    Cut,
-}
-
-/// What happens to one request.
-#[derive(Clone)]
-pub struct Manner {
-    /// The emulator carries it out when it arrives.
-    work: bool,
-    pause: Duration,
-    reply: Reply,
-}
-
-impl Manner {
-    /// It is carried out and answered.
-    pub fn honest() -> Self {
-        Self { work: true, pause: Duration::ZERO, reply: Reply::Honest }
-    }
-
-    /// It is carried out, and the connection closed without an answer.
-    pub fn lost() -> Self {
-        Self { reply: Reply::Cut, ..Self::honest() }
-    }
-
-    /// It is not carried out, and the connection closed without an answer.
-    pub fn dead() -> Self {
-        Self { work: false, ..Self::lost() }
-    }
-
-    /// It is not carried out, and this is the answer: status, headers and body.
-    pub fn refused(status: u16, headers: &[(&str, &str)], body: &str) -> Self {
-        let bytes = wire::answer(status, headers, body.as_bytes());
-        Self { work: false, ..Self::raw(bytes) }
-    }
-
-    /// It is not carried out and refused with an OAuth error.
-    pub fn error(status: u16, code: &str, description: &str) -> Self {
-        let body = serde_json::json!({"error": code, "error_description": description});
-        Self::refused(status, &[JSON], &body.to_string())
-    }
-
-    /// It is carried out and answered with these bytes, whatever they are.
-    pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { reply: Reply::Raw(bytes.into().into()), ..Self::honest() }
-    }
-
-    /// It is carried out and answered with the bytes that are made of the emulator's status
-    /// and JSON; see [`answer`].
-    pub fn edited(edit: impl Fn(u16, &Value) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        Self { reply: Reply::Edited(Arc::new(edit)), ..Self::honest() }
-    }
-
-    /// The same, so much after the request arrived; its work is done before.
-    #[must_use]
-    pub fn after(mut self, pause: Duration) -> Self {
-        self.pause = pause;
-        self
-    }
-}
-
-impl fmt::Debug for Manner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Manner")
-            .field("work", &self.work)
-            .field("pause", &self.pause)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The content type of OAuth answers.
-pub const JSON: (&str, &str) = ("content-type", "application/json");
-
-/// A whole HTTP answer, for [`Manner::raw`] and [`Manner::edited`].
-pub fn answer(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    wire::answer(status, headers, body)
-}
-
-/// A request for a refresh, as a script sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Asked {
-    /// Whose refresh token it presents; `None` for one that was never issued.
-    pub user: Option<String>,
-    /// How many requests came before it.
-    pub before: usize,
-    /// How many of these presented a token of the same user.
-    pub before_of_user: usize,
-}
-
-/// A request and what became of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Passage {
-    /// When it arrived.
-    pub at: Instant,
-    /// Whose refresh token it presented.
-    pub user: Option<String>,
-    /// What its client says about itself.
-    pub agent: String,
-    /// Its place among the emulator's calls, when it was carried out.
-    pub carried_out: Option<usize>,
-    /// What the client got.
-    pub end: End,
-}
-
-/// What a client got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Nothing so far.
-    Pending,
-    /// A whole answer with this status.
-    Answered(u16),
-    /// A closed connection.
-    Closed,
-    /// It left before its answer.
-    Left,
-}
-
-impl Passage {
-    /// The client got what leaves open whether the work was done: it may send once more.
-    pub fn ended_open(&self) -> bool {
-        matches!(self.end, End::Closed | End::Answered(408 | 500..=502 | 504..))
-    }
-
-    /// The client was told that the work was not done.
-    pub fn said_not_now(&self) -> bool {
-        self.carried_out.is_none() && !self.ended_open() && matches!(self.end, End::Answered(_))
-    }
-}
 
 type Script = dyn Fn(&Asked) -> Manner + Send + Sync;
 

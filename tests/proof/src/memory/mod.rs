@@ -7,6 +7,7 @@
 mod bucket;
 mod clock;
 mod gated;
+mod heard;
 mod link;
 mod provider;
 mod pubsub;
@@ -23,9 +24,10 @@ use shared::{Grant, Keyring, Policy, TokenStore, UserId};
 pub use bucket::{FaultyBucket, Requests, WriteFault};
 pub use clock::VirtualClock;
 pub use gated::{AtGate, GatedBucket};
+pub use heard::Heard;
 pub use link::Link;
 pub use provider::{AnswerFault, Provider};
-pub use pubsub::{Consumer, Heard, Queue, QueueSettings};
+pub use pubsub::{Consumer, Queue, QueueSettings};
 
 /// Replicas over one bucket and one provider.
 #[derive(Debug, Clone)]
