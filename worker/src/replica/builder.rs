@@ -7,7 +7,6 @@ use std::time::Duration;
 use shared::TokenStore;
 use shared::adapters::http_client;
 use shared::ports::{Bucket, Clock, Randomness};
-use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::api_clients::{ApiClients, Make};
@@ -22,7 +21,7 @@ use crate::observer::Observer;
 use crate::pubsub::{OUTSTANDING_BYTES, Source, Topic};
 
 use super::build_error::{BuildError, MAX_KIND};
-use super::{Readiness, ReplicaError, Stop};
+use super::{Readiness, Worker};
 
 /// Messages held per job that may run, at most and by default. An acknowledgement is sent up
 /// to 100 ms after its job, and until then its message counts: with four, jobs of 20 ms kept no
@@ -30,71 +29,6 @@ use super::{Readiness, ReplicaError, Stop};
 pub const OUTSTANDING_PER_SLOT: usize = 8;
 /// Of the client that is built without another. Google compresses for those that name gzip.
 const USER_AGENT: &str = concat!("fleet/", env!("CARGO_PKG_VERSION"), " (gzip)");
-
-/// A replica that is ready to run: jobs come from a [`Source`], are done by the
-/// [`Handler`] of their kind as their user, and end in an outcome.
-///
-/// ```no_run
-/// use std::sync::Arc;
-/// use std::time::Duration;
-/// use serde_json::json;
-/// use shared::TokenStore;
-/// use shared::ports::Bucket;
-/// use worker::pubsub::{Connection, Intake, IntakeSettings, OUTSTANDING_BYTES, Topic};
-/// use worker::replica::{Stop, Worker};
-/// use worker::{Job, Session, Verdict};
-///
-/// async fn greet(job: &Job, session: &Session<'_>) -> Verdict {
-///     Verdict::done(json!({ "hello": job.user.as_str() }))
-/// }
-///
-/// # async fn example(
-/// #     store: TokenStore, bucket: Arc<dyn Bucket>, jobs: Arc<dyn Topic>, dead: Arc<dyn Topic>,
-/// # ) -> Result<(), Box<dyn std::error::Error>> {
-/// let settings = IntakeSettings {
-///     subscription: "projects/my-project/subscriptions/jobs-workers".to_owned(),
-///     max_outstanding: 256,
-///     max_outstanding_bytes: OUTSTANDING_BYTES,
-///     ack_extension: Duration::from_secs(60),
-/// };
-/// let intake = Intake::open(&Connection::default(), settings).await?;
-/// let worker = Worker::builder()
-///     .store(store)
-///     .bucket(bucket)
-///     .source(intake)
-///     .jobs(jobs)
-///     .dead_letters(dead)
-///     .handler("greet", greet)
-///     .build()?;
-/// worker.run(Stop::by_signals()?).await?;
-/// # Ok(())
-/// # }
-/// ```
-///
-/// [`Worker::from_env`] is the same with all of these parts connected, as `fleet worker` does
-/// it.
-pub struct Worker {
-    pub(super) carrier: Carrier,
-    pub(super) bucket: Arc<dyn Bucket>,
-    pub(super) source: Box<dyn Source>,
-    pub(super) subscription: String,
-    pub(super) kinds: Kinds,
-    pub(super) jobs: Arc<dyn Topic>,
-    pub(super) dead: Arc<dyn Topic>,
-    pub(super) outcomes: Option<Arc<dyn Topic>>,
-    pub(super) events: Option<Arc<Events>>,
-    pub(super) dedupe: Dedupe,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) random: Arc<Randomness>,
-    pub(super) concurrency: usize,
-    pub(super) per_user: usize,
-    pub(super) outstanding: usize,
-    pub(super) outstanding_bytes: usize,
-    pub(super) drain: Duration,
-    pub(super) retry_budget: Duration,
-    pub(super) ordered_retry: Duration,
-    pub(super) ready: Arc<Readiness>,
-}
 
 /// Collects a worker's parts; see [`Worker`].
 #[derive(Default)]
@@ -122,39 +56,6 @@ pub struct Builder {
     drain: Option<Duration>,
     retry_budget: Option<Duration>,
     ordered_retry: Option<Duration>,
-}
-
-impl Worker {
-    /// A worker without parts.
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
-    /// What health checks look at.
-    pub fn readiness(&self) -> Arc<Readiness> {
-        Arc::clone(&self.ready)
-    }
-
-    /// Takes jobs until `stop` is asked for: once to drain, twice to cut.
-    ///
-    /// Dropping the future abandons running jobs, whose messages come again; only
-    /// `stop` ends it in order.
-    ///
-    /// # Errors
-    /// [`ReplicaError`] when a setting is wrong, so that work cannot start.
-    pub async fn run(self, stop: Stop) -> Result<(), ReplicaError> {
-        // In a task of its own, since where this future is polled may be no thread of the
-        // runtime, and messages are taken in by it.
-        let running = AbortOnDropHandle::new(tokio::spawn(super::run(self, stop)));
-        match running.await {
-            Ok(ended) => ended,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime is going down, and this future with it.
-                Err(_aborted) => std::future::pending().await,
-            },
-        }
-    }
 }
 
 impl Builder {
@@ -274,7 +175,7 @@ impl Builder {
     }
 
     /// How many messages the source hands out at most before they are settled; by default
-    /// four times the concurrency. Messages that wait for something known fill half of it.
+    /// [`OUTSTANDING_PER_SLOT`] times the concurrency. Messages that wait for something known fill half of it.
     pub fn outstanding(mut self, messages: usize) -> Self {
         self.outstanding = Some(messages);
         self
@@ -386,15 +287,6 @@ pub(crate) fn by_kind(handlers: Vec<(String, Arc<dyn Handler>)>) -> Result<Kinds
         kinds.insert(kind, handler);
     }
     Ok(kinds)
-}
-
-impl fmt::Debug for Worker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker")
-            .field("subscription", &self.subscription)
-            .field("kinds", &self.kinds.keys().collect::<Vec<_>>())
-            .finish_non_exhaustive()
-    }
 }
 
 impl fmt::Debug for Builder {

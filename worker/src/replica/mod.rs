@@ -5,6 +5,7 @@ mod build_error;
 mod builder;
 mod start;
 mod stop;
+mod worker;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,7 +32,7 @@ use crate::scheduler::{Limits, Scheduler};
 pub use crate::health::Readiness;
 pub use build_error::BuildError;
 pub(crate) use builder::by_kind;
-pub use builder::{Builder, OUTSTANDING_PER_SLOT, Worker};
+pub use builder::{Builder, OUTSTANDING_PER_SLOT};
 pub use stop::Stop;
 
 /// Pauses between two tries of something that must work before work starts.

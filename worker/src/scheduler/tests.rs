@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::message::InHand;
