@@ -55,47 +55,43 @@ fn the_threat_page_names_metrics_and_alerts_that_are_there() {
     }
 }
 
-/// The pages that people read, by their path in the repository.
-fn pages() -> Vec<(String, String)> {
-    fn gather(folder: &Path, found: &mut Vec<(String, String)>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            if path.is_dir() && !["target", "node_modules", ".git"].contains(&name) {
-                gather(&path, found);
-            } else if path.extension().is_some_and(|end| end == "md") {
-                let named = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
-                found.push((named, std::fs::read_to_string(&path).unwrap()));
-            }
+/// Every file under a folder, but for what is built or installed there.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if !path.is_dir() {
+            found.push(path);
+        } else if !["target", "node_modules", ".git"].contains(&name) {
+            found.extend(files(&path));
         }
     }
-    let mut found = Vec::new();
-    gather(&root(), &mut found);
+    found
+}
+
+/// The pages that people read, by their path in the repository.
+fn pages() -> Vec<(String, String)> {
+    let pages =
+        files(&root()).into_iter().filter(|path| path.extension().is_some_and(|e| e == "md"));
+    let named = |path: PathBuf| {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read_to_string(&path).unwrap())
+    };
+    let found: Vec<_> = pages.map(named).collect();
     assert!(found.len() > 12, "{} pages", found.len());
     found
 }
 
 /// The text of every file under these folders that ends so.
 fn sources(folders: &[&str], ends: &[&str]) -> String {
-    fn gather(folder: &Path, ends: &[&str], text: &mut String) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            if path.is_dir() {
-                if !["target", "node_modules"].contains(&name) {
-                    gather(&path, ends, text);
-                }
-            } else if ends.iter().any(|end| name.ends_with(end)) {
-                // Some are no text on purpose: credential files of other programs.
-                text.push_str(&String::from_utf8_lossy(&std::fs::read(&path).unwrap()));
-            }
-        }
-    }
-    let mut text = String::new();
-    for folder in folders {
-        gather(&root().join(folder), ends, &mut text);
-    }
-    text
+    let all = folders.iter().flat_map(|folder| files(&root().join(folder)));
+    let wanted = all.filter(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        ends.iter().any(|end| name.ends_with(end))
+    });
+    // Some are no text on purpose: credential files of other programs.
+    wanted.map(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()).collect()
 }
 
 /// How GitHub names a heading in a link.
@@ -199,4 +195,22 @@ fn every_command_is_listed() {
         .collect();
     there.sort_unstable();
     assert_eq!(listed, there);
+}
+
+/// What `tests/README.md` says of files; the unit tests in them do not count.
+#[test]
+fn no_production_file_has_more_than_400_lines() {
+    let packages = ["shared", "worker", "tests", "tests/proof", "tests/unguarded"];
+    let mut counted = 0;
+    for path in packages.iter().flat_map(|package| files(&root().join(package).join("src"))) {
+        if path.extension().is_none_or(|e| e != "rs") || path.ends_with("tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
+        let lines = code.lines().count();
+        assert!(lines <= 400, "{} has {lines} lines: find its second room", path.display());
+        counted += 1;
+    }
+    assert!(counted > 300, "{counted} files were counted");
 }
