@@ -9,7 +9,7 @@ use crate::ports::Monotonic;
 use crate::protocol::Held;
 use crate::record::GrantId;
 use crate::secret::Secret;
-use crate::user_id::{UserDigest, UserId};
+use crate::user_id::UserId;
 
 use super::served::Served;
 
@@ -33,11 +33,6 @@ impl Credentials {
     /// Whose it is.
     pub fn user(&self) -> &UserId {
         &self.held().record.user
-    }
-
-    /// What stands for them in logs, without working it out.
-    pub fn user_digest(&self) -> UserDigest {
-        self.0.digest()
     }
 
     /// The access token, for an `Authorization: Bearer` header to a host that

@@ -1,4 +1,4 @@
-//! What callers are served from.
+//! The cache entry from which callers are served.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -7,7 +7,6 @@ use crate::ports::{Generation, Monotonic};
 use crate::protocol::Held;
 use crate::record::WriteId;
 use crate::secret::Secret;
-use crate::user_id::UserDigest;
 
 /// A held record without what only a refresh needs: a refresh reads the record
 /// anew, so a replica's memory has no refresh tokens, and a hundred thousand users
@@ -15,8 +14,6 @@ use crate::user_id::UserDigest;
 #[derive(Debug)]
 pub(super) struct Served {
     held: Held,
-    /// Of the user, for callers that log each use of the token.
-    digest: UserDigest,
     scopes: Arc<[String]>,
     /// When this replica first had this grant.
     since: Monotonic,
@@ -35,14 +32,13 @@ impl Served {
         for text in [&mut record.token_uri, &mut record.client_id, &mut record.holder] {
             *text = String::new();
         }
-        let digest = held.record.user.digest();
-        Self { held, digest, scopes, since }
+        Self { held, scopes, since }
     }
 
     /// The same grant, stored at another version.
     pub(super) fn moved_to(&self, generation: Generation) -> Self {
         let held = Held { generation: Some(generation), ..self.held.clone() };
-        Self { held, digest: self.digest, scopes: Arc::clone(&self.scopes), since: self.since }
+        Self { held, scopes: Arc::clone(&self.scopes), since: self.since }
     }
 
     /// When this replica first had this grant.
@@ -53,10 +49,6 @@ impl Served {
     /// Its grant, expiry and version; the fields that are named above are empty.
     pub(super) fn held(&self) -> &Held {
         &self.held
-    }
-
-    pub(super) fn digest(&self) -> UserDigest {
-        self.digest
     }
 
     pub(super) fn scopes(&self) -> &[String] {
