@@ -14,7 +14,7 @@ use tracing::error;
 /// What to do where there are none.
 pub(super) const HOW: &str = "run `gcloud auth application-default login`, or on GKE give the pod's service account Workload Identity";
 /// A metadata server is near, or there is none.
-const METADATA_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const METADATA_LIMIT: Duration = Duration::from_secs(2);
 /// That of a pod that has just started may not listen yet.
 const METADATA_PAUSE: Duration = Duration::from_millis(200);
 /// How long what serves goes on looking.

@@ -7,13 +7,11 @@ use http::Extensions;
 use serde_json::Value;
 
 use super::super::environment::Place;
-use super::super::google_access::{self, HOW};
+use super::super::google_access::{self, HOW, METADATA_LIMIT};
 use super::finding::Checks;
 
 /// Bound on obtaining a token.
 const TIME_LIMIT: Duration = Duration::from_secs(15);
-/// A metadata server is near, or there is none.
-const METADATA_LIMIT: Duration = Duration::from_secs(2);
 const METADATA: &str = "/computeMetadata/v1/instance/service-accounts/default/email";
 
 /// Also whether Google's services can be asked at all.
@@ -28,15 +26,9 @@ pub(super) async fn check(place: &Place, http: &reqwest::Client) -> (Checks, boo
         let credentials = Builder::default().build().map_err(|e| e.to_string())?;
         credentials.headers(Extensions::new()).await.map(drop).map_err(|e| e.to_string())
     });
-    let result = match obtained.await {
-        Ok(result) => result,
-        Err(_) => Err(format!("no token within {TIME_LIMIT:?}")),
-    };
-    let identity = match identity_of_file() {
-        Some(identity) => Some(identity),
-        None if result.is_ok() => identity_of_machine(http).await,
-        None => None,
-    };
+    // Asked at the same time, since each may have to wait for a metadata server.
+    let (obtained, identity) = tokio::join!(obtained, identity(http));
+    let result = obtained.unwrap_or_else(|_late| Err(format!("no token within {TIME_LIMIT:?}")));
     let whose = identity.unwrap_or_else(|| "of an identity that they do not tell".to_owned());
     match result {
         Ok(()) => checks.ok("present", whose),
@@ -44,6 +36,14 @@ pub(super) async fn check(place: &Place, http: &reqwest::Client) -> (Checks, boo
     }
     let usable = checks.findings.iter().all(|f| f.status == super::Status::Ok);
     (checks, usable)
+}
+
+/// Whose the credentials are, as far as they tell.
+async fn identity(http: &reqwest::Client) -> Option<String> {
+    match identity_of_file() {
+        Some(identity) => Some(identity),
+        None => identity_of_machine(http).await,
+    }
 }
 
 /// Whose the credentials file is. Reads nothing secret out of it.
