@@ -7,5 +7,5 @@ pub mod report;
 mod secret_file;
 pub mod stage;
 
-pub use proof::{memory, model, settling, simulation};
+pub use proof::{guards, memory, model, settling, simulation};
 pub use secret_file::write_secret;

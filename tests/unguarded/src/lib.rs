@@ -22,6 +22,7 @@
 
 mod credential;
 mod error;
+pub mod guards;
 mod job;
 mod store;
 mod subscription;

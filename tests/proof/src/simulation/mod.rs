@@ -12,12 +12,12 @@
 //! so that this can be tested.
 
 mod callers;
-mod dice;
+pub(crate) mod dice;
 mod fleet;
 mod ledger;
 mod ports;
-mod process;
-mod provider;
+pub(crate) mod process;
+pub(crate) mod provider;
 mod scenario;
 mod world;
 

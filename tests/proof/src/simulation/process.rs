@@ -12,16 +12,16 @@ use tokio::time::Instant;
 
 /// Who writes records here: workers by the refresh protocol, people by logins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Worker,
     Web,
 }
 
 #[derive(Debug)]
-pub(super) struct Process {
-    pub(super) name: String,
-    pub(super) index: usize,
-    pub(super) role: Role,
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) index: usize,
+    pub(crate) role: Role,
     start: Instant,
     /// The wall clock's error at the start, in milliseconds.
     off_by: i64,
@@ -38,7 +38,7 @@ struct State {
 }
 
 impl Process {
-    pub(super) fn new(
+    pub(crate) fn new(
         name: String,
         index: usize,
         role: Role,
@@ -56,7 +56,7 @@ impl Process {
     /// Goes on when the process runs, and never again once it is dead. Every
     /// port passes here before it sends and before it hands over a reply, so a
     /// dead process does nothing more, whatever its tasks still hold.
-    pub(super) async fn runs(&self) {
+    pub(crate) async fn runs(&self) {
         loop {
             let (dead, until) = self.with(|s| (s.dead, s.frozen_until));
             if dead {
@@ -69,15 +69,15 @@ impl Process {
         }
     }
 
-    pub(super) fn crash(&self) {
+    pub(crate) fn crash(&self) {
         self.with(|s| s.dead = true);
     }
 
-    pub(super) fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.with(|s| s.dead)
     }
 
-    pub(super) fn freeze(&self, duration: Duration) {
+    pub(crate) fn freeze(&self, duration: Duration) {
         self.with(|s| {
             s.frozen_until = Some(Instant::now() + duration);
             s.frozen_for += duration;
@@ -85,7 +85,7 @@ impl Process {
     }
 
     /// How long it has stood still, or will have when the present pause ends.
-    pub(super) fn frozen_for(&self) -> Duration {
+    pub(crate) fn frozen_for(&self) -> Duration {
         self.with(|s| s.frozen_for)
     }
 
@@ -95,14 +95,14 @@ impl Process {
 }
 
 /// Where every run begins.
-pub(super) fn epoch() -> Timestamp {
+pub(crate) fn epoch() -> Timestamp {
     Timestamp::constant(1_767_225_600, 0)
 }
 
 /// A process's clocks: timers and requests stand still with it, and the
 /// monotonic clock counts that time, as the protocol asks for.
 #[derive(Debug)]
-pub(super) struct ProcessClock(pub(super) std::sync::Arc<Process>);
+pub(crate) struct ProcessClock(pub(super) std::sync::Arc<Process>);
 
 impl Clock for ProcessClock {
     fn wall(&self) -> Timestamp {

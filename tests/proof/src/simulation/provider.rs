@@ -9,17 +9,17 @@ use shared::{Grant, Secret};
 
 /// A refresh token's place in its family.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) user: String,
+pub(crate) struct Place {
+    pub(crate) user: String,
     /// The consent that it goes back to; later consents have higher numbers.
-    pub(super) family: u64,
+    pub(crate) family: u64,
     /// Rotations since then.
-    pub(super) depth: u64,
+    pub(crate) depth: u64,
     spent: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Provider {
+pub(crate) struct Provider {
     rotating: bool,
     family_revocation: bool,
     lifetime: Duration,
@@ -31,12 +31,12 @@ pub(super) struct Provider {
     /// Access token → its number; later ones are higher.
     issued: BTreeMap<String, u64>,
     withdrawn: BTreeSet<u64>,
-    pub(super) calls: u64,
-    pub(super) reuse: u64,
+    pub(crate) calls: u64,
+    pub(crate) reuse: u64,
 }
 
 impl Provider {
-    pub(super) fn new(rotating: bool, family_revocation: bool, lifetime: Duration) -> Self {
+    pub(crate) fn new(rotating: bool, family_revocation: bool, lifetime: Duration) -> Self {
         Self {
             rotating,
             family_revocation,
@@ -60,7 +60,7 @@ impl Provider {
     }
 
     /// The user consents at `now`.
-    pub(super) fn consent(&mut self, user: &str, now: Timestamp) -> Grant {
+    pub(crate) fn consent(&mut self, user: &str, now: Timestamp) -> Grant {
         let access_token = self.access_token();
         let token = format!("fake-refresh-{}-0", self.serial);
         let place = Place { user: user.to_owned(), family: self.serial, depth: 0, spent: false };
@@ -77,7 +77,7 @@ impl Provider {
     }
 
     /// The user withdraws every consent.
-    pub(super) fn withdraw(&mut self, user: &str) {
+    pub(crate) fn withdraw(&mut self, user: &str) {
         let families = self.places.values().filter(|p| p.user == user).map(|p| p.family);
         let families: BTreeSet<_> = families.collect();
         self.dead_families.extend(&families);
@@ -85,7 +85,7 @@ impl Provider {
     }
 
     /// Carries a refresh out.
-    pub(super) fn refresh(&mut self, presented: &str) -> Result<Answer, EndpointError> {
+    pub(crate) fn refresh(&mut self, presented: &str) -> Result<Answer, EndpointError> {
         self.calls += 1;
         let place = self.places.get(presented).cloned();
         let granted = place.filter(|place| {
@@ -112,27 +112,27 @@ impl Provider {
         Ok(Answer { access_token, refresh_token, expires_in, scopes: None })
     }
 
-    pub(super) fn place(&self, refresh_token: &str) -> Option<&Place> {
+    pub(crate) fn place(&self, refresh_token: &str) -> Option<&Place> {
         self.places.get(refresh_token)
     }
 
     /// Whether a refresh with it would be granted.
-    pub(super) fn accepts(&self, refresh_token: &str) -> bool {
+    pub(crate) fn accepts(&self, refresh_token: &str) -> bool {
         self.places
             .get(refresh_token)
             .is_some_and(|p| !p.spent && !self.dead_families.contains(&p.family))
     }
 
-    pub(super) fn was_withdrawn(&self, refresh_token: &str) -> bool {
+    pub(crate) fn was_withdrawn(&self, refresh_token: &str) -> bool {
         self.places.get(refresh_token).is_some_and(|p| self.withdrawn.contains(&p.family))
     }
 
-    pub(super) fn has_rejected(&self, refresh_token: &str) -> bool {
+    pub(crate) fn has_rejected(&self, refresh_token: &str) -> bool {
         self.rejected.contains(refresh_token)
     }
 
     /// The number under which an access token was issued.
-    pub(super) fn number(&self, access_token: &str) -> Option<u64> {
+    pub(crate) fn number(&self, access_token: &str) -> Option<u64> {
         self.issued.get(access_token).copied()
     }
 }
