@@ -3,7 +3,6 @@
 mod hosts;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,15 +20,13 @@ const QUOTA_PAUSE: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// A user whose pause is over for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
-/// From so many users on, those whose pause is long over are forgotten.
+/// With this many users, those whose pause is long over are forgotten.
 const TIDY_FROM: usize = 1024;
 
-/// Until when which users pause.
+/// The users whose rate an API limits, and until when each of them pauses.
 #[derive(Debug, Default)]
 pub(crate) struct RateLimits {
     users: Mutex<HashMap<UserId, Pace>>,
-    /// How many there are: mostly none, and then no job asks for more.
-    count: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -40,10 +37,7 @@ struct Pace {
 
 impl RateLimits {
     fn with<T>(&self, f: impl FnOnce(&mut HashMap<UserId, Pace>) -> T) -> T {
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = f(&mut users);
-        self.count.store(users.len(), Ordering::Relaxed);
-        result
+        f(&mut self.users.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// An API limits the user's rate, or the user has used up a `quota`, and it asks to wait
@@ -89,7 +83,7 @@ impl RateLimits {
 
     /// How many users are remembered.
     pub(crate) fn users(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.with(|users| users.len())
     }
 }
 
