@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use googleapis_tonic_google_iam_v1::google::iam::v1;
+use serde::{Deserialize, Serialize};
 
 /// A role and who has it on a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +38,9 @@ impl From<Binding> for v1::Binding {
 pub(crate) struct Conflict;
 
 /// The policy of one resource; the default has no bindings, as a new resource has.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Access {
+    #[serde(with = "crate::data::message")]
     policy: v1::Policy,
     changes: u64,
     denied: BTreeSet<String>,

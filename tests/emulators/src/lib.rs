@@ -26,6 +26,7 @@
 pub mod access;
 pub mod account;
 mod connection;
+pub mod data;
 mod date;
 pub mod faults;
 pub mod google;

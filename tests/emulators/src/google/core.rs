@@ -1,6 +1,6 @@
 //! Everything that requests change, behind one lock.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, USER_AGENT};
@@ -14,6 +14,7 @@ use super::faults::Operation;
 use super::identity::Identity;
 use super::ledger::{Ledger, Stats, StatsQuery};
 use super::tasks::TaskLists;
+use crate::data::Journal;
 use crate::date::ServerDate;
 use crate::faults::Faults;
 
@@ -30,6 +31,8 @@ pub(super) struct Core {
 #[derive(Debug)]
 pub(super) struct Shared {
     core: Mutex<Core>,
+    /// Where what changes is kept, if it is.
+    pub(super) journal: Option<Arc<Journal>>,
     clock: Clock,
     stats: watch::Sender<Stats>,
     pub(super) faults: Faults<Operation>,
@@ -40,7 +43,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(identity: Identity, clock: Clock, origin: String) -> Self {
+    pub(super) fn new(
+        identity: Identity,
+        journal: Option<Arc<Journal>>,
+        clock: Clock,
+        origin: String,
+    ) -> Self {
         let core = Core {
             identity,
             consents: Consents::default(),
@@ -49,6 +57,7 @@ impl Shared {
         };
         Self {
             core: Mutex::new(core),
+            journal,
             clock,
             stats: watch::Sender::new(Stats::default()),
             faults: Faults::default(),
@@ -63,6 +72,9 @@ impl Shared {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
         let result = step(&mut core, now);
+        if let Some(journal) = &self.journal {
+            journal.append(core.identity.take_changes());
+        }
         let stats = core.ledger.stats(&StatsQuery::default());
         self.stats.send_if_modified(|published| {
             let changed = *published != stats;

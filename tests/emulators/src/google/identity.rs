@@ -4,10 +4,13 @@
 //! replaced it, and all their access tokens. It ends as a whole. Time is passed in and
 //! does not go back.
 
+mod grants;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::OnReuse;
@@ -15,7 +18,8 @@ use super::exchange::{AccessError, Caller, Fresh, RefreshRequest, Refused, Token
 use super::ledger::{Issued, RefreshOutcome};
 use super::limit::Limit;
 use super::token::{Fingerprint, Minter, Secret};
-use super::user::{Grant, User};
+use super::user::User;
+use crate::data::Changes;
 
 /// How many grants of one account a client may have; the oldest ends silently.
 const MAX_GRANTS: usize = 100;
@@ -41,46 +45,50 @@ pub(super) struct Identity {
     policy: Policy,
     client: Client,
     minter: Minter,
-    accounts: HashMap<String, Account>,
-    families: Vec<Family>,
-    refresh_tokens: HashMap<Secret, RefreshToken>,
-    access_tokens: HashMap<Secret, AccessToken>,
+    pub(super) accounts: HashMap<String, Account>,
+    pub(super) families: Vec<Family>,
+    pub(super) refresh_tokens: HashMap<Secret, RefreshToken>,
+    pub(super) access_tokens: HashMap<Secret, AccessToken>,
     /// Each set of scopes that an access token has, once: most tokens have the same.
     scope_sets: HashSet<Arc<[String]>>,
     /// When each access token was issued, in order.
-    issued: Vec<Instant>,
+    pub(super) issued: Vec<Instant>,
+    /// What is to be kept of the present step.
+    pub(super) changes: Changes,
+    /// One moment on both clocks, where something is kept.
+    pub(super) started: Option<(Instant, SystemTime)>,
 }
 
 #[derive(Debug)]
-struct Account {
-    user: Arc<User>,
+pub(super) struct Account {
+    pub(super) user: Arc<User>,
     /// Live families, oldest first.
-    families: VecDeque<usize>,
+    pub(super) families: VecDeque<usize>,
     /// Access tokens issued before this many had been, over all accounts, are expired.
     expired_before: usize,
     limit: Option<Limit>,
 }
 
-#[derive(Debug)]
-struct Family {
-    sub: String,
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Family {
+    pub(super) sub: String,
     scopes: Vec<String>,
-    ended: bool,
+    pub(super) ended: bool,
 }
 
-#[derive(Debug)]
-struct RefreshToken {
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct RefreshToken {
     family: usize,
     spent: bool,
 }
 
 #[derive(Debug)]
-struct AccessToken {
-    family: usize,
-    scopes: Arc<[String]>,
-    expires_at: Instant,
+pub(super) struct AccessToken {
+    pub(super) family: usize,
+    pub(super) scopes: Arc<[String]>,
+    pub(super) expires_at: Instant,
     /// How many had been issued before.
-    serial: usize,
+    pub(super) serial: usize,
 }
 
 impl Identity {
@@ -95,6 +103,8 @@ impl Identity {
             access_tokens: HashMap::new(),
             scope_sets: HashSet::new(),
             issued: Vec::new(),
+            changes: Changes::default(),
+            started: None,
         }
     }
 
@@ -104,97 +114,6 @@ impl Identity {
 
     pub(super) fn user(&self, sub: &str) -> Option<&Arc<User>> {
         self.accounts.get(sub).map(|account| &account.user)
-    }
-
-    /// The accounts, by `sub`, at most `limit`.
-    pub(super) fn accounts(&self, limit: usize) -> Vec<User> {
-        let mut users: Vec<&User> = self.accounts.values().map(|account| &*account.user).collect();
-        users.sort_by(|a, b| a.sub.cmp(&b.sub));
-        users.into_iter().take(limit).cloned().collect()
-    }
-
-    /// Makes an account or brings it up to date; nothing is granted.
-    pub(super) fn add_account(&mut self, user: User) {
-        let account = self.account(&user.sub);
-        account.user = Arc::new(user);
-    }
-
-    /// Everything that live grants of an account allow.
-    pub(super) fn granted_scopes(&self, sub: &str) -> Vec<String> {
-        let families = self.accounts.get(sub).map(|account| &account.families);
-        let live = families.into_iter().flatten();
-        live.flat_map(|family| self.families[*family].scopes.clone()).collect()
-    }
-
-    /// A code for the client.
-    pub(super) fn mint_code(&mut self) -> Secret {
-        self.minter.code()
-    }
-
-    /// What a consent of an existing account leads to: a new family with a refresh token,
-    /// or an access token in the newest one, whose scopes grow to `scopes`.
-    pub(super) fn consent(
-        &mut self,
-        now: Instant,
-        sub: &str,
-        scopes: Vec<String>,
-        refresh: bool,
-    ) -> Option<Fresh> {
-        let account = self.accounts.get(sub)?;
-        let newest = account.families.back().copied();
-        let family = match newest {
-            Some(family) if !refresh => {
-                self.families[family].scopes.extend(scopes.iter().cloned());
-                self.families[family].scopes.sort();
-                self.families[family].scopes.dedup();
-                family
-            }
-            _ => self.begin_family(sub, scopes.clone()),
-        };
-        Some(Fresh {
-            refresh_token: refresh.then(|| self.issue_refresh_token(family)),
-            access_token: self.issue_access_token(now, family, scopes.clone()),
-            expires_in: self.policy.token_lifetime.as_secs(),
-            scopes,
-        })
-    }
-
-    fn account(&mut self, sub: &str) -> &mut Account {
-        self.accounts.entry(sub.to_owned()).or_insert_with(|| Account {
-            user: Arc::default(),
-            families: VecDeque::new(),
-            expired_before: 0,
-            limit: None,
-        })
-    }
-
-    fn begin_family(&mut self, sub: &str, scopes: Vec<String>) -> usize {
-        let family = self.families.len();
-        let account = self.account(sub);
-        account.families.push_back(family);
-        let oldest =
-            if account.families.len() > MAX_GRANTS { account.families.pop_front() } else { None };
-        if let Some(oldest) = oldest {
-            self.families[oldest].ended = true;
-        }
-        self.families.push(Family { sub: sub.to_owned(), scopes, ended: false });
-        family
-    }
-
-    /// Records a consent: the account is made or brought up to date, and a new family
-    /// begins beside those that it has.
-    pub(super) fn grant(&mut self, now: Instant, user: User, scopes: Vec<String>) -> Grant {
-        let family = self.begin_family(&user.sub, scopes.clone());
-        let account = self.account(&user.sub);
-        account.user = Arc::new(user);
-        let refresh_token = self.issue_refresh_token(family);
-        let access_token = self.issue_access_token(now, family, scopes.clone());
-        Grant {
-            refresh_token: refresh_token.expose().to_owned(),
-            access_token: access_token.expose().to_owned(),
-            expires_in: self.policy.token_lifetime.as_secs(),
-            scopes,
-        }
     }
 
     pub(super) fn secrets(&self) -> Vec<String> {
@@ -266,6 +185,7 @@ impl Identity {
             if let Some(token) = self.refresh_tokens.get_mut(presented) {
                 token.spent = true;
             }
+            self.refresh_token_changed(presented);
             self.issue_refresh_token(family)
         });
         let fresh = Fresh {
@@ -369,6 +289,7 @@ impl Identity {
         if let Some(account) = self.accounts.get_mut(sub) {
             account.expired_before = self.issued.len();
         }
+        self.access_tokens_expired(sub);
     }
 
     pub(super) fn limit_user(&mut self, sub: &str, limit: Limit) {
@@ -393,6 +314,7 @@ impl Identity {
         if let Some(account) = self.accounts.get_mut(&ended.sub) {
             account.families.retain(|live| *live != family);
         }
+        self.family_changed(family);
         true
     }
 
@@ -400,10 +322,11 @@ impl Identity {
         let token = self.minter.refresh_token();
         let kept = RefreshToken { family, spent: false };
         self.refresh_tokens.insert(token.clone(), kept);
+        self.refresh_token_changed(&token);
         token
     }
 
-    fn scope_set(&mut self, scopes: Vec<String>) -> Arc<[String]> {
+    pub(super) fn scope_set(&mut self, scopes: Vec<String>) -> Arc<[String]> {
         if let Some(known) = self.scope_sets.get(scopes.as_slice()) {
             return Arc::clone(known);
         }
@@ -422,6 +345,7 @@ impl Identity {
         };
         self.issued.push(now);
         self.access_tokens.insert(token.clone(), kept);
+        self.access_token_issued(&token);
         token
     }
 }
@@ -429,6 +353,7 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::google::user::Grant;
 
     const SUB: &str = "10977";
     const HOUR: Duration = Duration::from_hours(1);

@@ -51,6 +51,7 @@ mod exchange;
 mod faults;
 mod id_token;
 mod identity;
+mod kept;
 mod large;
 mod ledger;
 mod limit;
@@ -69,7 +70,7 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -83,6 +84,7 @@ pub use token::Fingerprint;
 pub use user::{Grant, User};
 
 use self::core::Shared;
+use crate::data::Data;
 use crate::faults::{Fault, Injected};
 use identity::{Client, Identity, Policy};
 use limit::Limit;
@@ -184,6 +186,21 @@ impl Google {
     ///
     /// When the address cannot be listened on.
     pub async fn start(config: Config) -> io::Result<Self> {
+        Self::begin(config, None).await
+    }
+
+    /// Starts with what a folder keeps, and keeps there accounts, grants and tokens from now
+    /// on. The client is the configuration's. Codes that were not exchanged, limits, the
+    /// counts and what the APIs hold begin anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`Google::start`], and when the folder cannot be read.
+    pub async fn start_on(config: Config, data: &Data) -> io::Result<Self> {
+        Self::begin(config, Some(data)).await
+    }
+
+    async fn begin(config: Config, data: Option<&Data>) -> io::Result<Self> {
         let listener = TcpListener::bind(config.listen).await?;
         let origin = format!("http://{}", listener.local_addr()?);
         let mut minter = Minter::new(config.seed);
@@ -197,8 +214,19 @@ impl Google {
             rotate: config.rotate,
             on_reuse: config.on_reuse,
         };
-        let identity = Identity::new(policy, client, minter);
-        let shared = Arc::new(Shared::new(identity, config.clock, origin));
+        let runs = data.map_or(Ok(0), kept::runs)?;
+        if runs > 0 {
+            // The same client, and other tokens than before.
+            minter = Minter::new(config.seed.wrapping_add(runs));
+        }
+        let mut identity = Identity::new(policy, client, minter);
+        if let Some(data) = data {
+            #[expect(clippy::disallowed_methods, reason = "tokens outlive this process's clock")]
+            let wall = SystemTime::now();
+            identity.resume(data, config.clock.now(), wall)?;
+        }
+        let journal = data.map(Data::journal);
+        let shared = Arc::new(Shared::new(identity, journal, config.clock, origin));
         let latencies = Latencies { refresh: config.refresh_latency, api: config.api_latency };
         let stop = CancellationToken::new();
         server::serve(listener, Arc::clone(&shared), latencies, &stop);

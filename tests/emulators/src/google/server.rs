@@ -15,6 +15,7 @@ use super::core::Shared;
 use super::refusal::Refusal;
 use super::{authorize, drive, faults, large, oauth, paged, probe, tasks, userinfo};
 use crate::connection::{Cut, Cuttable};
+use crate::data::answering_when_kept;
 use crate::date::dated;
 
 /// How long answers are held back.
@@ -43,6 +44,7 @@ pub(super) fn serve(
         .layer(from_fn_with_state(Arc::clone(&shared), faults::at_apis))
         .layer(from_fn_with_state(latencies.api, held_back));
     let tokens = oauth::token_routes().layer(from_fn_with_state(latencies.refresh, held_back));
+    let journal = shared.journal.clone();
     let router = Router::new()
         .merge(apis)
         .merge(tokens)
@@ -51,6 +53,7 @@ pub(super) fn serve(
         .fallback(async || Refusal::not_found("Method"))
         .layer(from_fn_with_state(shared.date.clone(), dated))
         .with_state(shared);
+    let router = answering_when_kept(router, journal.as_ref());
     let listener = Cuttable::new(listener, stop.clone());
     let server = axum::serve(listener, router.into_make_service_with_connect_info::<Cut>())
         .with_graceful_shutdown(stop.clone().cancelled_owned());

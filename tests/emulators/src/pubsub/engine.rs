@@ -1,6 +1,7 @@
 //! Drives the broker: the lock, the clock, the timer and the signals.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -14,11 +15,14 @@ use super::consumer::{Delivery, Limits};
 use super::error::Error;
 use super::fault::{self, Faults};
 use super::settings::Settings;
+use crate::data::{Data, Journal};
 
 /// Runs operations on the broker one at a time and passes on what they cause.
 #[derive(Debug)]
 pub(super) struct Engine {
     core: Mutex<Core>,
+    /// Where what changes is kept, if it is.
+    pub(super) journal: Option<Arc<Journal>>,
     /// Rings when something is due before the time the timer sleeps to.
     timer: Notify,
     /// Which subscriptions are pushed, and where.
@@ -53,12 +57,26 @@ impl Engine {
                 signals: HashMap::new(),
                 armed: None,
             }),
+            journal: None,
             timer: Notify::new(),
             pushes: watch::Sender::default(),
             changed: watch::Sender::new(()),
             stop: CancellationToken::new(),
             faults,
         }
+    }
+
+    /// An engine whose broker has what a folder keeps.
+    pub(super) fn resume(data: &Data) -> io::Result<Self> {
+        let engine = Self::new();
+        engine.lock().broker.resume(data)?;
+        Ok(Self { journal: Some(data.journal()), ..engine })
+    }
+
+    /// Waits until everything that was done so far is kept.
+    pub(super) async fn kept(&self) -> Result<(), Status> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        journal.kept().await.map_err(|error| Status::unavailable(error.to_string()))
     }
 
     /// Runs an operation at the present time, after what was due before it.
@@ -138,6 +156,9 @@ impl Engine {
         let now = Instant::now();
         core.broker.advance(now);
         let result = operation(&mut core, now);
+        if let Some(journal) = &self.journal {
+            journal.append(core.broker.take_changes());
+        }
         for attachment in core.broker.take_woken() {
             if let Some(signal) = core.signals.get(&attachment) {
                 signal.woken.notify_one();

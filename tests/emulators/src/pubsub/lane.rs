@@ -109,20 +109,21 @@ impl Lane {
         }
     }
 
-    pub(super) fn push(&mut self, message: Arc<Message>) {
+    /// Adds a message that has failed so often before.
+    pub(super) fn push(&mut self, message: Arc<Message>, failures: u32) {
         self.entries.push_back(Entry {
             message,
             deliveries: 0,
-            failures: 0,
+            failures,
             voided: None,
             state: State::Waiting,
         });
     }
 
     /// The messages that still have to be acknowledged, in order.
-    pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &Arc<Message>> {
+    pub(super) fn unacknowledged(&self) -> impl Iterator<Item = &Entry> {
         let left = |entry: &&Entry| !matches!(entry.state, State::Acknowledged | State::Gone);
-        self.entries.iter().filter(left).map(|entry| &entry.message)
+        self.entries.iter().filter(left)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -255,7 +256,7 @@ mod tests {
     fn lane(messages: usize) -> Lane {
         let mut lane = Lane::new(Some("k".into()));
         for _ in 0..messages {
-            lane.push(Arc::new(Message::new(PubsubMessage::default())));
+            lane.push(Arc::new(Message::new(PubsubMessage::default())), 0);
         }
         lane
     }

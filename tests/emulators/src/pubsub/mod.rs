@@ -59,8 +59,9 @@
 //! - What was assigned to a stream but had not left the server when the stream
 //!   closed, or when its deadline passed, is available at once and without blame.
 //! - Leases of a key that end within a second of the first end with it.
-//! - Messages live in memory, for ever: retention, expiration and labels are
-//!   stored and have no effect. A `Pull` waits for 3 s.
+//! - Messages live in memory, or with [`PubSub::start_on`] in a folder too, for ever:
+//!   retention, expiration and labels are stored and have no effect, but that a folder's
+//!   messages are not taken over when they are older. A `Pull` waits for 3 s.
 //! - A message that is given up while its dead-letter topic is missing is
 //!   delivered on, and no permissions are needed to forward it.
 //! - Push goes to `http://` on loopback, one message at a time, and signs nothing.
@@ -74,6 +75,7 @@
 //! - No quotas except the limits of a request: its size, and of messages their
 //!   attributes and ordering keys.
 
+mod administration;
 mod broker;
 mod consumer;
 mod engine;
@@ -99,14 +101,12 @@ mod subscription;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::access::Binding;
 use crate::connection::Cuttable;
+use crate::data::{Data, answering_when_kept};
 use crate::faults::Injected;
-use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -161,9 +161,29 @@ impl PubSub {
     ///
     /// The address cannot be listened on.
     pub async fn start(config: Config) -> io::Result<Self> {
+        Self::begin(config, None).await
+    }
+
+    /// Starts with what a folder keeps, and keeps there topics, subscriptions, snapshots and
+    /// messages from now on. Leases end with the process, without blame; what was
+    /// acknowledged stays so, failed deliveries count on, and what is older than its
+    /// subscription retains is gone. Backoffs and the counts of
+    /// [`PubSub::stats`] begin anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`PubSub::start`], and when the folder cannot be read.
+    pub async fn start_on(config: Config, data: &Data) -> io::Result<Self> {
+        Self::begin(config, Some(data)).await
+    }
+
+    async fn begin(config: Config, data: Option<&Data>) -> io::Result<Self> {
         let listener = TcpListener::bind(config.listen).await?;
         let address = listener.local_addr()?;
-        let engine = Arc::new(Engine::new());
+        let engine = Arc::new(match data {
+            Some(data) => Engine::resume(data)?,
+            None => Engine::new(),
+        });
         let publisher = PublisherService { engine: Arc::clone(&engine) };
         let subscriber = SubscriberService { engine: Arc::clone(&engine) };
         let publisher =
@@ -174,6 +194,8 @@ impl PubSub {
             .add_service(publisher)
             .add_service(subscriber)
             .add_service(IAMPolicyServer::new(IamService { engine: Arc::clone(&engine) }));
+        let journal = engine.journal.as_ref();
+        let routes = Routes::from(answering_when_kept(routes.into_axum_router(), journal));
         // HTTP/1 is for the REST API.
         let http = Server::builder().accept_http1(true).add_routes(routes);
         // Streams are to end with a status when the server stops: no connection is cut then.
@@ -272,81 +294,6 @@ impl PubSub {
     /// Has something go wrong from now on; see [`crate::faults`].
     pub fn inject(&self, fault: Fault) -> Injected {
         self.engine.faults.inject(fault)
-    }
-
-    /// Creates a topic, by its full name, as an operator beside the running fleet would.
-    /// Subscriptions of a deleted topic of that name stay without one, as in production;
-    /// as a dead-letter topic it serves again.
-    ///
-    /// # Errors
-    ///
-    /// The name is malformed or taken.
-    pub fn create_topic(&self, topic: &str) -> Result<(), Refused> {
-        let topic = proto::Topic { name: topic.to_owned(), ..proto::Topic::default() };
-        Ok(self.engine.run(|broker, _| broker.create_topic(topic)).map(drop)?)
-    }
-
-    /// Deletes a topic, by its full name. Publishing to it is refused from now on with
-    /// `NOT_FOUND`.
-    ///
-    /// # Errors
-    ///
-    /// There is no such topic.
-    pub fn delete_topic(&self, topic: &str) -> Result<(), Refused> {
-        Ok(self.engine.run(|broker, _| broker.delete_topic(topic))?)
-    }
-
-    /// Sets or, with `None`, removes the retry policy of a subscription, by its full name:
-    /// minimum and maximum backoff. Without one, what is given back comes again at once.
-    ///
-    /// # Errors
-    ///
-    /// There is no such subscription, or the backoff is out of range.
-    pub fn set_retry_policy(
-        &self,
-        subscription: &str,
-        backoff: Option<RangeInclusive<Duration>>,
-    ) -> Result<(), Refused> {
-        let seconds = |duration: &Duration| prost_types::Duration::try_from(*duration).ok();
-        let retry_policy = backoff.map(|backoff| proto::RetryPolicy {
-            minimum_backoff: seconds(backoff.start()),
-            maximum_backoff: seconds(backoff.end()),
-        });
-        let new = proto::Subscription { retry_policy, ..proto::Subscription::default() };
-        self.change_subscription(subscription, "retry_policy", new)
-    }
-
-    /// Sets or, with `None`, removes the dead-letter policy of a subscription, by its full
-    /// name: the topic's full name and the permitted attempts. Without one, deliveries
-    /// carry no attempt.
-    ///
-    /// # Errors
-    ///
-    /// There is no such subscription or topic, or the attempts are out of range.
-    pub fn set_dead_letter_policy(
-        &self,
-        subscription: &str,
-        policy: Option<(&str, i32)>,
-    ) -> Result<(), Refused> {
-        let dead_letter_policy = policy.map(|(topic, attempts)| proto::DeadLetterPolicy {
-            dead_letter_topic: topic.to_owned(),
-            max_delivery_attempts: attempts,
-        });
-        let new = proto::Subscription { dead_letter_policy, ..proto::Subscription::default() };
-        self.change_subscription(subscription, "dead_letter_policy", new)
-    }
-
-    fn change_subscription(
-        &self,
-        name: &str,
-        field: &str,
-        new: proto::Subscription,
-    ) -> Result<(), Refused> {
-        let request = proto::UpdateSubscriptionRequest {
-            subscription: Some(proto::Subscription { name: name.to_owned(), ..new }),
-            update_mask: Some(prost_types::FieldMask { paths: vec![field.to_owned()] }),
-        };
-        Ok(self.engine.run(|broker, _| broker.update_subscription(request)).map(drop)?)
     }
 
     /// Ends every stream and waiting `Pull` that a subscription has now with this code,

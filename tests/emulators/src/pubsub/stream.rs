@@ -105,6 +105,9 @@ impl Open {
             let due = self.last + HEARTBEAT;
             let beats = self.heartbeats && Instant::now() >= due;
             if !taken.is_empty() || !self.confirmed() || beats {
+                if !self.confirmed() {
+                    self.session.engine.kept().await?;
+                }
                 return Ok(Some(self.response(taken)));
             }
             let heartbeat = async {

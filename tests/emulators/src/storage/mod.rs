@@ -29,7 +29,8 @@
 //! - Of a bucket's settings ([`BucketSettings`], and what the JSON API sets beside them)
 //!   versioning, the default storage class and the retention period have an effect, the
 //!   others and the access policy are stored and shown.
-//! - Nobody is authenticated, buckets belong to no project, and everything is in memory.
+//! - Nobody is authenticated, buckets belong to no project, and everything is in memory;
+//!   [`Storage::start_on`] keeps it in a folder beside.
 //! - A chunk of a resumable upload counts when all of it has arrived, may have any
 //!   length, and is forgotten with its session after 1,024 younger ones.
 //! - Content that is not kept ([`Storage::keep_up_to`]) has no MD5.
@@ -79,6 +80,7 @@ pub use operation::Operation;
 pub use settings::{BucketSettings, LifecycleRule};
 
 use crate::access::Binding;
+use crate::data::Data;
 use crate::faults::{Fault, Injected};
 use clock::Clock;
 use server::Listeners;
@@ -147,11 +149,30 @@ impl Storage {
     ///
     /// When an address cannot be listened on.
     pub async fn start(config: Config) -> io::Result<Self> {
+        Self::begin(config, None).await
+    }
+
+    /// Starts with what a folder keeps, and keeps there what is stored from now on. Upload
+    /// sessions that were not finished and the counts of [`Storage::stats`] begin anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`Storage::start`], and when the folder cannot be read.
+    pub async fn start_on(config: Config, data: &Data) -> io::Result<Self> {
+        Self::begin(config, Some(data)).await
+    }
+
+    async fn begin(config: Config, data: Option<&Data>) -> io::Result<Self> {
         let listeners = Listeners::bind(config.http, config.grpc).await?;
         let origin = format!("http://{}", listeners.http_address);
         let grpc = listeners.grpc_address;
-        let state = State::new(config.one_mutation_per_second);
-        let store = Arc::new(Store::new(state, Clock::start(), origin));
+        let limited = config.one_mutation_per_second;
+        let state = match data {
+            Some(data) => State::resume(data, limited)?,
+            None => State::new(limited),
+        };
+        let journal = data.map(Data::journal);
+        let store = Arc::new(Store::new(state, journal, Clock::start(), origin));
         let stop = CancellationToken::new();
         listeners.serve(&store, &stop);
         Ok(Self { store, grpc, _stop: stop.drop_guard() })

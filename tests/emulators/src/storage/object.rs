@@ -17,12 +17,13 @@ use super::received::Received;
 use super::refusal::Refusal;
 
 /// One version of an object. The content is what the writer sent, byte for byte.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[non_exhaustive]
 pub struct StoredObject {
     /// The bytes; none if there were more than [`Storage::keep_up_to`] allows.
     ///
     /// [`Storage::keep_up_to`]: super::Storage::keep_up_to
+    #[serde(skip)]
     pub content: Bytes,
     /// How many bytes the writer sent.
     pub size: usize,

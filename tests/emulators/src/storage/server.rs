@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 use super::store::Store;
 use super::{grpc, grpc_iam, json_api};
 use crate::connection::{Cut, Cuttable};
+use crate::data::answering_when_kept;
 
 /// Both sockets, bound and not served yet.
 #[derive(Debug)]
@@ -31,7 +33,8 @@ impl Listeners {
     /// Serves both until `stop` is cancelled.
     pub(super) fn serve(self, store: &Arc<Store>, stop: &CancellationToken) {
         let listener = Cuttable::new(self.http, stop.clone());
-        let json = json_api::router(store);
+        let journal = store.journal.as_ref();
+        let json = answering_when_kept(json_api::router(store), journal);
         let json = axum::serve(listener, json.into_make_service_with_connect_info::<Cut>())
             .with_graceful_shutdown(stop.clone().cancelled_owned());
         tokio::spawn(async move {
@@ -40,9 +43,11 @@ impl Listeners {
             }
         });
         let incoming = Cuttable::new(self.grpc, stop.clone()).into_stream();
+        let services = Routes::new(grpc::server(Arc::clone(store)))
+            .add_service(grpc_iam::server(Arc::clone(store)));
+        let routes = answering_when_kept(services.into_axum_router(), journal);
         let grpc = Server::builder()
-            .add_service(grpc::server(Arc::clone(store)))
-            .add_service(grpc_iam::server(Arc::clone(store)))
+            .add_routes(Routes::from(routes))
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         tokio::spawn(async move {
             if let Err(error) = grpc.await {

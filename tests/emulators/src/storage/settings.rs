@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use googleapis_tonic_google_storage_v2::google::storage::v2;
 use prost_types::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use v2::bucket::iam_config::UniformBucketLevelAccess;
 use v2::bucket::lifecycle::{Rule, rule};
 use v2::bucket::{IamConfig, Lifecycle, SoftDeletePolicy, Versioning};
 
 /// What a bucket is set to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct BucketSettings {
     /// Such as `US` or `EUROPE-WEST1`.
     pub location: String,
@@ -30,7 +31,7 @@ pub struct BucketSettings {
 }
 
 /// An action on the objects that a condition holds for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LifecycleRule {
     /// Such as `Delete`.
     pub action: String,

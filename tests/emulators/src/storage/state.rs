@@ -5,9 +5,10 @@
 
 mod buckets;
 mod copies;
+mod kept;
 mod versions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,6 +17,7 @@ use super::conditions::Conditions;
 use super::listing::{ListQuery, Page};
 use super::object::{StoredObject, Upload};
 use super::refusal::Refusal;
+use crate::data::Changes;
 pub(super) use buckets::Bucket;
 pub(super) use copies::{Component, Place, Rewrite};
 
@@ -30,6 +32,9 @@ pub(super) struct State {
     pub(super) one_mutation_per_second: bool,
     /// What was answered so far.
     pub(super) stats: Stats,
+    /// What is to be kept of the present step, and buckets that it changed.
+    changes: Changes,
+    changed_buckets: BTreeSet<String>,
 }
 
 impl State {
@@ -39,6 +44,8 @@ impl State {
             last_generation: 0,
             one_mutation_per_second,
             stats: Stats::default(),
+            changes: Changes::default(),
+            changed_buckets: BTreeSet::new(),
         }
     }
 
@@ -136,8 +143,9 @@ impl State {
         *class = class.take().or_else(|| home.storage_class().map(ToOwned::to_owned));
         home.archive(now, name);
         let object = Arc::new(StoredObject::new(upload, generation, now));
-        home.objects.insert(name.to_owned(), Arc::clone(&object));
+        let replaced = home.objects.insert(name.to_owned(), Arc::clone(&object));
         self.last_generation = generation;
+        self.version_written(bucket, name, &object, replaced);
         Ok(object)
     }
 
@@ -172,6 +180,7 @@ impl State {
         let home = self.home_mut(bucket)?;
         if let Some(older) = generation.filter(|wanted| home.archived(name, *wanted).is_some()) {
             home.forget(name, older);
+            self.version_left(bucket, name, older);
             return Ok(());
         }
         home.check_kept(now, bucket, name)?;
@@ -179,7 +188,9 @@ impl State {
         if generation.is_none() {
             home.archive(now, name);
         }
-        home.objects.remove(name);
+        if let Some(removed) = home.objects.remove(name) {
+            self.version_left(bucket, name, removed.generation);
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The state behind its lock: what both protocols drive.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -17,12 +18,15 @@ use super::settings::BucketSettings;
 use super::state::State;
 use super::xml_parts::PartUploads;
 use crate::connection::Cut;
+use crate::data::Journal;
 use crate::date::ServerDate;
 use crate::faults::Faults;
 
 #[derive(Debug)]
 pub(super) struct Store {
     state: Mutex<State>,
+    /// Where what changes is kept, if it is.
+    pub(super) journal: Option<Arc<Journal>>,
     /// Locked before the state where both are needed.
     sessions: Mutex<Sessions>,
     /// Uploads of the XML API in parts.
@@ -37,9 +41,15 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(state: State, clock: Clock, origin: String) -> Self {
+    pub(super) fn new(
+        state: State,
+        journal: Option<Arc<Journal>>,
+        clock: Clock,
+        origin: String,
+    ) -> Self {
         Self {
             state: Mutex::new(state),
+            journal,
             sessions: Mutex::default(),
             parts: Mutex::default(),
             observers: Observers::default(),
@@ -50,8 +60,9 @@ impl Store {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> Locked<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { state, journal: self.journal.as_deref() }
     }
 
     /// Carries a request out, unless a fault keeps it from that or its answer from its
@@ -170,5 +181,34 @@ impl Store {
 
     pub(super) fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The state, whose changes are on their way to be kept when it is unlocked.
+#[derive(Debug)]
+pub(super) struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    journal: Option<&'a Journal>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if let Some(journal) = self.journal {
+            journal.append(self.state.take_changes());
+        }
     }
 }

@@ -18,8 +18,9 @@ impl Broker {
         resource: &str,
         policy: v1::Policy,
     ) -> Result<v1::Policy, Error> {
-        let access = self.access_mut(resource)?;
-        access.replace(policy).map_err(|Conflict| Error::Conflict(resource.to_owned()))
+        let set = self.access_mut(resource)?.replace(policy);
+        self.access_changed(resource);
+        set.map_err(|Conflict| Error::Conflict(resource.to_owned()))
     }
 
     /// Which of the permissions the caller has.
@@ -45,6 +46,7 @@ impl Broker {
         bindings: impl IntoIterator<Item = Binding>,
     ) -> Result<(), Error> {
         self.access_mut(resource)?.bind(bindings);
+        self.access_changed(resource);
         Ok(())
     }
 
@@ -54,6 +56,7 @@ impl Broker {
         permissions: &[&str],
     ) -> Result<(), Error> {
         self.access_mut(resource)?.deny(permissions.iter().copied());
+        self.access_changed(resource);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 
 mod access;
 mod dead_letter;
+mod kept;
 mod seek;
 mod settlement;
 mod subscriptions;
@@ -21,6 +22,7 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use tokio::time::Instant;
 
 use crate::access::Access;
+use crate::data::Changes;
 
 use super::consumer::{ConsumerId, Delivery, Limits};
 use super::error::Error;
@@ -103,10 +105,14 @@ pub(super) struct Broker {
     pushes_changed: bool,
     next_subscription: SubscriptionId,
     next_message: u64,
+    /// How often it has taken over what was kept.
+    run: u64,
     published: u64,
     /// Counts of deleted subscriptions.
     retired: Stats,
     faults: Faults,
+    /// What is to be kept of the present step.
+    changes: Changes,
 }
 
 impl Broker {
@@ -123,9 +129,11 @@ impl Broker {
             pushes_changed: false,
             next_subscription: 1,
             next_message: 1,
+            run: 0,
             published: 0,
             retired: Stats::default(),
             faults,
+            changes: Changes::default(),
         }
     }
 
@@ -317,6 +325,7 @@ impl Broker {
             }
             attached.wakeup = wakeup;
         }
+        kept::take(&mut self.changes, id, &mut attached.state);
         let dead = attached.state.take_dead();
         if !dead.is_empty()
             && let Some(policy) = attached.state.settings.dead_letter.clone()

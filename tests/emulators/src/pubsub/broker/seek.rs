@@ -20,10 +20,10 @@ const LIFETIME: Duration = Duration::from_hours(7 * 24);
 /// A snapshot, and what it holds.
 #[derive(Debug)]
 pub(super) struct Held {
-    resource: proto::Snapshot,
-    unacknowledged: Vec<Arc<Message>>,
+    pub(super) resource: proto::Snapshot,
+    pub(super) unacknowledged: Vec<Arc<Message>>,
     /// The first message that was published after it was made.
-    since: u64,
+    pub(super) since: u64,
 }
 
 impl Broker {
@@ -46,6 +46,8 @@ impl Broker {
         };
         let held = Held { resource: resource.clone(), unacknowledged, since: self.next_message };
         self.snapshots.insert(resource.name.clone(), held);
+        self.snapshot_changed(&resource.name);
+        self.snapshot_taken(&resource.name);
         Ok(resource)
     }
 
@@ -97,12 +99,14 @@ impl Broker {
         if let Some(held) = self.snapshots.get_mut(&new.name) {
             held.resource = updated.clone();
         }
+        self.snapshot_changed(&new.name);
         Ok(updated)
     }
 
     pub(in crate::pubsub) fn delete_snapshot(&mut self, name: &str) -> Result<(), Error> {
         self.held(name)?;
         self.snapshots.remove(name);
+        self.snapshot_changed(name);
         Ok(())
     }
 
@@ -166,6 +170,7 @@ impl Broker {
             }
         }
         self.pushes_changed = true;
+        self.subscription_changed(id);
         self.settle(id, now);
         Ok(())
     }

@@ -19,6 +19,10 @@ impl Broker {
             return Err(Error::AlreadyExists(resource.name));
         }
         let settings = self.read_settings(&resource)?;
+        let mut state = Subscription::new(settings);
+        if self.changes.are_collected() {
+            state.note_changes();
+        }
         let id = self.next_subscription;
         self.topics
             .get_mut(&resource.topic)
@@ -30,13 +34,10 @@ impl Broker {
         self.names.insert(resource.name.clone(), id);
         self.subscriptions.insert(
             id,
-            Attached {
-                resource: resource.clone(),
-                state: Subscription::new(settings),
-                wakeup: None,
-                since: self.next_message,
-            },
+            Attached { resource: resource.clone(), state, wakeup: None, since: self.next_message },
         );
+        self.subscription_changed(id);
+        self.counters_changed();
         Ok(resource)
     }
 
@@ -68,6 +69,7 @@ impl Broker {
             attached.state.settings = settings;
             attached.state.dead_letter_open |= redirected;
         }
+        self.subscription_changed(id);
         Ok(updated)
     }
 
@@ -88,10 +90,12 @@ impl Broker {
         let id = self.find(name)?;
         self.names.remove(name);
         self.access.remove(name);
+        self.access_changed(name);
         self.pushes_changed = true;
         let Some(attached) = self.subscriptions.remove(&id) else {
             return Ok(());
         };
+        self.subscription_changed(id);
         if let Some(wakeup) = attached.wakeup {
             self.wakeups.remove(&(wakeup, id));
         }

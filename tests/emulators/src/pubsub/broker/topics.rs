@@ -37,6 +37,7 @@ impl Broker {
             Topic { resource: resource.clone(), subscriptions: BTreeSet::new(), log: Vec::new() },
         );
         self.refresh_dead_letters(&resource.name);
+        self.topic_changed(&resource.name);
         Ok(resource)
     }
 
@@ -73,6 +74,7 @@ impl Broker {
         if let Some(topic) = self.topics.get_mut(&new.name) {
             topic.resource = updated.clone();
         }
+        self.topic_changed(&new.name);
         Ok(updated)
     }
 
@@ -104,11 +106,14 @@ impl Broker {
     pub(in crate::pubsub) fn delete_topic(&mut self, name: &str) -> Result<(), Error> {
         self.find_topic(name)?;
         self.access.remove(name);
+        self.access_changed(name);
         let topic = self.topics.remove(name);
+        self.topic_changed(name);
         for id in topic.into_iter().flat_map(|topic| topic.subscriptions) {
             if let Some(attached) = self.subscriptions.get_mut(&id) {
                 names::DELETED_TOPIC.clone_into(&mut attached.resource.topic);
             }
+            self.subscription_changed(id);
         }
         self.refresh_dead_letters(name);
         Ok(())
@@ -147,10 +152,12 @@ impl Broker {
             })));
             ids.push(id);
         }
+        self.counters_changed();
         if self.keeps_log(topic)
-            && let Some(topic) = self.topics.get_mut(topic)
+            && let Some(logged) = self.topics.get_mut(topic)
         {
-            topic.log.extend(shared.iter().cloned());
+            logged.log.extend(shared.iter().cloned());
+            self.messages_logged(topic, &shared);
         }
         let topic = self.topics.get(topic);
         let subscriptions: Vec<SubscriptionId> =

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{DeadLetter, Subscription, Timer};
+use super::{DeadLetter, Note, Subscription, Timer};
 use crate::pubsub::lane::{DeliveryId, LaneId, Position};
 
 /// Leases of one key that end within this time of its first end with it. The service
@@ -98,6 +98,8 @@ impl Subscription {
             self.give_up(id, position);
             return;
         }
+        let number = entry.message.number();
+        self.note(|| Note::Failed(number, failures));
         self.rewind(id, position);
         if let Some(retry) = &self.settings.retry {
             let delay = retry.delay(failures);
@@ -112,6 +114,7 @@ impl Subscription {
     /// key stay where they are.
     fn give_up(&mut self, id: LaneId, position: Position) {
         self.stats.backlog -= 1;
+        self.note_over(id, position);
         if let Some(lane) = self.lanes.get_mut(&id)
             && let Some(delivery) = lane.give_up(position)
         {
@@ -129,6 +132,9 @@ impl Subscription {
         };
         let rewound = lane.rewind(position);
         self.stats.backlog += rewound.unacknowledged;
+        if rewound.unacknowledged > 0 {
+            self.note_open(id);
+        }
         for (position, delivery) in rewound.voided {
             if self.release(delivery).is_some_and(|lease| lease.sent) {
                 self.note_voided(id, position, delivery);

@@ -19,6 +19,7 @@
 mod acknowledgement;
 mod dispatch;
 mod failure;
+mod noted;
 mod remembered;
 mod replace;
 
@@ -37,6 +38,7 @@ use super::settings::Settings;
 use super::stats::Stats;
 pub(super) use acknowledgement::Verdict;
 use failure::Failure;
+pub(super) use noted::Note;
 use remembered::Remembered;
 
 /// A message that used up its delivery attempts.
@@ -94,6 +96,8 @@ pub(super) struct Subscription {
     woken: Vec<ConsumerId>,
     dead: Vec<DeadLetter>,
     stats: Stats,
+    /// Since the last look, if anybody looks.
+    notes: Option<Vec<Note>>,
 }
 
 impl Subscription {
@@ -120,6 +124,7 @@ impl Subscription {
             woken: Vec::new(),
             dead: Vec::new(),
             stats: Stats::default(),
+            notes: None,
         }
     }
 
@@ -152,6 +157,11 @@ impl Subscription {
 
     /// Takes in a message.
     pub(super) fn enqueue(&mut self, message: Arc<Message>) {
+        self.note(|| Note::Open(Arc::clone(&message)));
+        self.take_in(message, 0);
+    }
+
+    fn take_in(&mut self, message: Arc<Message>, failures: u32) {
         self.stats.published += 1;
         self.stats.backlog += 1;
         let key = message.content.ordering_key.as_str();
@@ -167,7 +177,7 @@ impl Subscription {
             self.next_lane
         });
         if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.push(message);
+            lane.push(message, failures);
         }
         self.place(id);
     }
@@ -293,6 +303,7 @@ impl Subscription {
     /// The message of an ended lease needs no delivery any more.
     fn finish(&mut self, lease: &Lease) {
         self.stats.backlog -= 1;
+        self.note_over(lease.lane, lease.position);
         if let Some(lane) = self.lanes.get_mut(&lease.lane) {
             lane.finish(lease.position);
         }

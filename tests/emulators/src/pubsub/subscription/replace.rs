@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Subscription, Timer};
+use super::{Note, Subscription, Timer};
 use crate::pubsub::lane::{DeliveryId, Lane, LaneId};
 use crate::pubsub::message::Message;
 
 impl Subscription {
     /// Every message that is not acknowledged, those under lease included.
     pub(in crate::pubsub) fn unacknowledged(&self) -> impl Iterator<Item = &Arc<Message>> {
-        self.lanes.values().flat_map(Lane::unacknowledged)
+        self.lanes.values().flat_map(Lane::unacknowledged).map(|entry| &entry.message)
     }
 
     /// Forgets all messages and leases, and takes these in as new ones. Ack IDs of before
@@ -28,6 +28,7 @@ impl Subscription {
         self.voided.clear();
         self.timers.retain(|(_, timer)| !matches!(timer, Timer::Hold(_)));
         self.stats.backlog = 0;
+        self.note(|| Note::AllOver);
         let published = self.stats.published;
         for message in messages {
             self.enqueue(message);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::State;
@@ -35,7 +36,7 @@ const KEPT: [&str; 14] = [
 ];
 
 /// A bucket and everything in it.
-#[derive(Debug)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(in crate::storage) struct Bucket {
     pub(super) created: SystemTime,
     updated: SystemTime,
@@ -44,9 +45,12 @@ pub(in crate::storage) struct Bucket {
     /// The fields of [`KEPT`] that were said.
     more: Value,
     pub(super) access: Access,
+    #[serde(skip)]
     pub(super) objects: BTreeMap<String, Arc<StoredObject>>,
     /// Versions that are not live any more, by name and generation.
+    #[serde(skip)]
     pub(super) archive: BTreeMap<(String, i64), Arc<StoredObject>>,
+    #[serde(skip)]
     pub(super) pace: Pace,
 }
 
@@ -72,6 +76,7 @@ impl State {
             archive: BTreeMap::new(),
             pace: Pace::default(),
         };
+        self.bucket_changes(name);
         Ok(self.buckets.entry(name.to_owned()).or_insert(bucket))
     }
 
@@ -98,6 +103,7 @@ impl State {
         bucket.settings = settings;
         // What a client said in more detail.
         bucket.more.as_object_mut().and_then(|more| more.remove("lifecycle"));
+        self.bucket_changes(name);
         Ok(())
     }
 
@@ -137,11 +143,13 @@ impl State {
         bucket.say(&resource);
         bucket.metageneration += 1;
         bucket.updated = now;
+        self.bucket_changes(name);
         Ok(())
     }
 
     /// Who may do what with the bucket.
     pub(in crate::storage) fn access_mut(&mut self, name: &str) -> Result<&mut Access, Refusal> {
+        self.bucket_changes(name);
         Ok(&mut self.home_mut(name)?.access)
     }
 
@@ -156,6 +164,7 @@ impl State {
             return Err(Refusal::BucketNotEmpty);
         }
         self.buckets.remove(name);
+        self.bucket_changes(name);
         Ok(())
     }
 }

@@ -41,6 +41,7 @@ impl State {
         if let Some(place) = older.or_else(|| home.objects.get_mut(name)) {
             *place = Arc::clone(&changed);
         }
+        self.version_changed(bucket, name, &changed);
         Ok(changed)
     }
 }
