@@ -1,7 +1,6 @@
 //! In-process stand-ins for the Google services that a fleet talks to.
 //!
-//! A test starts one in three lines (the example `serve` starts three for programs in any
-//! language):
+//! A test starts one in three lines:
 //!
 //! ```no_run
 //! # async fn run() -> std::io::Result<()> {
@@ -12,16 +11,20 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Other workspaces depend on this crate by path or git. What Google's own clients get
-//! from it is in `CONFORMANCE.md` beside this crate's manifest.
+//! The example `in_a_test` is a small program with its test, which injects a fault and
+//! looks at counts; the example `serve` starts three emulators for programs in any language.
+//! How other workspaces depend on this crate is in `README.md` beside its manifest, and what
+//! Google's own clients get from it in `CONFORMANCE.md`.
 //!
 //! Each emulator listens on loopback and speaks the real wire protocol, so the
-//! official clients and plain HTTP clients use it unchanged.
+//! official clients and plain HTTP clients use it unchanged. Dropping it stops it.
 //!
 //! They can be told to misbehave: [`faults`] tells how answers of [`storage`], [`google`]
 //! and [`pubsub`] are delayed, lost, refused or withheld, and how a test waits for that.
-//! [`proxy`] spoils the connections to any server, these or others. [`account`] judges from
-//! what they saw whether a fleet's refreshes had to be.
+//! [`proxy`] spoils the connections to any server, these or others. They count what they
+//! answered ([`pubsub::Stats`], [`storage::Stats`], [`google::Stats`]), and `wait_for` ends when
+//! the counts are as a test wants them. [`account`] judges from what they saw whether a
+//! fleet's refreshes had to be. [`data`] keeps what they are told in a folder.
 
 pub mod access;
 pub mod account;
