@@ -12,7 +12,7 @@ use super::environment::Place;
 use super::output::{self, Usage};
 
 /// As production's subscription should have it.
-const MIN_BACKOFF: Duration = Duration::from_secs(10);
+pub(crate) const MIN_BACKOFF: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

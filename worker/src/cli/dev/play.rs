@@ -64,6 +64,9 @@ impl Scale {
             token_lifetime: self.token_lifetime,
             api_latency: API_LATENCY,
             refresh_latency: Duration::ZERO,
+            // A demonstration is not to wait as production should.
+            min_backoff: Duration::from_secs(1),
+            worker: None,
             replica_flags: ["--lease-ttl", LEASE_TTL].map(str::to_owned).to_vec(),
         }
     }

@@ -1,8 +1,11 @@
 //! Where a stack that stays up listens: a block of ports that are the same each time.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
 
 use anyhow::Context as _;
+use shared::adapters::SystemClock;
+use shared::ports::Clock as _;
 
 /// What `--port-base` is by default.
 pub(super) const BASE: u16 = 8400;
@@ -14,6 +17,9 @@ const CONTROL: u16 = 4;
 /// The pages' first; the replicas' metrics have the rest of the block.
 const PAGES: u16 = 5;
 const METRICS: u16 = 10;
+/// How often, and how far apart, the ports of a killed stack are looked at.
+const LOOKS: u32 = 100;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// A block of ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +36,30 @@ impl Ports {
         for base in blocks.map(|end| end - BLOCK) {
             let ports = Self { base };
             let Ok(control) = TcpListener::bind(ports.control()) else { continue };
-            let is_free = |offset: &u16| TcpListener::bind(ports.at(*offset)).is_ok();
-            if (0..BLOCK).filter(|offset| *offset != CONTROL).all(|offset| is_free(&offset)) {
+            if ports.is_free() {
                 return Ok((ports, control));
             }
         }
         let last = base.saturating_add((BLOCKS - 1) * BLOCK);
         Err(anyhow::anyhow!("no {BLOCK} ports in a row are free"))
             .with_context(|| format!("from {base} to {last}; name others by --port-base"))
+    }
+
+    /// Waits for processes of a killed stack, which end by themselves: until all of the block
+    /// is free, or it is clear that somebody else has it.
+    pub(super) async fn await_the_last_ones(self) {
+        for _ in 0..LOOKS {
+            // Whoever has a running stack has its control.
+            if TcpListener::bind(self.control()).is_err() || self.is_free() {
+                return;
+            }
+            SystemClock::default().sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
+    fn is_free(self) -> bool {
+        let is_free = |offset| TcpListener::bind(self.at(offset)).is_ok();
+        (0..BLOCK).filter(|offset| *offset != CONTROL).all(is_free)
     }
 
     fn at(self, offset: u16) -> SocketAddr {

@@ -1,17 +1,23 @@
 //! `fleet dev`: a local stack that stays up.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::broker::LISTEN;
 use super::super::connect::duration;
 use super::super::output;
+use super::super::setup::MIN_BACKOFF;
 use super::control::{self, EnvArgs, Environment, ExecArgs, Format, print, tell};
+use super::kept::Kept;
 use super::ports::{BASE, Ports};
+use super::replicas::Lasting;
 use super::stack::{Line, Plan, Replica, Stack};
 
 /// A stack, or a question to one that is up.
@@ -51,8 +57,12 @@ Example:
   fleet dev exec -- pytest
   # or with a handler of one's own, in any language:
   fleet dev --forward greet=http://127.0.0.1:8080/
+  # or with replicas of one's own program, in Rust:
+  fleet dev --worker ./target/debug/my-fleet
+  # or with everything kept in a folder, to go on there the next time:
+  fleet dev --data ~/.local/share/my-fleet
 
-Everything lives in memory and is gone after Ctrl-C.")]
+Without --data everything lives in memory and is gone after Ctrl-C.")]
 struct ServeArgs {
     /// How many replicas
     #[arg(long, default_value_t = 1)]
@@ -72,13 +82,22 @@ struct ServeArgs {
     /// A kind whose jobs the HTTP handler at this URL does, as `fleet worker --forward` (repeat)
     #[arg(long, value_name = "KIND=URL")]
     forward: Vec<String>,
+    /// The command whose `worker` the replicas are, in place of the built-in one: a program
+    /// that calls `worker::fleet`. A shell reads it, as "cargo run -q --"
+    #[arg(long, value_name = "COMMAND")]
+    worker: Option<String>,
+    /// A folder that keeps everything: topics, messages, buckets, objects, accounts, grants,
+    /// tokens, keys and ports, whenever and however the stack ends
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
     /// Where a broker gives access tokens to programs that are no jobs [default:
     /// 127.0.0.1:9091, or any free port where that is taken]
     #[arg(long, value_name = "ADDRESS")]
     broker: Option<SocketAddr>,
     /// Where its ports begin; the next free block of 50 is taken where one of them is in use
-    #[arg(long, env = "FLEET_DEV_PORT_BASE", default_value_t = BASE)]
-    port_base: u16,
+    /// [default: 8400, or with --data those of the last time]
+    #[arg(long, env = "FLEET_DEV_PORT_BASE")]
+    port_base: Option<u16>,
     /// The variables as JSON instead of export lines
     #[arg(long)]
     json: bool,
@@ -88,26 +107,43 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     // A terminal that is closed ends it too.
     let mut hang_up = signal(SignalKind::hangup())?;
-    let (ports, control) = Ports::take(args.port_base)?;
-    if ports.base != args.port_base {
+    let kept = args.data.as_deref().map(Kept::open).transpose()?;
+    let last_base = kept.as_ref().and_then(Kept::port_base);
+    let wanted = args.port_base.or(last_base).unwrap_or(BASE);
+    if last_base == Some(wanted) {
+        Ports { base: wanted }.await_the_last_ones().await;
+    }
+    let (ports, control) = Ports::take(wanted)?;
+    if ports.base != wanted {
         output::note(format!(
-            "ports from {} on are in use: taking those from {} (--port-base {})",
-            args.port_base, ports.base, ports.base
+            "ports from {wanted} on are in use: taking those from {} (--port-base {})",
+            ports.base, ports.base
         ));
     }
-    let stack = Stack::start(Plan {
+    if let Some(kept) = &kept {
+        kept.keep_port_base(ports.base)?;
+    }
+    let plan = Plan {
         token_lifetime: args.token_lifetime,
         api_latency: Duration::ZERO,
         refresh_latency: Duration::ZERO,
         ports: Some(ports),
+        // As `fleet setup` makes it: what runs here runs there.
+        min_backoff: MIN_BACKOFF,
+        worker: args.worker,
         replica_flags: args.forward.iter().map(|route| format!("--forward={route}")).collect(),
-    })
-    .await?;
+    };
+    let stack = Arc::new(Stack::start_on(plan, kept).await?);
     let users = stack.import_users(args.users).await?;
-    let (lines, mut logged) = mpsc::unbounded_channel();
+    let (lines, mut logged) = mpsc::unbounded_channel::<Line>();
+    let _saying = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Some(line) = logged.recv().await {
+            output::note(line.for_people());
+        }
+    }));
     let mut replicas = Vec::new();
     for number in 1..=args.replicas {
-        replicas.push(stack.replica(number, lines.clone()).await?);
+        replicas.push(Lasting::start(&stack, number, lines.clone()).await?);
     }
     stack.offer_accounts();
     let mut environment = stack.environment();
@@ -163,19 +199,23 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             "A broker at {broker_address} gives tokens: `fleet broker credentials {user} > {user}.json`, and with GOOGLE_APPLICATION_CREDENTIALS={user}.json a Google library acts as that user."
         ));
     }
-    loop {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => break,
-            _ = terminate.recv() => break,
-            _ = hang_up.recv() => break,
-            Some(line) = logged.recv() => output::note(line.for_people()),
-        }
-    }
+    let failed = tokio::select! {
+        _ = tokio::signal::ctrl_c() => None,
+        _ = terminate.recv() => None,
+        _ = hang_up.recv() => None,
+        why = stack.failed() => Some(why),
+    };
     output::note("stopping");
-    for replica in replicas.into_iter().chain(pages).chain([broker]) {
+    for replica in replicas {
         replica.terminate().await?;
     }
-    Ok(())
+    for other in pages.into_iter().chain([broker]) {
+        other.terminate().await?;
+    }
+    match failed {
+        None => Ok(()),
+        Some(why) => Err(anyhow::anyhow!(why)).context("what the stack is told cannot be kept"),
+    }
 }
 
 /// A broker where one listens by default, or at any free port where somebody else does.

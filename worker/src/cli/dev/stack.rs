@@ -2,8 +2,7 @@
 
 mod children;
 
-use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +15,12 @@ use emulators::storage::{self, Storage};
 use jiff::{SignedDuration, Timestamp};
 use shared::adapters::{HttpTokenEndpoint, SystemClock, http_client};
 use shared::ports::Clock as _;
-use shared::{Grant, OAuthClient, Secret, TokenStore, UserId, create_secret};
+use shared::{Grant, OAuthClient, Secret, TokenStore, UserId};
 
 use super::super::emulated::Emulators;
 use super::super::environment::Place;
 use super::super::setup;
+use super::kept::{Kept, write_private};
 use super::ports::Ports;
 
 pub(super) use children::{Line, Replica};
@@ -41,8 +41,6 @@ const SCOPES: [&str; 5] = [
     "https://www.googleapis.com/auth/tasks",
     "https://www.googleapis.com/auth/drive.readonly",
 ];
-/// Local redeliveries need no production manners.
-const MIN_BACKOFF: Duration = Duration::from_secs(1);
 
 /// What the stack should be like.
 #[derive(Debug, Clone)]
@@ -50,6 +48,10 @@ pub(super) struct Plan {
     pub(super) token_lifetime: Duration,
     pub(super) api_latency: Duration,
     pub(super) refresh_latency: Duration,
+    /// How long a job waits at least that was given back.
+    pub(super) min_backoff: Duration,
+    /// The command of every replica, as a shell reads it, if not this program.
+    pub(super) worker: Option<String>,
     /// Flags of every replica.
     pub(super) replica_flags: Vec<String>,
     /// Where it listens, if not at any free ports.
@@ -63,8 +65,16 @@ pub(super) struct Stack {
     pub(super) google: Google,
     /// What the bucket saw of refreshes.
     pub(super) account: Account,
-    folder: tempfile::TempDir,
+    folder: Folder,
     plan: Plan,
+}
+
+/// Where the stack's files are.
+enum Folder {
+    /// Goes with the stack.
+    Temporary(tempfile::TempDir),
+    /// Stays. The emulators' data is dropped after them.
+    Kept(Kept),
 }
 
 pub(super) fn full(collection: &str, id: &str) -> String {
@@ -74,6 +84,11 @@ pub(super) fn full(collection: &str, id: &str) -> String {
 impl Stack {
     /// Starts the emulators and creates what the fleet needs.
     pub(super) async fn start(plan: Plan) -> anyhow::Result<Self> {
+        Self::start_on(plan, None).await
+    }
+
+    /// Starts with what a folder keeps, if one is given.
+    pub(super) async fn start_on(plan: Plan, kept: Option<Kept>) -> anyhow::Result<Self> {
         let (mut to_pubsub, mut to_storage) =
             (pubsub::Config::default(), storage::Config::default());
         let mut to_google = google::Config::default();
@@ -82,23 +97,38 @@ impl Stack {
             (to_storage.http, to_storage.grpc) = (ports.storage(), ports.storage_grpc());
             to_google.listen = ports.google();
         }
-        let pubsub = PubSub::start(to_pubsub).await.context("Pub/Sub emulator")?;
-        let storage = Storage::start(to_storage).await.context("storage emulator")?;
-        let google = Google::start(google::Config {
+        let to_google = google::Config {
             token_lifetime: plan.token_lifetime,
             rotate: true,
             api_latency: plan.api_latency,
             refresh_latency: plan.refresh_latency,
             ..to_google
-        })
-        .await
-        .context("identity emulator")?;
+        };
+        let data = kept.as_ref().map(|kept| &kept.data);
+        let pubsub = match data {
+            Some(data) => PubSub::start_on(to_pubsub, data).await,
+            None => PubSub::start(to_pubsub).await,
+        };
+        let storage = match data {
+            Some(data) => Storage::start_on(to_storage, data).await,
+            None => Storage::start(to_storage).await,
+        };
+        let google = match data {
+            Some(data) => Google::start_on(to_google, data).await,
+            None => Google::start(to_google).await,
+        };
+        let (pubsub, storage) =
+            (pubsub.context("Pub/Sub emulator")?, storage.context("storage emulator")?);
+        let google = google.context("identity emulator")?;
         let account = Account::open(&storage);
-        let folder = tempfile::Builder::new().prefix("fleet-").tempdir()?;
+        let folder = match kept {
+            Some(kept) => Folder::Kept(kept),
+            None => Folder::Temporary(tempfile::Builder::new().prefix("fleet-").tempdir()?),
+        };
         let client = google.client_json(ClientKind::Installed, &["http://localhost"]);
-        create_secret(&folder.path().join("client.json"))?
-            .write_all(&serde_json::to_vec_pretty(&client)?)?;
         let stack = Self { pubsub, storage, google, account, folder, plan };
+        // It names the ports, which may be others than the last time.
+        write_private(&stack.client_path(), &serde_json::to_vec_pretty(&client)?)?;
         stack.set_up().await?;
         Ok(stack)
     }
@@ -111,7 +141,7 @@ impl Stack {
             topic: full("topics", topic),
             dead_topic: dead.map(|d| full("topics", d)),
             ordering,
-            min_backoff: MIN_BACKOFF,
+            min_backoff: self.plan.min_backoff,
         };
         let plans = [
             plan(SUBSCRIPTION, TOPIC, Some(DEAD), true),
@@ -172,8 +202,8 @@ impl Stack {
         ]
     }
 
-    fn client_path(&self) -> std::path::PathBuf {
-        self.folder.path().join("client.json")
+    fn client_path(&self) -> PathBuf {
+        self.folder().join("client.json")
     }
 
     /// The OAuth client of everybody here.
@@ -181,12 +211,16 @@ impl Stack {
         Ok(OAuthClient::from_json(&std::fs::read(self.client_path())?)?)
     }
 
+    fn sub(number: usize) -> String {
+        format!("user-{number}")
+    }
+
     /// A user who has consented, with a live access token and when that expires.
     pub(super) fn consent(
         &self,
         number: usize,
     ) -> anyhow::Result<(String, google::Grant, Timestamp)> {
-        let sub = format!("user-{number}");
+        let sub = Self::sub(number);
         let user = google::User {
             email: format!("{sub}@example.com"),
             name: format!("User {number}"),
@@ -198,7 +232,8 @@ impl Stack {
         Ok((sub, granted, SystemClock::default().wall() + life))
     }
 
-    /// Imports users that have consented, with live access tokens.
+    /// Imports users that have consented, with live access tokens. Those that a folder has kept
+    /// stay as they are.
     pub(super) async fn import_users(&self, count: usize) -> anyhow::Result<Vec<UserId>> {
         let client = self.client()?;
         let endpoint = HttpTokenEndpoint::new(&client, http_client("fleet-demo")?)?;
@@ -206,6 +241,11 @@ impl Stack {
         let store = TokenStore::builder(bucket, Arc::new(endpoint)).build()?;
         let mut users = Vec::with_capacity(count);
         for number in 1..=count {
+            let user = UserId::new(Self::sub(number))?;
+            if self.storage.object(BUCKET, &user.token_object()).is_some() {
+                users.push(user);
+                continue;
+            }
             let (sub, granted, expires_at) = self.consent(number)?;
             let grant = Grant {
                 refresh_token: Some(Secret::new(granted.refresh_token)),
@@ -213,10 +253,9 @@ impl Stack {
                 expires_at: Some(expires_at),
                 expires_in: Some(Duration::from_secs(granted.expires_in)),
                 scopes: granted.scopes,
-                sub: Some(sub.clone()),
+                sub: Some(sub),
                 ended: None,
             };
-            let user = UserId::new(&sub)?;
             store.import(&user, grant, true).await?;
             users.push(user);
         }
@@ -239,6 +278,17 @@ impl Stack {
 
     /// The folder of this stack's files.
     pub(super) fn folder(&self) -> &Path {
-        self.folder.path()
+        match &self.folder {
+            Folder::Temporary(folder) => folder.path(),
+            Folder::Kept(kept) => &kept.folder,
+        }
+    }
+
+    /// Completes when the stack can keep no more of what it is told; why.
+    pub(super) async fn failed(&self) -> String {
+        match &self.folder {
+            Folder::Temporary(_) => std::future::pending().await,
+            Folder::Kept(kept) => kept.data.failed().await,
+        }
     }
 }

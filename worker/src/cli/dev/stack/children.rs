@@ -1,6 +1,5 @@
 //! The stack's processes: children of this program.
 
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 
@@ -9,12 +8,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use shared::create_secret;
 use shared::ports::Randomness;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
+use super::super::kept::write_private;
 use super::{SCOPES, Stack};
 
 /// Of the key that programs ask the broker with, in the stack's folder.
@@ -28,15 +27,21 @@ impl Stack {
         number: usize,
         lines: mpsc::UnboundedSender<Line>,
     ) -> anyhow::Result<Replica> {
-        let mut command = self.command("worker")?;
+        let mut command = match &self.plan.worker {
+            None => self.command("worker")?,
+            Some(own) => {
+                // A shell reads it, as people write commands; arguments are added as they are.
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("exec {own} \"$@\""), "sh"]).stdout(Stdio::piped());
+                self.child(shell, "worker")
+            }
+        };
         let metrics = self.plan.ports.map(|ports| ports.metrics(number));
         let metrics = metrics.unwrap_or_else(any_port).to_string();
         command.args(["--listen", &metrics, "--ack-extension", "10s"]);
         command.args(&self.plan.replica_flags);
-        let (replica, _) = begun(command, number, lines, |line| {
-            (line["message"] == "taking jobs").then(String::new)
-        })
-        .await?;
+        let takes_jobs = |line: &Value| (line["message"] == "taking jobs").then(String::new);
+        let (replica, _) = begun(command, number, lines, takes_jobs).await?;
         Ok(replica)
     }
 
@@ -44,6 +49,12 @@ impl Stack {
     pub(in super::super) fn command(&self, name: &str) -> anyhow::Result<Command> {
         let program = std::env::current_exe().context("this program's own path is unknown")?;
         let mut command = Command::new(program);
+        command.stdout(Stdio::null());
+        Ok(self.child(command, name))
+    }
+
+    /// A child that has the command line of this program, on this stack.
+    fn child(&self, mut command: Command, name: &str) -> Command {
         // Settings of the caller's fleet must not leak into this one.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("FLEET_") {
@@ -56,12 +67,11 @@ impl Stack {
             .env("FLEET_LOG", "info")
             .env("FLEET_LOG_FORMAT", "gcp")
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             // Ctrl-C reaches the parent, which ends its replicas in order.
             .process_group(0)
             .kill_on_drop(true);
-        Ok(command)
+        command
     }
 
     /// Starts the `page`th replica of the consent pages; its own address. All of this stack
@@ -74,11 +84,11 @@ impl Stack {
         flags: &[String],
         lines: mpsc::UnboundedSender<Line>,
     ) -> anyhow::Result<(Replica, String)> {
-        let key = self.folder.path().join("session.key");
+        let key = self.folder().join("session.key");
         if !key.exists() {
             let random = Randomness::from_system();
             let secret = format!("{}{}", random.id(), random.id());
-            create_secret(&key)?.write_all(STANDARD.encode(secret).as_bytes())?;
+            write_private(&key, STANDARD.encode(secret).as_bytes())?;
         }
         let mut command = self.command("web")?;
         let listen = self.plan.ports.map(|ports| ports.page(page));
@@ -101,10 +111,10 @@ impl Stack {
         address: SocketAddr,
         lines: mpsc::UnboundedSender<Line>,
     ) -> anyhow::Result<(Replica, [(&'static str, String); 2])> {
-        let key = self.folder.path().join(BROKER_KEY);
+        let key = self.folder().join(BROKER_KEY);
         if !key.exists() {
             let secret = Randomness::from_system().secret();
-            create_secret(&key)?.write_all(secret.expose().as_bytes())?;
+            write_private(&key, secret.expose().as_bytes())?;
         }
         let mut command = self.command("broker")?;
         command.args(["--listen", &address.to_string()]).env("FLEET_BROKER_KEY", &key);
@@ -129,6 +139,9 @@ async fn begun(
     ready: impl Fn(&Value) -> Option<String>,
 ) -> anyhow::Result<(Replica, String)> {
     let mut child = command.spawn().context("a replica cannot be started")?;
+    if let Some(stdout) = child.stdout.take() {
+        tokio::spawn(passed_on(BufReader::new(stdout).lines(), number, lines.clone()));
+    }
     let stderr = child.stderr.take().context("a replica has no stderr")?;
     let mut reader = BufReader::new(stderr).lines();
     let mut holder = String::new();
@@ -141,16 +154,23 @@ async fn begun(
         let found = ready(&line.fields);
         drop(lines.send(line));
         if let Some(found) = found {
-            tokio::spawn(async move {
-                while let Ok(Some(text)) = reader.next_line().await {
-                    drop(lines.send(Line::read(number, &text)));
-                }
-            });
+            tokio::spawn(passed_on(reader, number, lines));
             return Ok((Replica::new(number, holder, child), found));
         }
         last = text;
     }
     anyhow::bail!("replica {number} did not start: {last}")
+}
+
+/// Sends lines on until there are no more.
+async fn passed_on(
+    mut reader: Lines<BufReader<impl AsyncRead + Unpin>>,
+    number: usize,
+    lines: mpsc::UnboundedSender<Line>,
+) {
+    while let Ok(Some(text)) = reader.next_line().await {
+        drop(lines.send(Line::read(number, &text)));
+    }
 }
 
 /// One line of a replica's log.
