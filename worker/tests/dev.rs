@@ -1,83 +1,16 @@
 //! `fleet dev` as a place to work: its ports, its variables for other programs, its end.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod stack;
+
 use std::path::Path;
-use std::process::{Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value};
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::net::TcpStream;
+use tokio::process::Command;
 
-const FLEET: &str = env!("CARGO_BIN_EXE_fleet");
-
-fn fleet(arguments: &[&str]) -> Command {
-    let mut command = Command::new(FLEET);
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    command
-}
-
-/// A stack that is up, and what it says from then on.
-struct Stack {
-    child: Child,
-    said: Lines<BufReader<ChildStderr>>,
-    notes: Vec<String>,
-    /// Where its ports begin.
-    base: String,
-}
-
-impl Stack {
-    async fn up(base: &str) -> Self {
-        let arguments = ["dev", "--port-base", base, "--users", "1", "--replicas", "2"];
-        let mut command = fleet(&arguments);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (mut notes, mut base) = (Vec::new(), base.to_owned());
-        while let Some(line) = said.next_line().await.unwrap() {
-            if let Some((_, moved)) = line.split_once("(--port-base ") {
-                moved.trim_end_matches(')').clone_into(&mut base);
-            }
-            let over = line.contains("metrics of replica 2");
-            notes.push(line);
-            if over {
-                return Self { child, said, notes, base };
-            }
-        }
-        panic!("it is not up: {notes:?}");
-    }
-
-    async fn asked(&self, arguments: &[&str]) -> Output {
-        let (question, rest) = arguments.split_first().unwrap();
-        let place = ["dev", question, "--port-base", &self.base];
-        fleet(&place).args(rest).output().await.unwrap()
-    }
-
-    async fn environment(&self) -> Map<String, Value> {
-        let told = self.asked(&["env", "--format", "json"]).await;
-        assert!(told.status.success(), "{told:?}");
-        serde_json::from_slice(&told.stdout).unwrap()
-    }
-
-    /// Sends it this signal, and waits for its end.
-    async fn end(mut self, signal: Signal) -> Option<i32> {
-        let pid = Pid::from_raw(self.child.id().unwrap().try_into().unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-        while self.said.next_line().await.unwrap().is_some() {}
-        self.child.wait().await.unwrap().code()
-    }
-}
-
-/// A port from which on nobody else is likely to listen.
-async fn base() -> String {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    // Below those that the system hands out.
-    (10_000 + free.local_addr().unwrap().port() % 10_000).to_string()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
+use stack::{FLEET, Stack, base, fleet, text};
 
 #[tokio::test]
 async fn programs_find_a_running_stack() {
@@ -145,4 +78,65 @@ async fn a_stack_whose_terminal_is_closed_cleans_up() {
     assert_eq!(gone.status.code(), Some(1));
     let why = text(&gone.stderr);
     assert!(why.contains("no stack answers") && why.contains("fleet dev"), "{why}");
+}
+
+/// What a deployment is judged by finds nothing to say about the stack that programs are
+/// written against.
+#[tokio::test]
+async fn a_strict_doctor_has_no_complaint() {
+    let stack = Stack::up(&base().await).await;
+    let looked = stack.asked(&["exec", "--", FLEET, "doctor", "--strict"]).await;
+    assert!(looked.status.success(), "{}\n{}", text(&looked.stdout), text(&looked.stderr));
+    assert!(text(&looked.stdout).contains("overwrite round trip"), "{looked:?}");
+    assert_eq!(stack.end(Signal::TERM).await, Some(0));
+}
+
+#[tokio::test]
+async fn replicas_run_a_program_of_ones_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let pid = folder.path().join("pid");
+    let own = Path::new(FLEET).with_file_name("examples").join("official_client");
+    assert!(
+        own.exists(),
+        "{} is missing: run `cargo test --workspace`, or `cargo build --examples` first",
+        own.display()
+    );
+    let command = format!(
+        "sh -c 'echo $$ >{}; echo here I am; exec {} \"$@\"' sh",
+        pid.display(),
+        own.display()
+    );
+    let flags = ["--port-base", &base().await, "--worker", &command];
+    let mut stack = Stack::up_with(&flags).await;
+    assert!(stack.notes.iter().any(|note| note == "replica 1: here I am"), "{:?}", stack.notes);
+    let host = stack.environment().await["STORAGE_EMULATOR_HOST"].as_str().unwrap().to_owned();
+    let upload =
+        format!("{host}/upload/storage/v1/b/fleet-local-tokens/o?uploadType=media&name=greeting");
+    let written = reqwest::Client::new().post(upload).body("hello").send().await.unwrap();
+    assert!(written.status().is_success());
+    let params = r#"{"bucket": "fleet-local-tokens", "object": "greeting"}"#;
+    let publish = ["exec", "--", FLEET, "publish", "--user", "user-1", "--kind", "storage.read"];
+    let publish = [&publish[..], &["--params", params, "--wait"]].concat();
+    let done = stack.asked(&publish).await;
+    assert!(done.status.success() && text(&done.stdout).contains("\"bytes\":5"), "{done:?}");
+
+    // Whoever dies is started again, after a pause that is said.
+    let replica = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    kill_process(Pid::from_raw(replica).unwrap(), Signal::KILL).unwrap();
+    let said = stack.says("starting it again in").await;
+    assert!(said.contains("replica 1 ended by itself"), "{said}");
+    stack.says("replica 1: here I am").await;
+    let done = stack.asked(&publish).await;
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(stack.end(Signal::TERM).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_program_that_is_no_worker_is_told_at_once() {
+    let base = base().await;
+    let flags = ["dev", "--port-base", &base, "--worker", "sh -c 'echo why >&2; exit 3'"];
+    let refused = fleet(&flags).output().await.unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(said.contains("replica 1 did not start") && said.contains("why"), "{said}");
 }
