@@ -72,6 +72,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use object::StoredObject;
@@ -198,9 +199,9 @@ impl Storage {
         self.store.lock().one_mutation_per_second = enforced;
     }
 
-    /// From the next upload session on, contents of more than so many bytes are measured
-    /// (size and checksum) and not kept: an upload of any size then costs no memory. What
-    /// was not kept cannot be read.
+    /// From the next upload on, contents of more than so many bytes are measured (size and
+    /// checksum) and not kept: an upload of any size then costs no memory, in chunks not even
+    /// while it comes. What was not kept cannot be read.
     pub fn keep_up_to(&self, bytes: usize) {
         self.store.sessions().keep = bytes;
     }
@@ -235,6 +236,19 @@ impl Storage {
             Ok(()) | Err(refusal::Refusal::BucketExists) => Ok(()),
             Err(_) => Err(InvalidBucketName(name.to_owned())),
         }
+    }
+
+    /// Stores an object past both protocols, whatever was there: how a test gets very many.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such bucket.
+    pub fn put(&self, bucket: &str, name: &str, content: Bytes) -> Result<(), NoSuchBucket> {
+        let missing = |_| NoSuchBucket(bucket.to_owned());
+        let upload =
+            object::Upload::new(content, object::Attributes::default()).map_err(missing)?;
+        let write = self.store.write(bucket, name, upload, conditions::Conditions::default());
+        write.map(drop).map_err(missing)
     }
 
     /// Changes a bucket's settings. They are what reads of the bucket show and change

@@ -14,6 +14,7 @@ use super::extract::{Content, Params, Segments};
 use super::multipart::{self, Multipart};
 use super::object::{Attributes, StoredObject, Upload, encode_segment};
 use super::operation::Operation;
+use super::received::Received;
 use super::refusal::Refusal;
 use super::resumable::{Chunk, Progress, Target};
 use super::store::Store;
@@ -78,7 +79,14 @@ pub(super) async fn start(
         }
     };
     let name = object_name(params.name, &attributes)?;
-    let upload = Upload::new(content, attributes)?;
+    let keep = store.sessions().keep;
+    let upload = if content.len() > keep {
+        let mut received = Received::new(keep);
+        received.extend(&content);
+        Upload::of(&received, attributes)?
+    } else {
+        Upload::new(content, attributes)?
+    };
     let write = || store.write(&bucket, &name, upload, conditions);
     let object = store.pass(cut, Operation::Write, &name, write).await?;
     Ok(stored(&store, &bucket, &name, &object))
