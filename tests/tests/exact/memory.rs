@@ -113,7 +113,7 @@ async fn two_hundred_jobs_end_with_the_least_memory() -> anyhow::Result<()> {
     let posts = (1 + 2 * much.len()) * JOBS * 3 / 4;
     assert_eq!(scene.api.sent_to("/post").len(), posts, "no POST was sent twice");
     report::say(format!(
-        "{JOBS} jobs: {much:.2?} s with 128 MiB, {little:.2?} s with 4 MiB, {ratio:.2} of the throughput"
+        "{JOBS} jobs: {much:.2?} s with 128 MiB, {little:.2?} s with 8 MiB, {ratio:.2} of the throughput"
     ));
     assert!(ratio >= 0.6, "{ratio:.2} of the throughput");
     let refused = scene.stage.fleet(&["worker", "--body-memory", "1000"]).await?;

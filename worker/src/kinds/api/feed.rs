@@ -4,6 +4,7 @@
 //! the job was cut) is an error to the writer, so that no object is finished with
 //! half of its content.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,6 +47,8 @@ pub(super) struct Feed {
 #[derive(Debug)]
 pub(super) struct Source {
     receiver: mpsc::Receiver<Message>,
+    /// What has been received ahead of the writer.
+    ahead: VecDeque<Bytes>,
     length: Option<u64>,
     ended: bool,
     progress: Arc<Progress>,
@@ -71,7 +74,7 @@ pub(super) fn feed(length: Option<u64>) -> (Feed, Source) {
     let progress = Arc::default();
     (
         Feed { sender, buffer: BytesMut::new(), bytes: 0 },
-        Source { receiver, length, ended: false, progress },
+        Source { receiver, ahead: VecDeque::new(), length, ended: false, progress },
     )
 }
 
@@ -122,27 +125,52 @@ impl Source {
     pub(super) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
+
+    /// Receives ahead until the length is known, or more than so many bytes are held. It holds at
+    /// most a piece more.
+    pub(super) async fn look_ahead(&mut self, most: usize) -> io::Result<()> {
+        let mut held = 0;
+        while self.length.is_none() && held <= most {
+            match self.receive().await? {
+                Some(piece) => {
+                    held += piece.len();
+                    self.ahead.push_back(piece);
+                }
+                None => self.length = Some(held as u64),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the reader brings next; `None` at its announced end.
+    async fn receive(&mut self) -> io::Result<Option<Bytes>> {
+        match self.receiver.recv().await {
+            Some(Message::Piece(piece)) => Ok(Some(piece)),
+            Some(Message::End) => {
+                self.ended = true;
+                Ok(None)
+            }
+            None => Err(io::Error::other("the content ended before its end")),
+        }
+    }
 }
 
 impl StreamingSource for Source {
     type Error = io::Error;
 
     async fn next(&mut self) -> Option<Result<Bytes, io::Error>> {
+        if let Some(piece) = self.ahead.pop_front() {
+            self.progress.asked.fetch_add(1, Ordering::SeqCst);
+            return Some(Ok(piece));
+        }
         if self.ended {
             return None;
         }
         self.progress.waiting.store(true, Ordering::SeqCst);
-        let message = self.receiver.recv().await;
+        let received = self.receive().await;
         self.progress.asked.fetch_add(1, Ordering::SeqCst);
         self.progress.waiting.store(false, Ordering::SeqCst);
-        match message {
-            Some(Message::Piece(piece)) => Some(Ok(piece)),
-            Some(Message::End) => {
-                self.ended = true;
-                None
-            }
-            None => Some(Err(io::Error::other("the content ended before its end"))),
-        }
+        received.transpose()
     }
 
     async fn size_hint(&self) -> Result<SizeHint, io::Error> {
@@ -178,11 +206,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_received_ahead_is_not_lost() {
+        for (bytes, most, known) in [
+            (0, 10, true),
+            (5, 10, true),
+            (3 * PIECE, 3 * PIECE, true),
+            (3 * PIECE + 1, 3 * PIECE, false),
+            (9 * PIECE, 2 * PIECE, false),
+        ] {
+            let (mut feed, mut source) = feed(None);
+            let reading = async {
+                feed.push(&vec![b'x'; bytes]).await?;
+                feed.end().await
+            };
+            let writing = async {
+                source.look_ahead(most).await.unwrap();
+                let hint = source.size_hint().await.unwrap();
+                let exact = known.then_some(bytes as u64);
+                assert_eq!(hint.exact(), exact, "{bytes} bytes");
+                let ahead: usize = source.ahead.iter().map(Bytes::len).sum();
+                assert!(ahead <= most + PIECE, "{ahead} bytes");
+                let mut all = 0;
+                while let Some(piece) = source.next().await {
+                    all += piece.unwrap().len();
+                }
+                all
+            };
+            let (read, written) = tokio::join!(reading, writing);
+            assert_eq!((read, written), (Ok(bytes as u64), bytes));
+        }
+    }
+
+    #[tokio::test]
     async fn an_end_that_is_not_announced_is_an_error() {
-        let (mut feed, mut source) = feed(Some(3));
-        feed.push(b"abc").await.unwrap();
-        drop(feed);
-        assert!(source.next().await.unwrap().is_err());
+        for known in [None, Some(3)] {
+            let (mut feed, mut source) = feed(known);
+            feed.push(b"abc").await.unwrap();
+            drop(feed);
+            let ahead = source.look_ahead(10).await;
+            assert_eq!(ahead.is_err(), known.is_none());
+            assert!(source.next().await.unwrap().is_err());
+        }
     }
 
     #[tokio::test]

@@ -40,7 +40,7 @@ use call::Call;
 use collect::{Lines, Merged};
 use feed::{Feed, Stopped, feed};
 use limits::MAX_OUTPUT_BYTES;
-use memory::BodyMemory;
+use memory::{BodyMemory, Taken};
 use output::Target;
 use page::{Collect, PageReader};
 use paging::{BadPage, Pages, Paging};
@@ -96,9 +96,9 @@ impl ApiHandler {
     }
 
     async fn run(&self, job: &Job, call: &Call, session: &Session<'_>) -> Verdict {
-        let _memory = self.memory.take(call.need()).await;
+        let mut memory = self.memory.take(call.need()).await;
         let running = match (&call.output, &call.paging) {
-            (Some(target), _) => self.store(job, call, target, session).boxed(),
+            (Some(target), _) => self.store(job, call, target, session, &mut memory).boxed(),
             (None, Some(paging)) => merge(call, paging, session).boxed(),
             (None, None) => {
                 let single = async {
@@ -124,6 +124,7 @@ impl ApiHandler {
         call: &Call,
         target: &Target,
         session: &Session<'_>,
+        memory: &mut Taken<'_>,
     ) -> Result<Verdict, Verdict> {
         let Some(Outputs { store, .. }) = &self.outputs else {
             return Err(reject("no bucket is allowed for `output`".to_owned(), None));
@@ -158,6 +159,9 @@ impl ApiHandler {
         } else {
             let body = Body::new(response, IDLE).and_then(Body::must_be_whole);
             let body = body.map_err(|broken| unusable(Unusable::Broken(broken)))?;
+            if let Some(length) = body.length {
+                memory.shrink(call.need().of_length(length));
+            }
             let (feed, source) = feed(body.length);
             let closed = feed.closed();
             (source, until_closed(closed, feed_body(body, feed)).boxed())

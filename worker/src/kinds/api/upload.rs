@@ -1,9 +1,9 @@
 //! Writing an object while its content comes, whole or not at all.
 //!
-//! The official client sends the content in chunks of a resumable upload, whose
-//! object appears when the last chunk was taken and its checksum agrees. It bounds
-//! nothing itself, so everything is bounded here. The object's metadata says which
-//! job wrote it: a job that comes again finds its own object and is done.
+//! Content of up to [`SINGLE`] bytes goes in one request. The official client sends what is longer
+//! in chunks of a resumable upload, whose object appears when the last chunk was taken and its
+//! checksum agrees. It bounds nothing itself, so everything is bounded here. The object's metadata
+//! says which job wrote it: a job that comes again finds its own object and is done.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,8 +23,10 @@ use super::limits::STORAGE_STALL;
 use super::output::Target;
 use super::storage_failure::{Failure, NotStored, bounded, spoilt, status};
 
-/// What one request of a resumable upload carries, and what a running job holds in
-/// memory. Smaller objects go in one request.
+/// What goes in one request, without the two more that a resumable upload takes. All of it is held
+/// in memory until Cloud Storage has it.
+pub(super) const SINGLE: usize = 8 * 1024 * 1024;
+/// What one request of a resumable upload carries, and what is held of longer content.
 pub(super) const CHUNK: usize = 4 * 1024 * 1024;
 /// Requests of one upload that may fail; it goes on where it was.
 const ATTEMPTS: u32 = 5;
@@ -127,15 +129,18 @@ impl OutputStore {
         target: &Target,
         job: &Job,
         content_type: &str,
-        source: Source,
+        mut source: Source,
     ) -> Result<Stored, NotStored> {
+        // Whoever reads the content knows why it has no end.
+        let known = source.look_ahead(SINGLE).await;
+        known.map_err(|error| NotStored::Failed(format!("{target}: {error}")))?;
         let progress = source.progress();
         let mut request = self
             .objects
             .write_object(resource(target), &target.object, source)
             .set_content_type(content_type)
             .set_metadata(mark(job))
-            .with_resumable_upload_threshold(CHUNK)
+            .with_resumable_upload_threshold(SINGLE + 1)
             .with_resumable_upload_buffer_size(CHUNK)
             .with_retry_policy(RetryableErrors.with_attempt_limit(ATTEMPTS))
             // The same content again does no harm.
@@ -230,7 +235,7 @@ mod tests {
     use shared::adapters::SystemClock;
     use tokio::net::TcpListener;
 
-    use super::super::feed::feed;
+    use super::super::feed::{Feed, feed};
     use super::*;
     use crate::json::Json;
 
@@ -246,6 +251,18 @@ mod tests {
 
     /// Writes three bytes to a server that answers in this way.
     async fn write(listener: TcpListener, router: Option<Router>) -> Result<Stored, NotStored> {
+        let (feed, source) = feed(Some(3));
+        write_from(listener, router, feed, source, 3).await
+    }
+
+    /// Writes so many bytes.
+    async fn write_from(
+        listener: TcpListener,
+        router: Option<Router>,
+        mut feed: Feed,
+        source: Source,
+        bytes: usize,
+    ) -> Result<Stored, NotStored> {
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move {
             if let Some(router) = router {
@@ -258,9 +275,8 @@ mod tests {
         });
         let clock = Arc::new(SystemClock::default());
         let store = OutputStore::connect(Some(&origin), None, clock).await.unwrap();
-        let (mut feed, source) = feed(Some(3));
         let feeding = async {
-            feed.push(b"abc").await.unwrap();
+            feed.push(&vec![b'x'; bytes]).await?;
             feed.end().await
         };
         let (target, job) = (target(), job("j"));
@@ -316,6 +332,39 @@ mod tests {
         // The answer to the first attempt was lost, and the client tried again.
         let ours = write(listener().await, Some(router("j"))).await;
         assert_eq!(ours, Ok(Stored { generation: 7, bytes: 3 }));
+    }
+
+    /// By the types of the requests that begin an upload.
+    #[tokio::test]
+    async fn small_objects_go_in_one_request() {
+        for (bytes, known, upload_type) in [
+            (0, true, "multipart"),
+            (5_000_000, true, "multipart"),
+            (SINGLE, true, "multipart"),
+            (SINGLE + 1, true, "resumable"),
+            (0, false, "multipart"),
+            (5_000_000, false, "multipart"),
+            (SINGLE, false, "multipart"),
+            (SINGLE + 1, false, "resumable"),
+        ] {
+            let (types, mut seen) = tokio::sync::mpsc::unbounded_channel();
+            let begun = post(move |uri: axum::http::Uri, body: axum::body::Bytes| {
+                types.send((uri.query().unwrap_or_default().to_owned(), body.len())).unwrap();
+                async { StatusCode::FORBIDDEN }
+            });
+            let begun = begun.layer(axum::extract::DefaultBodyLimit::disable());
+            let router = Router::new().route("/upload/storage/v1/b/exports/o", begun);
+            let (feed, source) = feed(known.then_some(bytes as u64));
+            let written = write_from(listener().await, Some(router), feed, source, bytes).await;
+            assert!(matches!(written, Err(NotStored::Failed(_))), "{written:?}");
+            let (query, sent) = seen.recv().await.unwrap();
+            let expected = format!("uploadType={upload_type}");
+            assert!(query.contains(&expected), "{bytes} bytes, {known}: {query}");
+            assert!(query.contains("ifGenerationMatch=0"), "{query}");
+            let whole = (bytes..bytes + 2000).contains(&sent);
+            assert_eq!(whole, upload_type == "multipart" || bytes == 0, "{sent} of {bytes}");
+            assert!(seen.try_recv().is_err(), "{bytes} bytes took more than one request");
+        }
     }
 
     #[test]
