@@ -68,11 +68,11 @@ fn half(set: &str, missing: &str) -> Usage {
 fn check(name: &str, value: &str, anywhere: bool) -> Result<Url, Usage> {
     let url = Url::parse(value)
         .ok()
-        .filter(|u| u.scheme() == "http" && u.host().is_some())
+        .filter(|u| ["http", "https"].contains(&u.scheme()) && u.host().is_some())
         .filter(|u| u.path() == "/" && u.query().is_none() && u.username().is_empty());
     let Some(url) = url else {
         let origin = ["STORAGE_EMULATOR_HOST", "FLEET_API_ROOT", "FLEET_KMS_ROOT"].contains(&name);
-        let form = if origin { "http://HOST:PORT" } else { "HOST:PORT" };
+        let form = if origin { "http://HOST:PORT or https://HOST:PORT" } else { "HOST:PORT" };
         return Err(Usage(format!("{name} must have the form {form}")));
     };
     if !is_loopback(&url) && !anywhere {
@@ -108,6 +108,22 @@ mod tests {
         let all = read(&[PUBSUB, STORAGE, root, kms]).unwrap().unwrap();
         assert_eq!(all.api_root.unwrap().as_str(), "http://127.0.0.1:1/");
         assert_eq!(all.kms_root.unwrap().as_str(), "http://127.0.0.1:2/");
+    }
+
+    /// A private authority is told of by SSL_CERT_FILE.
+    #[test]
+    fn origins_may_have_tls() {
+        let storage = ("STORAGE_EMULATOR_HOST", "https://127.0.0.1:4443");
+        let root = ("FLEET_API_ROOT", "https://localhost:1");
+        let kms = ("FLEET_KMS_ROOT", "https://127.0.0.1:2");
+        let all = read(&[PUBSUB, storage, root, kms]).unwrap().unwrap();
+        assert_eq!(all.storage, storage.1);
+        assert_eq!(all.api_root.unwrap().as_str(), "https://localhost:1/");
+        assert_eq!(all.kms_root.unwrap().as_str(), "https://127.0.0.1:2/");
+        let far = ("FLEET_API_ROOT", "https://10.0.0.1:1");
+        assert!(read(&[PUBSUB, STORAGE, far]).unwrap_err().contains("loopback"));
+        let other = ("FLEET_API_ROOT", "ftp://127.0.0.1:1");
+        assert!(read(&[PUBSUB, STORAGE, other]).unwrap_err().contains("https://HOST:PORT"));
     }
 
     #[test]
