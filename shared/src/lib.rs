@@ -125,6 +125,28 @@
 //! process ends, and give it [`Policy::longest_flight`], or it may make the first window
 //! itself.
 //!
+//! # What a first job waits for
+//!
+//! A job whose user's token has expired waits for a refresh. With a bucket 20 ms and an endpoint
+//! 150 ms away that was six requests in a row, 270 ms: GET token, GET lease, PUT lease, GET token,
+//! POST, PUT token. What is left is the POST and two requests of the bucket, or three where nobody
+//! has refreshed the user before. `model` was run with each change before it was made.
+//!
+//! *The commit is not waited for.* Callers have the token at the provider's 200, and the PUT of the
+//! record goes on in a task of its own, which outlives them: one request of the bucket less. The
+//! answer is as safe as it was, but for a process that ends without [`TokenStore::shutdown`]
+//! (`budget::a_first_job_waits_for_the_endpoint_and_not_for_the_commit`).
+//!
+//! *The lease's generation is remembered.* A commit writes the generation of its lease into the
+//! record, so that the next refresh takes it by compare-and-set without reading it: one request
+//! less. A stale one is refused and costs that read.
+//!
+//! *A login knows that there is no lease.* Whoever writes a user's first record puts "none" there,
+//! so that the first refresh spares the read as well. What it cannot spare is the GET of the token
+//! after a lease that was taken where none was: between a deletion and a new login such a PUT may
+//! succeed on a record that is gone, and without the second look `model` finds a refresh token that
+//! is spent twice. So that is three requests, and two ever after.
+//!
 //! # Where to look
 //!
 //! Decisions are pure ([`protocol`]); I/O stands behind small traits ([`ports`])
