@@ -4,62 +4,27 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::roles::Role;
 
-/// What a client did, as it measured itself.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Work {
-    /// Jobs that it ended.
-    pub(crate) jobs: u64,
-    /// From the first to the last of them, in seconds.
-    pub(crate) wall: f64,
-    /// Its processor time meanwhile, in seconds.
-    pub(crate) cpu: f64,
-}
-
-impl Work {
-    /// Jobs per second.
-    pub(crate) fn rate(&self) -> f64 {
-        self.jobs as f64 / self.wall
-    }
-
-    /// Microseconds of processor time per job.
-    pub(crate) fn cpu_per_job(&self) -> f64 {
-        self.cpu * 1e6 / self.jobs as f64
-    }
-}
-
-/// A running client: it says lines, and is told lines. Dropping it kills it.
+/// A running client. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Client {
     child: Child,
     said: Lines<BufReader<ChildStdout>>,
 }
 
-impl Client {
-    /// Starts this program in a role.
-    pub(crate) fn start(role: &Role) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("this program has no path")?;
-        // For profiles: every client under a tool.
-        let tool = std::env::var("FLEET_BENCH_UNDER").unwrap_or_default();
-        let mut words = tool.split_whitespace();
-        let mut command = match words.next() {
-            Some(tool) => {
-                let mut command = Command::new(tool);
-                command.args(words).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
-        command.arg("--role").arg(serde_json::to_string(role)?);
-        Self::spawn(command)
-    }
+/// This program in a role.
+pub(crate) fn this_program(role: &Role) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
+    command.arg("--role").arg(serde_json::to_string(role)?);
+    Ok(command)
+}
 
-    /// Starts any program that keeps to the same lines.
+impl Client {
+    /// Starts a program.
     pub(crate) fn spawn(mut command: Command) -> anyhow::Result<Self> {
         // Logs are formatted and written as in production, and read by nobody.
         let mut child = command
@@ -85,20 +50,19 @@ impl Client {
         serde_json::from_str(&line).with_context(|| format!("a client said {line:?}"))
     }
 
-    /// Tells it to go on.
-    pub(crate) async fn tell(&mut self) -> anyhow::Result<()> {
-        let stdin = self.child.stdin.as_mut().context("no stdin")?;
-        stdin.write_all(b"\n").await.context("a client is gone")
+    /// Its process ID.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn id(&mut self) -> anyhow::Result<u32> {
+        let ended = self.child.try_wait()?;
+        ensure!(ended.is_none(), "a client has ended (FLEET_BENCH_STDERR=1 shows why)");
+        self.child.id().context("a client has ended")
     }
 
-    /// Its process ID, while it runs.
-    pub(crate) fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
-
-    /// The process, whatever it says.
-    pub(crate) fn into_child(self) -> Child {
-        self.child
+    /// Kills it and waits until it is gone.
+    pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
     }
 
     /// Waits for its end.
@@ -108,12 +72,4 @@ impl Client {
         ensure!(status.success(), "a client ended with {status}");
         Ok(())
     }
-}
-
-/// Runs a client to its end.
-pub(crate) async fn run(role: &Role) -> anyhow::Result<Work> {
-    let mut client = Client::start(role)?;
-    let work = client.says().await?;
-    client.end().await?;
-    Ok(work)
 }

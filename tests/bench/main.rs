@@ -1,12 +1,15 @@
-//! What the fleet costs, beside what it is compared with, in one run on one machine.
+//! What users feel of the fleet's speed, beside programs that do the same, in one run on one
+//! machine.
 //!
-//! Servers run in this process, every client as a process of this same program, so
-//! that its processor time is its own. A figure and its reference take turns, and
-//! what is shown are medians and spreads of their runs.
+//! Servers run in this process, every client in one of its own, whose processor time and memory
+//! are read from outside, whatever it is written in. Clients take turns, and what is shown are
+//! medians and spreads of their runs.
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 #![allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 
 mod child;
+mod contender;
+mod front;
 mod ground;
 mod measure;
 mod report;
@@ -19,34 +22,39 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 
+use contender::Tools;
 use report::Report;
 use roles::Role;
 use sections::Section;
 
-/// That of `fleet`, for the references too: what is compared is not allocators.
+/// That of `fleet`, for the bare loop too: what is compared is not allocators.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Measures the fleet beside its references; prints a table, writes CSV and plots.
+/// Measures the fleet beside programs that do the same; prints a table, writes CSV and plots.
 #[derive(Debug, clap::Parser)]
 #[command(
     name = "bench",
     after_help = "\
 Examples:
   cargo run --release -p tests --bin bench
-  cargo run --release -p tests --bin bench -- --only throughput --runs 3
+  cargo run --release -p tests --bin bench -- --only jobs,cold --runs 1
+  cargo run --release -p tests --bin bench -- --fleet target/release/fleet
 
-Everything talks to loopback only and stops by itself. Quiet the machine first: the
-figures are ratios of runs that take turns, but a busy machine widens their spread."
+Everything talks to loopback only and stops by itself. Quiet the machine first: clients
+take turns, but a busy machine widens their spread."
 )]
 struct Args {
     /// What to measure [default: everything]
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Section>,
-    /// Runs of each figure and of its reference, in turns; the median counts
+    /// Runs of each figure, in which the clients take turns; the median counts
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// Where the CSV file and the plots go
+    /// The `fleet` that is measured [default: cargo builds the image's]
+    #[arg(long)]
+    fleet: Option<PathBuf>,
+    /// Where table, CSV file and plots go
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
     /// What this process does for another one of this program
@@ -65,7 +73,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln_line(&format!("bench: {error:#}"));
+            say(&format!("bench: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -76,26 +84,31 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// Progress and errors, beside the table.
-fn eprintln_line(text: &str) {
+fn say(text: &str) {
     tests::report::say(text);
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let mut report = Report::default();
+    let mut report = Report::new(args.runs);
     if cfg!(debug_assertions) {
-        eprintln_line("bench: a debug build; its figures mean nothing. Run it with --release");
+        say("bench: a debug build; its figures mean nothing. Run it with --release");
     }
     let wanted = if args.only.is_empty() { Section::all() } else { args.only };
-    for section in wanted {
-        eprintln_line(&format!("-- {}", section.title()));
-        tokio::select! {
-            biased;
-            _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; nothing was written"),
-            done = section.run(args.runs, &mut report) => done?,
+    let measuring = async {
+        let tools = Tools::find(args.fleet).await?;
+        for section in wanted {
+            say(&format!("-- {}", section.title()));
+            section.run(args.runs, &tools, &mut report).await?;
         }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; nothing was written"),
+        done = measuring => done?,
     }
     println!("{}", report.table());
     let written = report.write(&args.out)?;
-    eprintln_line(&format!("written: {written}"));
+    say(&format!("written: {written}"));
     Ok(())
 }

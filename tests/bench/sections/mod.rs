@@ -1,33 +1,27 @@
 //! What is measured.
 
-mod expiry;
-mod footprint;
-mod forward;
-mod limit;
-mod scaling;
-mod throughput;
-mod unguarded;
+mod cold;
+mod jobs;
+mod large;
+mod stalled;
+mod sweep;
 
-use crate::measure::Samples;
-use crate::report::{Report, Row};
+use crate::contender::Tools;
+use crate::report::Report;
 
 /// A group of figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Section {
-    /// What the embedded Pub/Sub emulator itself can do
-    Limit,
-    /// Jobs per second and processor time per job, beside bare loops
-    Throughput,
-    /// Jobs that an HTTP handler does, beside a bare loop that calls it
-    Forward,
-    /// Beside sharing credentials without a guard, in Rust and in Python
-    Unguarded,
-    /// 10,000 users whose tokens expire in the same minute
-    Expiry,
-    /// 1 to 16 replicas; storage requests per refresh for 1 to 64
-    Scaling,
-    /// Size, memory, start, idling
-    Footprint,
+    /// Calls of 0, 20 and 100 ms, lists in pages, uploads and forwarded jobs, beside others
+    Jobs,
+    /// Calls while the uploads of other jobs stall
+    Stalled,
+    /// First calls: of a process, of a job, of users whose tokens have expired
+    Cold,
+    /// 20,000 parked jobs go on
+    Sweep,
+    /// 1,000,000 records, 100,000 users in memory, 1,000 replicas
+    Large,
 }
 
 impl Section {
@@ -37,58 +31,26 @@ impl Section {
 
     pub(crate) fn title(self) -> &'static str {
         match self {
-            Self::Limit => "what the embedded emulator can do",
-            Self::Throughput => "throughput beside bare loops",
-            Self::Forward => "forwarded jobs beside a bare loop",
-            Self::Unguarded => "beside the unguarded way (about six minutes)",
-            Self::Expiry => "mass expiry (about five minutes)",
-            Self::Scaling => "scaling",
-            Self::Footprint => "footprint",
+            Self::Jobs => "jobs, beside others (most of the time)",
+            Self::Stalled => "beside stalled uploads",
+            Self::Cold => "cold starts",
+            Self::Sweep => "parked jobs",
+            Self::Large => "large fleets",
         }
     }
 
-    pub(crate) async fn run(self, runs: u16, report: &mut Report) -> anyhow::Result<()> {
-        match self {
-            Self::Limit => limit::run(runs, report).await,
-            Self::Throughput => throughput::run(runs, report).await,
-            Self::Forward => forward::run(runs, report).await,
-            Self::Unguarded => unguarded::run(runs, report).await,
-            Self::Expiry => expiry::run(report).await,
-            Self::Scaling => scaling::run(runs, report).await,
-            Self::Footprint => footprint::run(runs, report).await,
-        }
-    }
-}
-
-/// Our figures beside a reference's, pair by pair.
-#[derive(Debug, Default)]
-struct Pairs {
-    ours: Samples,
-    reference: Samples,
-    ratio: Samples,
-}
-
-impl Pairs {
-    fn push(&mut self, ours: f64, reference: f64) {
-        self.ours.push(ours);
-        self.reference.push(reference);
-        self.ratio.push(ours / reference);
-    }
-
-    fn row(
+    pub(crate) async fn run(
         self,
-        what: impl Into<String>,
-        unit: &'static str,
-        reference: impl Into<String>,
-        aim: Option<(&str, bool)>,
-    ) -> Row {
-        Row {
-            what: what.into(),
-            unit,
-            ours: self.ours,
-            reference: Some((reference.into(), self.reference)),
-            ratio: Some(self.ratio),
-            aim: aim.map(|(aim, reached)| (aim.to_owned(), reached)),
+        runs: u16,
+        tools: &Tools,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Jobs => jobs::run(runs, tools, report).await,
+            Self::Stalled => stalled::run(runs, tools, report).await,
+            Self::Cold => cold::run(runs, tools, report).await,
+            Self::Sweep => sweep::run(tools, report).await,
+            Self::Large => large::run(tools, report).await,
         }
     }
 }

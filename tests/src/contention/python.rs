@@ -60,6 +60,11 @@ impl Python {
         Ok(Self { interpreter, script })
     }
 
+    /// The interpreter that has the clients.
+    pub fn interpreter(&self) -> &Path {
+        &self.interpreter
+    }
+
     /// The worker with so many processes, each of so many threads. Its variables are to be
     /// added. It ends when its standard input does, or when the child is dropped.
     pub fn worker(&self, processes: usize, threads: usize) -> Command {
