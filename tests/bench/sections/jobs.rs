@@ -4,7 +4,7 @@
 //! with its connections open and its users' tokens in memory, until the time is over or the
 //! backlog is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -174,15 +174,26 @@ pub(super) async fn run(runs: u16, tools: &Tools, report: &mut Report) -> anyhow
     for measured in &MATCHES {
         let contenders = measured.contenders(tools);
         let mut all: BTreeMap<Contender, Runs> = BTreeMap::new();
+        let mut failed = BTreeSet::new();
         for run in 0..runs {
             // Who begins changes with every run.
             for turn in 0..contenders.len() {
                 let who = contenders[(turn + usize::from(run)) % contenders.len()];
+                if failed.contains(&who) {
+                    continue;
+                }
                 let did = one(&mut ground, tools, who, measured, &handler).await;
-                let did = did.with_context(|| format!("{who}, {}", measured.name()))?;
-                all.entry(who).or_default().push(did);
+                match did.with_context(|| format!("{who}, {}", measured.name())) {
+                    Ok(did) => all.entry(who).or_default().push(did),
+                    Err(error) if who == Contender::Fleet => return Err(error),
+                    Err(error) => {
+                        crate::say(&format!("left out: {error:#}"));
+                        failed.insert(who);
+                    }
+                }
             }
         }
+        all.retain(|who, _| !failed.contains(who));
         for (who, runs) in &all {
             if measured.kind == Kind::Call(100) {
                 let point = (measured.slots as f64, runs.rate.median());
