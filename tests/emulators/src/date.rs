@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderValue;
 use http::header::DATE;
+use jiff::Timestamp;
 
 /// What a server's wall clock says: the time, off by so many seconds.
 #[derive(Clone, Debug, Default)]
@@ -23,12 +24,20 @@ impl ServerDate {
     }
 
     fn header(&self) -> Option<HeaderValue> {
+        HeaderValue::try_from(httpdate::fmt_http_date(self.time()?)).ok()
+    }
+
+    fn time(&self) -> Option<SystemTime> {
         #[expect(clippy::disallowed_methods, reason = "the adapter: answers carry wall time")]
         let now = SystemTime::now();
         let skew = self.skew.load(Ordering::Relaxed);
         let by = Duration::from_secs(skew.unsigned_abs());
-        let dated = if skew < 0 { now.checked_sub(by) } else { now.checked_add(by) };
-        HeaderValue::try_from(httpdate::fmt_http_date(dated?)).ok()
+        if skew < 0 { now.checked_sub(by) } else { now.checked_add(by) }
+    }
+
+    /// What it says now.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.time().and_then(|time| Timestamp::try_from(time).ok()).unwrap_or_default()
     }
 }
 

@@ -20,7 +20,8 @@
 //! official clients and plain HTTP clients use it unchanged. Dropping it stops it.
 //!
 //! They can be told to misbehave: [`faults`] tells how answers of [`storage`], [`google`]
-//! and [`pubsub`] are delayed, lost, refused or withheld, and how a test waits for that.
+//! and [`pubsub`] are delayed, lost, refused or withheld, and how a test waits for that;
+//! [`switches`] takes the same by HTTP.
 //! [`proxy`] spoils the connections to any server, these or others. They count what they
 //! answered ([`pubsub::Stats`], [`storage::Stats`], [`google::Stats`]), and `wait_for` ends when
 //! the counts are as a test wants them. [`account`] judges from what they saw whether a
@@ -39,3 +40,4 @@ mod made_up;
 pub mod proxy;
 pub mod pubsub;
 pub mod storage;
+pub mod switches;

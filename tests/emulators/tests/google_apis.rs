@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use emulators::google::{Config, Google, StatsQuery, User};
-use reqwest::{Client, Method, RequestBuilder, Response};
+use emulators::google::{Config, Google, Operation, StatsQuery, User, api_error};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
 const SUB: &str = "1";
 const DRIVE: &str = "https://www.googleapis.com/auth/drive.readonly";
+const DRIVE_FILE: &str = "https://www.googleapis.com/auth/drive.file";
+const CALENDAR: &str = "https://www.googleapis.com/auth/calendar.events";
 const TASKS: &str = "https://www.googleapis.com/auth/tasks";
 const TASKS_PATH: &str = "/tasks/v1/lists/@default/tasks";
 
@@ -190,7 +192,7 @@ async fn inserted_tasks_are_effects() -> Result<()> {
         assert_eq!(task["title"], format!("Task of {id}"));
     }
     let invalid = stand.request(Method::POST, TASKS_PATH);
-    let invalid = invalid.bearer_auth(&stand.token).body("{}").send().await?;
+    let invalid = invalid.bearer_auth(&stand.token).body("[]").send().await?;
     assert_eq!(invalid.status(), 400);
     let effects = stand.google.effects();
     let ids: Vec<_> = effects.iter().filter_map(|effect| effect.id.as_deref()).collect();
@@ -281,5 +283,86 @@ async fn echo_shows_the_request_and_no_token() -> Result<()> {
     assert_eq!(echoed["headers"]["x-test"], "yes");
     assert_eq!(echoed["headers"].get("authorization"), None);
     assert_eq!(echoed["body"], "hello");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_missing_is_refused_by_its_name() -> Result<()> {
+    let stand = Stand::start().await?;
+    for (method, path, names) in [
+        (Method::POST, "/drive/v3/files/x/copy", "drive.files.copy"),
+        (Method::GET, "/drive/v3/files?corpora=domain", "drive.files.list with corpora=domain"),
+        (
+            Method::GET,
+            "/drive/v3/files?q=fullText+contains+'x'",
+            "drive.files.list with q=fullText",
+        ),
+        (Method::POST, "/tasks/v1/lists/@default/clear", "tasks.tasks.clear"),
+        (Method::GET, "/tasks/v1/lists/@default/tasks?dueMin=x", "tasks.tasks.list with dueMin"),
+        (Method::POST, "/batch/drive/v3", "POST /batch/drive/v3"),
+        (Method::POST, "/upload/drive/v3/files?uploadType=resumable", "uploadType=resumable"),
+    ] {
+        let token = add_user(&stand.google, "wide", &[DRIVE, TASKS, DRIVE_FILE]);
+        let refused = stand.request(method, path).bearer_auth(token).send().await?;
+        assert_eq!(refused.status(), 501, "{path}");
+        let error = refused.json::<Value>().await?["error"].clone();
+        assert_eq!(error["status"], "UNIMPLEMENTED");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(names), "{path}: {message}");
+    }
+    // What the reference does not have is not there; its own parameters are not looked at.
+    assert_eq!(stand.get("/drive/v3/file").await?.status(), 404);
+    assert_eq!(stand.get("/drive/v3/files?no_such=1&prettyPrint=false").await?.status(), 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn quotas_are_told_as_the_apis_tell_them() -> Result<()> {
+    let stand = Stand::start().await?;
+    for (status, reason, name) in [
+        (429, "rateLimitExceeded", "RESOURCE_EXHAUSTED"),
+        (403, "userRateLimitExceeded", "PERMISSION_DENIED"),
+        (503, "backendError", "UNAVAILABLE"),
+    ] {
+        let wait = Some(Duration::from_secs(30));
+        let fault = api_error(StatusCode::from_u16(status)?, reason, wait);
+        let quota = stand.google.inject(fault.on(Operation::Api).about(SUB).times(1));
+        let refused = stand.get("/drive/v3/files").await?;
+        assert_eq!(refused.status(), status);
+        assert_eq!(refused.headers()["retry-after"], "30");
+        let error = refused.json::<Value>().await?["error"].clone();
+        assert_eq!((&error["code"], &error["status"]), (&json!(status), &json!(name)));
+        assert_eq!(error["errors"][0]["reason"], reason);
+        assert_eq!(quota.count(), 1);
+        assert_eq!(stand.get("/drive/v3/files").await?.status(), 200);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn users_have_their_own() -> Result<()> {
+    let stand = Stand::start().await?;
+    let (ann, bob) = (
+        add_user(&stand.google, "ann", &[CALENDAR, DRIVE_FILE]),
+        add_user(&stand.google, "bob", &[CALENDAR, DRIVE_FILE]),
+    );
+    let day = json!({"start": {"date": "2030-01-01"}, "end": {"date": "2030-01-02"}});
+    let events = "/calendar/v3/calendars/primary/events";
+    let made = stand.request(Method::POST, events).bearer_auth(&ann).json(&day).send().await?;
+    let id = made.json::<Value>().await?["id"].as_str().unwrap().to_owned();
+    let file = stand.request(Method::POST, "/drive/v3/files").bearer_auth(&ann);
+    let file: Value = file.json(&json!({"name": "a"})).send().await?.json().await?;
+    let file = format!("/drive/v3/files/{}", file["id"].as_str().unwrap());
+    for path in [format!("{events}/{id}"), file] {
+        let seen = async |token: &str| {
+            let request = stand.request(Method::GET, &path).bearer_auth(token);
+            Ok::<_, anyhow::Error>(request.send().await?.status())
+        };
+        assert_eq!((seen(&ann).await?, seen(&bob).await?), (StatusCode::OK, StatusCode::NOT_FOUND));
+        // Another scope than the method's is not enough.
+        let refused = stand.get(&path).await?;
+        let is_calendar = path.starts_with("/calendar");
+        assert_eq!(refused.status(), if is_calendar { 403 } else { 404 });
+    }
     Ok(())
 }

@@ -7,13 +7,13 @@ use http::header::{AUTHORIZATION, USER_AGENT};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::apis::Data;
 use super::clock::Clock;
 use super::consent::Consents;
 use super::exchange::{AccessError, Caller, Refused};
 use super::faults::Operation;
 use super::identity::Identity;
 use super::ledger::{Ledger, Stats, StatsQuery};
-use super::tasks::TaskLists;
 use crate::data::Journal;
 use crate::date::ServerDate;
 use crate::faults::Faults;
@@ -24,7 +24,8 @@ pub(super) struct Core {
     pub(super) identity: Identity,
     pub(super) consents: Consents,
     pub(super) ledger: Ledger,
-    pub(super) tasks: TaskLists,
+    /// What users have behind the APIs.
+    pub(super) data: Data,
 }
 
 /// The core, its time, and who waits for its numbers.
@@ -53,7 +54,7 @@ impl Shared {
             identity,
             consents: Consents::default(),
             ledger: Ledger::default(),
-            tasks: TaskLists::default(),
+            data: Data::default(),
         };
         Self {
             core: Mutex::new(core),

@@ -1,6 +1,7 @@
 //! Where faults strike: at the token endpoint, the revocation endpoint and the APIs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -14,7 +15,7 @@ use url::form_urlencoded;
 use super::core::{Shared, bearer, text};
 use super::refusal::Refusal;
 use crate::connection::Cut;
-use crate::faults::{Answer, Instead};
+use crate::faults::{Answer, Fault, Instead};
 
 /// A larger answer is none of the token endpoint's.
 const LARGEST: usize = 1024 * 1024;
@@ -31,6 +32,31 @@ pub enum Operation {
     Userinfo,
     /// Every other API.
     Api,
+}
+
+/// An error of an API in the shape that Google's clients read: 429 or 403 with the reason
+/// `rateLimitExceeded`, `userRateLimitExceeded`, `quotaExceeded` or `dailyLimitExceeded`, 503 with
+/// `backendError`, or any other. Whole seconds of `retry_after` are told.
+/// It is to be narrowed to [`Operation::Api`] and [`Operation::Userinfo`], or one of them.
+pub fn api_error(
+    status: StatusCode,
+    reason: &str,
+    retry_after: Option<Duration>,
+) -> Fault<Operation> {
+    let message = match reason {
+        "rateLimitExceeded" => "Rate Limit Exceeded",
+        "userRateLimitExceeded" => "User Rate Limit Exceeded",
+        "quotaExceeded" => "Quota Exceeded",
+        "dailyLimitExceeded" => "Daily Limit Exceeded",
+        "backendError" => "Backend Error",
+        _ => "A fault was injected.",
+    };
+    let refusal = Refusal::new(status, reason, message);
+    let refusal = match retry_after {
+        Some(wait) => refusal.retry_after(wait),
+        None => refusal,
+    };
+    Fault::answer(refusal.to_answer())
 }
 
 /// Lets a request to the token or revocation endpoint meet its fault. `token` is what it

@@ -116,6 +116,13 @@ impl Identity {
         self.accounts.get(sub).map(|account| &account.user)
     }
 
+    /// Whose address it is.
+    pub(super) fn by_email(&self, email: &str) -> Option<&str> {
+        let mut accounts = self.accounts.iter();
+        let found = accounts.find(|(_, account)| account.user.email.eq_ignore_ascii_case(email));
+        found.map(|(sub, _)| sub.as_str())
+    }
+
     pub(super) fn secrets(&self) -> Vec<String> {
         let tokens = self.refresh_tokens.keys().chain(self.access_tokens.keys());
         tokens.chain([&self.client.secret]).map(|secret| secret.expose().to_owned()).collect()

@@ -11,8 +11,11 @@
 //! | `POST /token` | `grant_type=refresh_token` or `authorization_code` (PKCE S256 checked, ID token); the client's secret in the body or as basic authentication |
 //! | `POST /revoke` | `token`, in the form or the query |
 //! | `GET /v1/userinfo`, `/oauth2/v3/userinfo`, `/oauth2/v2/userinfo` | the profile, as far as scopes allow |
-//! | `GET /drive/v3/files`, `/drive/v3/files/{id}?alt=media&size=N` | scope `…/auth/drive.readonly` |
-//! | `GET`, `POST /tasks/v1/lists/{list}/tasks` | scope `…/auth/tasks`; `x-effect-id` names the job |
+//! | Calendar v3 | `events` of the primary calendar |
+//! | Drive v3 | `files`: list, get, create and update (with media in one request), delete; `GET …/files/{id}?alt=media&size=N` makes up so much of one that every user has |
+//! | Gmail v1 | `messages` list, get and send, `labels`, `getProfile` |
+//! | Sheets v4 | `spreadsheets` create and get; their `values` |
+//! | Tasks v1 | `tasks`, and `tasklists` to read; an insert is an effect, `x-effect-id` names the job |
 //! | `/v1/status/{code}?retry_after=&reason=&location=` | that status |
 //! | `/v1/echo` | the request as it arrived, without its token |
 //! | `/v1/mirror/{code}` | that status, and the request's headers, the token included, wherever an answer can say something |
@@ -25,7 +28,10 @@
 //!
 //! Clients are pointed at it by the root of each API: Go's and Rust's `with_endpoint`, Node's
 //! `rootUrl`, Java's `setRootUrl`. Python's `api_endpoint` stands for root and service path in
-//! one: the origin for Tasks, `{origin}/drive/v3/` for Drive.
+//! one: the origin for Gmail, Sheets and Tasks, `{origin}/calendar/v3/` and `{origin}/drive/v3/` for
+//! the others. It sends media to the root of the discovery document all the same: give
+//! `build_from_document` one whose `rootUrl` is `{origin}/`; Node's takes `rootUrl` among the options
+//! of a call that sends media, too.
 //!
 //! # Where production differs
 //!
@@ -38,15 +44,21 @@
 //!   or with `prompt=consent`.
 //! - Revoking one token ends the grant that it came from. Google may withdraw every
 //!   grant that the account gave to the project.
-//! - ID tokens are not signed; no `access_token` in the query, no quotas but [`Google::limit_user`].
+//! - ID tokens are not signed; no `access_token` in the query, no quotas but [`Google::limit_user`]
+//!   and [`api_error`].
 //! - All hosts of Google are this one origin: the path alone tells the API.
-//! - `fields` and other parameters that are not named above are ignored.
+//! - A method or parameter that the published reference of an API has and the emulator has not is
+//!   answered with a 501 that names it (`calendar.events.list with syncToken`); parameters that
+//!   the reference does not have are ignored.
+//! - A challenge for a missing scope names the one to ask for; Google names all that would do.
+//! - Calendars are in UTC, and events do not recur. Mail goes to accounts of this emulator, nowhere
+//!   else. No cell is calculated. A spreadsheet is not among the files of Drive.
 
+mod apis;
 mod authorize;
 mod clock;
 mod consent;
 mod core;
-mod drive;
 mod exchange;
 mod faults;
 mod id_token;
@@ -61,7 +73,6 @@ mod params;
 mod probe;
 mod refusal;
 mod server;
-mod tasks;
 mod token;
 mod user;
 mod userinfo;
@@ -77,15 +88,16 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use apis::scopes as api_scopes;
 pub use clock::Clock;
-pub use faults::Operation;
+pub use faults::{Operation, api_error};
 pub use ledger::{Effect, Issued, RefreshCall, RefreshOutcome, Stats, StatsQuery};
 pub use token::Fingerprint;
 pub use user::{Grant, User};
 
 use self::core::Shared;
 use crate::data::Data;
-use crate::faults::{Fault, Injected};
+use crate::faults::{Fault, Faults, Injected};
 use identity::{Client, Identity, Policy};
 use limit::Limit;
 use server::Latencies;
@@ -309,6 +321,10 @@ impl Google {
     /// request presents.
     pub fn inject(&self, fault: Fault<Operation>) -> Injected {
         self.shared.faults.inject(fault)
+    }
+
+    pub(crate) fn faults(&self) -> &Faults<Operation> {
+        &self.shared.faults
     }
 
     /// Dates answers so many seconds ahead of the time, or behind it if negative. Tokens

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::exchange::AccessError;
+use crate::faults::Answer;
 
 /// An error answer of an API.
 #[derive(Debug, Clone)]
@@ -50,6 +51,12 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "notFound", message)
     }
 
+    /// A call that production answers and the emulator does not.
+    pub(super) fn unimplemented(what: &str) -> Self {
+        let message = format!("{what} is not implemented by this emulator.");
+        Self::new(StatusCode::NOT_IMPLEMENTED, "notImplemented", message)
+    }
+
     /// With a `Retry-After` of whole seconds, rounded up.
     pub(super) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
@@ -69,7 +76,11 @@ impl Refusal {
 
     fn domain(&self) -> &'static str {
         match self.reason.as_str() {
-            "rateLimitExceeded" | "userRateLimitExceeded" | "quotaExceeded" => "usageLimits",
+            "rateLimitExceeded"
+            | "userRateLimitExceeded"
+            | "quotaExceeded"
+            | "dailyLimitExceeded" => "usageLimits",
+            "timeRangeEmpty" => "calendar",
             _ => "global",
         }
     }
@@ -103,6 +114,16 @@ impl Refusal {
             }]);
         }
         json!({"error": error})
+    }
+
+    /// As an answer that a fault gives.
+    pub(super) fn to_answer(&self) -> Answer {
+        let answer = Answer::new(self.status, self.body().to_string())
+            .header("content-type", "application/json; charset=UTF-8");
+        match self.retry_after {
+            Some(seconds) => answer.header(RETRY_AFTER.as_str(), seconds.to_string()),
+            None => answer,
+        }
     }
 
     /// As the OpenID endpoints answer 401; other statuses look as everywhere.

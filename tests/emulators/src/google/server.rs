@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::core::Shared;
 use super::refusal::Refusal;
-use super::{authorize, drive, faults, large, oauth, paged, probe, tasks, userinfo};
+use super::{apis, authorize, faults, large, oauth, paged, probe, userinfo};
 use crate::connection::{Cut, Cuttable};
 use crate::data::answering_when_kept;
 use crate::date::dated;
@@ -36,8 +36,7 @@ pub(super) fn serve(
 ) {
     let apis = Router::new()
         .merge(userinfo::routes())
-        .merge(drive::routes())
-        .merge(tasks::routes())
+        .merge(apis::routes())
         .merge(probe::routes())
         .merge(large::routes())
         .merge(paged::routes())

@@ -11,6 +11,7 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
 use http::Method;
 use tonic::{Code, Status};
 
+use super::PubSub;
 use super::engine::Engine;
 use super::error::Error;
 use crate::connection::Cut;
@@ -42,7 +43,14 @@ pub enum Operation {
 /// lost, stalled; acknowledgements forgotten, deliveries duplicated.
 pub type Fault = faults::Fault<Operation, Code>;
 
-pub(super) type Faults = faults::Faults<Operation, Code>;
+pub(crate) type Faults = faults::Faults<Operation, Code>;
+
+impl PubSub {
+    /// For who injects them by other words.
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.engine.faults
+    }
+}
 
 const TEXT: &str = "a fault was injected";
 

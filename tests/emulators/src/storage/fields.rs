@@ -50,10 +50,10 @@ async fn select(fields: &str, response: Response) -> Response {
 
 /// Names, and what is asked for below each; nothing means everything.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Selection(Vec<(String, Self)>);
+pub(crate) struct Selection(Vec<(String, Self)>);
 
 impl Selection {
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut rest = text;
         let selection = Self::list(&mut rest)?;
         rest.is_empty().then_some(selection)
@@ -90,7 +90,8 @@ impl Selection {
         Some((name, Self::default()))
     }
 
-    fn of(&self, json: Value) -> Value {
+    /// Leaves what is asked for.
+    pub(crate) fn of(&self, json: Value) -> Value {
         if self.0.is_empty() {
             return json;
         }

@@ -43,14 +43,14 @@ mod conditions;
 pub(crate) mod crc32c;
 mod download;
 mod extract;
-mod fields;
+pub(crate) mod fields;
 mod glob;
 mod grpc;
 mod grpc_iam;
 mod json_api;
 mod listing;
 mod metadata;
-mod multipart;
+pub(crate) mod multipart;
 mod object;
 mod observers;
 mod operation;
@@ -82,7 +82,7 @@ pub use settings::{BucketSettings, LifecycleRule};
 
 use crate::access::Binding;
 use crate::data::Data;
-use crate::faults::{Fault, Injected};
+use crate::faults::{Fault, Faults, Injected};
 use clock::Clock;
 use server::Listeners;
 use state::State;
@@ -299,6 +299,10 @@ impl Storage {
     /// [`Operation::List`] it is the prefix, for an [`Operation::Bucket`] the bucket's name.
     pub fn inject(&self, fault: Fault<Operation>) -> Injected {
         self.store.faults.inject(fault)
+    }
+
+    pub(crate) fn faults(&self) -> &Faults<Operation> {
+        &self.store.faults
     }
 
     /// Dates answers of the JSON API so many seconds ahead of the time, or behind it if

@@ -20,9 +20,9 @@ pub(super) struct Multipart {
 
 /// One part of a multipart body.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(crate) struct Part {
     headers: String,
-    pub(super) body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// Parses `body` as the `Content-Type` header says it is delimited.
@@ -89,7 +89,7 @@ impl Part {
     }
 
     /// The value of a header.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.lines().find_map(|line| {
             let (found, value) = line.split_once(':')?;
             found.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -99,10 +99,16 @@ impl Part {
 
 /// The parts of a body that is delimited as its `Content-Type` says.
 pub(super) fn parts(content_type: &str, body: &Bytes) -> Result<Vec<Part>, Refusal> {
-    let boundary = boundary(content_type).ok_or_else(|| {
-        Refusal::invalid("A multipart request needs Content-Type: multipart/…; boundary=…")
-    })?;
-    split(boundary, body).ok_or_else(|| Refusal::invalid("Malformed multipart body."))
+    if boundary(content_type).is_none() {
+        let message = "A multipart request needs Content-Type: multipart/…; boundary=…";
+        return Err(Refusal::invalid(message));
+    }
+    split_as(content_type, body).ok_or_else(|| Refusal::invalid("Malformed multipart body."))
+}
+
+/// As [`parts`], for those who refuse otherwise.
+pub(crate) fn split_as(content_type: &str, body: &Bytes) -> Option<Vec<Part>> {
+    split(boundary(content_type)?, body)
 }
 
 /// Horspool's search: looks at one byte in as many as the needle is long.
