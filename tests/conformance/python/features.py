@@ -52,7 +52,7 @@ def outcome(error):
     while seen is not None:
         code = getattr(seen, "code", None)
         response = getattr(seen, "response", None)
-        status = getattr(response, "status_code", None)
+        status = getattr(response, "status_code", getattr(seen, "status_code", None))
         name = getattr(code() if callable(code) else code, "name", None)
         unimplemented = (
             isinstance(seen, (exceptions.MethodNotImplemented,))
