@@ -54,6 +54,15 @@ pub use clients::{Clients, Users, read_keys};
 pub use listen::{BadListen, Listen};
 pub use target::{BadRoute, Route, Target};
 
+/// Why a request to a server on loopback is not served: a page in a browser may have sent it.
+#[cfg(feature = "dev")]
+pub(crate) fn not_local(head: &http::request::Parts) -> Option<&'static str> {
+    match token_request::is_local(head) {
+        Err(token_request::BadRequest::NotLocal(why)) => Some(why),
+        _ => None,
+    }
+}
+
 /// How many jobs of a kind a handler does at once, unless the operator says otherwise.
 pub const CONCURRENCY: usize = 8;
 /// How long a handler may take, unless the operator says otherwise.

@@ -87,7 +87,7 @@ impl TokenRequest {
 
 /// Refuses what a page in a browser can send, and what names this machine by a name that
 /// somebody else may have given it.
-fn is_local(head: &Parts) -> Result<(), BadRequest> {
+pub(super) fn is_local(head: &Parts) -> Result<(), BadRequest> {
     if head.headers.contains_key(ORIGIN) {
         return Err(BadRequest::NotLocal("browsers are not served"));
     }

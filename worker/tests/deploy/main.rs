@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 /// The pages that show commands.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "README.md",
     "deploy/README.md",
     "deploy/RUNBOOK.md",
@@ -31,6 +31,7 @@ const PAGES: [&str; 11] = [
     "worker/docs/api.md",
     "worker/docs/commands.md",
     "worker/docs/credentials.md",
+    "worker/docs/dev.md",
     "worker/docs/errors.md",
     "worker/docs/jobs.md",
     "worker/docs/languages.md",

@@ -1,37 +1,56 @@
-//! What a running stack tells about itself, and the commands that ask it.
+//! What a running stack tells about itself and lets be switched, and the commands that ask it.
 
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use anyhow::Context as _;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use clap::ValueEnum;
+use emulators::switches::Switches;
+use http::StatusCode;
 use serde_json::{Map, Value};
 use shared::adapters::http_client;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::output;
 use super::ports::Ports;
+use crate::forward::not_local;
 
 const PATH: &str = "/environment";
 
 /// The variables of a stack, by name.
 pub(super) type Environment = Map<String, Value>;
 
-/// Tells them until it is dropped.
+/// Tells them, and takes faults, until it is dropped.
 pub(super) fn tell(
     environment: Environment,
+    switches: Switches,
     listener: TcpListener,
 ) -> anyhow::Result<AbortOnDropHandle<()>> {
     listener.set_nonblocking(true).context("the stack's control")?;
     let listener = tokio::net::TcpListener::from_std(listener).context("the stack's control")?;
-    let routes = Router::new().route(PATH, get(async move || Json(environment)));
+    let routes = Router::new()
+        .route(PATH, get(async move || Json(environment)))
+        .merge(switches.routes())
+        .layer(from_fn(local_only));
     Ok(AbortOnDropHandle::new(tokio::spawn(async move {
         // Serving ends with the process.
         drop(axum::serve(listener, routes).await);
     })))
+}
+
+/// Any page in a browser can send a request to loopback.
+async fn local_only(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match not_local(&head) {
+        Some(why) => (StatusCode::FORBIDDEN, why).into_response(),
+        None => next.run(Request::from_parts(head, body)).await,
+    }
 }
 
 /// The variables of the stack whose ports begin there.

@@ -61,6 +61,7 @@ impl Scale {
     pub(super) fn plan(&self) -> Plan {
         Plan {
             ports: None,
+            strict_writes: true,
             token_lifetime: self.token_lifetime,
             api_latency: API_LATENCY,
             refresh_latency: Duration::ZERO,

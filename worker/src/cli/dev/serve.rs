@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use emulators::switches::Switches;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -94,6 +95,9 @@ struct ServeArgs {
     /// 127.0.0.1:9091, or any free port where that is taken]
     #[arg(long, value_name = "ADDRESS")]
     broker: Option<SocketAddr>,
+    /// Refuse a second write of an object's name within a second, as production may
+    #[arg(long)]
+    strict_writes: bool,
     /// Where its ports begin; the next free block of 50 is taken where one of them is in use
     /// [default: 8400, or with --data those of the last time]
     #[arg(long, env = "FLEET_DEV_PORT_BASE")]
@@ -127,6 +131,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         token_lifetime: args.token_lifetime,
         api_latency: Duration::ZERO,
         refresh_latency: Duration::ZERO,
+        strict_writes: args.strict_writes,
         ports: Some(ports),
         // As `fleet setup` makes it: what runs here runs there.
         min_backoff: MIN_BACKOFF,
@@ -147,6 +152,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     }
     stack.offer_accounts();
     let mut environment = stack.environment();
+    environment.push(("FLEET_DEV_FAULTS", faults_url(ports)));
     let mut pages = Vec::new();
     for number in 1..=usize::from(args.web) {
         let public: Option<String> = environment
@@ -174,7 +180,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let environment: Environment =
         environment.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     print(&environment, if args.json { Format::Json } else { Format::Sh })?;
-    let _telling = tell(environment, control)?;
+    let faults = Switches::of(&stack.pubsub, &stack.storage, &stack.google);
+    let _telling = tell(environment, faults, control)?;
     let named = match (users.first(), users.last()) {
         (Some(first), Some(last)) => format!("{} … {}", first.as_str(), last.as_str()),
         _ => "none".to_owned(),
@@ -187,6 +194,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     for (role, address) in stack.endpoints() {
         output::note(format!("  {role:<22} {address}"));
     }
+    output::note(format!("  {:<22} {}", "faults", faults_url(ports)));
     for number in 1..=args.replicas {
         let metrics = ports.metrics(number);
         if metrics.port() != 0 {
@@ -216,6 +224,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         None => Ok(()),
         Some(why) => Err(anyhow::anyhow!(why)).context("what the stack is told cannot be kept"),
     }
+}
+
+/// Where faults are switched.
+fn faults_url(ports: Ports) -> String {
+    format!("http://{}/faults", ports.control())
 }
 
 /// A broker where one listens by default, or at any free port where somebody else does.

@@ -41,6 +41,14 @@ const SCOPES: [&str; 5] = [
     "https://www.googleapis.com/auth/tasks",
     "https://www.googleapis.com/auth/drive.readonly",
 ];
+/// What the users of a stack that stays up have granted besides: the APIs that its root answers.
+const MORE_SCOPES: [&str; 5] = [
+    "https://www.googleapis.com/auth/calendar.events",
+    "https://www.googleapis.com/auth/drive.file",
+    "https://www.googleapis.com/auth/gmail.readonly",
+    "https://www.googleapis.com/auth/gmail.send",
+    "https://www.googleapis.com/auth/spreadsheets",
+];
 
 /// What the stack should be like.
 #[derive(Debug, Clone)]
@@ -54,6 +62,8 @@ pub(super) struct Plan {
     pub(super) worker: Option<String>,
     /// Flags of every replica.
     pub(super) replica_flags: Vec<String>,
+    /// Whether an object's name may be written once a second only.
+    pub(super) strict_writes: bool,
     /// Where it listens, if not at any free ports.
     pub(super) ports: Option<Ports>,
 }
@@ -91,6 +101,7 @@ impl Stack {
     pub(super) async fn start_on(plan: Plan, kept: Option<Kept>) -> anyhow::Result<Self> {
         let (mut to_pubsub, mut to_storage) =
             (pubsub::Config::default(), storage::Config::default());
+        to_storage.one_mutation_per_second = plan.strict_writes;
         let mut to_google = google::Config::default();
         if let Some(ports) = plan.ports {
             to_pubsub.listen = ports.pubsub();
@@ -174,7 +185,14 @@ impl Stack {
 
     /// The variables that point the commands at this stack.
     pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
+        let pubsub = self.pubsub.address();
+        let storage = self.storage.http_origin();
         vec![
+            // As gcloud reads them.
+            ("CLOUDSDK_CORE_PROJECT", PROJECT.to_owned()),
+            ("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "true".to_owned()),
+            ("CLOUDSDK_API_ENDPOINT_OVERRIDES_PUBSUB", format!("http://{pubsub}/")),
+            ("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE", format!("{storage}/storage/v1/")),
             ("GOOGLE_CLOUD_PROJECT", PROJECT.to_owned()),
             ("PUBSUB_EMULATOR_HOST", self.pubsub.address().to_string()),
             ("STORAGE_EMULATOR_HOST", self.storage.http_origin()),
@@ -227,7 +245,7 @@ impl Stack {
             sub: sub.clone(),
             ..google::User::default()
         };
-        let granted = self.google.add_user(user, SCOPES);
+        let granted = self.google.add_user(user, SCOPES.into_iter().chain(MORE_SCOPES));
         let life = SignedDuration::try_from(Duration::from_secs(granted.expires_in))?;
         Ok((sub, granted, SystemClock::default().wall() + life))
     }
