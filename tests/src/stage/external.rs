@@ -62,6 +62,16 @@ pub fn find_clients() -> Result<PathBuf, Missing> {
     })
 }
 
+/// Sees that gcloud is on the path.
+///
+/// # Errors
+/// Where it is not.
+pub fn find_gcloud() -> Result<(), Missing> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join("gcloud").is_file());
+    if found { Ok(()) } else { Err(Missing("gcloud is not on the path".to_owned())) }
+}
+
 /// Both servers; dropping it kills them.
 #[derive(Debug)]
 pub(super) struct ExternalServers {

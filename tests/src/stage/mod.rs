@@ -19,7 +19,7 @@ use crate::gateway::Gateway;
 use crate::write_secret;
 
 pub use cloud::Cloud;
-pub use external::{LIMITS, Missing, find_clients, leave_out};
+pub use external::{LIMITS, Missing, find_clients, find_gcloud, leave_out};
 pub use messages::{Inbox, Letter};
 pub(crate) use process::with_variables;
 pub use process::{Output, Worker, example, fleet_binary, run, run_program};

@@ -9,5 +9,6 @@ mod acting;
 mod broker;
 mod pages;
 mod programs;
+mod publishers;
 mod troubles;
 mod written;

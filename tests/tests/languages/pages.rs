@@ -9,23 +9,29 @@ use serde_json::{Value, json};
 use crate::programs::{Language, clients, free_port, source, stage};
 use crate::written::tells_no_secret;
 
-const FILES: [(&str, &str); 3] =
-    [("python/greet.py", "python"), ("python/app.py", "python"), ("node/index.js", "js")];
+const FILES: [(&str, &str, &str); 5] = [
+    ("python/greet.py", "python", "languages.md"),
+    ("python/app.py", "python", "languages.md"),
+    ("node/index.js", "js", "languages.md"),
+    ("python/publish.py", "python", "jobs.md"),
+    ("node/publish.js", "js", "jobs.md"),
+];
 
 #[test]
 fn the_page_shows_the_files_that_are_tested() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let page = std::fs::read_to_string(root.join("worker/docs/languages.md"))?;
-    for (file, language) in FILES {
+    for (file, language, page) in FILES {
+        let name = page;
+        let page = std::fs::read_to_string(root.join("worker/docs").join(page))?;
         let text = std::fs::read_to_string(source(file))?;
         let block = format!("```{language}\n{text}```\n");
-        assert!(page.contains(&block), "languages.md does not show tests/clients/{file} as it is");
+        assert!(page.contains(&block), "{name} does not show tests/clients/{file} as it is");
     }
-    // The README begins with the first of them.
+    // The README has the first of them, too.
     let page = std::fs::read_to_string(root.join("README.md"))?;
     let shown = page.split("```python\n").nth(1).and_then(|rest| rest.split("```").next());
     let text = std::fs::read_to_string(source("python/greet.py"))?;
-    assert!(shown.is_some_and(|shown| text.starts_with(shown)), "README.md: {shown:?}");
+    assert_eq!(shown, Some(&*text), "README.md");
     Ok(())
 }
 

@@ -47,9 +47,7 @@ impl Clients {
             // Where gunicorn and gcloud would keep files.
             .env("HOME", stage.path("."))
             .env("NO_PROXY", "127.0.0.1,localhost")
-            .env("PYTHONPATH", self.folder.join("python"))
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("NODE_PATH", self.folder.join("node/node_modules"))
+            .envs(self.libraries())
             .env("FLEET_API_ROOT", stage.google.origin())
             .env("STORAGE_EMULATOR_HOST", &stage.cloud.storage)
             .env("HANDLES", stage.path("handles"))
@@ -58,6 +56,15 @@ impl Clients {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         command
+    }
+
+    /// The variables by which the languages find the libraries.
+    pub(crate) fn libraries(&self) -> [(&'static str, PathBuf); 3] {
+        [
+            ("PYTHONPATH", self.folder.join("python")),
+            ("PYTHONDONTWRITEBYTECODE", "1".into()),
+            ("NODE_PATH", self.folder.join("node/node_modules")),
+        ]
     }
 
     /// A script of `tests/clients/`, with these arguments and variables.
