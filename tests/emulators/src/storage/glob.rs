@@ -8,8 +8,11 @@ pub(super) struct Glob(Vec<Vec<char>>);
 impl Glob {
     /// `None` for an empty pattern, which every name matches.
     pub(super) fn parse(pattern: &str) -> Option<Self> {
-        let written_out =
-            || alternatives(pattern).iter().map(|one| one.chars().collect()).collect();
+        let written_out = || {
+            let chosen = alternatives(pattern);
+            let all = chosen.iter().flat_map(|one| with_and_without_folders(one));
+            all.map(|one| one.chars().collect()).collect()
+        };
         (!pattern.is_empty()).then(|| Self(written_out()))
     }
 
@@ -30,6 +33,19 @@ fn alternatives(pattern: &str) -> Vec<String> {
     };
     let choices = choices.split(',').map(|choice| format!("{before}{choice}{after}"));
     choices.flat_map(|pattern| alternatives(&pattern)).collect()
+}
+
+/// A whole `**/` stands for no folder, too: the pattern with each, and without.
+fn with_and_without_folders(pattern: &str) -> Vec<String> {
+    let whole = |at: &usize| *at == 0 || pattern[..*at].ends_with('/');
+    let Some(at) = pattern.match_indices("**/").map(|(at, _)| at).find(whole) else {
+        return vec![pattern.to_owned()];
+    };
+    let (before, after) = (&pattern[..at], &pattern[at + 3..]);
+    let rest = with_and_without_folders(after);
+    let kept =
+        rest.iter().flat_map(|rest| [format!("{before}**/{rest}"), format!("{before}{rest}")]);
+    kept.collect()
 }
 
 fn matches(pattern: &[char], name: &[char]) -> bool {
@@ -82,6 +98,10 @@ mod tests {
             ("**.txt", "dir/a.txt", true),
             ("dir/*", "dir/sub/a", false),
             ("dir/**", "dir/sub/a", true),
+            ("**/b", "b", true),
+            ("**/b", "a/a/b", true),
+            ("a/**/b", "a/b", true),
+            ("a**/b", "ab", false),
             ("?.txt", "a.txt", true),
             ("?.txt", "ab.txt", false),
             ("[a-c]x", "bx", true),

@@ -186,6 +186,12 @@ impl Session {
     ) -> Result<Arc<StoredObject>, Refusal> {
         let mut attributes = self.target.attributes.clone();
         let (crc32c, md5) = told;
+        for (told, known) in [(&crc32c, &attributes.crc32c), (&md5, &attributes.md5_hash)] {
+            if told.as_ref().zip(known.as_ref()).is_some_and(|(told, known)| told != known) {
+                let message = "The session began with another checksum than its end has.";
+                return Err(Refusal::invalid(message));
+            }
+        }
         attributes.crc32c = crc32c.or(attributes.crc32c);
         attributes.md5_hash = md5.or(attributes.md5_hash);
         let upload = Upload::of(&self.received, attributes)?;
@@ -293,6 +299,23 @@ mod tests {
         assert!(send("bytes 2-3/4", b"cd", false).is_err());
         assert_eq!(incomplete(send("bytes */*", b"", true)), 2);
         assert_eq!(&stored(send("bytes 2-3/4", b"cd", true))[..], b"abcd");
+    }
+
+    #[test]
+    fn a_checksum_of_the_beginning_holds_at_the_end() {
+        let mut sessions = Sessions::default();
+        let id = sessions.open(Target {
+            bucket: "bucket".to_owned(),
+            name: "name".to_owned(),
+            attributes: Attributes { crc32c: Some("AAAAAA==".to_owned()), ..Attributes::default() },
+            conditions: Conditions::default(),
+        });
+        // Each is right for itself to who looks at it alone.
+        let told = (Some("NkMp4A==".to_owned()), None);
+        let chunk = Chunk::parse(None).unwrap();
+        let refused = sessions
+            .advance(&id, chunk, &Bytes::from_static(b"abc"), told, |_, _| panic!("it is stored"));
+        assert!(matches!(refused, Err(Refusal::Invalid(_))), "{refused:?}");
     }
 
     #[test]

@@ -147,6 +147,8 @@ struct Compose {
     source_objects: Vec<Source>,
     #[serde(default)]
     destination: Value,
+    #[serde(default)]
+    delete_source_objects: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -174,6 +176,10 @@ pub(super) async fn compose(
 ) -> Result<Json<Value>, Refusal> {
     let asked: Compose = serde_json::from_slice(&body)
         .map_err(|error| Refusal::invalid(format!("Malformed composition: {error}")))?;
+    if asked.delete_source_objects {
+        let what = "objects.compose with deleteSourceObjects".to_owned();
+        return Err(Refusal::Unimplemented(what));
+    }
     let attributes = Attributes::default().patched(&asked.destination_or_nothing())?;
     let components: Vec<Component> = asked
         .source_objects

@@ -76,6 +76,8 @@ pub(super) async fn refuse(request: Request, next: Next) -> Response {
         "customer-supplied encryption keys"
     } else if asks("softDeleted") {
         "soft-deleted objects (softDeleted=true)"
+    } else if asks("enableObjectRetention") {
+        "object retention (enableObjectRetention=true)"
     } else if query.split('&').any(|pair| signed.iter().any(|name| pair.starts_with(name))) {
         "signed URLs"
     } else {
