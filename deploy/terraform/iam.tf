@@ -158,3 +158,10 @@ resource "google_project_iam_member" "metrics" {
   role   = "roles/monitoring.viewer"
   member = local.metrics_readers[var.autoscaler]
 }
+
+resource "google_project_iam_member" "status" {
+  project = var.project
+  # why: `fleet status` in a worker's pod tells the backlog and its oldest job, which Pub/Sub itself does not.
+  role   = "roles/monitoring.viewer"
+  member = local.worker
+}

@@ -4,12 +4,13 @@
 //! | field | |
 //! |---|---|
 //! | `target` | `fleet_audit`: what a log sink selects |
-//! | `act` | `granted`, `imported`, `refreshed`, `blocked`, `revoked`, `deleted`, `resealed`, `exported`, `used` |
+//! | `act` | `granted`, `imported`, `refreshed`, `blocked`, `revoked`, `deleted`, `resealed`, `exported`, `used`; `resumed`, `dropped` |
 //! | `user` | a digest, or the ID with `--log-user-ids` |
 //! | `grant` | the grant, where one is known: an ID that says nothing |
 //! | `reason` | why the user must consent, for `blocked` and `revoked` |
 //! | `confirmed` | `false`: the write's reply was lost, and it may have happened |
-//! | `command`, `by` | `users export` and `ann@workstation`, or `worker` and the replica's name |
+//! | `command`, `by` | `users export` and `ann@workstation`, or `worker` and the replica's name; of operators' pages `web` and who is signed in there |
+//! | `jobs` | of `resumed` and `dropped`: how many waiting jobs an operator had go on, or removed |
 //! | `kind`, `host`, `calls` | of `used`: the kind of jobs, where the token went, how often |
 
 use std::collections::HashMap;
@@ -29,6 +30,31 @@ const EVERY: Duration = Duration::from_mins(1);
 /// So many uses are told at once, however soon they come together.
 const MOST: usize = 10_000;
 
+tokio::task_local! {
+    /// The operator on whose behalf this task acts, where a process serves several.
+    static OPERATOR: String;
+}
+
+/// Does `work` on behalf of `operator`: what it tells the trail names them.
+pub(crate) async fn acting_as<T>(operator: String, work: impl Future<Output = T>) -> T {
+    OPERATOR.scope(operator, work).await
+}
+
+/// An operator had a user's waiting jobs go on (`resumed`) or removed (`dropped`). Called within
+/// [`acting_as`].
+pub(crate) fn note_jobs(act: &'static str, user: &UserId, jobs: u64) {
+    let by = OPERATOR.try_with(Clone::clone).unwrap_or_default();
+    info!(
+        target: TARGET,
+        act,
+        user = log_user(user).as_str(),
+        jobs,
+        command = "web",
+        by,
+        "waiting jobs were {act}",
+    );
+}
+
 /// Writes the trail as lines of the log.
 #[derive(Debug)]
 pub struct AuditLog {
@@ -46,6 +72,7 @@ impl AuditLog {
 impl Audit for AuditLog {
     fn note(&self, entry: &AuditEntry<'_>) {
         let AuditEntry { act, user, grant, reason, confirmed } = *entry;
+        let operator = OPERATOR.try_with(Clone::clone).ok();
         info!(
             target: TARGET,
             act = act.as_str(),
@@ -54,7 +81,7 @@ impl Audit for AuditLog {
             reason,
             confirmed,
             command = self.command,
-            by = self.by,
+            by = operator.as_ref().unwrap_or(&self.by),
             "a grant was {}", act.as_str(),
         );
     }

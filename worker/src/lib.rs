@@ -8,6 +8,7 @@
 
 mod api_clients;
 pub mod audit;
+mod backlog;
 mod calls;
 mod carrier;
 pub mod claim;
@@ -37,6 +38,7 @@ pub mod outbox;
 pub mod outcome;
 pub mod parking;
 mod places;
+mod plain;
 pub mod pubsub;
 mod rate_limits;
 pub mod removal;
@@ -49,6 +51,8 @@ mod session;
 pub mod settlement;
 mod sign_outs;
 pub mod spans;
+mod status;
+mod stored_users;
 pub mod sweep;
 pub mod telemetry;
 mod told;

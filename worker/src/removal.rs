@@ -1,7 +1,7 @@
 //! What is kept about a user beside the record: it goes when the record does.
 
-use shared::UserId;
-use shared::ports::{Bucket, BucketError};
+use shared::ports::{Bucket, BucketError, Provider};
+use shared::{Error, Revoked, TokenStore, UserId};
 use tracing::warn;
 
 use crate::dedupe;
@@ -19,6 +19,34 @@ pub struct Removed {
     /// That it has ended is to be told, if anybody is: [`Events::publish`] it. Until it is,
     /// the object that says so is kept.
     pub tell: Option<Tell>,
+}
+
+/// What became of a user whose grant was to end.
+#[derive(Debug)]
+pub struct Ended {
+    /// What the provider said; the record is gone.
+    pub grant: Revoked,
+    /// What went with the record. Where that failed, ending it again removes the rest.
+    pub traces: Result<Removed, BucketError>,
+}
+
+/// Ends a user's grant at the provider, then removes the record and all that is kept beside it:
+/// one way for the command, for operators' pages, and for people who disconnect.
+///
+/// Cancelling it leaves some of it; doing it again is harmless.
+///
+/// # Errors
+/// As [`TokenStore::revoke`]: the record stays, and so does the rest.
+pub async fn end(
+    store: &TokenStore,
+    provider: &dyn Provider,
+    user: &UserId,
+    events: Option<&Events>,
+) -> Result<Ended, Error> {
+    let grant = store.revoke(user, provider).await?;
+    let was_stored = grant != Revoked::Unknown;
+    let traces = remove_traces(&*store.bucket(), user, was_stored, events).await;
+    Ok(Ended { grant, traces })
 }
 
 /// Removes the user's parked jobs, their claim, the remembered ends of their jobs, the time of

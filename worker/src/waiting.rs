@@ -35,6 +35,11 @@ impl Waiting {
         self.read.iter().filter(|job| job.why() == Some(Reason::ScopesMissing)).count()
     }
 
+    /// Those that were read, in their order.
+    pub(crate) fn read(&self) -> &[ParkedJob] {
+        &self.read
+    }
+
     /// How many go on with this record.
     pub fn due(&self, record: &TokenRecord) -> usize {
         self.read.iter().filter(|job| job.is_due(record)).count()

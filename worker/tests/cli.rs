@@ -102,6 +102,20 @@ fn help_shows_what_there_is() {
     assert!(code == 0 && stdout.contains("fleet"));
 }
 
+/// Whoever reaches the operators' pages may end every grant.
+#[test]
+fn operators_pages_are_on_loopback_or_behind_the_proxy() {
+    let web = ["web", "--admin", "--bucket", "b"];
+    let with = |more: &[&'static str]| [&web[..], more].concat();
+    let anywhere = ["--admin-listen", "0.0.0.0:8081"];
+    refused(&with(&anywhere), &[], &["--admin-listen 0.0.0.0:8081", "--iap-audience", "loopback"]);
+    refused(&with(&["--iap-audience", "/projects/1/x"]), &[], &["--public-url"]);
+    refused(&with(&anywhere), &[("FLEET_IAP_AUDIENCE", "")], &["--iap-audience"]);
+    let keys = [("FLEET_IAP_KEYS_URL", "http://keys.example/")];
+    refused(&web, &keys, &["FLEET_IAP_KEYS_URL", "https"]);
+    refused(&web, &[], &["no OAuth client"]);
+}
+
 #[test]
 fn user_ids() {
     let long = "x".repeat(2048);

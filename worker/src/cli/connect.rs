@@ -324,8 +324,8 @@ pub(crate) fn revoke_url() -> Result<String, Usage> {
     secret_url("FLEET_REVOKE_URL", GOOGLE_REVOKE_URL)
 }
 
-/// A URL from the environment to which tokens are sent.
-fn secret_url(name: &str, default: &str) -> Result<String, Usage> {
+/// A URL from the environment to which tokens are sent, or that says whom to believe.
+pub(crate) fn secret_url(name: &str, default: &str) -> Result<String, Usage> {
     match std::env::var(name).ok().filter(|v| !v.is_empty()) {
         None => Ok(default.to_owned()),
         Some(url) if may_have_secrets(&url) => Ok(url),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backlog::Backlogs;
 use crate::kinds::OutputStore;
 use crate::pubsub::Connection;
 use anyhow::Context as _;
@@ -28,6 +29,14 @@ impl Place {
     /// Where Pub/Sub is.
     pub(crate) fn connection(&self) -> Connection {
         Connection { emulator: self.emulators.as_ref().map(|e| e.pubsub.clone()) }
+    }
+
+    /// Who tells how subscriptions stand.
+    ///
+    /// # Errors
+    /// A text that says why nobody does.
+    pub(crate) fn backlogs(&self, http: reqwest::Client) -> Result<Backlogs, String> {
+        Backlogs::new(http, self.emulators.as_ref().map(|e| e.pubsub.as_str()))
     }
 
     /// Finds out at once that an emulator is not there, or that there are no credentials for

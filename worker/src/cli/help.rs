@@ -13,7 +13,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["worker", "web", "broker", "dev", "demo"]),
     ("People", &["login", "users", "profile", "token"]),
     ("Jobs", &["publish", "outcomes", "dead"]),
-    ("Operate", &["setup", "doctor", "keyring", "completions", "help"]),
+    ("Operate", &["status", "setup", "doctor", "keyring", "completions", "help"]),
 ];
 /// Heading of the token store's tunables, which are hidden unless [`command`] shows them.
 pub(super) const TUNABLES: &str = "Tunables";

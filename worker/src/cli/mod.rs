@@ -27,9 +27,11 @@ mod reach;
 mod resume;
 mod sealing;
 mod setup;
+mod status;
 mod token;
 mod users;
 mod web;
+mod web_admin;
 mod web_brand;
 mod worker;
 
@@ -93,6 +95,8 @@ enum Command {
     Keyring(keyring::Args),
     /// Create what is missing: for emulators and first tries
     Setup(setup::Args),
+    /// How the fleet stands, on one screen: users, waiting jobs, backlog, dead letters, replicas
+    Status(status::Args),
     /// Look at everything that a fleet stands on, and say what to do
     Doctor(Box<doctor::Args>),
     /// A local stack that stays up: emulators and replicas
@@ -167,6 +171,7 @@ pub fn fleet(kinds: impl FnOnce(&mut OwnKinds)) -> ExitCode {
             Command::Dead(args) => dead::run(args).await,
             Command::Keyring(args) => keyring::run(&args).await,
             Command::Setup(args) => setup::run(args).await,
+            Command::Status(args) => status::run(args).await,
             Command::Doctor(args) => doctor::run(*args).await,
             #[cfg(feature = "dev")]
             Command::Dev(args) => dev::serve::run(args).await,
@@ -205,14 +210,17 @@ fn audit_log(instance: &str) -> AuditLog {
     let command = COMMAND.get().map_or("", String::as_str);
     let by = match command {
         "worker" | "web" => instance.to_owned(),
-        _ => {
-            let user = ["USER", "LOGNAME", "USERNAME"].map(std::env::var);
-            let user = user.into_iter().flatten().find(|name| !name.is_empty());
-            let host = rustix::system::uname();
-            format!("{}@{}", user.as_deref().unwrap_or("?"), host.nodename().to_string_lossy())
-        }
+        _ => person(),
     };
     AuditLog::new(command, by)
+}
+
+/// Who started this process, as far as it knows: `ann@workstation`.
+fn person() -> String {
+    let user = ["USER", "LOGNAME", "USERNAME"].map(std::env::var);
+    let user = user.into_iter().flatten().find(|name| !name.is_empty());
+    let host = rustix::system::uname();
+    format!("{}@{}", user.as_deref().unwrap_or("?"), host.nodename().to_string_lossy())
 }
 
 /// Starts the logs, and the traces of the one command that has any.

@@ -5,8 +5,8 @@ use tokio::io::AsyncReadExt as _;
 /// The flag of a command that other programs start.
 #[derive(Debug, clap::Args)]
 pub(super) struct ParentArgs {
-    /// Stop when stdin closes: ties a child to its parent
-    #[arg(long, hide = true)]
+    /// Stop when stdin closes: ties it to its parent, or to `kubectl exec -i`
+    #[arg(long)]
     until_stdin_closes: bool,
 }
 

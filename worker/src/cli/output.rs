@@ -7,6 +7,7 @@ use serde_json::Value;
 use shared::profile::ProfileError;
 
 use crate::forward::BrokerError;
+pub(crate) use crate::plain::plain;
 
 /// The command line or the environment is wrong: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +36,6 @@ pub(crate) fn null_terminated<'a>(texts: impl Iterator<Item = &'a str>) -> anyho
         write!(out, "{text}\0")?;
     }
     Ok(out.flush()?)
-}
-
-/// A name or reason that strangers chose, as one line for people: what could move a
-/// terminal's cursor, turn its direction or forge another line is written as Rust writes it
-/// in a string.
-pub(crate) fn plain(text: &str) -> String {
-    text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
 }
 
 /// Writes indented JSON with sorted keys to stdout.
@@ -100,26 +94,5 @@ pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_names_are_one_plain_line() {
-        for (name, shown) in [
-            ("109876543210987654321", "109876543210987654321"),
-            ("ann \"the\" o'neill@example.com", "ann \"the\" o'neill@example.com"),
-            ("Ünïcode 漢字 😀", "Ünïcode 漢字 😀"),
-            ("a\nuser-2", "a\\nuser-2"),
-            ("\u{1b}[2J\u{9b}31m\u{7}", "\\u{1b}[2J\\u{9b}31m\\u{7}"),
-            ("\u{202e}evil\u{2066}\u{200f}", "\\u{202e}evil\\u{2066}\\u{200f}"),
-            ("a\u{2028}b\u{200b}c\u{feff}", "a\\u{2028}b\\u{200b}c\\u{feff}"),
-            ("\\n", "\\\\n"),
-        ] {
-            assert_eq!(plain(name), shown, "{name:?}");
-        }
     }
 }

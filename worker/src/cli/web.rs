@@ -1,4 +1,4 @@
-//! `fleet web`: the consent pages.
+//! `fleet web`: the consent pages, or the operators' (`web_admin`).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use shared::adapters::{HttpProvider, SystemClock};
 use shared::consent::{Consent, SessionKey};
 use shared::is_loopback;
 use shared::ports::{Clock, Provider};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::Url;
 
@@ -24,19 +25,26 @@ use super::events::EventArgs;
 use super::optional_path::{given, path_or_nothing};
 use super::orphan::ParentArgs;
 use super::output::Usage;
+use super::web_admin::{self, AdminArgs};
 use super::web_brand::BrandArgs;
 use crate::telemetry::prometheus::Scrape;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
+Examples:
   (umask 077; openssl rand -base64 32 > session.key)
   fleet web --bucket my-tokens --client client.json --session-key session.key \\
       --public-url https://connect.example.com --listen 0.0.0.0:8080
   fleet web --check ...       # would these settings, files and permissions work?
 
+  fleet web --admin --bucket my-tokens --client client.json --topic jobs
+
 Register PUBLIC_URL/oauth/callback as a redirect URI of the OAuth client. Replicas
-behind one address need the same session key and no sticky sessions.")]
+behind one address need the same session key and no sticky sessions.
+
+With --admin it serves the operators' pages instead, at http://localhost:8081: how the fleet
+stands, users, and buttons that resume, drop and revoke. Whoever reaches that address of this
+machine may press them; elsewhere they are served behind Identity-Aware Proxy only.")]
 pub(crate) struct Args {
     #[command(flatten)]
     project: ProjectArgs,
@@ -47,12 +55,14 @@ pub(crate) struct Args {
     /// Look whether it would work, say what to do, and exit 0 or 1 without starting
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 /// The pages.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Pages")]
-struct PageArgs {
+pub(super) struct PageArgs {
     /// Where the pages are served
     #[arg(long, env = "FLEET_LISTEN", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -64,13 +74,13 @@ struct PageArgs {
     session_key: Option<PathBuf>,
     /// Job topic, for test jobs [default: none are offered]
     #[arg(long, env = "FLEET_TOPIC")]
-    topic: Option<String>,
+    pub(super) topic: Option<String>,
     /// Where workers publish outcomes, to show what becomes of test jobs [default: it is not
     /// shown]
     #[arg(long, env = "FLEET_OUTCOMES_TOPIC")]
     outcomes_topic: Option<String>,
     #[command(flatten)]
-    events: EventArgs,
+    pub(super) events: EventArgs,
     /// A scope that people may be asked for beyond signing in (repeat, or separate by commas)
     #[arg(long, env = "FLEET_OFFER_SCOPES", value_delimiter = ',', value_name = "SCOPE")]
     offer_scope: Vec<String>,
@@ -83,14 +93,17 @@ struct PageArgs {
     #[command(flatten)]
     brand: BrandArgs,
     #[command(flatten)]
-    parent: ParentArgs,
+    pub(super) parent: ParentArgs,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if args.check {
         return check(&args).await;
     }
-    let Args { project, store, pages, .. } = args;
+    let Args { project, store, pages, admin, .. } = args;
+    if admin.is_meant() {
+        return web_admin::run(project, store, pages, admin).await;
+    }
     let brand = pages.brand.read()?;
     let allow_return = pages.allowed_returns()?;
     let place = Place::from_env()?;
@@ -159,9 +172,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         clock,
         public_url: public_url.clone(),
     };
-    let stop = Stop::by_signals().context("signals cannot be watched")?.drain;
-    let orphaned = stop.clone();
-    pages.parent.when_gone(move || orphaned.cancel());
+    let stop = pages.stop()?;
     info!(
         replica = connected.store.holder(),
         address = %address,
@@ -196,7 +207,20 @@ async fn check(args: &Args) -> anyhow::Result<()> {
 }
 
 impl PageArgs {
-    fn public_url(&self, address: SocketAddr) -> Result<Url, Usage> {
+    /// Cancelled by signals, and when stdin closes where that is asked for.
+    pub(super) fn stop(&self) -> anyhow::Result<CancellationToken> {
+        let stop = Stop::by_signals().context("signals cannot be watched")?.drain;
+        let orphaned = stop.clone();
+        self.parent.when_gone(move || orphaned.cancel());
+        Ok(stop)
+    }
+
+    /// Where browsers are told that the pages are, if they are told.
+    pub(super) fn named_url(&self) -> bool {
+        self.public_url.as_ref().is_some_and(|url| !url.is_empty())
+    }
+
+    pub(super) fn public_url(&self, address: SocketAddr) -> Result<Url, Usage> {
         let Some(url) = self.public_url.as_ref().filter(|url| !url.is_empty()) else {
             return Url::parse(&format!("http://{address}/"))
                 .map_err(|e| Usage(format!("--listen {address} makes no address: {e}")));
@@ -231,12 +255,18 @@ impl PageArgs {
             .collect()
     }
 
+    /// The key of `--session-key`.
+    pub(super) fn given_key(&self) -> Result<Option<SessionKey>, Usage> {
+        let Some(path) = given(self.session_key.as_ref()) else { return Ok(None) };
+        let text = String::from_utf8(read_secret(path)?)
+            .map_err(|_| Usage(format!("session key {} is not text", path.display())))?;
+        let key = SessionKey::parse(&text);
+        key.map(Some).map_err(|e| Usage(format!("session key {}: {e}", path.display())))
+    }
+
     fn key(&self, public_url: &Url) -> Result<SessionKey, Usage> {
-        if let Some(path) = given(self.session_key.as_ref()) {
-            let text = String::from_utf8(read_secret(path)?)
-                .map_err(|_| Usage(format!("session key {} is not text", path.display())))?;
-            return SessionKey::parse(&text)
-                .map_err(|e| Usage(format!("session key {}: {e}", path.display())));
+        if let Some(key) = self.given_key()? {
+            return Ok(key);
         }
         if !is_loopback(public_url) {
             return Err(Usage(

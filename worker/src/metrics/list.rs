@@ -103,7 +103,7 @@ const ENDPOINT_OUTCOMES: &[&str] =
 pub(super) const CLASSES: &[&str] = &["2xx", "3xx", "4xx", "5xx", "none", "unsent"];
 
 /// Each event of [`WEB_EVENTS`] with the outcomes that it can have.
-pub(super) const WEB_OUTCOMES: [(&str, &[&str]); 5] = [
+pub(super) const WEB_OUTCOMES: [(&str, &[&str]); 9] = [
     ("start", &["started", "limited", "not_offered", "failed"]),
     (
         "callback",
@@ -135,6 +135,10 @@ pub(super) const WEB_OUTCOMES: [(&str, &[&str]); 5] = [
     ("test", &["ok", "failed", "limited"]),
     ("job", &["ok", "failed", "limited"]),
     ("disconnect", &["ok", "failed"]),
+    ("admin_resume", &["ok", "failed"]),
+    ("admin_drop", &["ok", "failed"]),
+    ("admin_revoke", &["ok", "failed"]),
+    ("admin_refused", &["host", "signature", "form"]),
 ];
 
 /// A constant for each name, for whoever writes the metric, and the list of all. The list
@@ -288,7 +292,7 @@ metrics_list! {
         "Parked jobs of unknown users that were rejected because nobody consented within \
          --park-unknown.";
     WEB_EVENTS = "fleet_web_events_total", WEB, Counter, ["event": OPEN, "outcome": OPEN],
-        "What people did on the consent pages, and how it ended.";
+        "What people did on the consent pages, and operators on theirs, and how it ended.";
     BUILD = "fleet_build_info", BOTH, Gauge, ["version": OPEN],
         "Always 1; the version is the label.";
 }

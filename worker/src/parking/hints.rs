@@ -14,6 +14,11 @@ pub(super) fn of(parked: &ParkedJob) -> Hints {
     Hints::from([(REASON.to_owned(), parked.reason.clone())])
 }
 
+/// Why the listed job waits, where that is noted and this program knows it.
+pub(crate) fn reason_of(hints: &Hints) -> Option<Reason> {
+    Reason::named(hints.get(REASON)?)
+}
+
 /// Whether the listed object may be the job of an unknown user. One that says nothing may:
 /// the release before noted nothing.
 pub(crate) fn may_be_unknown(hints: Option<&Hints>) -> bool {

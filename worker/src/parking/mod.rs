@@ -7,6 +7,7 @@
 
 mod absence;
 mod claiming;
+pub(crate) mod dropping;
 pub(crate) mod hints;
 mod object;
 pub mod resumption;

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::Site;
 use super::session::Notice;
-use crate::removal::{Removed, remove_traces};
+use crate::removal::{Ended, Removed, end};
 
 /// What the provider calls a person.
 pub(super) fn name_of(profile: &Map<String, Value>) -> &str {
@@ -40,10 +40,17 @@ pub(super) async fn disconnect(
     telling: &TaskTracker,
     user: &UserId,
 ) -> Result<Notice, Notice> {
-    let told = match site.store.revoke(user, &*site.provider).await {
-        Ok(Revoked::Revoked) => "You are disconnected. The access has ended",
-        Ok(Revoked::WasInvalid) => "You are disconnected. The access had ended already",
-        Ok(Revoked::Unknown) => return Ok(Notice::good("You were not connected.")),
+    let events = site.events.as_deref();
+    let (told, traces) = match end(&site.store, &*site.provider, user, events).await {
+        Ok(Ended { grant: Revoked::Unknown, .. }) => {
+            return Ok(Notice::good("You were not connected."));
+        }
+        Ok(Ended { grant: Revoked::Revoked, traces }) => {
+            ("You are disconnected. The access has ended", traces)
+        }
+        Ok(Ended { grant: Revoked::WasInvalid, traces }) => {
+            ("You are disconnected. The access had ended already", traces)
+        }
         Err(error) => {
             warn!(user = %user.digest(), %error, "a person cannot disconnect");
             let text = if matches!(error, Error::WrongClient { .. }) {
@@ -54,9 +61,7 @@ pub(super) async fn disconnect(
             return Err(Notice::bad(text));
         }
     };
-    let events = site.events.as_deref();
-    let removed = remove_traces(&*site.store.bucket(), user, true, events).await;
-    let removed = removed.map(|Removed { parked, tell }| {
+    let removed = traces.map(|Removed { parked, tell }| {
         if let (Some(events), Some(tell)) = (site.events.as_ref().map(Arc::clone), tell) {
             // The person does not wait for it.
             let user = user.digest();

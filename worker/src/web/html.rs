@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use jiff::Timestamp;
+
 use super::brand::Brand;
 
 /// HTML that may be sent as it is.
@@ -35,9 +37,33 @@ pub(super) fn text(text: impl AsRef<str>) -> Html {
 
 /// A whole page of `brand`. `main` is trusted.
 pub(super) fn page(brand: &Brand, title: &str, signed_in: Option<&Html>, main: &Html) -> Html {
-    let title = text(title);
+    let name = text(&brand.app_name);
+    let footer = Html(format!(
+        "<p>{name} acts for you only with the access you grant, and forgets you when you disconnect.</p>{}",
+        links(brand)
+    ));
     let empty = Html::default();
-    let sign_out = signed_in.unwrap_or(&empty);
+    document(brand, title, "", signed_in.unwrap_or(&empty), main, &footer)
+}
+
+/// A page for operators. `main` is trusted.
+pub(super) fn operators_page(title: &str, operator: &str, main: &Html) -> Html {
+    let who = Html(format!("<span class=\"who\">{}</span>", text(operator)));
+    let footer =
+        Html("<p>What is done here is recorded in the audit trail, with your name.</p>".to_owned());
+    document(&Brand::default(), title, " class=\"wide\"", &who, main, &footer)
+}
+
+/// `body`: its attributes. All but the title is trusted.
+fn document(
+    brand: &Brand,
+    title: &str,
+    body: &str,
+    beside: &Html,
+    main: &Html,
+    footer: &Html,
+) -> Html {
+    let title = text(title);
     let name = text(&brand.app_name);
     let logo = if brand.logo.is_some() { "/logo" } else { "/icon.svg" };
     Html(format!(
@@ -45,14 +71,18 @@ pub(super) fn page(brand: &Brand, title: &str, signed_in: Option<&Html>, main: &
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>{title} – {name}</title>\n<link rel=\"stylesheet\" href=\"/style.css\">\n\
-         <link rel=\"icon\" href=\"{logo}\">\n<script src=\"/times.js\" defer></script>\n</head>\n<body>\n\
+         <link rel=\"icon\" href=\"{logo}\">\n<script src=\"/times.js\" defer></script>\n</head>\n<body{body}>\n\
          <a class=\"skip\" href=\"#main\">Skip to content</a>\n\
-         <header><div><a class=\"brand\" href=\"/\"><img src=\"{logo}\" alt=\"\" height=\"28\">{name}</a>{sign_out}</div></header>\n\
+         <header><div><a class=\"brand\" href=\"/\"><img src=\"{logo}\" alt=\"\" height=\"28\">{name}</a>{beside}</div></header>\n\
          <main id=\"main\" tabindex=\"-1\">\n{main}\n</main>\n\
-         <footer><div><p>{name} acts for you only with the access you grant, and forgets you when you disconnect.</p>{}</div></footer>\n\
-         </body>\n</html>\n",
-        links(brand)
+         <footer><div>{footer}</div></footer>\n\
+         </body>\n</html>\n"
     ))
+}
+
+/// A moment as the browser's locale shows it, by a script; without one in UTC.
+pub(super) fn time(at: Timestamp) -> Html {
+    Html(format!("<time datetime=\"{at:.0}\">{}</time>", at.strftime("%Y-%m-%d %H:%M UTC")))
 }
 
 /// What a company says about itself.

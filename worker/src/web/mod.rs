@@ -11,9 +11,11 @@
 //! from ours is refused. Addresses that start logins are limited per caller.
 
 mod account;
+pub(crate) mod admin;
 mod brand;
 mod caller;
 mod cookies;
+mod hardening;
 mod html;
 mod limit;
 mod link;

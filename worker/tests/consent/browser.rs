@@ -26,14 +26,31 @@ fn screenshots() -> PathBuf {
     target
 }
 
-struct Eyes {
-    browser: Browser,
+/// A browser that looks closely.
+pub(crate) struct Eyes {
+    pub(crate) browser: Browser,
     axe: Option<String>,
+}
+
+/// `None`, and said so, where there is no browser.
+pub(crate) async fn eyes() -> Option<(Driver, Eyes)> {
+    let Some(driver) = Driver::start().await else {
+        left_out("chromedriver is not installed, so no page was opened in a browser");
+        return None;
+    };
+    let axe =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/web/node_modules/axe-core/axe.min.js");
+    let axe = std::fs::read_to_string(axe).ok();
+    if axe.is_none() {
+        left_out("axe-core is not installed, so accessibility was not checked");
+    }
+    let browser = driver.browser().await;
+    Some((driver, Eyes { browser, axe }))
 }
 
 impl Eyes {
     /// Screenshots in every form, and no serious accessibility problem in any.
-    async fn see(&self, name: &str) {
+    pub(crate) async fn see(&self, name: &str) {
         for (width, form) in [(1280, "desktop"), (390, "phone")] {
             for (dark, scheme) in [(false, "light"), (true, "dark")] {
                 self.browser.look(width, dark).await;
@@ -56,7 +73,7 @@ impl Eyes {
         assert_eq!(found, json!([]), "{what}");
     }
 
-    async fn says(&self, text: &str) {
+    pub(crate) async fn says(&self, text: &str) {
         let shown = self.browser.text().await;
         assert!(shown.contains(text), "{text:?} is not on {}:\n{shown}", self.browser.url().await);
     }
@@ -68,15 +85,7 @@ impl Eyes {
 
 #[tokio::test]
 async fn a_person_clicks_through_everything() {
-    let Some(driver) = Driver::start().await else {
-        return left_out("chromedriver is not installed, so no page was opened in a browser");
-    };
-    let axe =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/web/node_modules/axe-core/axe.min.js");
-    let axe = std::fs::read_to_string(axe).ok();
-    if axe.is_none() {
-        left_out("axe-core is not installed, so accessibility was not checked");
-    }
+    let Some((driver, eyes)) = eyes().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let logo = folder.path().join("logo.svg");
     let drawn = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'><circle cx='16' cy='16' r='14' fill='#b3541e'/></svg>";
@@ -89,7 +98,6 @@ async fn a_person_clicks_through_everything() {
         "--support-email=help@acme.example",
     ])
     .await;
-    let eyes = Eyes { browser: driver.browser().await, axe };
     let browser = &eyes.browser;
     browser.go(&dev.url("/")).await;
     eyes.says("Acme Reports").await;

@@ -169,6 +169,11 @@ impl Dev {
         self.rewrite(user, "blocked", blocked).await;
     }
 
+    /// A user has granted these scopes and no others.
+    pub(crate) async fn set_scopes(&self, user: &str, scopes: &[&str]) {
+        self.rewrite(user, "scopes", json!(scopes)).await;
+    }
+
     /// Writes a member of a user's record.
     async fn rewrite(&self, user: &str, member: &str, value: Value) {
         let (origin, bucket) = (self.get("STORAGE_EMULATOR_HOST"), self.get("FLEET_BUCKET"));

@@ -1,5 +1,5 @@
 //! Consent against `fleet dev`, end to end: the pages over HTTP, in headless
-//! Chromium, and `fleet login` in a pseudo-terminal.
+//! Chromium, and `fleet login` in a pseudo-terminal; and the operators' pages.
 //!
 //! The browser part needs `chromedriver` and `chromium` on the `PATH` (Debian's
 //! packages `chromium` and `chromium-driver`) and, for the accessibility check,
@@ -7,6 +7,8 @@
 //! `FLEET_REQUIRE_BROWSER=1`. Screenshots go to `target/screenshots`.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
+mod admin;
+mod admin_browser;
 mod browser;
 mod dev;
 mod login;

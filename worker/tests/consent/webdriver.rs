@@ -106,6 +106,13 @@ impl Browser {
         self.command(&format!("element/{element}/click"), &json!({})).await;
     }
 
+    /// Types into what this XPath finds.
+    pub(crate) async fn write(&self, xpath: &str, text: &str) {
+        let found = self.command("element", &json!({"using": "xpath", "value": xpath})).await;
+        let element = found[ELEMENT].as_str().unwrap();
+        self.command(&format!("element/{element}/value"), &json!({"text": text})).await;
+    }
+
     /// Presses a button that leads to another page, and waits until that is loaded.
     pub(crate) async fn press(&self, button: &str) {
         self.run("document.documentElement.dataset.left = 'yes'", json!([])).await;

@@ -15,6 +15,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Cloud Monitoring's `timeSeries.list` answers on that port, too, for the backlog of a
+//! subscription and the age of its oldest message.
+//!
 //! # How it is built
 //!
 //! `lane`, `queue` and `consumer` are the parts of `subscription`, which decides

@@ -137,3 +137,30 @@ async fn a_push_that_is_refused_comes_again() -> Result<()> {
     fixture.pubsub.wait_for(|stats| stats.acknowledged == 1).await;
     Ok(())
 }
+
+/// What Cloud Monitoring shows of a subscription, by its own path and filter.
+#[tokio::test]
+async fn the_backlog_is_shown_as_cloud_monitoring_shows_it() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let asked = async |metric: &str, id: &str| -> Result<Value> {
+        let filter = format!(
+            "metric.type = \"pubsub.googleapis.com/subscription/{metric}\" AND resource.labels.subscription_id = \"{id}\""
+        );
+        let url = format!("{}/v3/projects/test/timeSeries", fixture.endpoint());
+        let query = [("filter", filter.as_str()), ("interval.endTime", "2026-01-01T00:00:00Z")];
+        Ok(Client::new().get(url).query(&query).send().await?.json().await?)
+    };
+    let value = |answer: &Value| answer["timeSeries"][0]["points"][0]["value"].clone();
+    for waiting in 0..3 {
+        let answer = asked("num_undelivered_messages", "workers").await?;
+        assert_eq!(value(&answer), json!({"int64Value": waiting.to_string()}), "{answer}");
+        let message = json!({"messages": [{"data": "eA=="}]});
+        assert_eq!(post(&fixture, &format!("{TOPIC}:publish"), message).await?.0, 200);
+    }
+    let answer = asked("oldest_unacked_message_age", "workers").await?;
+    assert!(value(&answer)["int64Value"].is_string(), "{answer}");
+    assert_eq!(asked("num_undelivered_messages", "others").await?, json!({}));
+    let refused = asked("byte_cost", "workers").await?;
+    assert_eq!(refused["error"]["status"], "UNIMPLEMENTED", "{refused}");
+    Ok(())
+}

@@ -15,7 +15,7 @@ use shared::ports::Bucket;
 use super::Sources;
 
 /// The name of this process in claims.
-const HOLDER: &str = "fleet dead";
+pub(super) const HOLDER: &str = "fleet dead";
 
 /// The claims to users' parked jobs that are held now.
 #[derive(Default)]

@@ -1,26 +1,28 @@
 //! Removes jobs for good.
 
-use std::collections::HashMap;
-
+use crate::parking::dropping::drop_parked;
+use crate::parking::resumption::Entry;
 use crate::parking::user_of;
 use crate::pubsub::Delivery;
 use crate::resuming::forget;
 use anyhow::Context as _;
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream;
 use serde_json::json;
 use shared::UserId;
+use shared::adapters::SystemClock;
 
 use super::super::confirm::confirmed;
 use super::super::environment::Place;
 use super::super::output;
-use super::claims::Claims;
+use super::claims::HOLDER;
 use super::gather::{Extent, Handle, Item, gather};
 use super::letter::Letter;
 use super::redrive::in_users_order;
 use super::{Sources, WhichArgs, now, table};
 
-/// So many are removed at a time.
-const BATCH: usize = 32;
+/// So many are removed at a time, and parked ones of so many users.
+const AT_ONCE: usize = 32;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct HowArgs {
@@ -84,62 +86,82 @@ pub(super) async fn run(
 
 /// Removes several users' jobs at a time; how many.
 async fn remove_all(sources: &Sources, items: Vec<Item>) -> usize {
-    let mut claims = Claims::default();
+    let is_parked = |item: &Item| matches!(item.handle, Handle::Parked(_));
+    let (parked, others): (Vec<Item>, Vec<Item>) = items.into_iter().partition(is_parked);
     let mut dropped = 0;
-    let mut items = items.into_iter().peekable();
-    loop {
-        let batch: Vec<Item> = items.by_ref().take(BATCH).collect();
-        if batch.is_empty() {
-            return dropped;
+    let mut note = |letter: &Letter, removed: anyhow::Result<()>| match removed {
+        Ok(()) => dropped += 1,
+        Err(error) => output::note(format!("{:?} stays where it is: {error:#}", letter.job)),
+    };
+    let removing = others.into_iter().map(|Item { letter, handle }| async move {
+        (remove(sources, &letter, handle).await, letter)
+    });
+    let mut removing = stream::iter(removing).buffer_unordered(AT_ONCE);
+    while let Some((removed, letter)) = removing.next().await {
+        note(&letter, removed);
+    }
+    let removing =
+        by_user(parked).into_iter().map(|(user, items)| remove_parked(sources, user, items));
+    let mut removing = stream::iter(removing).buffer_unordered(AT_ONCE);
+    while let Some(ended) = removing.next().await {
+        for (letter, removed) in ended {
+            note(&letter, removed);
         }
-        let is_parked = |item: &&Item| matches!(item.handle, Handle::Parked(_));
-        let parked = batch.iter().filter(is_parked);
-        let users: Vec<UserId> = parked.filter_map(|item| user_of(&item.letter.name)).collect();
-        let left = match &sources.bucket {
-            Some(bucket) => claims.take(bucket, users).await,
-            None => HashMap::new(),
-        };
-        let removing = batch.into_iter().map(|Item { letter, handle }| {
-            let left = &left;
-            async move { (remove(sources, &letter, handle, left).await, letter) }
-        });
-        for (removed, letter) in join_all(removing).await {
-            match removed {
-                Ok(()) => dropped += 1,
-                Err(error) => {
-                    output::note(format!("{:?} stays where it is: {error:#}", letter.job));
-                }
-            }
+    }
+    dropped
+}
+
+/// The parked jobs of each user.
+fn by_user(items: Vec<Item>) -> Vec<(Option<UserId>, Vec<Item>)> {
+    let mut users: Vec<(Option<UserId>, Vec<Item>)> = Vec::new();
+    for item in items {
+        let user = user_of(&item.letter.name);
+        match users.last_mut() {
+            // One user's follow each other.
+            Some((last, items)) if *last == user => items.push(item),
+            _ => users.push((user, vec![item])),
         }
-        let next = items.peek().and_then(|item| item.letter.user.as_deref());
-        claims.release_but(sources, next).await;
+    }
+    users
+}
+
+async fn remove_parked(
+    sources: &Sources,
+    user: Option<UserId>,
+    items: Vec<Item>,
+) -> Vec<(Letter, anyhow::Result<()>)> {
+    let found = items.iter().filter_map(|item| match item.handle {
+        Handle::Parked(generation) => Some((item.letter.name.clone(), generation)),
+        _ => None,
+    });
+    let found: Vec<Entry> = found.collect();
+    let letters = items.into_iter().map(|item| item.letter);
+    let ended = async {
+        let user = user.context("this is no parked job's name")?;
+        let bucket = sources.bucket.as_ref().context("no bucket")?;
+        let clock = SystemClock::default();
+        anyhow::Ok(drop_parked(bucket, &clock, HOLDER, &user, &found).await?)
+    };
+    match ended.await {
+        Ok(ended) => {
+            letters.zip(ended.into_iter().map(|ended| ended.map_err(Into::into))).collect()
+        }
+        Err(why) => letters.map(|letter| (letter, Err(anyhow::anyhow!("{why:#}")))).collect(),
     }
 }
 
-/// `left`: users whose jobs another process has claimed.
-async fn remove(
-    sources: &Sources,
-    letter: &Letter,
-    handle: Handle,
-    left: &HashMap<UserId, anyhow::Error>,
-) -> anyhow::Result<()> {
-    let bucket = || sources.bucket.as_ref().context("no bucket");
+async fn remove(sources: &Sources, letter: &Letter, handle: Handle) -> anyhow::Result<()> {
     match handle {
         Handle::Dead(deliveries) => {
             for Delivery { settle, .. } in deliveries {
                 anyhow::ensure!(settle.ack().await, "its acknowledgement was not confirmed");
             }
+            Ok(())
         }
-        Handle::Parked(generation) => {
-            let user = user_of(&letter.name).context("this is no parked job's name")?;
-            if let Some(why) = left.get(&user) {
-                anyhow::bail!("{why:#}");
-            }
-            forget(bucket()?, &letter.name, generation).await?;
-        }
+        Handle::Parked(_) => unreachable!("parked jobs are removed under their user's claim"),
         Handle::Ending(generation, _) => {
-            forget(bucket()?, &letter.name, generation).await?;
+            let bucket = sources.bucket.as_ref().context("no bucket")?;
+            Ok(forget(bucket, &letter.name, generation).await?)
         }
     }
-    Ok(())
 }

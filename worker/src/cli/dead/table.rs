@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 
+use crate::status::{age, seconds_since};
 use jiff::Timestamp;
 
 use super::super::output::{self, plain};
@@ -39,7 +40,7 @@ fn lines(letters: &[&Letter], now: Timestamp, width: Option<usize>) -> Vec<Strin
     let mut rows: Vec<[String; COLUMNS]> = vec![HEADINGS.map(str::to_owned)];
     for letter in letters {
         let mut row = [
-            age(now, letter.since),
+            age(seconds_since(letter.since, now)),
             letter.place.as_str().to_owned(),
             plain(&letter.job),
             plain(letter.user.as_deref().unwrap_or("-")),
@@ -83,24 +84,6 @@ fn cut(text: &str, longest: usize) -> String {
     kept
 }
 
-/// The two largest units: `3d 4h`, `12m 5s`.
-fn age(now: Timestamp, since: Timestamp) -> String {
-    let seconds = (now - since).get_seconds().max(0);
-    let units = [
-        ("d", seconds / 86_400),
-        ("h", seconds / 3600 % 24),
-        ("m", seconds / 60 % 60),
-        ("s", seconds % 60),
-    ];
-    let first = units.iter().position(|(_, count)| *count > 0).unwrap_or(3);
-    units[first..]
-        .iter()
-        .take(2)
-        .map(|(unit, count)| format!("{count}{unit}"))
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::letter::Whereabouts;
@@ -141,18 +124,5 @@ mod tests {
         let whole = lines(&[&hostile, &long], now, None);
         assert!(whole[2].contains(&"j".repeat(100)), "nothing is cut in a pipe");
         assert!(whole[2].ends_with("(redriven 1×)"));
-    }
-
-    #[test]
-    fn ages() {
-        let now: Timestamp = "2026-01-04T04:05:06Z".parse().unwrap();
-        for (since, text) in [
-            ("2026-01-04T04:05:06Z", "0s"),
-            ("2026-01-04T04:05:01Z", "5s"),
-            ("2026-01-04T03:05:06Z", "1h 0m"),
-            ("2026-01-05T00:00:00Z", "0s"),
-        ] {
-            assert_eq!(age(now, since.parse().unwrap()), text);
-        }
     }
 }

@@ -3,21 +3,16 @@
 use std::collections::BTreeMap;
 
 use crate::parking::{PREFIX, is_claim, user_of};
-use clap::ValueEnum;
+use crate::stored_users::{AT_ONCE, State, StoredUser};
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use jiff::Timestamp;
 use serde_json::{Value, json};
-use shared::record::TokenRecord;
-use shared::{Error, UserId};
+use shared::{Reason, UserId};
 
 use super::super::connect::{Connected, StoreArgs};
 use super::super::environment::Place;
 use super::super::output::{self, plain};
 use super::every_user;
-
-/// So many records are read at a time.
-const AT_ONCE: usize = 32;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -56,39 +51,6 @@ impl Args {
     }
 }
 
-/// What is known of a user's grant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum State {
-    /// Jobs act for the user
-    Active,
-    /// The provider ended the grant
-    Revoked,
-    /// The provider refuses the user for now
-    Blocked,
-    /// The record cannot be read
-    Unreadable,
-}
-
-impl State {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Revoked => "revoked",
-            Self::Blocked => "blocked",
-            Self::Unreadable => "unreadable",
-        }
-    }
-}
-
-/// One user's line.
-struct Line {
-    user: UserId,
-    state: State,
-    why: Option<&'static str>,
-    refreshed: Option<Timestamp>,
-    scopes: Vec<String>,
-}
-
 pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
     let connected = args.store.connect_to_look(place).await?;
     let users = every_user(&connected.store).await?;
@@ -101,10 +63,10 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
     }
     let waiting = if args.long { waiting(&connected).await? } else { BTreeMap::new() };
     let reading = stream::iter(users).map(|user| look(&connected, user)).buffered(AT_ONCE);
-    let found: Vec<Option<Line>> = reading.collect().await;
-    let wanted = |line: &Line| args.state.is_none_or(|state| state == line.state);
-    let lines: Vec<Line> = found.into_iter().flatten().filter(wanted).collect();
-    let jobs = |line: &Line| waiting.get(&line.user).copied().unwrap_or_default();
+    let found: Vec<Option<StoredUser>> = reading.collect().await;
+    let wanted = |line: &StoredUser| args.state.is_none_or(|state| state == line.state);
+    let lines: Vec<StoredUser> = found.into_iter().flatten().filter(wanted).collect();
+    let jobs = |line: &StoredUser| waiting.get(&line.user).copied().unwrap_or_default();
     if args.json {
         let shown: Vec<Value> = lines
             .iter()
@@ -113,7 +75,7 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
                     return line.user.as_str().into();
                 }
                 json!({
-                    "user": line.user.as_str(), "state": line.state.name(), "reason": line.why,
+                    "user": line.user.as_str(), "state": line.state.name(), "reason": line.why.map(Reason::as_str),
                     "refreshed": line.refreshed.map(|at| at.to_string()),
                     "waiting_jobs": jobs(line), "scopes": line.scopes,
                 })
@@ -125,7 +87,7 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
         return args.print(lines.iter().map(|line| &line.user));
     }
     for line in &lines {
-        let state = line.why.unwrap_or(line.state.name());
+        let state = line.word();
         let refreshed = line.refreshed.map_or_else(|| "-".to_owned(), |at| format!("{at:.0}"));
         output::line(format!(
             "{:<24} {state:<19} {refreshed:<20} {:>5} waiting  {}",
@@ -137,27 +99,13 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A user's line; `None` for one who was deleted since.
-async fn look(connected: &Connected, user: UserId) -> Option<Line> {
-    Some(match connected.store.read_record(&user).await {
-        Ok(record) => line(user, record),
-        Err(Error::NeedsConsent(_)) => return None,
-        Err(error) => {
-            output::note(format!("user {:?}: {error}", user.as_str()));
-            let (state, why, refreshed, scopes) = (State::Unreadable, None, None, Vec::new());
-            Line { user, state, why, refreshed, scopes }
-        }
-    })
-}
-
-fn line(user: UserId, record: TokenRecord) -> Line {
-    let state = match (record.is_active(), &record.blocked) {
-        (false, _) => State::Revoked,
-        (true, Some(_)) => State::Blocked,
-        (true, None) => State::Active,
-    };
-    let why = record.trouble().map(|why| why.reason().as_str());
-    Line { user, state, why, refreshed: Some(record.updated_at), scopes: record.scopes }
+/// Reads a user's record, and tells why where that cannot be read.
+async fn look(connected: &Connected, user: UserId) -> Option<StoredUser> {
+    let found = StoredUser::read(&connected.store, user).await?;
+    if let Some(error) = &found.fault {
+        output::note(format!("user {:?}: {error}", found.user.as_str()));
+    }
+    Some(found)
 }
 
 /// The number of parked jobs of each user who has any.

@@ -1,14 +1,15 @@
 //! `fleet users revoke` and `fleet users delete`.
 
 use crate::events::Events;
-use crate::removal::{Removed, remove_traces};
+use crate::removal::{Ended, Removed, end, remove_traces};
 use anyhow::Context as _;
 use serde_json::json;
 use shared::adapters::HttpProvider;
+use shared::ports::BucketError;
 use shared::{Revoked, UserId};
 
 use super::super::confirm::{confirmed, somebody_can_be_asked};
-use super::super::connect::{Connected, ProjectArgs, StoredUserArgs, revoke_url, userinfo_url};
+use super::super::connect::{ProjectArgs, StoredUserArgs, revoke_url, userinfo_url};
 use super::super::environment::Place;
 use super::super::events::EventArgs;
 use super::super::output;
@@ -54,7 +55,8 @@ pub(super) async fn revoke(args: Args, place: &Place) -> anyhow::Result<()> {
     let (userinfo, revoke) = (userinfo_url()?, revoke_url()?);
     let events = events.connect(&project, place, &connected.store, &store.bucket).await?;
     let provider = HttpProvider::new(&client, connected.http.clone(), userinfo, revoke)?;
-    let revoked = connected.store.revoke(&user, &provider).await.with_context(|| {
+    let ended = end(&connected.store, &provider, &user, events.as_deref()).await;
+    let Ended { grant: revoked, traces } = ended.with_context(|| {
         format!(
             "user {user:?} is not revoked, and the record stays: try again, or let the person \
              remove the app in their account's settings at the provider and then run \
@@ -62,8 +64,7 @@ pub(super) async fn revoke(args: Args, place: &Place) -> anyhow::Result<()> {
             user = user.as_str()
         )
     })?;
-    let was_stored = revoked != Revoked::Unknown;
-    let parked = traces(&connected, &user, was_stored, events.as_deref()).await?;
+    let parked = told(&user, traces, events.as_deref()).await?;
     if json {
         let result = match revoked {
             Revoked::Revoked => "revoked",
@@ -98,7 +99,9 @@ pub(super) async fn delete(args: Args, place: &Place) -> anyhow::Result<()> {
         .delete(&user)
         .await
         .with_context(|| format!("user {:?} may not be deleted yet", user.as_str()))?;
-    let parked = traces(&connected, &user, existed, events.as_deref()).await?;
+    let bucket = connected.store.bucket();
+    let traces = remove_traces(&*bucket, &user, existed, events.as_deref()).await;
+    let parked = told(&user, traces, events.as_deref()).await?;
     if json {
         let told = json!({"user": user.as_str(), "deleted": existed, "parked_jobs": parked});
         return output::json(&told);
@@ -107,15 +110,13 @@ pub(super) async fn delete(args: Args, place: &Place) -> anyhow::Result<()> {
     output::line(format!("{what} {}{}", user.token_object(), and_jobs(parked)))
 }
 
-async fn traces(
-    connected: &Connected,
+/// Tells applications of it, if any are told. How many jobs were parked.
+async fn told(
     user: &UserId,
-    was_stored: bool,
+    traces: Result<Removed, BucketError>,
     events: Option<&Events>,
 ) -> anyhow::Result<u64> {
-    let bucket = connected.store.bucket();
-    let removed = remove_traces(&*bucket, user, was_stored, events).await;
-    let Removed { parked, tell } = removed.with_context(|| {
+    let Removed { parked, tell } = traces.with_context(|| {
         format!(
             "the record of user {:?} is gone, and other objects are left; run it again",
             user.as_str()

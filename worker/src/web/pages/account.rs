@@ -6,7 +6,7 @@ use shared::consent::missing_scopes;
 use shared::record::TokenRecord;
 
 use super::super::Site;
-use super::super::html::{Html, page, text};
+use super::super::html::{Html, page, text, time};
 use super::super::session::{Notice, Session};
 use super::scopes::{boxes, is_sign_in, list};
 use super::{csrf, display_name, jobs, named, notice, sign_out};
@@ -162,13 +162,13 @@ fn allowed(site: &Site, shown: &Account<'_>) -> Html {
 }
 
 fn details(record: &TokenRecord) -> Html {
-    let expires = record.expires_at.map_or_else(|| "–".to_owned(), |at| exact(at).0);
+    let expires = record.expires_at.map_or_else(|| "–".to_owned(), |at| time(at).0);
     Html(format!(
         "<details><summary>Technical details</summary><dl>\
          <dt>Connected</dt><dd>{}</dd><dt>Last renewed</dt><dd>{}</dd><dt>Token expires</dt><dd>{expires}</dd>\
          <dt>By replica</dt><dd>{}</dd><dt>Scopes</dt><dd>{}</dd></dl></details>",
-        exact(record.created_at),
-        exact(record.updated_at),
+        time(record.created_at),
+        time(record.updated_at),
         text(&record.holder),
         record
             .scopes
@@ -232,11 +232,6 @@ fn disconnect(site: &Site, session: &Session) -> Html {
         )),
         csrf(session)
     ))
-}
-
-/// A moment as the browser's locale shows it, by a script; without one in UTC.
-fn exact(at: Timestamp) -> Html {
-    Html(format!("<time datetime=\"{at:.0}\">{}</time>", at.strftime("%Y-%m-%d %H:%M UTC")))
 }
 
 /// How long ago, which needs no zone.

@@ -24,7 +24,7 @@ fn named(site: &Site, said: &str) -> String {
     }
 }
 
-fn notice(notice: Option<&Notice>) -> Html {
+pub(super) fn notice(notice: Option<&Notice>) -> Html {
     notice.map_or_else(Html::default, |notice| {
         let (class, role) = if notice.bad { (" bad", "alert") } else { ("", "status") };
         Html(format!("<p class=\"notice{class}\" role=\"{role}\">{}</p>\n", text(&notice.text)))

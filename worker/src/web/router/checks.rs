@@ -12,7 +12,7 @@ use super::Shared;
 use crate::metrics::{self, Process, Render};
 use crate::web::pages::Onward;
 
-pub(super) fn file(kind: &'static str, content: impl Into<Body>) -> Response {
+pub(in crate::web) fn file(kind: &'static str, content: impl Into<Body>) -> Response {
     ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "public, max-age=3600")], content.into())
         .into_response()
 }

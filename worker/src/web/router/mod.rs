@@ -14,7 +14,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::header::{LOCATION, ORIGIN, SET_COOKIE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use shared::consent::Started;
 use shared::ports::Randomness;
@@ -25,9 +25,12 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 use url::form_urlencoded;
 
+pub(in crate::web) use checks::file;
+
 use crate::sign_outs;
 use crate::web::Site;
 use crate::web::cookies::Cookies;
+use crate::web::hardening::harden;
 use crate::web::html::{Html, ICON, STYLE, TIMES};
 use crate::web::limit::Limit;
 use crate::web::pages::{self, Onward};
@@ -129,28 +132,7 @@ fn content_policy(site: &Site) -> HeaderValue {
 /// Headers of every answer.
 async fn guarded(State(app): Shared, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    headers.insert("content-security-policy", app.policy.clone());
-    for (name, value) in [
-        ("x-content-type-options", "nosniff"),
-        ("x-frame-options", "DENY"),
-        ("cross-origin-opener-policy", "same-origin"),
-        ("cross-origin-resource-policy", "same-origin"),
-        ("permissions-policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
-        // `same-origin` where nothing stricter is set: with `no-referrer` browsers would send
-        // `Origin: null` with our own forms.
-        ("referrer-policy", "same-origin"),
-        ("cache-control", "no-store"),
-    ] {
-        let name = HeaderName::from_static(name);
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
-    }
-    if app.cookies.secure {
-        headers.insert(
-            "strict-transport-security",
-            HeaderValue::from_static("max-age=63072000; includeSubDomains"),
-        );
-    }
+    harden(response.headers_mut(), &app.policy, app.cookies.secure);
     response
 }
 
@@ -294,7 +276,7 @@ fn equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-fn page(status: StatusCode, html: Html, cookies: Vec<String>) -> Response {
+pub(in crate::web) fn page(status: StatusCode, html: Html, cookies: Vec<String>) -> Response {
     with_cookies((status, axum::response::Html(html.0)).into_response(), cookies)
 }
 
@@ -307,7 +289,7 @@ fn with_cookies(mut response: Response, cookies: Vec<String>) -> Response {
     response
 }
 
-fn see_other(to: &str, cookies: Vec<String>) -> Response {
+pub(in crate::web) fn see_other(to: &str, cookies: Vec<String>) -> Response {
     let Ok(to) = HeaderValue::try_from(to) else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };

@@ -297,6 +297,16 @@ impl Broker {
         Some(self.subscriptions.get(id)?.state.stats())
     }
 
+    /// How many messages of a subscription are not acknowledged, and the age of the oldest of
+    /// them in seconds.
+    pub(super) fn backlog(&self, name: &str, now: Instant) -> Option<(u64, u64)> {
+        let state = &self.subscriptions.get(self.names.get(name)?)?.state;
+        let published = |message: &Arc<Message>| Some(message.content.publish_time?.seconds);
+        let oldest = state.unacknowledged().filter_map(published).min();
+        let age = oldest.map_or(0, |oldest| self.wall(now).seconds - oldest);
+        Some((state.stats().backlog, u64::try_from(age).unwrap_or_default()))
+    }
+
     /// The counts of everything.
     pub(super) fn stats(&self) -> Stats {
         let mut total = Stats { published: self.published, ..self.retired };

@@ -1,8 +1,10 @@
 //! The REST API, on the same port as gRPC: topics, subscriptions, snapshots, and
-//! messages one request at a time, as gcloud and curl move them.
+//! messages one request at a time, as gcloud and curl move them, and what Cloud Monitoring knows
+//! of a subscription.
 
 mod iam;
 mod messages;
+mod monitoring;
 mod resources;
 mod snapshots;
 
@@ -41,7 +43,7 @@ struct Paging {
     page_token: String,
 }
 
-/// The routes below `/v1`.
+/// The routes below `/v1`, and one of Cloud Monitoring's below `/v3`.
 pub(super) fn routes(engine: Arc<Engine>) -> Router {
     let topics = "/v1/projects/{project}/topics";
     let subscriptions = "/v1/projects/{project}/subscriptions";
@@ -66,6 +68,7 @@ pub(super) fn routes(engine: Arc<Engine>) -> Router {
                 .post(subscription_verb),
         )
         .route(&format!("{topics}/{{id}}/snapshots"), get(snapshots::of_topic))
+        .route("/v3/projects/{project}/timeSeries", get(monitoring::list))
         .route("/v1/projects/{project}/snapshots", get(snapshots::list))
         .route(
             "/v1/projects/{project}/snapshots/{id}",
