@@ -117,7 +117,7 @@ def run(command, variables, clients):
         **variables,
     }
     done = subprocess.run(
-        command, cwd=HERE, env=environment, capture_output=True, text=True, timeout=600
+        command, cwd=HERE, env=environment, capture_output=True, text=True, timeout=1800
     )
     found = {}
     for line in done.stdout.splitlines():

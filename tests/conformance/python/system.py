@@ -108,9 +108,8 @@ def with_account(cls):
     """Gives a client the account, as the tests want one."""
     init, ours = cls.__init__, account()
 
-    def begin(self, *args, **settings):
-        settings.setdefault("credentials", ours)
-        return init(self, *args, **settings)
+    def begin(self, project=None, credentials=None, *args, **settings):
+        return init(self, project, credentials or ours, *args, **settings)
 
     cls.__init__ = begin
 
