@@ -80,6 +80,7 @@ fn record() -> TokenRecord {
         holder: "2".repeat(32),
         lease_generation: Some(Generation(1_700_000_000_000_000)),
         created_at: "2025-01-01T00:00:00Z".parse().unwrap(),
+        later: None,
         updated_at: "2026-01-01T00:00:00Z".parse().unwrap(),
     }
 }

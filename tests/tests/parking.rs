@@ -186,7 +186,7 @@ async fn a_login_at_any_moment_of_parking_wakes_the_job() {
         (Before::ScopeMissing, false),
         (Before::Blocked, false),
     ] {
-        let mut interrupted = 0;
+        let mut moments = 0;
         for step in 0.. {
             let fleet = Fleet::new(false);
             let why = before.make(&fleet).await;
@@ -229,7 +229,7 @@ async fn a_login_at_any_moment_of_parking_wakes_the_job() {
                 assert_eq!((parked, left.len()), (stored, 1), "nobody logged in");
                 break;
             }
-            interrupted += 1;
+            moments += 1;
             let published = topic.jobs().len();
             assert!(
                 left.is_empty() && (parked == Parked::RunIt || published == 1),
@@ -238,7 +238,7 @@ async fn a_login_at_any_moment_of_parking_wakes_the_job() {
             assert!(published + usize::from(parked == Parked::RunIt) == 1, "and only once");
         }
         let requests = if is_known_absent { 2 } else { 3 };
-        assert_eq!(interrupted, requests, "{before:?}: two looks and the write between them");
+        assert_eq!(moments, requests, "{before:?}: two looks and the write between them");
     }
 }
 

@@ -365,7 +365,7 @@ mod tests {
         let both = text(&stored).replacen('{', "{\"refresh_token\": \"fake-planted\",", 1);
         let error = codec.decode(&record.user, both.as_bytes()).unwrap_err();
         assert!(matches!(error, BadRecord::Sealed(NotOpened::Altered(_))), "{error}");
-        let mut value: serde_json::Value = serde_json::from_slice(&stored).unwrap();
+        let mut value: Value = serde_json::from_slice(&stored).unwrap();
         for (field, to) in [("key", "\u{1b}[31m"), ("nonce", "AAAA"), ("content", "fake!")] {
             let before = value["sealed"][field].take();
             value["sealed"][field] = to.into();
@@ -506,7 +506,7 @@ mod tests {
             let other = UserId::new(&other).unwrap();
             prop_assume!(other != record.user);
             let codec = sealing();
-            let mut value: serde_json::Value =
+            let mut value: Value =
                 serde_json::from_slice(&codec.encode(&record)).unwrap();
             let copied = codec.decode(&other, value.to_string().as_bytes());
             prop_assert_eq!(copied, Err(BadRecord::OtherUser));
@@ -548,10 +548,9 @@ mod tests {
         let keyring = Keyring::from_json(KEYRING.as_bytes()).unwrap();
         let codec = RecordCodec::new(Sealing::new(Some(keyring.clone())));
         let record = record("u");
-        let mut value: serde_json::Value =
-            serde_json::from_slice(&plain().encode(&record)).unwrap();
+        let mut value: Value = serde_json::from_slice(&plain().encode(&record)).unwrap();
         let members = value.as_object_mut().unwrap();
-        let mut secrets = serde_json::Map::new();
+        let mut secrets = Map::new();
         for name in ["refresh_token", "access_token"] {
             secrets.extend(members.remove(name).map(|secret| (name.to_owned(), secret)));
         }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use emulators::google;
 use serde_json::Value;
-use tests::memory::{Fleet, pass};
-use tests::stage::{BUCKET, token_record};
+use ::tests::memory::{Fleet, pass};
+use ::tests::stage::{BUCKET, token_record};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::task::JoinSet;
 

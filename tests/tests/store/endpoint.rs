@@ -3,7 +3,7 @@
 use shared::{ConsentReason, Error, Health, Login, Policy, UserId};
 use tests::memory::{AnswerFault, Fleet, WriteFault, pass};
 
-use super::{HOUR, asks, expired_user, seconds};
+use super::{HOUR, expired_user, seconds};
 
 #[tokio::test(start_paused = true)]
 async fn a_transient_failure_is_retried_within_the_lease_and_nothing_is_written() {

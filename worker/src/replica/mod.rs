@@ -34,6 +34,7 @@ pub use build_error::BuildError;
 pub(crate) use builder::by_kind;
 pub use builder::{Builder, OUTSTANDING_PER_SLOT};
 pub use stop::Stop;
+pub use worker::Worker;
 
 /// Pauses between two tries of something that must work before work starts.
 const RETRY_MIN: Duration = Duration::from_secs(1);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use shared::ports::Randomness;
 use shared::{Error, TokenStore, UserId};
 use tokio::time::Instant;
-use unguarded::guards::{Failure, Grant, Guard, Site as _};
+use unguarded::guards::{Failure, Grant, Site as _};
 
 use super::Way;
 use super::ports::Port;
-use super::world::{World, object_of};
+use super::world::World;
 use crate::simulation::dice::Dice;
 use crate::simulation::process::{Process, ProcessClock, Role, epoch};
 

@@ -102,7 +102,7 @@ pub(crate) fn epoch() -> Timestamp {
 /// A process's clocks: timers and requests stand still with it, and the
 /// monotonic clock counts that time, as the protocol asks for.
 #[derive(Debug)]
-pub(crate) struct ProcessClock(pub(super) std::sync::Arc<Process>);
+pub(crate) struct ProcessClock(pub(crate) std::sync::Arc<Process>);
 
 impl Clock for ProcessClock {
     fn wall(&self) -> Timestamp {

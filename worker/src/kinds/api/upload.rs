@@ -227,7 +227,8 @@ impl fmt::Debug for OutputStore {
 #[cfg(test)]
 mod tests {
     use axum::Router;
-    use axum::http::StatusCode;
+    use axum::body::Bytes;
+    use axum::http::{StatusCode, Uri};
     use axum::response::IntoResponse as _;
     use axum::routing::{get, post};
     use serde_json::json;
@@ -348,7 +349,7 @@ mod tests {
             (SINGLE + 1, false, "resumable"),
         ] {
             let (types, mut seen) = tokio::sync::mpsc::unbounded_channel();
-            let begun = post(move |uri: axum::http::Uri, body: axum::body::Bytes| {
+            let begun = post(move |uri: Uri, body: Bytes| {
                 types.send((uri.query().unwrap_or_default().to_owned(), body.len())).unwrap();
                 async { StatusCode::FORBIDDEN }
             });
