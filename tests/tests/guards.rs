@@ -7,7 +7,7 @@ use tests::guards::{Row, Trouble, Way, rows, run, table};
 use tests::report::say;
 
 /// Runs of each way in each trouble.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 30;
 /// How the table begins, on the page.
 const HEAD: &str = "| how the refresh is guarded |";
 

@@ -75,7 +75,7 @@ pub(super) async fn run(bare: Bare) -> anyhow::Result<()> {
         let (message, handler) = stream.next().await.context("the stream ended")??;
         let clients = Arc::clone(&clients);
         tokio::spawn(async move {
-            match clients.work(turn, message).await {
+            match Box::pin(clients.work(turn, message)).await {
                 Ok(()) => handler.ack(),
                 Err(error) => crate::say(&format!("{error:#}")),
             }
@@ -117,7 +117,7 @@ impl Clients {
         let Some((bucket, object)) = object else { bail!("{output} is no object") };
         let bucket = format!("projects/_/buckets/{bucket}");
         let write = self.storage.write_object(bucket, object, content);
-        write.set_if_generation_match(0_i64).send_buffered().await?;
+        Box::pin(write.set_if_generation_match(0_i64).send_buffered()).await?;
         Ok(())
     }
 

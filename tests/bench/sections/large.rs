@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use ::tests::memory::{Fleet, pass};
+use ::tests::stage::{BUCKET, token_record};
 use bytes::Bytes;
 use emulators::google;
 use serde_json::Value;
-use ::tests::memory::{Fleet, pass};
-use ::tests::stage::{BUCKET, token_record};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::task::JoinSet;
 

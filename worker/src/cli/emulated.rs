@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(all.kms_root.unwrap().as_str(), "http://127.0.0.1:2/");
     }
 
-    /// A private authority is told of by SSL_CERT_FILE.
+    /// A private authority is told of by `SSL_CERT_FILE`.
     #[test]
     fn origins_may_have_tls() {
         let storage = ("STORAGE_EMULATOR_HOST", "https://127.0.0.1:4443");

@@ -159,8 +159,8 @@ pub fn fleet(kinds: impl FnOnce(&mut OwnKinds)) -> ExitCode {
         kinds(&mut own);
         let own = own.checked()?;
         match cli.command {
-            Command::Worker(args) => worker::run(*args, own).await,
-            Command::Web(args) => web::run(*args).await,
+            Command::Worker(args) => Box::pin(worker::run(*args, own)).await,
+            Command::Web(args) => Box::pin(web::run(*args)).await,
             Command::Broker(args) => broker::run(*args).await,
             Command::Login(args) => login::run(args).await,
             Command::Publish(args) => publish::run(args).await,

@@ -87,7 +87,7 @@ pub(super) async fn run(
         Some(audience) => {
             let http = http_client(concat!("fleet/", env!("CARGO_PKG_VERSION")))?;
             let iap = Iap::new(audience, http, keys_url);
-            Access::Iap { iap, public_url: pages.public_url(address)? }
+            Access::Iap { iap: Box::new(iap), public_url: pages.public_url(address)? }
         }
     };
     let connected = store.connect_to_serve(&place, &listener).await?;

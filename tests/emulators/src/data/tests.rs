@@ -71,7 +71,7 @@ fn another_format_is_refused_and_not_misread() {
     transaction.commit().unwrap();
     drop(database);
     let refused = Data::open(folder.path()).unwrap_err().to_string();
-    assert!(refused.contains("another version") && refused.contains("2"), "{refused}");
+    assert!(refused.contains("another version") && refused.contains('2'), "{refused}");
 }
 
 /// A process that is killed while it makes its file leaves a folder that can be used.

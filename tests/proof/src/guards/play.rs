@@ -90,8 +90,8 @@ impl Play {
             play.consents(user).await;
         }
         let mut going: Vec<_> =
-            (0..USERS).map(|user| tokio::spawn(play.clone().bursts(user))).collect();
-        going.push(tokio::spawn(play.clone().people()));
+            (0..USERS).map(|user| tokio::spawn(Arc::clone(&play).bursts(user))).collect();
+        going.push(tokio::spawn(Arc::clone(&play).people()));
         until(&play.world, LENGTH).await;
         play.world.with(|s| s.healed = true);
         tokio::time::sleep_until(Instant::now() + REST).await;

@@ -123,6 +123,10 @@ impl World {
         let down = request == Request::Lock
             && self.outages.iter().any(|(from, to)| (*from..*to).contains(&now));
         let mut done = if down { None } else { Some(self.with(effect)) };
+        // It was struck while this was on its way.
+        if request == Request::Refresh && process.stands_still() {
+            self.with(|s| s.cut_off(process.index));
+        }
         match fate {
             Fate::Answered => {}
             Fate::Late(late) => travel(late).await,

@@ -84,6 +84,11 @@ impl Process {
         });
     }
 
+    /// It does nothing now.
+    pub(crate) fn stands_still(&self) -> bool {
+        self.with(|s| s.dead || s.frozen_until.is_some_and(|until| until > Instant::now()))
+    }
+
     /// How long it has stood still, or will have when the present pause ends.
     pub(crate) fn frozen_for(&self) -> Duration {
         self.with(|s| s.frozen_for)

@@ -24,6 +24,6 @@ pub(super) async fn run(args: &Args, own: &Kinds) -> anyhow::Result<()> {
         let has_keyring = args.store.sealing_args().is_keyring_named();
         start.setting(forward::needs_keyring(&place, has_keyring));
     }
-    let names = named.map_or_else(Names::default, Named::to_look_at);
+    let names = named.map_or_else(Names::default, Named::into_names);
     start.look(&place, &args.store, &names, None).await
 }

@@ -68,7 +68,7 @@ impl Named {
 
 impl Named {
     /// What `fleet doctor` knows how to look at.
-    pub(super) fn to_look_at(self) -> Names {
+    pub(super) fn into_names(self) -> Names {
         Names {
             topic: Some(self.jobs),
             subscription: Some(self.subscription),

@@ -16,7 +16,7 @@ pub(crate) enum Access {
     /// Whoever Identity-Aware Proxy has let through, at this origin.
     Iap {
         /// Checks what the proxy says.
-        iap: Iap,
+        iap: Box<Iap>,
         /// Where browsers reach the pages.
         public_url: Url,
     },

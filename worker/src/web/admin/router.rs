@@ -164,7 +164,7 @@ async fn users(State(app): Shared, Extension(who): Who, RawQuery(query): RawQuer
     let mut search = Search::default();
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         match &*name {
-            "begins" => search.begins = value.trim().to_owned(),
+            "begins" => value.trim().clone_into(&mut search.begins),
             "state" => search.state = Grant::from_str(&value, false).ok(),
             "page" => search.from.page = Some(value.into_owned()),
             "after" => search.from = Mark { after: value.into_owned(), ..search.from },
@@ -210,7 +210,7 @@ async fn user(
     let told = app.cookies.get(&headers, NOTICE).and_then(|sealed| Notice::open(key, &sealed));
     let forget = told.iter().map(|_| app.cookies.clear(NOTICE)).collect();
     let shown = pages::User {
-        user: &user,
+        id: &user,
         record: &record,
         waiting: &waiting,
         told: told.as_ref(),

@@ -134,14 +134,14 @@ impl Call {
         usual: usize,
     ) -> Result<usize, Refusal> {
         let Some(value) = self.parameter(name) else { return Ok(usual) };
-        let size: usize = value.parse().map_err(|_| self.out_of_range(name, allowed))?;
+        let size: usize = value.parse().map_err(|_| Self::out_of_range(name, allowed))?;
         if size < *allowed.start() {
-            return Err(self.out_of_range(name, allowed));
+            return Err(Self::out_of_range(name, allowed));
         }
         Ok(size.min(*allowed.end()))
     }
 
-    pub(super) fn out_of_range(&self, name: &str, allowed: &RangeInclusive<usize>) -> Refusal {
+    pub(super) fn out_of_range(name: &str, allowed: &RangeInclusive<usize>) -> Refusal {
         let (least, most) = (allowed.start(), allowed.end());
         Refusal::invalid(format!("Invalid value for {name}: it must be within [{least}, {most}]."))
     }

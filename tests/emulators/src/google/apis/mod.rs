@@ -18,7 +18,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http::StatusCode;
 use url::form_urlencoded;
@@ -68,7 +68,7 @@ pub fn scopes() -> Vec<String> {
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    answered(&shared, request).await.unwrap_or_else(|refusal| refusal.into_response())
+    answered(&shared, request).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Takes effect when the request has arrived; whatever delays the answer comes after, so

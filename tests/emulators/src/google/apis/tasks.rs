@@ -77,10 +77,11 @@ fn list(call: &Call, core: &mut Core) -> Result<Answer, Refusal> {
     let tasks =
         of(call, core).iter().filter(|task| completed || field(task, "status") != "completed");
     let (items, next) = call.page(tasks.cloned(), size)?;
-    Ok(listed("tasks#tasks", items.into_iter().map(Value::Object).collect(), next))
+    let items: Vec<Value> = items.into_iter().map(Value::Object).collect();
+    Ok(listed("tasks#tasks", &items, next))
 }
 
-fn listed(kind: &str, items: Vec<Value>, next: Option<String>) -> Answer {
+fn listed(kind: &str, items: &[Value], next: Option<String>) -> Answer {
     let mut json = json!({"kind": kind, "items": items});
     if let Some(next) = next {
         json["nextPageToken"] = next.into();
@@ -179,7 +180,7 @@ fn list_lists(call: &Call, core: &mut Core) -> Result<Answer, Refusal> {
     tasks.list(&call.caller.sub, DEFAULT);
     let lists = tasks.lists.get(&call.caller.sub).into_iter().flatten();
     let (items, next) = call.page(lists.map(|(id, _)| list_json(call, id)), size)?;
-    Ok(listed("tasks#taskLists", items, next))
+    Ok(listed("tasks#taskLists", &items, next))
 }
 
 fn get_list(call: &Call, core: &mut Core) -> Result<Answer, Refusal> {

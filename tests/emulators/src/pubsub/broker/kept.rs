@@ -129,12 +129,11 @@ impl Broker {
     /// A topic is there or as it was not before.
     pub(super) fn topic_changed(&mut self, name: &str) {
         let key = || format!("{TOPIC}{name}");
-        match self.topics.get(name) {
-            Some(topic) => self.changes.put(|| (key(), encode(&topic.resource))),
-            None => {
-                self.changes.add(|| Change::Delete(key()));
-                self.changes.add(|| Change::DeleteUnder(format!("{LOG}{name}/")));
-            }
+        if let Some(topic) = self.topics.get(name) {
+            self.changes.put(|| (key(), encode(&topic.resource)));
+        } else {
+            self.changes.add(|| Change::Delete(key()));
+            self.changes.add(|| Change::DeleteUnder(format!("{LOG}{name}/")));
         }
     }
 
@@ -148,30 +147,28 @@ impl Broker {
     /// A subscription is there or as it was not before. Its messages are another matter.
     pub(super) fn subscription_changed(&mut self, id: SubscriptionId) {
         let key = || format!("{SUBSCRIPTION}{id:020}");
-        match self.subscriptions.get(&id) {
-            Some(Attached { resource, since, .. }) => self.changes.put(|| {
+        if let Some(Attached { resource, since, .. }) = self.subscriptions.get(&id) {
+            self.changes.put(|| {
                 let resource = resource.clone();
                 (key(), record(&Kept { resource, since: *since }))
-            }),
-            None => {
-                self.changes.add(|| Change::Delete(key()));
-                all_over(&mut self.changes, id);
-            }
+            });
+        } else {
+            self.changes.add(|| Change::Delete(key()));
+            all_over(&mut self.changes, id);
         }
     }
 
     /// A snapshot is there or as it was not before.
     pub(super) fn snapshot_changed(&mut self, name: &str) {
         let key = || format!("{SNAPSHOT}{name}");
-        match self.snapshots.get(name) {
-            Some(Held { resource, since, .. }) => self.changes.put(|| {
+        if let Some(Held { resource, since, .. }) = self.snapshots.get(name) {
+            self.changes.put(|| {
                 let resource = resource.clone();
                 (key(), record(&Kept { resource, since: *since }))
-            }),
-            None => {
-                self.changes.add(|| Change::Delete(key()));
-                self.changes.add(|| Change::DeleteUnder(format!("{HELD}{name}/")));
-            }
+            });
+        } else {
+            self.changes.add(|| Change::Delete(key()));
+            self.changes.add(|| Change::DeleteUnder(format!("{HELD}{name}/")));
         }
     }
 

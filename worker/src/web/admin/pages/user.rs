@@ -19,7 +19,7 @@ const JOBS: usize = 50;
 
 /// What the page shows.
 pub(in crate::web::admin) struct User<'a> {
-    pub(in crate::web::admin) user: &'a UserId,
+    pub(in crate::web::admin) id: &'a UserId,
     pub(in crate::web::admin) record: &'a Result<TokenRecord, Error>,
     pub(in crate::web::admin) waiting: &'a Waiting,
     pub(in crate::web::admin) told: Option<&'a Notice>,
@@ -55,7 +55,7 @@ fn head(shown: &User<'_>) -> Html {
     };
     Html(format!(
         "<section class=\"card person\"><div><h1>{}</h1></div>{state}</section>\n",
-        name(shown.user.as_str())
+        name(shown.id.as_str())
     ))
 }
 
@@ -160,6 +160,6 @@ fn form(shown: &User<'_>, action: &str, button: &str) -> String {
         "<form method=\"post\" action=\"{action}\"><input type=\"hidden\" name=\"csrf\" value=\"{}\">\
          <input type=\"hidden\" name=\"user\" value=\"{}\">{button}</form>",
         text(shown.form),
-        text(shown.user.encoded())
+        text(shown.id.encoded())
     )
 }

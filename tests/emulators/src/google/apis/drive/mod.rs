@@ -172,7 +172,7 @@ fn list(call: &Call, core: &mut Core) -> Result<Answer, Refusal> {
     let size = call.size("pageSize", &allowed, 100)?;
     let asked: Option<usize> = call.parameter("pageSize").and_then(|size| size.parse().ok());
     if asked.is_some_and(|asked| asked > 1000) {
-        return Err(call.out_of_range("pageSize", &allowed));
+        return Err(Call::out_of_range("pageSize", &allowed));
     }
     for (name, only) in [("corpora", "user"), ("spaces", "drive")] {
         if let Some(other) = call.parameter(name).filter(|value| *value != only) {
@@ -202,10 +202,10 @@ fn list(call: &Call, core: &mut Core) -> Result<Answer, Refusal> {
         match key {
             "" => {}
             "createdTime" | "folder" | "modifiedTime" | "name" if descending => {
-                found.sort_by(|a, b| by(b).cmp(&by(a)));
+                found.sort_by_key(|file| std::cmp::Reverse(by(file)));
             }
             "createdTime" | "folder" | "modifiedTime" | "name" => {
-                found.sort_by_key(|file| by(file))
+                found.sort_by_key(|file| by(file));
             }
             other => return Err(call.unimplemented(&format!("orderBy={other}"))),
         }

@@ -161,14 +161,17 @@ impl<'a> Entity<'a> {
     pub(super) fn completed(&self, from: &str, id: &str, now: Timestamp, raw: &[u8]) -> Bytes {
         let mut head = String::new();
         if self.header("from").is_none() {
-            head.push_str(&format!("From: {from}\r\n"));
+            head += "From: ";
+            head += from;
+            head += "\r\n";
         }
         if self.header("date").is_none() {
-            let date = now.strftime("%a, %d %b %Y %H:%M:%S +0000");
-            head.push_str(&format!("Date: {date}\r\n"));
+            head += &now.strftime("Date: %a, %d %b %Y %H:%M:%S +0000\r\n").to_string();
         }
         if self.header("message-id").is_none() {
-            head.push_str(&format!("Message-Id: <{id}@mail.gmail.com>\r\n"));
+            head += "Message-Id: <";
+            head += id;
+            head += "@mail.gmail.com>\r\n";
         }
         [head.as_bytes(), raw].concat().into()
     }

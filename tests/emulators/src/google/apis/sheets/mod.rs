@@ -224,7 +224,7 @@ impl Spreadsheet {
             return Err(beyond(sheet, written));
         }
         sheet.write((area.top, area.left), &rows);
-        how.told(call.id("spreadsheetId"), sheet, written, &rows)
+        Ok(how.told(call.id("spreadsheetId"), sheet, written, &rows))
     }
 }
 
@@ -275,7 +275,7 @@ fn append(call: &Call, core: &mut Core) -> Result<Answer, Refusal> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let written = Area { top, left, bottom: top + rows.len().max(1), right: left + columns.max(1) };
     let id = call.id("spreadsheetId");
-    let mut json = json!({"spreadsheetId": id, "updates": how.told(id, sheet, written, &rows)?});
+    let mut json = json!({"spreadsheetId": id, "updates": how.told(id, sheet, written, &rows)});
     if let Some(table) = table {
         json["tableRange"] = table.written(&sheet.title).into();
     }

@@ -118,7 +118,7 @@ impl Input {
         sheet: &Sheet,
         written: Area,
         rows: &[Vec<Value>],
-    ) -> Result<Value, Refusal> {
+    ) -> Value {
         let range = written.written(&sheet.title);
         let mut json = json!({"spreadsheetId": id, "updatedRange": range});
         let cells: usize = rows.iter().map(Vec::len).sum();
@@ -132,7 +132,7 @@ impl Input {
             json["updatedData"] =
                 json!({"range": range, "majorDimension": "ROWS", "values": values});
         }
-        Ok(json)
+        json
     }
 }
 

@@ -101,7 +101,7 @@ impl Scene {
             5 => drop(broker.detach(&name, now)),
             6..=9 => {
                 let message = proto::PubsubMessage {
-                    data: vec![step; choice].into(),
+                    data: vec![step; choice],
                     attributes: [("a".to_owned(), "b".to_owned())].into(),
                     ordering_key: ["", "k"][choice % 2].to_owned(),
                     ..Default::default()
