@@ -1,6 +1,18 @@
 # Operators get no key, custodians do, and jobs write nothing over tokens.
 mock_provider "google" {
-  source = "./tests/mocks"
+  # Google numbers projects itself.
+  override_data {
+    target = data.google_project.this
+    values = { number = "123456789012" }
+  }
+}
+
+variables {
+  project     = "my-project"
+  region      = "europe-west1"
+  public_host = "connect.example.com"
+  operators   = ["group:fleet-operators@example.com"]
+  custodians  = ["user:ann@example.com"]
 }
 
 run "operators_look_and_do_not_hold" {

@@ -1,6 +1,18 @@
 # Each kind of cluster; nodes and builds have accounts of their own, and the roles that they need.
 mock_provider "google" {
-  source = "./tests/mocks"
+  # Google numbers projects itself.
+  override_data {
+    target = data.google_project.this
+    values = { number = "123456789012" }
+  }
+}
+
+variables {
+  project     = "my-project"
+  region      = "europe-west1"
+  public_host = "connect.example.com"
+  operators   = ["group:fleet-operators@example.com"]
+  custodians  = ["user:ann@example.com"]
 }
 
 run "autopilot" {

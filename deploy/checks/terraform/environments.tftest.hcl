@@ -1,6 +1,18 @@
 # Names follow from one variable, so that environments can share a project and a cluster.
 mock_provider "google" {
-  source = "./tests/mocks"
+  # Google numbers projects itself.
+  override_data {
+    target = data.google_project.this
+    values = { number = "123456789012" }
+  }
+}
+
+variables {
+  project     = "my-project"
+  region      = "europe-west1"
+  public_host = "connect.example.com"
+  operators   = ["group:fleet-operators@example.com"]
+  custodians  = ["user:ann@example.com"]
 }
 
 run "a_fleet" {
