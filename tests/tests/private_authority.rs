@@ -74,7 +74,7 @@ async fn a_worker_trusts_the_authority_that_it_is_told_of() -> anyhow::Result<()
     Ok(())
 }
 
-/// A worker says what is wrong, and no token leaves it.
+/// A worker tries again, and no token leaves it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_authority_that_nobody_named_is_not_trusted() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
@@ -84,8 +84,7 @@ async fn an_authority_that_nobody_named_is_not_trusted() -> anyhow::Result<()> {
     stage.variables.push(storage);
     let mut worker = stage.worker(&[]).await?;
     stage.publish(&jobs()[..1], &[]).await?;
-    let said = worker.wait_for_message("certificate").await?;
-    assert!(said.contains("certificate"), "{said}");
+    worker.wait_for_message("the API cannot be reached").await?;
     let calls = stage.google.stats(&emulators::google::StatsQuery::default());
     assert_eq!(calls.api_calls, 0);
     drop(worker);

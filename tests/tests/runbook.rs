@@ -36,6 +36,7 @@ fn repository() -> PathBuf {
 /// The commands of the blocks of a section, in their order, without prompts.
 fn blocks(heading: &str) -> Vec<String> {
     let page = fs::read_to_string(repository().join("deploy/RUNBOOK.md")).unwrap();
+    let page = format!("\n{page}");
     let level = format!("{} ", heading.split(' ').next().unwrap());
     let rest = page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("{heading}")).1;
     let section = rest.split_once(&format!("\n{level}")).map_or(rest, |(section, _)| section);

@@ -45,7 +45,7 @@ async fn an_empty_fleet_is_all_zeros() -> anyhow::Result<()> {
     assert_eq!(status, expected);
     let screen = stage.fleet(&["status"]).await?;
     fits(&screen);
-    for part in ["Users                        0", "Waiting jobs                 0", "no lease"] {
+    for part in ["Users                         0", "Waiting jobs                  0", "no lease"] {
         assert!(screen.stdout.contains(part), "{part:?}: {}", screen.stdout);
     }
     Ok(())

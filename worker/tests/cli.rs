@@ -89,7 +89,8 @@ fn help_shows_what_there_is() {
     ] {
         assert!(stdout.contains(command), "{command}");
     }
-    for group in ["Run:\n  worker ", "People:\n  login ", "Jobs:\n  publish ", "Operate:\n  setup "]
+    for group in
+        ["Run:\n  worker ", "People:\n  login ", "Jobs:\n  publish ", "Operate:\n  status "]
     {
         assert!(stdout.contains(group), "{group:?}: {stdout}");
     }

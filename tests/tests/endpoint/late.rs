@@ -126,7 +126,8 @@ async fn a_replica_that_stood_still_during_a_pause_does_not_send_late() -> anyho
     let flags = ["--lease-ttl", "6s", "--wait-limit", "30s", "--concurrency", "1"];
     let (a, b) = tokio::join!(stage.worker(&flags), stage.worker(&flags));
     let mut workers = [a?, b?];
-    publish(&stage, "ann", 8).await?;
+    // More than one of them may hold, so that both have some.
+    publish(&stage, "ann", 24).await?;
     let refused = wait_for(&stage, |passages| {
         passages.first().is_some_and(|first| first.end == End::Answered(503))
     });
@@ -139,7 +140,7 @@ async fn a_replica_that_stood_still_during_a_pause_does_not_send_late() -> anyho
     })
     .await?;
     workers[holder].signal(Signal::CONT)?;
-    let told = outcomes.outcomes(8).await?;
+    let told = outcomes.outcomes(24).await?;
     assert!(told.values().all(|outcome| outcome["status"] == "done"), "{told:?}");
     for worker in &mut workers {
         assert_eq!(worker.terminate().await?, 0);

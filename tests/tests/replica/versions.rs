@@ -385,6 +385,7 @@ async fn the_next_version_is_used_and_what_it_adds_is_kept() {
     let sealed = |name: &str| name.starts_with("tokens/") || name.starts_with("parked/");
     let house = house_of(&with_version(|name| sealed(name).then_some(LATEST_READ))).await;
     pass(2 * MINUTE).await;
+    house.fleet.provider.deny("blocked", Some("access_denied"));
     let notebook = Notebook::default();
     let replica = start(&house, "old", &notebook);
     for name in ["active", "expired"] {
@@ -424,6 +425,7 @@ async fn versions_beyond_the_next_are_held_and_never_overwritten() {
         .collect();
     assert_eq!(before.len(), 2, "{:?}", before.keys());
     pass(2 * MINUTE).await;
+    house.fleet.provider.deny("blocked", Some("access_denied"));
     let notebook = Notebook::default();
     let replica = start(&house, "old", &notebook);
     for name in ["active", "expired"] {

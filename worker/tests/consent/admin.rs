@@ -224,7 +224,10 @@ async fn pages_have_the_headers_and_no_secret_and_no_strangers_markup() {
     let dev = Dev::start().await;
     let pages = Pages::start(&dev).await;
     let mut olga = Person::new();
-    let (_, exported) = dev.fleet(&["users", "export", "user-1"]).await;
+    // A credential is stored once only, so that this one moves to the hostile name.
+    let (_, exported) = dev.fleet(&["users", "export", "user-2"]).await;
+    let (fine, told) = dev.fleet(&["users", "delete", "user-2", "--yes"]).await;
+    assert!(fine, "{told}");
     let record: Value = serde_json::from_str(&exported).unwrap();
     let hostile = "<script>alert(1)</script>\u{202e}\" onclick=\"x";
     let folder = tempfile::tempdir().unwrap();
