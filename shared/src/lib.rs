@@ -129,8 +129,8 @@
 //!
 //! A job whose user's token has expired waits for a refresh. With a bucket 20 ms and an endpoint
 //! 150 ms away that was six requests in a row, 270 ms: GET token, GET lease, PUT lease, GET token,
-//! POST, PUT token. What is left is the POST and two requests of the bucket, or three where nobody
-//! has refreshed the user before. `model` was run with each change before it was made.
+//! POST, PUT token. What is left is the POST and two requests of the bucket, or four where nobody
+//! has refreshed the user before.
 //!
 //! *The commit is not waited for.* Callers have the token at the provider's 200, and the PUT of the
 //! record goes on in a task of its own, which outlives them: one request of the bucket less. The
@@ -140,12 +140,6 @@
 //! *The lease's generation is remembered.* A commit writes the generation of its lease into the
 //! record, so that the next refresh takes it by compare-and-set without reading it: one request
 //! less. A stale one is refused and costs that read.
-//!
-//! *A login knows that there is no lease.* Whoever writes a user's first record puts "none" there,
-//! so that the first refresh spares the read as well. What it cannot spare is the GET of the token
-//! after a lease that was taken where none was: between a deletion and a new login such a PUT may
-//! succeed on a record that is gone, and without the second look `model` finds a refresh token that
-//! is spent twice. So that is three requests, and two ever after.
 //!
 //! # Where to look
 //!

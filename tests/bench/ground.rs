@@ -134,9 +134,7 @@ impl Ground {
     async fn user(&self, number: usize, age: Duration, store: &Store) -> anyhow::Result<()> {
         let sub = user(number);
         let grant = self.consent(&sub);
-        let mut record = token_record(&grant, &sub, &SCOPES, HOUR, age, &self.google)?;
-        // As an import leaves it.
-        record["lease_generation"] = 0.into();
+        let record = token_record(&grant, &sub, &SCOPES, HOUR, age, &self.google)?;
         self.cloud.create(BUCKET, &format!("tokens/{sub}.json"), &record.to_string()).await?;
         let client = self.google.client_json(ClientKind::Installed, &[]);
         let client = OAuthClient::from_json(client.to_string().as_bytes())?;

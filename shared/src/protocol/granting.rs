@@ -254,10 +254,8 @@ impl Granting {
             write_id: WriteId(draw.id()),
             holder: self.identity.holder.to_string(),
             // Still the lease's generation, unless a refresh is under way; then
-            // the hint fails once and the lease is read. A user without a record has no lease:
-            // nobody has refreshed, or a deletion has removed it, and at worst is about to.
-            lease_generation: before
-                .map_or(Some(Generation::ABSENT), |stored| stored.lease_generation),
+            // the hint fails once and the lease is read.
+            lease_generation: before.and_then(|s| s.lease_generation),
             created_at: before.map_or(now.wall, |s| s.created_at),
             updated_at: now.wall,
         }

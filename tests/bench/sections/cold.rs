@@ -126,7 +126,7 @@ async fn far_away(users: usize) -> anyhow::Result<Ground> {
 async fn expired(tools: &Tools, report: &mut Report) -> anyhow::Result<()> {
     let mut ground = far_away(USERS).await?;
     for (what, trips) in [
-        ("first job of an expired user, storage 20 ms, endpoint 150 ms, never refreshed before", 3),
+        ("first job of an expired user, storage 20 ms, endpoint 150 ms, never refreshed before", 4),
         ("the same, refreshed before by another replica", 2),
     ] {
         let aim = (ENDPOINT + STORAGE * trips).as_secs_f64() * 1e3 + 10.0;
