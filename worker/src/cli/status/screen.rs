@@ -210,12 +210,12 @@ mod tests {
         let text = lines.join("\n");
         for part in [
             "Users                1,000,000+",
-            "  active               999,000",
-            "Waiting jobs            12,345  of 1,000 users, the first for 3d 4h",
-            "  session_expired       12,345           1         300      12,044           0",
-            "Backlog                  1,023  the oldest unacknowledged for 4m 10s",
-            "Dead letters         not known  this account may not read",
-            "Replicas seen               20  by the 500 newest of 87,120 leases of an hour",
+            "  active                999,000",
+            "Waiting jobs             12,345  of 1,000 users, the first for 3d 4h",
+            "  session_expired        12,345           1         300      12,044           0",
+            "Backlog                   1,023  the oldest unacknowledged for 4m 10s",
+            "Dead letters          not known  this account may not read",
+            "Replicas seen                20  by the 500 newest of 87,120 leases of an hour",
             "  and 8 more (--json)",
         ] {
             assert!(text.contains(part), "{part:?} in\n{text}");
