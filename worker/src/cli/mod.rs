@@ -33,6 +33,7 @@ mod users;
 mod web;
 mod web_admin;
 mod web_brand;
+mod web_pages;
 mod worker;
 
 use std::process::ExitCode;

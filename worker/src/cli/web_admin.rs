@@ -18,7 +18,7 @@ use super::environment::Place;
 use super::output::Usage;
 use super::person;
 use super::status::QueueArgs;
-use super::web::PageArgs;
+use super::web_pages::PageArgs;
 
 /// The operators' pages.
 #[derive(Debug, clap::Args)]
