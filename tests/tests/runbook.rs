@@ -182,16 +182,21 @@ fn sections_are_found_with_their_commands() {
 async fn dead_letters_are_looked_at_and_published_again() -> anyhow::Result<()> {
     let fleet = Fleet::set().await?;
     let mut outcomes = fleet.stage.inbox("outcomes").await?;
-    let url = "https://tasks.example.com/tasks/v1/users/@me/lists";
-    let forbidden =
-        json!({"id": "j", "user": "ann", "kind": "api", "params": {"method": "GET", "url": url}});
+    fleet.stage.cloud.create_bucket("exports").await?;
+    let params = json!({
+        "method": "GET",
+        "url": "https://www.googleapis.com/v1/bytes?size=5",
+        "output": "gs://exports/j",
+    });
+    let forbidden = json!({"id": "j", "user": "ann", "kind": "api", "params": params});
     fleet.stage.publish_unchecked(&[forbidden], true).await?;
     assert_eq!(outcomes.outcomes(1).await?["j"]["status"], "rejected");
     let commands = blocks("### FleetDeadLetters");
     let listed = fleet.operator(&commands[0]).await?;
     assert!(listed.stdout.contains("ann") && listed.stdout.contains("api"), "{}", listed.stdout);
-    // "A host that jobs should reach: FLEET_ALLOW_HOSTS in settings.env, apply, publish again."
-    fleet.write_pod(&[("FLEET_ALLOW_HOSTS", "tasks.example.com")])?;
+    // "A host or bucket that jobs should reach: FLEET_ALLOW_HOSTS or FLEET_ALLOW_BUCKETS in
+    // settings.env, apply, publish again."
+    fleet.write_pod(&[("FLEET_ALLOW_BUCKETS", "exports")])?;
     fleet.shell("kubectl -n fleet rollout restart deployment").await?;
     fleet.operator(&commands[1]).await?;
     assert_eq!(outcomes.outcomes(1).await?["j"]["status"], "done");
