@@ -12,7 +12,7 @@ use shared::ports::{Bucket as _, Clock as _, Generation};
 use shared::sealing::{NotOpened, Sealing};
 
 use super::super::environment::Place;
-use super::super::output::Usage;
+use super::super::output::{Usage, note};
 use super::group::{Group, grouped};
 use super::letter::Letter;
 use super::{Sources, WhichArgs, now};
@@ -27,8 +27,9 @@ const READS: usize = 16;
 /// not redeliver at once what is given back at the end: the least that is allowed.
 const ACK_EXTENSION: Duration = Duration::from_secs(10);
 /// How long dead letters are waited for, unless something else is said: nobody can tell how
-/// many there are.
-const WAIT: Duration = Duration::from_secs(5);
+/// many there are. What an earlier look gave back may have been delivered once more to the
+/// stream of that look before it closed, and is seen again when that delivery's lease ends.
+const WAIT: Duration = ACK_EXTENSION.saturating_add(Duration::from_secs(2));
 /// And by those who only look, once some have come: what is there comes in one go.
 const WAIT_FOR_MORE: Duration = Duration::from_secs(1);
 /// How long giving back may take.
@@ -240,13 +241,15 @@ async fn dead(
     };
     let mut messages: Box<dyn Source> =
         Box::new(Intake::open(&place.connection(), settings).await?);
+    let wait = which.wait.unwrap_or(WAIT);
+    note(format!("looking for dead letters until none has come for {} s", wait.as_secs_f64()));
     let clock = SystemClock::default();
     let (mut pulled, mut wanted) = (Vec::new(), found.items.len());
     let result = loop {
-        let wait = which.wait.unwrap_or(match extent {
-            Extent::Limit if !pulled.is_empty() => WAIT_FOR_MORE,
-            Extent::Limit | Extent::All => WAIT,
-        });
+        let wait = match extent {
+            Extent::Limit if !pulled.is_empty() => which.wait.unwrap_or(WAIT_FOR_MORE),
+            Extent::Limit | Extent::All => wait,
+        };
         let delivery = tokio::select! {
             biased;
             delivery = messages.next() => delivery,

@@ -136,8 +136,8 @@ struct WhichArgs {
     /// Only with this in their reason, in upper or lower case
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// How long dead letters are waited for, since the last one [default: 5s; for list 1s once
-    /// one has come]
+    /// How long dead letters are waited for, since the last one [default: 12s, after which those
+    /// are seen that an earlier look gave back; for list 1s once one has come]
     #[arg(long, value_parser = duration)]
     wait: Option<Duration>,
 }
