@@ -120,11 +120,12 @@ fn waiting(waiting: &WaitingJobs, now: Timestamp) -> Html {
         format!("<tr><th scope=\"row\">{}</th>{}</tr>", name(reason), cells.concat())
     });
     Html(format!(
-        "<section class=\"card\" aria-labelledby=\"waiting\">{heading}<p>They wait for {} user(s){}.</p>\
+        "<section class=\"card\" aria-labelledby=\"waiting\">{heading}<p>They wait for {} {}{}.</p>\
          <div class=\"table\" role=\"region\" aria-labelledby=\"waiting\" tabindex=\"0\"><table class=\"numbers\"><thead><tr>\
          <th scope=\"col\">Reason</th><th scope=\"col\">up to 1 h</th><th scope=\"col\">up to 1 d</th>\
          <th scope=\"col\">up to 7 d</th><th scope=\"col\">longer</th><th scope=\"col\">all</th></tr></thead><tbody>{}</tbody></table></div></section>\n",
         number(waiting.users, false),
+        if waiting.users == 1 { "user" } else { "users" },
         since.unwrap_or_default(),
         rows.collect::<String>()
     ))

@@ -62,6 +62,9 @@ fn head(shown: &User<'_>) -> Html {
 fn record(shown: &User<'_>) -> Html {
     let told = match shown.record {
         Ok(record) => details(record),
+        Err(Error::NeedsConsent(_)) => {
+            Html("<p>No credential is stored: the user must consent.</p>".to_owned())
+        }
         Err(why) => Html(format!("<p>{}.</p>", name(&sentence(&why.to_string())))),
     };
     Html(format!(
@@ -76,8 +79,8 @@ fn sentence(text: &str) -> String {
 
 /// Times, reasons and scopes: no secret is among them.
 fn details(record: &TokenRecord) -> Html {
-    let reason =
-        record.trouble().map(|why| format!("<p>{}.</p>", name(&sentence(&why.to_string()))));
+    // It begins with a code, which is written as it is.
+    let reason = record.trouble().map(|why| format!("<p>{}.</p>", name(&why.to_string())));
     let expires = record.expires_at.map_or_else(|| "–".to_owned(), |at| time(at).0);
     let scopes: Vec<String> =
         record.scopes.iter().map(|scope| format!("<code>{}</code>", name(scope))).collect();

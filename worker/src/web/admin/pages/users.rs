@@ -47,10 +47,13 @@ pub(in crate::web::admin) fn users(who: &Operator, search: &Search, found: &Foun
     });
     let main = Html(format!(
         "<h1>Users</h1>\n{}<section class=\"card\" aria-labelledby=\"found\"><h2 id=\"found\">Found</h2>{table}\
-         <p class=\"soft\">{} user(s) were gone through.</p>\
+         <p class=\"soft\">{} gone through.</p>\
          <p class=\"actions\">{exact}{}</p></section>\n",
         search_form(&search.begins, search.state),
-        found.seen,
+        match found.seen {
+            1 => "1 user was".to_owned(),
+            seen => format!("{seen} users were"),
+        },
         onward.unwrap_or_default()
     ));
     operators_page("Users", &who.0, &main)
