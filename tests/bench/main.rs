@@ -12,6 +12,7 @@ mod contender;
 mod front;
 mod ground;
 mod measure;
+mod pod;
 mod report;
 mod roles;
 mod sections;

@@ -20,9 +20,10 @@ use tokio::net::TcpListener;
 use crate::contender::{Contender, Task, Tools};
 use crate::ground::{Ground, OUTPUTS, Place, user};
 use crate::measure::{Samples, cpu_of, peak};
+use crate::pod::Pod;
 use crate::report::{Figure, Plot, Report, Row};
 
-const USERS: usize = 100;
+pub(super) const USERS: usize = 100;
 const WINDOW: Duration = Duration::from_millis(1500);
 /// The backlog has jobs for so many seconds, which is longer, and for what is prefetched.
 const OUTLASTED: usize = 2;
@@ -35,7 +36,7 @@ const UPLOADS: usize = 600;
 
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// One call, which takes so many milliseconds.
     Call(u64),
     /// A list of three pages, which becomes an object.
@@ -48,10 +49,10 @@ enum Kind {
 
 /// A row: a job, how many at once, and who does it.
 #[derive(Debug, Clone, Copy)]
-struct Match {
-    kind: Kind,
-    slots: usize,
-    is_detail: bool,
+pub(super) struct Match {
+    pub(super) kind: Kind,
+    pub(super) slots: usize,
+    pub(super) is_detail: bool,
 }
 
 const fn row(kind: Kind, slots: usize) -> Match {
@@ -141,24 +142,24 @@ impl Match {
 
 /// What one contender did in one run.
 #[derive(Debug, Clone, Copy)]
-struct Run {
+pub(super) struct Run {
     /// Jobs per second.
-    rate: f64,
+    pub(super) rate: f64,
     /// Microseconds of processor time per job.
-    cpu: f64,
+    pub(super) cpu: f64,
     /// The most memory, in MB.
-    memory: f64,
+    pub(super) memory: f64,
 }
 
 #[derive(Debug, Default)]
-struct Runs {
-    rate: Samples,
-    cpu: Samples,
-    memory: Samples,
+pub(super) struct Runs {
+    pub(super) rate: Samples,
+    pub(super) cpu: Samples,
+    pub(super) memory: Samples,
 }
 
 impl Runs {
-    fn push(&mut self, run: Run) {
+    pub(super) fn push(&mut self, run: Run) {
         self.rate.push(run.rate);
         self.cpu.push(run.cpu);
         self.memory.push(run.memory);
@@ -182,7 +183,7 @@ pub(super) async fn run(runs: u16, tools: &Tools, report: &mut Report) -> anyhow
                 if failed.contains(&who) {
                     continue;
                 }
-                let did = one(&mut ground, tools, who, measured, &handler).await;
+                let did = one(&mut ground, tools, who, measured, (&handler, None)).await;
                 match did.with_context(|| format!("{who}, {}", measured.name())) {
                     Ok(did) => all.entry(who).or_default().push(did),
                     Err(error) if who == Contender::Fleet => return Err(error),
@@ -258,12 +259,13 @@ fn judged(measured: &Match, all: &BTreeMap<Contender, Runs>) -> Row {
     if measured.kind == Kind::Upload { row.aim("MB ≤ 2", small) } else { row }
 }
 
-async fn one(
+/// One contender's run, in a pod if there is one.
+pub(super) async fn one(
     ground: &mut Ground,
     tools: &Tools,
     who: Contender,
     measured: &Match,
-    handler: &str,
+    (handler, pod): (&str, Option<&Pod>),
 ) -> anyhow::Result<Run> {
     let place = ground.place().await?;
     let (warming, slots) = (measured.warming(), measured.slots);
@@ -271,6 +273,9 @@ async fn one(
     ground.publish(&place, measured.jobs(&place, jobs)).await?;
     let task = Task { place: &place, slots, handler };
     let mut client = tools.start(who, ground, &task)?;
+    if let Some(pod) = pod {
+        pod.take(client.id()?)?;
+    }
     ground.await_acknowledged(&place, warming as u64).await?;
     let did = window(ground, &place, client.id()?, (jobs - 8 * slots) as u64).await;
     client.kill().await?;

@@ -3,6 +3,7 @@
 mod cold;
 mod jobs;
 mod large;
+mod pod;
 mod stalled;
 mod sweep;
 
@@ -18,6 +19,8 @@ pub(crate) enum Section {
     Stalled,
     /// First calls: of a process, of a job, of users whose tokens have expired
     Cold,
+    /// Calls of 20, 100 and 300 ms at several `--concurrency`, in the size of a worker's pod
+    Pod,
     /// 20,000 parked jobs go on
     Sweep,
     /// 1,000,000 records, 100,000 users in memory, 1,000 replicas
@@ -34,6 +37,7 @@ impl Section {
             Self::Jobs => "jobs, beside others (most of the time)",
             Self::Stalled => "beside stalled uploads",
             Self::Cold => "cold starts",
+            Self::Pod => "in a pod of the manifests' size",
             Self::Sweep => "parked jobs",
             Self::Large => "large fleets",
         }
@@ -49,6 +53,7 @@ impl Section {
             Self::Jobs => jobs::run(runs, tools, report).await,
             Self::Stalled => stalled::run(runs, tools, report).await,
             Self::Cold => cold::run(runs, tools, report).await,
+            Self::Pod => pod::run(runs, tools, report).await,
             Self::Sweep => sweep::run(tools, report).await,
             Self::Large => large::run(tools, report).await,
         }
