@@ -11,6 +11,7 @@ use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model::Subscription;
 use google_cloud_wkt::Duration as WireDuration;
 use shared::innermost;
+use tokio::sync::OnceCell;
 
 use super::{Connection, no_credentials};
 
@@ -75,35 +76,58 @@ pub struct Grant {
     pub members: Vec<String>,
 }
 
-/// Looks at Pub/Sub. Every call ends within ten seconds.
+/// Looks at Pub/Sub. Every call ends within ten seconds. Each client reads the system's
+/// certificates when it is built, which takes milliseconds: it is built when it is asked first.
 pub struct Inspector {
-    topics: TopicAdmin,
-    subscriptions: SubscriptionAdmin,
-    policies: SchemaService,
+    connection: Connection,
+    topics: OnceCell<TopicAdmin>,
+    subscriptions: OnceCell<SubscriptionAdmin>,
+    policies: OnceCell<SchemaService>,
 }
 
 impl Inspector {
-    /// Connects.
-    ///
-    /// # Errors
-    /// A text that says what is wrong.
-    pub async fn connect(connection: &Connection) -> Result<Self, String> {
-        let mut topics = TopicAdmin::builder().with_retry_policy(NeverRetry);
-        let mut subscriptions = SubscriptionAdmin::builder().with_retry_policy(NeverRetry);
-        // Of all clients this one reads policies, and of every resource.
-        let mut policies = SchemaService::builder().with_retry_policy(NeverRetry);
-        if let Some(endpoint) = connection.endpoint() {
-            topics = topics.with_endpoint(endpoint.clone()).with_credentials(no_credentials());
-            subscriptions =
-                subscriptions.with_endpoint(endpoint.clone()).with_credentials(no_credentials());
-            policies = policies.with_endpoint(endpoint).with_credentials(no_credentials());
+    /// Looks there.
+    pub fn new(connection: &Connection) -> Self {
+        Self {
+            connection: connection.clone(),
+            topics: OnceCell::new(),
+            subscriptions: OnceCell::new(),
+            policies: OnceCell::new(),
         }
-        let text = |e| format!("the Pub/Sub client cannot be built: {e}");
-        Ok(Self {
-            topics: topics.build().await.map_err(text)?,
-            subscriptions: subscriptions.build().await.map_err(text)?,
-            policies: policies.build().await.map_err(text)?,
-        })
+    }
+
+    async fn topics(&self) -> Result<&TopicAdmin, Unseen> {
+        let build = async || {
+            let mut builder = TopicAdmin::builder().with_retry_policy(NeverRetry);
+            if let Some(endpoint) = self.connection.endpoint() {
+                builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
+            }
+            builder.build().await.map_err(not_built)
+        };
+        self.topics.get_or_try_init(build).await
+    }
+
+    async fn subscriptions(&self) -> Result<&SubscriptionAdmin, Unseen> {
+        let build = async || {
+            let mut builder = SubscriptionAdmin::builder().with_retry_policy(NeverRetry);
+            if let Some(endpoint) = self.connection.endpoint() {
+                builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
+            }
+            builder.build().await.map_err(not_built)
+        };
+        self.subscriptions.get_or_try_init(build).await
+    }
+
+    /// Of all clients this one reads policies, and of every resource.
+    async fn policies(&self) -> Result<&SchemaService, Unseen> {
+        let build = async || {
+            let mut builder = SchemaService::builder().with_retry_policy(NeverRetry);
+            if let Some(endpoint) = self.connection.endpoint() {
+                builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
+            }
+            builder.build().await.map_err(not_built)
+        };
+        self.policies.get_or_try_init(build).await
     }
 
     /// Whether a topic exists.
@@ -111,7 +135,7 @@ impl Inspector {
     /// # Errors
     /// [`Unseen`].
     pub async fn topic(&self, name: &str) -> Result<(), Unseen> {
-        let call = self.topics.get_topic().set_topic(name);
+        let call = self.topics().await?.get_topic().set_topic(name);
         bounded(call.with_attempt_timeout(TIME_LIMIT).send()).await.map(drop)
     }
 
@@ -134,7 +158,7 @@ impl Inspector {
     /// # Errors
     /// [`Unseen`].
     pub async fn subscriptions_of(&self, topic: &str) -> Result<Vec<String>, Unseen> {
-        let call = self.topics.list_topic_subscriptions().set_topic(topic);
+        let call = self.topics().await?.list_topic_subscriptions().set_topic(topic);
         let page = bounded(call.with_attempt_timeout(TIME_LIMIT).send()).await?;
         Ok(page.subscriptions)
     }
@@ -144,7 +168,7 @@ impl Inspector {
     /// # Errors
     /// [`Unseen`].
     pub async fn subscription(&self, name: &str) -> Result<Settings, Unseen> {
-        let call = self.subscriptions.get_subscription().set_subscription(name);
+        let call = self.subscriptions().await?.get_subscription().set_subscription(name);
         bounded(call.with_attempt_timeout(TIME_LIMIT).send()).await.map(settings)
     }
 
@@ -154,7 +178,7 @@ impl Inspector {
     /// # Errors
     /// [`Unseen`].
     pub async fn grants(&self, resource: &str) -> Result<Vec<Grant>, Unseen> {
-        let call = self.policies.get_iam_policy().set_resource(resource);
+        let call = self.policies().await?.get_iam_policy().set_resource(resource);
         let policy = bounded(call.with_attempt_timeout(TIME_LIMIT).send()).await?;
         let grants = policy.bindings.into_iter();
         Ok(grants.map(|b| Grant { role: b.role, members: b.members }).collect())
@@ -169,10 +193,14 @@ impl Inspector {
         resource: &str,
         permissions: &[&str],
     ) -> Result<Vec<String>, Unseen> {
-        let call = self.policies.test_iam_permissions().set_resource(resource);
+        let call = self.policies().await?.test_iam_permissions().set_resource(resource);
         let call = call.set_permissions(permissions.iter().copied());
         Ok(bounded(call.with_attempt_timeout(TIME_LIMIT).send()).await?.permissions)
     }
+}
+
+fn not_built(error: google_cloud_gax::client_builder::Error) -> Unseen {
+    Unseen::Unreachable(format!("the Pub/Sub client cannot be built: {error}"))
 }
 
 async fn bounded<T>(

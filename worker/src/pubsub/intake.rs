@@ -156,8 +156,7 @@ impl Source for Intake {
 
     fn settings(&self) -> BoxFuture<'_, Result<Option<Settings>, Unseen>> {
         async move {
-            let inspector =
-                Inspector::connect(&self.connection).await.map_err(Unseen::Unreachable)?;
+            let inspector = Inspector::new(&self.connection);
             inspector.subscription(&self.settings.subscription).await.map(Some)
         }
         .boxed()

@@ -99,7 +99,7 @@ pub enum PublishError {
 /// A topic to publish to.
 #[derive(Clone)]
 pub struct Publisher {
-    connection: Connection,
+    inspector: Arc<Inspector>,
     topic: String,
     /// Collects messages for up to 10 ms.
     batching: Client,
@@ -123,7 +123,7 @@ impl Publisher {
         }
         let base = builder.build().await.map_err(|e| PublishError::Client(Arc::new(e)))?;
         Ok(Self {
-            connection: connection.clone(),
+            inspector: Arc::new(Inspector::new(connection)),
             topic: topic.to_owned(),
             batching: base.publisher(topic).build(),
             alone: base.publisher(topic).set_message_count_threshold(1).build(),
@@ -245,21 +245,15 @@ impl Topic for Publisher {
     }
 
     fn look(&self) -> BoxFuture<'_, Result<(), Unseen>> {
-        async move { self.inspector().await?.may_publish(&self.topic).await }.boxed()
+        self.inspector.may_publish(&self.topic).boxed()
     }
 
     fn is_kept(&self) -> BoxFuture<'_, Result<bool, Unseen>> {
         async move {
-            let subscriptions = self.inspector().await?.subscriptions_of(&self.topic).await?;
+            let subscriptions = self.inspector.subscriptions_of(&self.topic).await?;
             Ok(!subscriptions.is_empty())
         }
         .boxed()
-    }
-}
-
-impl Publisher {
-    async fn inspector(&self) -> Result<Inspector, Unseen> {
-        Inspector::connect(&self.connection).await.map_err(Unseen::Unreachable)
     }
 }
 

@@ -93,7 +93,7 @@ pub(super) async fn check(place: &Place, names: &Names, depth: Depth) -> Vec<Che
 /// A connection that was found to work: whatever is answered about `name`, it is an answer.
 async fn connected(place: &Place, name: &str) -> Result<Inspector, String> {
     place.reach_pubsub().await.map_err(|why| format!("{why:#}"))?;
-    let inspector = Inspector::connect(&place.connection()).await?;
+    let inspector = Inspector::new(&place.connection());
     let looked = if name.contains("/topics/") {
         inspector.topic(name).await
     } else {
