@@ -130,7 +130,7 @@ impl JobArgs {
         }
         if self.body_memory < MIN_BODY_MEMORY {
             return Err(Usage(format!(
-                "--body-memory is {}; one upload needs {MIN_BODY_MEMORY}",
+                "--body-memory is {}; it must be at least {MIN_BODY_MEMORY}",
                 self.body_memory
             )));
         }

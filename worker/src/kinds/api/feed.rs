@@ -17,7 +17,7 @@ use super::limits::MAX_OUTPUT_BYTES;
 
 /// Answers come in pieces of any size; they are handed on in pieces of this size, so
 /// that an API which sends single bytes costs no more memory than any other.
-const PIECE: usize = 256 * 1024;
+const PIECE: usize = 128 * 1024;
 
 #[derive(Debug)]
 enum Message {
@@ -126,10 +126,15 @@ impl Source {
         Arc::clone(&self.progress)
     }
 
+    /// How long the content is, as far as that is known.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
     /// Receives ahead until the length is known, or more than so many bytes are held. It holds at
     /// most a piece more.
     pub(super) async fn look_ahead(&mut self, most: usize) -> io::Result<()> {
-        let mut held = 0;
+        let mut held: usize = self.ahead.iter().map(Bytes::len).sum();
         while self.length.is_none() && held <= most {
             match self.receive().await? {
                 Some(piece) => {

@@ -1,24 +1,23 @@
 //! How much memory the bodies of all running jobs may take together.
 //!
-//! A job takes all that it may need before it sends its first request, at once, and gives it
-//! back when it has ended. Nothing is taken while a body is read: jobs that each hold a part
-//! and wait for more would wait for each other. Who waits longest comes first, so that large
-//! needs are met too. A job whose answer says that it is short gives the rest back at once.
+//! A job takes what it needs at least before it sends its first request, at once, and gives it
+//! back when it has ended. It waits for nothing more while a body is read: jobs that each hold a
+//! part and wait would wait for each other. What an upload takes beyond, so that it needs fewer
+//! requests, it has only if it is free. Who waits longest comes first, so that large needs are met
+//! too.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::upload::{CHUNK, SINGLE};
+use super::upload::START;
 
 /// What is counted at once, in bytes.
 const UNIT: usize = 64 * 1024;
 /// An answer for the outcome, and the piece of it that was read last.
 const INLINE: usize = 2 * UNIT;
 /// What is read while Cloud Storage has not confirmed what it was sent.
-const READ: usize = 1024 * 1024;
-/// An object whose length is not known.
-const UPLOAD: usize = SINGLE + READ;
+const READ: usize = 512 * 1024;
 
-/// What one job may need.
+/// What one job needs at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Need {
     bytes: usize,
@@ -33,15 +32,7 @@ impl Need {
 
     /// For an answer in an object, and a request with a body of so many bytes.
     pub(super) fn upload(body: usize) -> Self {
-        Self { bytes: UPLOAD + body, is_upload: true }
-    }
-
-    /// What is left of it when the answer has so many bytes: all of them in one request, or a
-    /// chunk. The request has been sent, but may be sent again.
-    pub(super) fn of_length(self, length: u64) -> Self {
-        let held = usize::try_from(length).ok().filter(|length| *length <= SINGLE);
-        let spared = SINGLE - held.unwrap_or(CHUNK);
-        Self { bytes: self.bytes - spared, ..self }
+        Self { bytes: START + READ + body, is_upload: true }
     }
 }
 
@@ -50,43 +41,46 @@ impl Need {
 pub(super) struct BodyMemory {
     all: Semaphore,
     all_units: u32,
-    /// Uploads take as long as the API and Cloud Storage do, so half is left for other jobs.
+    /// Uploads take as long as the API and Cloud Storage do. Three eighths are for what they need,
+    /// three for what they take beyond, so that a quarter is left for other jobs.
     uploads: Semaphore,
     upload_units: u32,
+    growth: Semaphore,
 }
 
 /// A job's part, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Taken<'a> {
-    all: Option<SemaphorePermit<'a>>,
-    upload: Option<SemaphorePermit<'a>>,
+    memory: &'a BodyMemory,
+    held: Vec<SemaphorePermit<'a>>,
 }
 
 impl Taken<'_> {
-    /// Gives back what is beyond `need`.
-    pub(super) fn shrink(&mut self, need: Need) {
-        for permit in [&mut self.all, &mut self.upload].into_iter().flatten() {
-            let beyond = permit.num_permits().saturating_sub(units(need.bytes) as usize);
-            drop(permit.split(beyond));
-        }
+    /// Takes so many bytes more, if they are free.
+    pub(super) fn grow(&mut self, bytes: usize) -> bool {
+        let units = units(bytes);
+        let Ok(growth) = self.memory.growth.try_acquire_many(units) else { return false };
+        let Ok(all) = self.memory.all.try_acquire_many(units) else { return false };
+        self.held.extend([growth, all]);
+        true
     }
 }
 
-/// The least that can be given to `--body-memory`: about what one upload needs, which then
-/// waits until it is alone.
+/// The least that can be given to `--body-memory`.
 pub const MIN_BODY_MEMORY: usize = 8 * 1024 * 1024;
 
 impl BodyMemory {
     /// So many bytes, at least [`MIN_BODY_MEMORY`].
     pub(super) fn new(bytes: usize) -> Self {
         let all_units = units(bytes.max(MIN_BODY_MEMORY));
-        let upload_units = (all_units / 2).max(units(UPLOAD));
+        let upload_units = all_units / 8 * 3;
         let semaphore = |units: u32| Semaphore::new(units as usize);
         Self {
             all: semaphore(all_units),
             all_units,
             uploads: semaphore(upload_units),
             upload_units,
+            growth: semaphore(upload_units),
         }
     }
 
@@ -98,9 +92,9 @@ impl BodyMemory {
         } else {
             None
         };
-        // Neither semaphore is ever closed.
+        // No semaphore is ever closed.
         let all = self.all.acquire_many(units.min(self.all_units)).await.ok();
-        Taken { all, upload }
+        Taken { memory: self, held: upload.into_iter().chain(all).collect() }
     }
 }
 
@@ -114,40 +108,39 @@ mod tests {
 
     use super::*;
 
+    /// As many small uploads as a worker has slots by default, and a quarter for others.
     #[test]
-    fn uploads_leave_half_to_others() {
-        let memory = BodyMemory::new(40 * 1024 * 1024);
+    fn uploads_leave_room_to_others() {
+        const ALL: usize = 128 * 1024 * 1024;
+        let memory = BodyMemory::new(ALL);
         let upload = || memory.take(Need::upload(0)).now_or_never();
-        let uploads: Vec<_> = std::iter::from_fn(upload).collect();
-        assert_eq!(uploads.len(), 20 * 1024 * 1024 / UPLOAD);
+        let mut uploads: Vec<_> = std::iter::from_fn(upload).collect();
+        assert_eq!(uploads.len(), 64);
+        let grown = uploads.iter_mut().filter_map(|upload| upload.grow(ALL / 32).then_some(()));
+        assert_eq!(grown.count(), 12);
         let inline = || memory.take(Need::inline(0)).now_or_never();
         let others: Vec<_> = std::iter::from_fn(inline).collect();
-        assert!(others.len() * INLINE >= 20 * 1024 * 1024, "{}", others.len());
+        assert_eq!(others.len() * INLINE, ALL / 4);
         assert!(upload().is_none() && inline().is_none());
         drop((uploads, others));
         assert!(upload().is_some());
+        let free = |memory: &BodyMemory| {
+            [&memory.all, &memory.uploads, &memory.growth].map(Semaphore::available_permits)
+        };
+        assert_eq!(free(&memory), free(&BodyMemory::new(ALL)));
     }
 
+    /// What is refused takes nothing, whichever of the two is used up.
     #[test]
-    fn an_answer_that_says_its_length_leaves_the_rest_to_others() {
-        let memory = BodyMemory::new(128 * 1024 * 1024);
-        let need = Need::upload(1000);
-        let left = |length| {
-            memory.all_units as usize - {
-                let mut taken = memory.take(need).now_or_never().unwrap();
-                taken.shrink(need.of_length(length));
-                let left = memory.all.available_permits();
-                assert_eq!(left - memory.uploads.available_permits(), 64 * 1024 * 1024 / UNIT);
-                left
-            }
-        };
-        let of = |bytes: usize| units(bytes + READ + 1000) as usize;
-        assert_eq!(left(0), of(0));
-        assert_eq!(left(5_000_000), of(5_000_000));
-        assert_eq!(left(SINGLE as u64), of(SINGLE));
-        assert_eq!(left(SINGLE as u64 + 1), of(CHUNK));
-        assert_eq!(left(u64::MAX), of(CHUNK));
-        assert_eq!(memory.all.available_permits(), memory.all_units as usize);
+    fn growth_waits_for_nobody() {
+        let memory = BodyMemory::new(0);
+        let mut upload = memory.take(Need::upload(0)).now_or_never().unwrap();
+        assert!(!upload.grow(MIN_BODY_MEMORY / 2));
+        let others = memory.take(Need::inline(MIN_BODY_MEMORY - 2 * 1024 * 1024)).now_or_never();
+        assert!(others.is_some() && !upload.grow(MIN_BODY_MEMORY / 4));
+        drop(others);
+        assert!(upload.grow(MIN_BODY_MEMORY / 8 * 3));
+        assert!(!upload.grow(1));
     }
 
     #[test]

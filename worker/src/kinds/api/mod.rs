@@ -159,14 +159,11 @@ impl ApiHandler {
         } else {
             let body = Body::new(response, IDLE).and_then(Body::must_be_whole);
             let body = body.map_err(|broken| unusable(Unusable::Broken(broken)))?;
-            if let Some(length) = body.length {
-                memory.shrink(call.need().of_length(length));
-            }
             let (feed, source) = feed(body.length);
             let closed = feed.closed();
             (source, until_closed(closed, feed_body(body, feed)).boxed())
         };
-        let writing = store.write(target, job, &content_type, source);
+        let writing = store.write(target, job, &content_type, source, memory);
         let (read, written) = tokio::join!(read, writing);
         match (read, written) {
             (Err(Unread::Broken(broken)), _) => Err(unusable(Unusable::Broken(broken))),

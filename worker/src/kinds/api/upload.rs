@@ -1,11 +1,12 @@
 //! Writing an object while its content comes, whole or not at all.
 //!
-//! Content of up to [`SINGLE`] bytes goes in one request. The official client sends what is longer
-//! in chunks of a resumable upload, whose object appears when the last chunk was taken and its
-//! checksum agrees. It bounds nothing itself, so everything is bounded here. The object's metadata
+//! Content of up to [`SINGLE`] bytes goes in one request where there is memory for it. The official
+//! client sends the rest in chunks of a resumable upload, whose object appears when the last chunk
+//! was taken and its checksum agrees. It bounds nothing itself, so everything is bounded here. The object's metadata
 //! says which job wrote it: a job that comes again finds its own object and is done.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use google_cloud_auth::credentials::anonymous;
@@ -20,14 +21,17 @@ use crate::job::Job;
 
 use super::feed::{Progress, Source};
 use super::limits::STORAGE_STALL;
+use super::memory::Taken;
 use super::output::Target;
 use super::storage_failure::{Failure, NotStored, bounded, spoilt, status};
 
+/// What every upload holds, and the least that one request of a resumable upload may carry.
+pub(super) const START: usize = 256 * 1024;
 /// What goes in one request, without the two more that a resumable upload takes. All of it is held
 /// in memory until Cloud Storage has it.
-pub(super) const SINGLE: usize = 8 * 1024 * 1024;
-/// What one request of a resumable upload carries, and what is held of longer content.
-pub(super) const CHUNK: usize = 4 * 1024 * 1024;
+const SINGLE: usize = 8 * 1024 * 1024;
+/// What one request of a resumable upload of longer content carries.
+const CHUNK: usize = 4 * 1024 * 1024;
 /// Requests of one upload that may fail; it goes on where it was.
 const ATTEMPTS: u32 = 5;
 const JOB: &str = "fleet-job";
@@ -130,18 +134,20 @@ impl OutputStore {
         job: &Job,
         content_type: &str,
         mut source: Source,
+        memory: &mut Taken<'_>,
     ) -> Result<Stored, NotStored> {
         // Whoever reads the content knows why it has no end.
-        let known = source.look_ahead(SINGLE).await;
-        known.map_err(|error| NotStored::Failed(format!("{target}: {error}")))?;
+        let held = hold(&mut source, memory).await;
+        let held = held.map_err(|error| NotStored::Failed(format!("{target}: {error}")))?;
         let progress = source.progress();
         let mut request = self
             .objects
             .write_object(resource(target), &target.object, source)
             .set_content_type(content_type)
             .set_metadata(mark(job))
-            .with_resumable_upload_threshold(SINGLE + 1)
-            .with_resumable_upload_buffer_size(CHUNK)
+            .with_resumable_upload_threshold(held + 1)
+            // In whole multiples of what is allowed.
+            .with_resumable_upload_buffer_size(held / START * START)
             .with_retry_policy(RetryableErrors.with_attempt_limit(ATTEMPTS))
             // The same content again does no harm.
             .with_idempotency(true);
@@ -208,6 +214,23 @@ impl OutputStore {
     }
 }
 
+/// How many bytes of the content may be held: all of them if they fit, else a request's part.
+async fn hold(source: &mut Source, memory: &mut Taken<'_>) -> io::Result<usize> {
+    source.look_ahead(START).await?;
+    let length = source.length().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+    let more = match length {
+        Some(length) if length <= START => return Ok(START),
+        Some(length) if length <= SINGLE => length,
+        Some(_) => CHUNK,
+        None => SINGLE,
+    };
+    if !memory.grow(more) {
+        return Ok(START);
+    }
+    source.look_ahead(more).await?;
+    Ok(more)
+}
+
 /// What an object's metadata says about the job that wrote it, readable everywhere.
 fn mark(job: &Job) -> [(&'static str, String); 2] {
     let id = form_urlencoded::byte_serialize(job.id.as_bytes()).collect();
@@ -237,6 +260,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::super::feed::{Feed, feed};
+    use super::super::memory::{BodyMemory, Need};
     use super::*;
     use crate::json::Json;
 
@@ -253,16 +277,16 @@ mod tests {
     /// Writes three bytes to a server that answers in this way.
     async fn write(listener: TcpListener, router: Option<Router>) -> Result<Stored, NotStored> {
         let (feed, source) = feed(Some(3));
-        write_from(listener, router, feed, source, 3).await
+        write_from(listener, router, (feed, source), 3, 32 * SINGLE).await
     }
 
-    /// Writes so many bytes.
+    /// Writes so many bytes, with so much memory.
     async fn write_from(
         listener: TcpListener,
         router: Option<Router>,
-        mut feed: Feed,
-        source: Source,
+        (mut feed, source): (Feed, Source),
         bytes: usize,
+        memory: usize,
     ) -> Result<Stored, NotStored> {
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move {
@@ -281,7 +305,9 @@ mod tests {
             feed.end().await
         };
         let (target, job) = (target(), job("j"));
-        let writing = store.write(&target, &job, "text/plain", source);
+        let memory = BodyMemory::new(memory);
+        let mut taken = memory.take(Need::upload(0)).await;
+        let writing = store.write(&target, &job, "text/plain", source, &mut taken);
         let (_, written) = tokio::join!(feeding, writing);
         serving.abort();
         written
@@ -338,15 +364,21 @@ mod tests {
     /// By the types of the requests that begin an upload.
     #[tokio::test]
     async fn small_objects_go_in_one_request() {
-        for (bytes, known, upload_type) in [
-            (0, true, "multipart"),
-            (5_000_000, true, "multipart"),
-            (SINGLE, true, "multipart"),
-            (SINGLE + 1, true, "resumable"),
-            (0, false, "multipart"),
-            (5_000_000, false, "multipart"),
-            (SINGLE, false, "multipart"),
-            (SINGLE + 1, false, "resumable"),
+        let plenty = 32 * SINGLE;
+        for (bytes, known, memory, upload_type) in [
+            (0, true, plenty, "multipart"),
+            (5_000_000, true, plenty, "multipart"),
+            (SINGLE, true, plenty, "multipart"),
+            (SINGLE + 1, true, plenty, "resumable"),
+            (0, false, plenty, "multipart"),
+            (5_000_000, false, plenty, "multipart"),
+            (SINGLE, false, plenty, "multipart"),
+            (SINGLE + 1, false, plenty, "resumable"),
+            // There is none for so much.
+            (START, true, 0, "multipart"),
+            (START, false, 0, "multipart"),
+            (5_000_000, true, 0, "resumable"),
+            (5_000_000, false, 0, "resumable"),
         ] {
             let (types, mut seen) = tokio::sync::mpsc::unbounded_channel();
             let begun = post(move |uri: Uri, body: Bytes| {
@@ -355,8 +387,8 @@ mod tests {
             });
             let begun = begun.layer(axum::extract::DefaultBodyLimit::disable());
             let router = Router::new().route("/upload/storage/v1/b/exports/o", begun);
-            let (feed, source) = feed(known.then_some(bytes as u64));
-            let written = write_from(listener().await, Some(router), feed, source, bytes).await;
+            let pair = feed(known.then_some(bytes as u64));
+            let written = write_from(listener().await, Some(router), pair, bytes, memory).await;
             assert!(matches!(written, Err(NotStored::Failed(_))), "{written:?}");
             let (query, sent) = seen.recv().await.unwrap();
             let expected = format!("uploadType={upload_type}");
