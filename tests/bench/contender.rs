@@ -133,7 +133,8 @@ impl Tools {
             Contender::Fleet => {
                 let forward = format!("forwarded={}", task.handler);
                 let slots = task.slots.to_string();
-                let args = ["worker", "--concurrency", &slots, "--forward", &forward];
+                let slots = ["--concurrency", &slots, "--forward-concurrency", &slots];
+                let args = [&["worker", "--forward", &forward], &slots[..]].concat();
                 self.fleet(&args, Vec::new())
             }
             Contender::Rust => {

@@ -23,7 +23,8 @@ use crate::measure::{Samples, cpu_of, peak};
 use crate::pod::Pod;
 use crate::report::{Figure, Plot, Report, Row};
 
-pub(super) const USERS: usize = 100;
+/// As many as any match has.
+pub(super) const USERS: usize = 2 * 1000;
 const WINDOW: Duration = Duration::from_millis(1500);
 /// The backlog has jobs for so many seconds, which is longer, and for what is prefetched.
 const OUTLASTED: usize = 2;
@@ -108,17 +109,19 @@ impl Match {
         }
     }
 
-    /// Jobs that are done before it counts: each user's first one, and a few for each slot.
+    /// One user's jobs run one after another, so that there are more users than slots.
+    fn users(&self) -> usize {
+        (2 * self.slots).max(100)
+    }
+
+    /// Jobs that are done before it counts: each user's first one, where they do not take long.
     fn warming(&self) -> usize {
-        match self.kind {
-            Kind::Upload => self.slots,
-            _ => USERS.max(2 * self.slots),
-        }
+        if self.kind == Kind::Upload { self.slots } else { self.users() }
     }
 
     /// The jobs of a run.
     fn jobs(&self, place: &Place, count: usize) -> impl Iterator<Item = Value> + use<> {
-        let kind = self.kind;
+        let (kind, users) = (self.kind, self.users());
         let folder = place.topic.rsplit('/').next().unwrap_or_default().to_owned();
         (0..count).map(move |number| {
             let api = |path: &str| format!("https://www.googleapis.com/bench/{path}");
@@ -135,7 +138,7 @@ impl Match {
             };
             let kind = if kind == Kind::Forwarded { "forwarded" } else { "api" };
             let id = format!("{folder}-{number}");
-            json!({"id": id, "user": user(number % USERS), "kind": kind, "params": params})
+            json!({"id": id, "user": user(number % users), "kind": kind, "params": params})
         })
     }
 }
