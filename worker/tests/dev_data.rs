@@ -261,7 +261,8 @@ async fn nothing_that_was_acknowledged_is_lost_when_a_stack_is_killed() {
             ended.insert(job);
         }
     }
-    let fresh = ["exec", "--", stack::FLEET, "token", "user-1", "--min-ttl", "9m59s"];
+    // Half a minute less than its life is the most that is given.
+    let fresh = ["exec", "--", stack::FLEET, "token", "user-1", "--min-ttl", "9m30s"];
     let fresh = stack.asked(&fresh).await;
     assert!(fresh.status.success(), "{fresh:?}");
     assert_eq!(stack.end(Signal::TERM).await, Some(0));

@@ -118,8 +118,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         // A broker tells whole seconds.
         if left + SignedDuration::from_secs(1) < SignedDuration::try_from(min_ttl)? {
             anyhow::bail!(
-                "the token of user {:?} is good for {left:.0?} yet, and a new one is for no longer: ask for less than {min_ttl:?} by --min-ttl",
-                user.as_str()
+                "the token of user {:?} is good for {} s yet, and a new one for hardly longer: ask for less than {} s by --min-ttl",
+                user.as_str(),
+                left.as_secs(),
+                min_ttl.as_secs()
             );
         }
     }
