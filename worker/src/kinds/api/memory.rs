@@ -42,7 +42,7 @@ pub(super) struct BodyMemory {
     all: Semaphore,
     all_units: u32,
     /// Uploads take as long as the API and Cloud Storage do. Three eighths are for what they need,
-    /// three for what they take beyond, so that a quarter is left for other jobs.
+    /// a quarter for what they take beyond, so that three eighths are left for other jobs.
     uploads: Semaphore,
     upload_units: u32,
     growth: Semaphore,
@@ -80,7 +80,7 @@ impl BodyMemory {
             all_units,
             uploads: semaphore(upload_units),
             upload_units,
-            growth: semaphore(upload_units),
+            growth: semaphore(all_units / 4),
         }
     }
 
@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// As many small uploads as a worker has slots by default, and a quarter for others.
+    /// As many small uploads as a worker has slots by default, and three eighths for others.
     #[test]
     fn uploads_leave_room_to_others() {
         const ALL: usize = 128 * 1024 * 1024;
@@ -117,10 +117,10 @@ mod tests {
         let mut uploads: Vec<_> = std::iter::from_fn(upload).collect();
         assert_eq!(uploads.len(), 64);
         let grown = uploads.iter_mut().filter_map(|upload| upload.grow(ALL / 32).then_some(()));
-        assert_eq!(grown.count(), 12);
+        assert_eq!(grown.count(), 8);
         let inline = || memory.take(Need::inline(0)).now_or_never();
         let others: Vec<_> = std::iter::from_fn(inline).collect();
-        assert_eq!(others.len() * INLINE, ALL / 4);
+        assert_eq!(others.len() * INLINE, ALL / 8 * 3);
         assert!(upload().is_none() && inline().is_none());
         drop((uploads, others));
         assert!(upload().is_some());
@@ -139,7 +139,7 @@ mod tests {
         let others = memory.take(Need::inline(MIN_BODY_MEMORY - 2 * 1024 * 1024)).now_or_never();
         assert!(others.is_some() && !upload.grow(MIN_BODY_MEMORY / 4));
         drop(others);
-        assert!(upload.grow(MIN_BODY_MEMORY / 8 * 3));
+        assert!(upload.grow(MIN_BODY_MEMORY / 4));
         assert!(!upload.grow(1));
     }
 
