@@ -45,6 +45,7 @@ pub(crate) struct Place {
     /// Full names.
     pub(crate) topic: String,
     pub(crate) subscription: String,
+    publisher: Publisher,
 }
 
 /// Running servers.
@@ -176,7 +177,9 @@ impl Ground {
             min_backoff: Duration::from_secs(10),
         };
         self.admin.create_subscription(&plan).await.map_err(anyhow::Error::msg)?;
-        Ok(Place { topic, subscription })
+        let connection = Connection { emulator: Some(self.cloud.pubsub.clone()) };
+        let publisher = Publisher::open(&connection, &topic).await?;
+        Ok(Place { topic, subscription, publisher })
     }
 
     /// Publishes jobs.
@@ -185,19 +188,17 @@ impl Ground {
         place: &Place,
         jobs: impl IntoIterator<Item = Value>,
     ) -> anyhow::Result<()> {
-        let connection = Connection { emulator: Some(self.cloud.pubsub.clone()) };
-        let publisher = Publisher::open(&connection, &place.topic).await?;
         stream::iter(jobs)
-            .map(|job| {
-                publisher.publish(Outgoing {
-                    data: job.to_string().into(),
-                    attributes: HashMap::new(),
-                    ordering_key: String::new(),
-                })
-            })
+            .map(|job| place.publisher.publish(message(&job)))
             .buffer_unordered(PUBLISHING)
             .try_for_each(async |_| Ok(()))
             .await?;
+        Ok(())
+    }
+
+    /// Publishes one job at once, without a look for others that could go with it.
+    pub(crate) async fn publish_alone(&self, place: &Place, job: Value) -> anyhow::Result<()> {
+        place.publisher.publish_alone(message(&job)).await?;
         Ok(())
     }
 
@@ -226,6 +227,14 @@ impl Ground {
 
 /// Where rejected jobs would go.
 const DEAD: &str = "bench-dead";
+
+fn message(job: &Value) -> Outgoing {
+    Outgoing {
+        data: job.to_string().into(),
+        attributes: HashMap::new(),
+        ordering_key: String::new(),
+    }
+}
 
 /// The ID of a user.
 pub(crate) fn user(number: usize) -> String {

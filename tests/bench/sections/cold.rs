@@ -90,7 +90,7 @@ async fn first_call(
     who: Contender,
 ) -> anyhow::Result<(f64, f64)> {
     let place = ground.place().await?;
-    ground.publish(&place, [call(0)]).await?;
+    ground.publish_alone(&place, call(0)).await?;
     let task = Task { place: &place, slots: 64, handler: "http://127.0.0.1:9/" };
     let mut client = None;
     let start = until_called(ground, async || {
@@ -99,12 +99,12 @@ async fn first_call(
     })
     .await?;
     for number in 0..USERS {
-        until_called(ground, async || ground.publish(&place, [call(number)]).await).await?;
+        until_called(ground, async || ground.publish_alone(&place, call(number)).await).await?;
     }
     let mut took = Samples::default();
     for number in 0..USERS {
         took.push(
-            until_called(ground, async || ground.publish(&place, [call(number)]).await).await?,
+            until_called(ground, async || ground.publish_alone(&place, call(number)).await).await?,
         );
     }
     client.context("it was started")?.kill().await?;
@@ -134,11 +134,11 @@ async fn expired(tools: &Tools, report: &mut Report) -> anyhow::Result<()> {
         let client = worker(&ground, tools, &place)?;
         // The connections are open and the one user's token is fresh.
         let warm = USERS - 1;
-        until_called(&ground, async || ground.publish(&place, [call(warm)]).await).await?;
+        until_called(&ground, async || ground.publish_alone(&place, call(warm)).await).await?;
         let mut took = Samples::default();
         for number in 0..warm {
             took.push(
-                until_called(&ground, async || ground.publish(&place, [call(number)]).await)
+                until_called(&ground, async || ground.publish_alone(&place, call(number)).await)
                     .await?,
             );
         }
