@@ -102,7 +102,7 @@ impl Inspector {
             if let Some(endpoint) = self.connection.endpoint() {
                 builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
             }
-            builder.build().await.map_err(not_built)
+            builder.build().await.map_err(|error| not_built(&error))
         };
         self.topics.get_or_try_init(build).await
     }
@@ -113,7 +113,7 @@ impl Inspector {
             if let Some(endpoint) = self.connection.endpoint() {
                 builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
             }
-            builder.build().await.map_err(not_built)
+            builder.build().await.map_err(|error| not_built(&error))
         };
         self.subscriptions.get_or_try_init(build).await
     }
@@ -125,7 +125,7 @@ impl Inspector {
             if let Some(endpoint) = self.connection.endpoint() {
                 builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
             }
-            builder.build().await.map_err(not_built)
+            builder.build().await.map_err(|error| not_built(&error))
         };
         self.policies.get_or_try_init(build).await
     }
@@ -199,7 +199,7 @@ impl Inspector {
     }
 }
 
-fn not_built(error: google_cloud_gax::client_builder::Error) -> Unseen {
+fn not_built(error: &google_cloud_gax::client_builder::Error) -> Unseen {
     Unseen::Unreachable(format!("the Pub/Sub client cannot be built: {error}"))
 }
 
