@@ -37,6 +37,7 @@ async fn what_kills_cost_is_judged_call_by_call_and_told_once_for_each_user() ->
     let told = said.lines().filter(|line| line.contains("must consent again")).count();
     assert_eq!(told as u64, number("users_locked_out")?, "{said}");
     assert!(!said.contains("job parked"), "{said}");
+    assert!(!said.contains("the job subscription has"), "{said}");
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
+use super::super::super::setup::MIN_BACKOFF;
 use super::super::kept::write_private;
 use super::{SCOPES, Stack};
 
@@ -64,7 +65,7 @@ impl Stack {
         command
             .args([name, "--until-stdin-closes"])
             .envs(self.environment())
-            .env("FLEET_LOG", "info")
+            .env("FLEET_LOG", self.log())
             .env("FLEET_LOG_FORMAT", "gcp")
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
@@ -72,6 +73,16 @@ impl Stack {
             .process_group(0)
             .kill_on_drop(true);
         command
+    }
+
+    /// What replicas advise on how a subscription should be in production says nothing about one
+    /// that is otherwise on purpose.
+    fn log(&self) -> &'static str {
+        if self.plan.min_backoff < MIN_BACKOFF {
+            "info,worker::pubsub::start=error"
+        } else {
+            "info"
+        }
     }
 
     /// Starts the `page`th replica of the consent pages; its own address. All of this stack
