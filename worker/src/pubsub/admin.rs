@@ -8,7 +8,7 @@ use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model::{DeadLetterPolicy, ExpirationPolicy, RetryPolicy, Subscription};
 
-use super::{Connection, no_credentials};
+use super::Connection;
 
 /// A subscription as it should be.
 #[derive(Debug, Clone)]
@@ -46,12 +46,8 @@ impl Admin {
     /// # Errors
     /// A text that says what is wrong.
     pub async fn connect(connection: &Connection) -> Result<Self, String> {
-        let (mut topics, mut subscriptions) = (TopicAdmin::builder(), SubscriptionAdmin::builder());
-        if let Some(endpoint) = connection.endpoint() {
-            topics = topics.with_endpoint(endpoint.clone()).with_credentials(no_credentials());
-            subscriptions =
-                subscriptions.with_endpoint(endpoint).with_credentials(no_credentials());
-        }
+        let topics = connection.of_here(TopicAdmin::builder());
+        let subscriptions = connection.of_here(SubscriptionAdmin::builder());
         let text = |e| format!("the Pub/Sub client cannot be built: {e}");
         Ok(Self {
             topics: topics.build().await.map_err(text)?,

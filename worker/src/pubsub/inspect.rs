@@ -13,7 +13,7 @@ use google_cloud_wkt::Duration as WireDuration;
 use shared::innermost;
 use tokio::sync::OnceCell;
 
-use super::{Connection, no_credentials};
+use super::Connection;
 
 /// Bound on one call.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -98,22 +98,16 @@ impl Inspector {
 
     async fn topics(&self) -> Result<&TopicAdmin, Unseen> {
         let build = async || {
-            let mut builder = TopicAdmin::builder().with_retry_policy(NeverRetry);
-            if let Some(endpoint) = self.connection.endpoint() {
-                builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
-            }
-            builder.build().await.map_err(|error| not_built(&error))
+            let builder = self.connection.of_here(TopicAdmin::builder());
+            builder.with_retry_policy(NeverRetry).build().await.map_err(|error| not_built(&error))
         };
         self.topics.get_or_try_init(build).await
     }
 
     async fn subscriptions(&self) -> Result<&SubscriptionAdmin, Unseen> {
         let build = async || {
-            let mut builder = SubscriptionAdmin::builder().with_retry_policy(NeverRetry);
-            if let Some(endpoint) = self.connection.endpoint() {
-                builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
-            }
-            builder.build().await.map_err(|error| not_built(&error))
+            let builder = self.connection.of_here(SubscriptionAdmin::builder());
+            builder.with_retry_policy(NeverRetry).build().await.map_err(|error| not_built(&error))
         };
         self.subscriptions.get_or_try_init(build).await
     }
@@ -121,11 +115,8 @@ impl Inspector {
     /// Of all clients this one reads policies, and of every resource.
     async fn policies(&self) -> Result<&SchemaService, Unseen> {
         let build = async || {
-            let mut builder = SchemaService::builder().with_retry_policy(NeverRetry);
-            if let Some(endpoint) = self.connection.endpoint() {
-                builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
-            }
-            builder.build().await.map_err(|error| not_built(&error))
+            let builder = self.connection.of_here(SchemaService::builder());
+            builder.with_retry_policy(NeverRetry).build().await.map_err(|error| not_built(&error))
         };
         self.policies.get_or_try_init(build).await
     }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use google_cloud_auth::build_errors;
 use google_cloud_auth::credentials::{self, Credentials, anonymous};
+use google_cloud_gax::client_builder::ClientBuilder;
 
 pub use admin::{Admin, SubscriptionPlan};
 pub use inspect::{Grant, Inspector, Settings, Unseen};
@@ -46,6 +47,17 @@ pub struct Connection {
 impl Connection {
     fn endpoint(&self) -> Option<String> {
         self.emulator.as_ref().map(|address| format!("http://{address}"))
+    }
+
+    /// This builder's client is of this place: of an emulator, to which nobody shows credentials.
+    fn of_here<F, C>(&self, builder: ClientBuilder<F, C>) -> ClientBuilder<F, C>
+    where
+        Credentials: Into<C>,
+    {
+        match self.endpoint() {
+            Some(endpoint) => builder.with_endpoint(endpoint).with_credentials(no_credentials()),
+            None => builder,
+        }
     }
 
     /// None for an emulator, Application Default Credentials for Google.

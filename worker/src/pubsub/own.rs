@@ -12,10 +12,7 @@ use google_cloud_pubsub::model::{ExpirationPolicy, Subscription};
 use google_cloud_wkt::Duration as WireDuration;
 use shared::ports::Randomness;
 
-use super::{
-    Cause, Connection, Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES, Source,
-    no_credentials,
-};
+use super::{Cause, Connection, Intake, IntakeError, IntakeSettings, OUTSTANDING_BYTES, Source};
 use crate::job::Received;
 
 /// A reader that was killed leaves its subscription behind, which Pub/Sub removes after so
@@ -83,10 +80,7 @@ impl OwnSubscription {
         topic: &str,
         filter: &str,
     ) -> Result<Self, NotOpened> {
-        let mut builder = SubscriptionAdmin::builder();
-        if let Some(endpoint) = connection.endpoint() {
-            builder = builder.with_endpoint(endpoint).with_credentials(no_credentials());
-        }
+        let builder = connection.of_here(SubscriptionAdmin::builder());
         let client = builder.build().await.map_err(|e| NotOpened::Client(Arc::new(e)));
         let (admin, name) = (client?, name_for(topic));
         let wanted = Subscription::new()

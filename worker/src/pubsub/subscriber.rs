@@ -173,12 +173,9 @@ impl Service for PubSub {
     }
 
     fn look(&self) -> BoxFuture<'static, Result<(), String>> {
-        let mut builder = SchemaService::builder()
-            .with_retry_policy(NeverRetry)
-            .with_credentials(self.credentials.clone());
-        if let Some(endpoint) = self.connection.endpoint() {
-            builder = builder.with_endpoint(endpoint);
-        }
+        let builder = self.connection.of_here(SchemaService::builder());
+        let builder =
+            builder.with_retry_policy(NeverRetry).with_credentials(self.credentials.clone());
         let subscription = self.settings.subscription.clone();
         let asked = async move {
             let client = builder.build().await.map_err(|e| innermost(&e).to_string())?;
