@@ -8,12 +8,12 @@
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::upload::START;
-
 /// What is counted at once, in bytes.
 const UNIT: usize = 64 * 1024;
 /// An answer for the outcome, and the piece of it that was read last.
 const INLINE: usize = 2 * UNIT;
+/// What every upload holds of its content.
+pub(super) const START: usize = 256 * 1024;
 /// What is read while Cloud Storage has not confirmed what it was sent.
 const READ: usize = 512 * 1024;
 

@@ -2,8 +2,9 @@
 //!
 //! Content of up to [`SINGLE`] bytes goes in one request where there is memory for it. The official
 //! client sends the rest in chunks of a resumable upload, whose object appears when the last chunk
-//! was taken and its checksum agrees. It bounds nothing itself, so everything is bounded here. The object's metadata
-//! says which job wrote it: a job that comes again finds its own object and is done.
+//! was taken and its checksum agrees. It bounds nothing itself, so everything is bounded here. The
+//! object's metadata says which job wrote it: a job that comes again finds its own object and is
+//! done.
 
 use std::fmt;
 use std::io;
@@ -21,17 +22,17 @@ use crate::job::Job;
 
 use super::feed::{Progress, Source};
 use super::limits::STORAGE_STALL;
-use super::memory::Taken;
+use super::memory::{START, Taken};
 use super::output::Target;
 use super::storage_failure::{Failure, NotStored, bounded, spoilt, status};
 
-/// What every upload holds, and the least that one request of a resumable upload may carry.
-pub(super) const START: usize = 256 * 1024;
 /// What goes in one request, without the two more that a resumable upload takes. All of it is held
 /// in memory until Cloud Storage has it.
 const SINGLE: usize = 8 * 1024 * 1024;
 /// What one request of a resumable upload of longer content carries.
 const CHUNK: usize = 4 * 1024 * 1024;
+/// Each but the last carries a multiple of this, which is the service's rule.
+const GRAIN: usize = 256 * 1024;
 /// Requests of one upload that may fail; it goes on where it was.
 const ATTEMPTS: u32 = 5;
 const JOB: &str = "fleet-job";
@@ -146,8 +147,7 @@ impl OutputStore {
             .set_content_type(content_type)
             .set_metadata(mark(job))
             .with_resumable_upload_threshold(held + 1)
-            // In whole multiples of what is allowed.
-            .with_resumable_upload_buffer_size(held / START * START)
+            .with_resumable_upload_buffer_size(held / GRAIN * GRAIN)
             .with_retry_policy(RetryableErrors.with_attempt_limit(ATTEMPTS))
             // The same content again does no harm.
             .with_idempotency(true);
