@@ -16,6 +16,7 @@ use google_cloud_auth::credentials::anonymous;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::{Storage, StorageControl};
+use tokio::sync::Semaphore;
 
 use crate::error::innermost;
 use crate::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
@@ -27,6 +28,12 @@ const MAX_OBJECT_BYTES: usize = 3 * 1024 * 1024;
 /// A stored end may hold a dead letter of 10 MB, a third more as base64.
 const MAX_ENDING_BYTES: usize = 16 * 1024 * 1024;
 
+/// How many requests are under way at once. The official client speaks HTTP/1.1, so each has a
+/// connection of its own: a replica that starts amid 512 users whose tokens have expired would
+/// open a thousand, and make a thousand handshakes before its first job. At 20 ms a request,
+/// these make 6,400 a second.
+const AT_ONCE: usize = 128;
+
 fn most_bytes(name: &str) -> usize {
     if name.starts_with("endings/") { MAX_ENDING_BYTES } else { MAX_OBJECT_BYTES }
 }
@@ -36,8 +43,8 @@ fn most_bytes(name: &str) -> usize {
 pub struct CloudStorageConfig {
     /// The bucket's name.
     pub bucket: String,
-    /// Bound on one call, from the request to the last byte of the answer.
-    /// Default 10 s.
+    /// Bound on one call, from its wait for a place among the requests that are under way at
+    /// once to the last byte of the answer. Default 10 s.
     pub timeout: Option<Duration>,
     /// Origin of an emulator's JSON API (`http://127.0.0.1:4443`). With it no
     /// credentials are sent.
@@ -54,6 +61,7 @@ pub struct CloudStorage {
     name: String,
     resource: String,
     timeout: Duration,
+    places: Semaphore,
 }
 
 impl CloudStorage {
@@ -91,6 +99,7 @@ impl CloudStorage {
             resource: format!("projects/_/buckets/{}", config.bucket),
             name: config.bucket,
             timeout: config.timeout.unwrap_or(Duration::from_secs(10)),
+            places: Semaphore::new(AT_ONCE),
         })
     }
 
@@ -152,7 +161,12 @@ impl CloudStorage {
         &self,
         call: impl Future<Output = google_cloud_storage::Result<T>>,
     ) -> Result<T, Failure> {
-        match tokio::time::timeout(self.timeout, call).await {
+        let answer = async {
+            // It is never closed.
+            let _place = self.places.acquire().await;
+            call.await
+        };
+        match tokio::time::timeout(self.timeout, answer).await {
             Ok(result) => result.map_err(Failure::Service),
             Err(_) => Err(Failure::TimedOut),
         }
@@ -367,5 +381,69 @@ impl CloudStorage {
     /// Shared, as the store wants it.
     pub fn shared(self) -> Arc<dyn Bucket> {
         Arc::new(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::Barrier;
+
+    use super::*;
+
+    const NOT_FOUND: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+
+    /// Answers requests together, when so many are there that no more come.
+    #[derive(Debug)]
+    struct Server {
+        full: Barrier,
+        under_way: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Server {
+        async fn serve(&self, mut connection: TcpStream) {
+            let mut request = Vec::new();
+            while connection.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
+                if request.ends_with(b"\r\n\r\n") {
+                    request.clear();
+                    let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+                    self.most.fetch_max(under_way, Ordering::SeqCst);
+                    self.full.wait().await;
+                    self.under_way.fetch_sub(1, Ordering::SeqCst);
+                    connection.write_all(NOT_FOUND).await.unwrap();
+                }
+            }
+        }
+    }
+
+    /// Neither more nor fewer, whoever asks.
+    #[tokio::test]
+    async fn so_many_requests_are_under_way_and_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let (under_way, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let server = Arc::new(Server { full: Barrier::new(AT_ONCE), under_way, most });
+        let serving = Arc::clone(&server);
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                let server = Arc::clone(&serving);
+                tokio::spawn(async move { server.serve(connection).await });
+            }
+        });
+        let config = CloudStorageConfig {
+            bucket: "tokens".into(),
+            timeout: Some(Duration::from_secs(60)),
+            emulator: Some(origin),
+            emulator_grpc: None,
+        };
+        let bucket = CloudStorage::connect(config).await.unwrap();
+        let found = join_all((0..3 * AT_ONCE).map(|_| bucket.get("tokens/ann.json"))).await;
+        assert!(found.into_iter().all(|found| matches!(found, Ok(None))));
+        assert_eq!(server.most.load(Ordering::SeqCst), AT_ONCE);
     }
 }
