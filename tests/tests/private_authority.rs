@@ -84,7 +84,9 @@ async fn an_authority_that_nobody_named_is_not_trusted() -> anyhow::Result<()> {
     stage.variables.push(storage);
     let mut worker = stage.worker(&[]).await?;
     stage.publish(&jobs()[..1], &[]).await?;
-    worker.wait_for_message("the API cannot be reached").await?;
+    worker
+        .wait_for_message("the API cannot be reached: invalid peer certificate: UnknownIssuer")
+        .await?;
     let calls = stage.google.stats(&emulators::google::StatsQuery::default());
     assert_eq!(calls.api_calls, 0);
     drop(worker);

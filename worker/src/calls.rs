@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response};
 use serde::Serialize;
-use shared::{Credentials, Secret};
+use shared::{Credentials, Secret, innermost};
 use url::Url;
 
 use crate::carrier::Carrier;
@@ -23,7 +23,7 @@ pub enum CallError {
     #[error("the request cannot be made: HTTP does not allow it")]
     NotARequest(#[source] reqwest::Error),
     /// Try again. Nothing was sent.
-    #[error("the API cannot be reached")]
+    #[error("the API cannot be reached: {}", innermost(.0))]
     Unreachable(#[source] reqwest::Error),
     /// The API refuses calls of many users, so that this replica makes none for a while.
     /// Nothing was sent.
@@ -33,7 +33,7 @@ pub enum CallError {
         wait: Duration,
     },
     /// The connection broke. The call may have been carried out.
-    #[error("the connection to the API failed")]
+    #[error("the connection to the API failed: {}", innermost(.source))]
     Lost {
         /// Whether making the call again does no harm.
         repeatable: bool,
