@@ -37,6 +37,9 @@ const STALLED: usize = 32 << 20;
 /// The bucket that takes nothing.
 pub(crate) const STALLED_BUCKET: &str = "stalled";
 
+/// What has no descriptor left has one again when a connection ends.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// A running server. Dropping it cuts its connections.
 pub(crate) struct Front {
     address: SocketAddr,
@@ -87,7 +90,15 @@ impl Front {
         let ended = stop.clone();
         tokio::spawn(async move {
             let accepting = async {
-                while let Ok((connection, _)) = listener.accept().await {
+                loop {
+                    let connection = match listener.accept().await {
+                        Ok((connection, _)) => connection,
+                        Err(error) => {
+                            crate::say(&format!("the front end takes no connection: {error}"));
+                            SystemClock::default().sleep(ACCEPT_AGAIN).await;
+                            continue;
+                        }
+                    };
                     let (tls, backend) = (tls.clone(), Arc::clone(&backend));
                     let answer = move |request| {
                         let backend = Arc::clone(&backend);

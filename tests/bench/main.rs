@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use contender::Tools;
 use report::Report;
@@ -95,21 +96,30 @@ async fn run(args: Args) -> anyhow::Result<()> {
         say("bench: a debug build; its figures mean nothing. Run it with --release");
     }
     let wanted = if args.only.is_empty() { Section::all() } else { args.only };
+    let mut failed = Vec::new();
+    // What one section has measured is not lost with another.
     let measuring = async {
         let tools = Tools::find(args.fleet).await?;
         for section in wanted {
             say(&format!("-- {}", section.title()));
-            section.run(args.runs, &tools, &mut report).await?;
+            if let Err(error) = section.run(args.runs, &tools, &mut report).await {
+                say(&format!("bench: {error:#}"));
+                failed.push(section.title());
+            }
         }
         anyhow::Ok(())
     };
+    // Whoever ends it, the clients end with it.
+    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         biased;
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; nothing was written"),
+        _ = terminate.recv() => anyhow::bail!("terminated; nothing was written"),
         done = measuring => done?,
     }
     println!("{}", report.table());
     let written = report.write(&args.out)?;
     say(&format!("written: {written}"));
+    anyhow::ensure!(failed.is_empty(), "not measured: {}", failed.join("; "));
     Ok(())
 }
