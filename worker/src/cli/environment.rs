@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::backlog::Backlogs;
 use crate::kinds::OutputStore;
-use crate::pubsub::Connection;
+use crate::pubsub::{Connection, Publisher};
 use anyhow::Context as _;
 use shared::adapters::{CloudKms, CloudStorage, CloudStorageConfig, http_client};
 use shared::ports::Clock;
@@ -51,6 +51,12 @@ impl Place {
                 emulators.pubsub
             )
         })
+    }
+
+    /// Publishes to a topic, by its full name.
+    pub(crate) async fn publisher(&self, topic: &str) -> anyhow::Result<Publisher> {
+        self.reach_pubsub().await?;
+        Ok(Publisher::open(&self.connection(), topic).await?)
     }
 
     /// The bucket. Says at once where there are no credentials for it.

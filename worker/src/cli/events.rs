@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::events::Events;
 use crate::events::state::Occasion;
-use crate::pubsub::Publisher;
 use shared::adapters::SystemClock;
 use shared::ports::Randomness;
 use shared::{TokenStore, UserId, is_loopback};
@@ -35,10 +34,9 @@ impl EventArgs {
         store: &TokenStore,
         bucket: &str,
     ) -> anyhow::Result<Events> {
-        place.reach_pubsub().await?;
         Ok(Events {
             store: store.clone(),
-            topic: Arc::new(Publisher::open(&place.connection(), topic).await?),
+            topic: Arc::new(place.publisher(topic).await?),
             clock: Arc::new(SystemClock::default()),
             random: Arc::new(Randomness::from_system()),
             source: format!("//storage.googleapis.com/projects/_/buckets/{bucket}"),

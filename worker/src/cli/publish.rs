@@ -89,8 +89,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         }
         None => vec![jobs.check(&args.single()?)?],
     };
-    place.reach_pubsub().await?;
-    let publisher = Publisher::open(&place.connection(), &topic).await?;
+    let publisher = place.publisher(&topic).await?;
     let users: BTreeSet<&UserId> = checked.iter().map(|job| &job.user).collect();
     let waiting = args.wait.begin(&place, &args.project, users, args.json).await?;
     let publishing = async {

@@ -1,7 +1,6 @@
 //! Parked jobs go on as soon as their user's grant is stored.
 
 use crate::parking::{is_claim, prefix_of};
-use crate::pubsub::Publisher;
 use crate::resuming::{Resumed, resume_user};
 use shared::adapters::SystemClock;
 use shared::ports::Bucket;
@@ -29,8 +28,7 @@ pub(crate) async fn resume(
         return;
     };
     let resumed = async {
-        place.reach_pubsub().await?;
-        let jobs = Publisher::open(&place.connection(), &topic).await?;
+        let jobs = place.publisher(&topic).await?;
         let bucket = store.bucket();
         anyhow::Ok(resume_user(&*bucket, store, &jobs, &SystemClock::default(), user).await?)
     };

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::health;
 use crate::metrics::{self, Process, Render};
-use crate::pubsub::Publisher;
 use crate::web::{OutcomesTopic, Site, serve};
 use anyhow::Context as _;
 use shared::adapters::{HttpProvider, SystemClock};
@@ -73,10 +72,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let key = pages.key(&public_url)?;
     let connected = store.connect_to_serve(&place, &listener).await?;
     let jobs = match topic {
-        Some(topic) => {
-            place.reach_pubsub().await?;
-            Some(Publisher::open(&place.connection(), &topic).await?)
-        }
+        Some(topic) => Some(place.publisher(&topic).await?),
         None => None,
     };
     let bucket_name = &store.bucket;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::health;
 use crate::metrics::{self, Process, Render};
-use crate::pubsub::Publisher;
 use crate::telemetry::prometheus::Scrape;
 use crate::web::admin::{Access, Admin, GOOGLE_KEYS_URL, Iap, serve};
 use clap::builder::FalseyValueParser;
@@ -92,10 +91,7 @@ pub(super) async fn run(
     };
     let connected = store.connect_to_serve(&place, &listener).await?;
     let jobs = match topic {
-        Some(topic) => {
-            place.reach_pubsub().await?;
-            Some(Publisher::open(&place.connection(), &topic).await?)
-        }
+        Some(topic) => Some(place.publisher(&topic).await?),
         None => None,
     };
     let bucket = &store.bucket;
