@@ -77,29 +77,15 @@ impl Held {
         now: Now,
     ) -> Freshness {
         let record = &self.record;
-        let ahead = if ahead.is_zero() {
-            self.ahead
-        } else {
-            self.ahead.max(ahead.min(record.expires_in.unwrap_or(Duration::MAX) / 4))
-        };
         let (Some(_), Some(expires_at)) = (&record.access_token, record.expires_at) else {
             return Freshness::Unusable;
         };
         if !record.is_active() || rejected.contains(&record.grant_id) {
             return Freshness::Unusable;
         }
-        // Not by [`Held::left`]: every call of a fresh token comes by here, and of a young one
-        // nothing more has to be worked out.
-        let mut left = Duration::MAX;
-        if let (Some(obtained_at), Some(life)) = (self.obtained_at, record.expires_in) {
-            let age = now.monotonic.since(obtained_at);
-            if age < life / 2 {
-                return Freshness::Fresh;
-            }
-            left = life.saturating_sub(age);
-        }
-        let by_wall = Duration::try_from(expires_at.duration_since(now.wall));
-        left = left.min(by_wall.unwrap_or(Duration::ZERO));
+        let quarter = record.expires_in.unwrap_or(Duration::MAX) / 4;
+        let ahead = self.ahead.max(ahead.min(quarter));
+        let left = self.left(expires_at, now);
         if left.is_zero() || left < policy.min_ttl_for(record.expires_in) {
             Freshness::Unusable
         } else if left <= ahead {

@@ -2,8 +2,7 @@
 
 use crate::error::Error;
 use crate::ports::{Answer, Generation};
-use crate::reason::ConsentReason;
-use crate::reason::Reason;
+use crate::reason::{ConsentReason, Reason};
 use crate::record::{Blocked, State as RecordState, TokenRecord, WriteId};
 
 use super::super::conflict::{Commit, CommitStep};

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::ports::{Generation, Monotonic};
-use crate::reason::ConsentReason;
-use crate::reason::Reason;
+use crate::reason::{ConsentReason, Reason};
 use crate::record::{State as RecordState, TokenRecord, WriteId};
 
 use super::super::conflict::{RejectionStep, on_invalid_grant};
