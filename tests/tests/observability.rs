@@ -415,6 +415,30 @@ async fn the_audit_trail_says_what_was_done_and_names_nobody() -> anyhow::Result
     Ok(())
 }
 
+/// Two jobs of one user, who run one after another.
+#[tokio::test]
+async fn the_line_of_a_delivery_says_where_its_time_went() -> anyhow::Result<()> {
+    let stage = set_stage(&[]).await?;
+    stage.write_user("ann", Duration::from_secs(3600)).await?;
+    let (call, half) = (Duration::from_secs(1), 500);
+    stage.google.inject(Fault::latency(call).on(Operation::Userinfo));
+    // Both are there when the replica begins to receive.
+    stage.publish_unchecked(&[profile("a", "ann"), profile("b", "ann")], false).await?;
+    let mut worker = stage.start_worker(&[])?;
+    let mut queued = Vec::new();
+    for _ in 0..2 {
+        let line = worker.wait_for(|line| line["message"] == "job done").await?;
+        let ms = |name: &str| line[name].as_u64().unwrap_or_else(|| panic!("no {name}: {line}"));
+        assert!(ms("handler_ms") >= 1000, "{line}");
+        assert!(ms("queue_ms") + ms("handler_ms") <= ms("duration_ms"), "{line}");
+        assert!(ms("token_us") / 1000 <= ms("duration_ms"), "{line}");
+        queued.push(ms("queue_ms"));
+    }
+    assert!(queued[0] < half && queued[1] >= half, "{queued:?}");
+    assert_eq!(worker.terminate().await?, 0);
+    Ok(())
+}
+
 #[tokio::test]
 async fn probes_tell_a_replica_that_takes_jobs() -> anyhow::Result<()> {
     let stage = set_stage(&[]).await?;

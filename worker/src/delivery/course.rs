@@ -56,6 +56,8 @@ pub(super) struct Course<'a> {
     pub(super) last: Ran,
     /// The end could not be written so far.
     pub(super) stuck: Option<Stuck>,
+    /// How long the job waited for its user's turn, if it came.
+    pub(super) queued: Option<Duration>,
     /// How long the credential took, if one was had.
     pub(super) token: Option<Duration>,
     /// How long the handler ran, in all attempts.
@@ -118,6 +120,7 @@ impl<'a> Course<'a> {
             misrouted_since: None,
             last: Ran::Failed { after: None },
             stuck: None,
+            queued: None,
             token: None,
             handler: Duration::ZERO,
         }
@@ -145,7 +148,9 @@ impl<'a> Course<'a> {
         loop {
             match event {
                 Event::Start => {
-                    self.shared.meters.turn(self.shared.now().since(self.received_at));
+                    let queued = self.shared.now().since(self.received_at);
+                    self.queued = Some(queued);
+                    self.shared.meters.turn(queued);
                     self.note_first_turn();
                 }
                 Event::Ran(ran, _) => self.last = ran,

@@ -1,5 +1,7 @@
 //! What is told about a delivery: its outcome and its log line.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tracing::{Span, info, warn};
 
@@ -78,8 +80,10 @@ impl Course<'_> {
         spans::delivery_ended(&Span::current(), self.kind.map(|kind| &*kind.name), status);
         let user = self.job.map(|job| log_user(&job.user).to_string());
         let effect = known.map(|known| known.effect.as_str());
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let queue_ms = self.queued.map(ms);
         let token_us = self.token.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
-        let handler_ms = u64::try_from(self.handler.as_millis()).unwrap_or(u64::MAX);
+        let handler_ms = ms(self.handler);
         let Outcome { job, kind, attempt, delivery_attempt, run, duration_ms, .. } = outcome;
         let (http_status, warning) = (outcome.http_status, outcome.warning);
         let text = status.as_str();
@@ -94,6 +98,7 @@ impl Course<'_> {
                 delivery_attempt,
                 run,
                 duration_ms,
+                queue_ms,
                 handler_ms,
                 http_status,
                 token_us,
@@ -110,6 +115,7 @@ impl Course<'_> {
                 delivery_attempt,
                 run,
                 duration_ms,
+                queue_ms,
                 handler_ms,
                 http_status,
                 token_us,
