@@ -49,7 +49,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const KEEP_AGAIN: Duration = Duration::from_secs(10);
 /// So many users are gone through at a time. Each of them waits for about a second before its
 /// claim, which was just written, can be deleted.
-const AT_ONCE: usize = 20;
+const AT_ONCE: usize = 24;
 
 /// Sweeps `parked/`.
 pub struct Sweep {
