@@ -202,7 +202,10 @@ class Model:
             replicas = max(jobs / (per_core * self.v["replica_vcpu"]), jobs / self.slots(0.3))
             rows.append([number(users), number(jobs), number(math.ceil(replicas) + 1)])
         return (
-            f"One core does {number(per_core)} jobs/s. With one job per user and hour, 0.3 s each, and one replica to spare:\n\n"
+            f"One core does {number(per_core)} jobs/s of one HTTPS call. A replica's half of one leaves two fifths free with {self.v['concurrency']} slots\n"
+            "and calls of 20 ms, for refreshes and for the handshakes after a rollout; with calls of 100 ms it carries 512 slots, with calls of\n"
+            "300 ms more (`--concurrency`; [measured in such a pod](../tests/bench/README.md)). Bodies and pages are bounded by `--body-memory`,\n"
+            "whatever the slots: 64 uploads of 5 MB at once took 123 MB in all.\n\nWith one job per user and hour, 0.3 s each, and one replica to spare:\n\n"
             + table(["users", "jobs/s", "replicas"], rows)
         )
 

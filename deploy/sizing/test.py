@@ -42,7 +42,7 @@ FIGURES = [
     ("| two idle workers |", 1, HOURS * (0.0445 + 0.0049)),
     # Series and buckets, twice a minute, $0.06 a million samples; pages have fewer.
     ("| their metrics", 1, 3 * (170 + 13 * 7) * 2 * 60 * HOURS * 0.06 / 1e6),
-    # Jobs: slots, and a core for each 25,000.
+    # Jobs: slots, and a core for each 10,000.
     ("| 0.3 s |", 1, 64 / 0.3),
     ("| 10,000,000 | 2,778 |", 2, 2778 * 0.3 / 64 + 2),
 ]
@@ -51,7 +51,7 @@ TEXTS = [
     ("A million jobs are $", 1e6 * 4000 / 2**40 * 40),
     ("Their log lines are $", 1e6 * 900 / 2**30 * 0.5),
     ("would add $", 5 + 0.4),
-    ("One core does ", 1e6 / 39.8),
+    ("One core does ", 1e6 / 99.2),
 ]
 
 
