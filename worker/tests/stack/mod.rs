@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::process::{Output, Stdio};
+use std::sync::Mutex;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value};
@@ -98,12 +99,23 @@ impl Stack {
     }
 }
 
-/// A port from which on nobody else is likely to listen.
+/// A port from which on a hundred are this process's until it ends, whatever other suites run: who
+/// listens on the port of a block, which no stack takes, has the block. They are below those that the
+/// system hands out.
 pub(crate) async fn base() -> String {
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    // Below those that the system hands out.
-    (10_000 + free.local_addr().unwrap().port() % 10_000).to_string()
+    static TAKEN: Mutex<Vec<std::net::TcpListener>> = Mutex::new(Vec::new());
+    let anywhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let first = anywhere.local_addr().unwrap().port();
+    for block in (0..BLOCKS).map(|next| (first + next) % BLOCKS) {
+        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", 20_000 + block)) {
+            TAKEN.lock().unwrap().push(listener);
+            return (10_000 + 100 * block).to_string();
+        }
+    }
+    panic!("all ports are taken");
 }
+
+const BLOCKS: u16 = 100;
 
 pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
