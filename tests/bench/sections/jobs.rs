@@ -48,6 +48,9 @@ pub(super) enum Kind {
     Forwarded,
 }
 
+/// Of what stands in the CSV file alone. It differs by more than runs do.
+pub(super) const DETAIL_RUNS: u16 = 3;
+
 /// A row: a job, how many at once, and who does it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Match {
@@ -179,6 +182,7 @@ pub(super) async fn run(runs: u16, tools: &Tools, report: &mut Report) -> anyhow
         let contenders = measured.contenders(tools);
         let mut all: BTreeMap<Contender, Runs> = BTreeMap::new();
         let mut failed = BTreeSet::new();
+        let runs = if measured.is_detail { runs.min(DETAIL_RUNS) } else { runs };
         for run in 0..runs {
             // Who begins changes with every run.
             for turn in 0..contenders.len() {

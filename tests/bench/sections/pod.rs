@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use emulators::google;
 
-use super::jobs::{Kind, Match, Runs, USERS, one};
+use super::jobs::{DETAIL_RUNS, Kind, Match, Runs, USERS, one};
 use crate::contender::{Contender, Tools};
 use crate::ground::Ground;
 use crate::pod::Pod;
@@ -13,8 +13,6 @@ use crate::report::{Figure, Report, Row};
 
 const CALLS: [u64; 3] = [20, 100, 300];
 const SLOTS: [usize; 5] = [16, 64, 128, 256, 512];
-/// They differ by more than runs do.
-const RUNS: u16 = 3;
 /// Nothing is forwarded.
 const HANDLER: &str = "http://127.0.0.1:9/";
 
@@ -32,7 +30,7 @@ pub(super) async fn run(runs: u16, tools: &Tools, report: &mut Report) -> anyhow
         for slots in SLOTS {
             let measured = Match { kind: Kind::Call(wait), slots, is_detail: true };
             let mut all = Runs::default();
-            for _ in 0..runs.min(RUNS) {
+            for _ in 0..runs.min(DETAIL_RUNS) {
                 let did =
                     one(&mut ground, tools, Contender::Fleet, &measured, (HANDLER, Some(&pod)));
                 all.push(did.await.with_context(|| format!("{wait} ms, {slots} slots"))?);
