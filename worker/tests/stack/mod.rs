@@ -106,7 +106,7 @@ pub(crate) async fn base() -> String {
     static TAKEN: Mutex<Vec<std::net::TcpListener>> = Mutex::new(Vec::new());
     let anywhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let first = anywhere.local_addr().unwrap().port();
-    for block in (0..BLOCKS).map(|next| (first + next) % BLOCKS) {
+    for block in (0..BLOCKS).map(|next| (first % BLOCKS + next) % BLOCKS) {
         if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", 20_000 + block)) {
             TAKEN.lock().unwrap().push(listener);
             return (10_000 + 100 * block).to_string();
