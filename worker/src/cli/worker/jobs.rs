@@ -66,8 +66,8 @@ pub(super) struct JobArgs {
     /// How many bytes the bodies and pages of all `api` jobs may hold together
     #[arg(long, env = "FLEET_BODY_MEMORY", default_value_t = BODY_MEMORY, value_name = "BYTES")]
     pub(super) body_memory: usize,
-    /// How many jobs run at once: of calls of 20 ms half a processor does 64 with as much to
-    /// spare, of calls of 300 ms hundreds
+    /// How many jobs run at once: 64 take three fifths of half a processor with calls of 20 ms;
+    /// with calls of 300 ms hundreds fit
     #[arg(long, env = "FLEET_CONCURRENCY", default_value_t = 64)]
     pub(super) concurrency: usize,
     /// How many jobs of one user run at once
