@@ -1,0 +1,37 @@
+//! The ways in which shared credentials get lost elsewhere, one test each, named
+//! after what went wrong.
+#![allow(
+    clippy::unwrap_used,
+    clippy::unchecked_time_subtraction,
+    reason = "a test fails by panicking"
+)]
+
+mod late_answers;
+mod locks;
+mod logins;
+mod results;
+mod storms;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use shared::ports::{Bucket as _, Generation};
+use shared::{ConsentReason, Credentials, Error, Health, Login, Policy, TokenStore, UserId};
+use tests::memory::{AnswerFault, Fleet, VirtualClock, WriteFault, pass};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use results::late_commit;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn seconds(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+/// A caller in a task of its own.
+fn call(store: &TokenStore, user: &UserId) -> JoinHandle<Result<Credentials, Error>> {
+    let (store, user) = (store.clone(), user.clone());
+    tokio::spawn(async move { store.get_credentials(&user).await })
+}
