@@ -77,7 +77,7 @@ pub(crate) fn classify(
     long_tokens: bool,
 ) -> Result<Granted, EndpointError> {
     let fields = Fields::read(reply.body, KNOWN);
-    let said = Said::read(&fields, secrets);
+    let said = Said::read(&fields, reply.status, secrets);
     if !(200..300).contains(&reply.status) {
         return Err(refused(reply, reply.status, &said));
     }
@@ -107,7 +107,7 @@ pub(crate) fn classify_revocation(
     reply: &Reply<'_>,
     secrets: &[&Secret],
 ) -> Result<Revocation, EndpointError> {
-    let said = Said::read(&Fields::read(reply.body, KNOWN), secrets);
+    let said = Said::read(&Fields::read(reply.body, KNOWN), reply.status, secrets);
     let status = match reply.status {
         200 if said.code.is_none() => return Ok(Revocation::Revoked),
         // Some providers say everything with a 200.

@@ -11,6 +11,19 @@ use crate::secret::Secret;
 /// A provider's words for a grant that has ended.
 const DEAD_GRANT: [&str; 4] =
     ["invalid_grant", "bad_refresh_token", "invalid_refresh_token", "token_revoked"];
+/// What a description that has "refresh" and "token" says against that token. Without one of these words
+/// it may speak of the grant type of that name, which the client is not allowed to use (RFC 6749,
+/// section 5.2).
+const AGAINST_THE_TOKEN: [&str; 8] = [
+    "invalid",
+    "not valid",
+    "no longer",
+    "unknown",
+    "not found",
+    "does not exist",
+    "expired",
+    "revoked",
+];
 /// A description that has these words says nothing against the grant: another request presents
 /// its token at this moment.
 const OVERLAP: &str = "already being processed";
@@ -23,7 +36,7 @@ const FAULTS: [&str; 4] = ["server_error", "internal_failure", "internal_error",
 /// Longer codes and descriptions are cut.
 const LONGEST_CODE: usize = 64;
 const LONGEST_TEXT: usize = 200;
-/// Only so much of a description is looked at, in bytes.
+/// Only so many characters of a description are looked at.
 const LONGEST_LOOK: usize = 4096;
 
 /// What the provider said: its code in lower case, and both code and description with
@@ -34,14 +47,15 @@ pub(super) struct Said {
 }
 
 impl Said {
-    pub(super) fn read(fields: &Fields, secrets: &[&Secret]) -> Self {
+    /// Reads an answer with the HTTP status `status`. In a 2xx, `{"status": "ok"}` is no error.
+    pub(super) fn read(fields: &Fields, status: u16, secrets: &[&Secret]) -> Self {
         let error = fields.object("error");
         let code = fields
             .text("error")
             .or_else(|| error?.text("code"))
             .or_else(|| error?.text("type"))
             .or_else(|| error?.text("status"))
-            .or_else(|| fields.text("status"));
+            .or_else(|| fields.text("status").filter(|_| !(200..300).contains(&status)));
         let description = fields
             .text("error_description")
             .or_else(|| error?.text("message"))
@@ -74,7 +88,14 @@ impl Said {
     fn ends_the_grant(&self) -> bool {
         let code = self.code.as_deref().unwrap_or_default();
         DEAD_GRANT.contains(&code)
-            || (code == "unauthorized_client" && self.has("refresh") && self.has("token"))
+            || (code == "unauthorized_client" && self.speaks_against_the_refresh_token())
+    }
+
+    fn speaks_against_the_refresh_token(&self) -> bool {
+        self.has("refresh")
+            && self.has("token")
+            && !self.has("grant")
+            && AGAINST_THE_TOKEN.iter().any(|words| self.has(words))
     }
 
     fn has(&self, word: &str) -> bool {

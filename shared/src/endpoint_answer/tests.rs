@@ -235,6 +235,8 @@ fn a_success_without_a_token_is_its_error_or_ambiguous() {
         ("[]", "ambiguous"),
         (r#"{"access_token":""}"#, "ambiguous"),
         (r#"{"token_type":"Bearer","expires_in":3600}"#, "ambiguous"),
+        (r#"{"status":"ok"}"#, "ambiguous"),
+        (r#"{"status":"success","error":"access_denied"}"#, "refused access_denied"),
         (r#"{"access_token":"fake-cut"#, "ambiguous"),
         ("<html><p>Sign in to the network: ?a=1&access_token=x</p></html>", "ambiguous"),
     ] {
@@ -260,6 +262,10 @@ fn a_dead_grant_in_every_providers_words() {
         (401, r#"{"error":"invalid_grant"}"#),
         (403, r#"{"error":"unauthorized_client","error_description":"refresh_token is invalid"}"#),
         (400, r#"{"error":"unauthorized_client","error_description":"Unknown refresh token."}"#),
+        (
+            400,
+            r#"{"error":"unauthorized_client","error_description":"Refresh token no longer valid"}"#,
+        ),
         (400, r#"{"error":"bad_refresh_token"}"#),
         (400, r#"{"error":"invalid_refresh_token"}"#),
         (400, r#"{"error":"token_revoked"}"#),
@@ -280,6 +286,22 @@ fn a_dead_grant_in_every_providers_words() {
         (
             400,
             r#"{"error":"unauthorized_client","error_description":"grant type not allowed"}"#,
+            "refused unauthorized_client",
+        ),
+        // The client may not use the grant type of that name.
+        (
+            400,
+            r#"{"error":"unauthorized_client","error_description":"Client is not authorized to use refresh_token grant type"}"#,
+            "refused unauthorized_client",
+        ),
+        (
+            400,
+            r#"{"error":"unauthorized_client","error_description":"Invalid grant type refresh_token"}"#,
+            "refused unauthorized_client",
+        ),
+        (
+            401,
+            r#"{"error":"unauthorized_client","error_description":"refresh_token is not allowed for this client"}"#,
             "refused unauthorized_client",
         ),
         (400, r#"{"error":"invalid_grants"}"#, "refused invalid_grants"),
@@ -422,7 +444,7 @@ fn a_revocation_is_over_when_the_standard_says_so() {
         let reply = Reply { from: FROM, status, retry_after: None, body, incomplete: false };
         classify_revocation(&reply, &[])
     };
-    for body in ["", "{}", "<html>", "ok"] {
+    for body in ["", "{}", "<html>", "ok", r#"{"status":"success"}"#] {
         assert_eq!(revoked(200, body), Ok(Revocation::Revoked), "{body}");
     }
     for code in ["invalid_token", "invalid_grant", "token_revoked", "INVALID_TOKEN"] {
