@@ -72,15 +72,16 @@ impl Inquiry {
         })
     }
 
-    /// The endpoint was asked. `worked`: a refresh succeeded within the last ttl, so the
-    /// client is accepted and what was said is about the made-up token alone.
-    pub fn answered(&mut self, answer: &ClientQuestion, worked: bool, now: Monotonic) {
+    /// The endpoint was asked. `after_success`: because a refresh had just succeeded, so the
+    /// client is accepted and what was said is about the made-up token alone. A question that
+    /// a refusal raised never tells that: the client may have been refused from then on.
+    pub fn answered(&mut self, answer: &ClientQuestion, after_success: bool, now: Monotonic) {
         let said = match answer {
             ClientQuestion::Accepted => Said::Accepted,
             ClientQuestion::Code { code, .. } => Said::Code(Arc::clone(code)),
             ClientQuestion::Granted | ClientQuestion::Undecided(_) => Said::Nothing,
         };
-        if let (true, Said::Code(code)) = (worked, &said) {
+        if let (true, Said::Code(code)) = (after_success, &said) {
             self.dead = Some(Arc::clone(code));
         }
         self.refused.clear();
@@ -142,7 +143,7 @@ mod tests {
         ] {
             let mut inquiry = Inquiry::default();
             assert_eq!(judge(&mut inquiry, refusal, worked, 0), None, "it is asked first");
-            inquiry.answered(&question, worked, at(0));
+            inquiry.answered(&question, false, at(0));
             let judged = judge(&mut inquiry, refusal, worked, 0);
             assert_eq!(judged, Some(blame), "{question:?}, {refusal}, {worked}");
         }

@@ -17,7 +17,7 @@ impl Inner {
         let mut inquiry = self.inquiry.lock().await;
         let mut known = self.weigh(&mut inquiry, user, refusal);
         if known.is_none() {
-            self.ask(&mut inquiry).await;
+            self.ask(&mut inquiry, false).await;
             known = self.weigh(&mut inquiry, user, refusal);
         }
         let blame = known.unwrap_or(Blame::Nobody);
@@ -41,12 +41,10 @@ impl Inner {
         inquiry.judge(user, &refusal.code, &why, worked, ttl, now)
     }
 
-    async fn ask(&self, inquiry: &mut Inquiry) {
+    async fn ask(&self, inquiry: &mut Inquiry, after_success: bool) {
         self.counters.asked();
         let answer = ask_about_client(&*self.endpoint, self.policy.exchange_limits()).await;
-        let now = self.now();
-        let worked = self.breaker().succeeded_within(self.policy.lease_ttl, now);
-        inquiry.answered(&answer, worked, now);
+        inquiry.answered(&answer, after_success, self.now());
     }
 
     /// A refresh succeeded: learns this provider's word for a dead grant, where a refusal
@@ -63,7 +61,7 @@ impl Inner {
         self.tasks.spawn(async move {
             let mut inquiry = inner.inquiry.lock().await;
             if inquiry.is_worth_asking_again() {
-                inner.ask(&mut inquiry).await;
+                inner.ask(&mut inquiry, true).await;
             }
         });
     }

@@ -190,6 +190,61 @@ async fn a_providers_own_word_for_a_dead_grant_is_learned() {
     }
 }
 
+/// A refresh had succeeded a moment before: what the endpoint says from then on about a made-up
+/// token is not its word for a dead grant.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_dies_under_a_busy_replica_is_everybodys_trouble() {
+    for code in ["invalid_client", "deleted_client"] {
+        let fleet = Fleet::new(true);
+        let users = expired_users(&fleet, 4).await;
+        let store = fleet.replica("a");
+        store.get_credentials(&users[0]).await.unwrap();
+        fleet.provider.refuse_client(Some(code));
+        // Within a ttl of a success a refusal is still taken for the user's.
+        store.get_credentials(&users[1]).await.unwrap_err();
+        pass(seconds(31)).await;
+        let error = store.get_credentials(&users[2]).await.unwrap_err();
+        assert!(matches!(error, Error::Misconfigured(_)), "{code}: {error}");
+        assert!(matches!(store.health(), Health::Misconfigured(_)), "{code}");
+        assert_eq!(store.read_record(&users[2]).await.unwrap().blocked, None, "{code}");
+        fleet.provider.refuse_client(None);
+        pass(seconds(61)).await;
+        store.get_credentials(&users[3]).await.unwrap();
+        assert_eq!(store.health(), Health::Ready);
+    }
+}
+
+/// Answers that make no sense count against a grant: one that another replica renewed
+/// meanwhile has nothing against it.
+#[tokio::test(start_paused = true)]
+async fn two_odd_answers_an_hour_apart_block_nobody_who_was_served_between() {
+    let fleet = Fleet::new(true);
+    let user = expired_user(&fleet, "u").await;
+    let (here, there) = (fleet.replica("here"), fleet.replica("there"));
+    for _ in 0..1000 {
+        fleet.provider.fail(AnswerFault::UnknownError);
+    }
+    here.get_credentials(&user).await.unwrap_err();
+    fleet.provider.forget_faults();
+    there.get_credentials(&user).await.unwrap();
+    here.get_credentials(&user).await.unwrap();
+    pass(HOUR + seconds(60)).await;
+    fleet.provider.fail(AnswerFault::UnknownError);
+    here.get_credentials(&user).await.unwrap();
+    assert_eq!(fleet.provider.questions(), 0);
+    // The same grant for an hour: its user is left alone from then on.
+    pass(HOUR + seconds(60)).await;
+    for _ in 0..10_000 {
+        fleet.provider.fail(AnswerFault::UnknownError);
+    }
+    for _ in 0..30 {
+        here.get_credentials(&user).await.unwrap_err();
+        pass(seconds(120)).await;
+    }
+    let error = here.get_credentials(&user).await.unwrap_err();
+    assert!(matches!(error, Error::NeedsConsent(ConsentReason::Blocked { .. })), "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_is_refused_stops_no_job_that_has_a_token() {
     let fleet = Fleet::new(true);

@@ -30,7 +30,7 @@ impl Flight {
             _ if self.errand == Errand::Present => self.end(&base.record),
             Blame::User => self.block(base, refusal, around),
             Blame::Nobody => {
-                if around.memory.is_puzzled_for_long(around.now.monotonic) {
+                if around.memory.is_puzzled_for_long(&base.record.grant_id, around.now.monotonic) {
                     return self.block(base, refusal, around);
                 }
                 let retry_after = self.policy.lease_ttl;

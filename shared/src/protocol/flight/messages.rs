@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::ports::{Answer, EndpointError, Generation, Limits, Monotonic, Now, Randomness};
 use crate::record::{BadRecord, GrantId, TokenRecord};
 use crate::secret::Secret;
+use crate::user_id::UserId;
 
 use super::super::freshness::{Held, Rejected};
 use super::super::inquiry::Blame;
@@ -143,6 +144,25 @@ pub struct Identity {
     pub holder: Arc<str>,
 }
 
+impl Identity {
+    /// Whether a record of `user` belongs to this client; its secret is sent nowhere else.
+    pub(crate) fn check(&self, user: &UserId, record: &TokenRecord) -> Result<(), Error> {
+        let checks = [
+            ("client_id", &record.client_id, &self.client_id),
+            ("token_uri", &record.token_uri, &self.token_uri),
+        ];
+        match checks.into_iter().find(|(_, stored, configured)| **stored != ***configured) {
+            None => Ok(()),
+            Some((field, stored, configured)) => Err(Error::WrongClient {
+                object: user.token_object(),
+                field,
+                stored: stored.clone(),
+                configured: configured.to_string(),
+            }),
+        }
+    }
+}
+
 /// What one replica remembers about one user between flights.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Memory {
@@ -168,8 +188,8 @@ pub struct Refusals {
     /// The `next_try` of a blocked record that was read, and how long its user is left
     /// alone here.
     blocked: Option<(Timestamp, Monotonic)>,
-    /// The first of the endpoint's answers for this user that made no sense.
-    puzzled: Option<Monotonic>,
+    /// The grant for which the endpoint's answers make no sense, and the time of the first.
+    puzzled: Option<(GrantId, Monotonic)>,
 }
 
 impl Memory {
@@ -195,11 +215,19 @@ impl Memory {
         now.monotonic < until && now.wall < blocked.next_try
     }
 
-    /// Whether the endpoint's answers have made no sense for so long that something must be
-    /// done about this user.
-    pub(super) fn is_puzzled_for_long(&mut self, now: Monotonic) -> bool {
+    /// Whether the endpoint's answers for this grant have made no sense for so long that
+    /// something must be done about its user. Another grant begins anew: somebody was answered
+    /// meanwhile.
+    pub(super) fn is_puzzled_for_long(&mut self, grant: &GrantId, now: Monotonic) -> bool {
         const LONG: Duration = Duration::from_hours(1);
-        now.since(*self.refusals.get_or_insert_default().puzzled.get_or_insert(now)) >= LONG
+        let puzzled = &mut self.refusals.get_or_insert_default().puzzled;
+        match puzzled {
+            Some((of, first)) if of == grant => now.since(*first) >= LONG,
+            _ => {
+                *puzzled = Some((grant.clone(), now));
+                false
+            }
+        }
     }
 
     /// The endpoint asked to leave this user alone until then.

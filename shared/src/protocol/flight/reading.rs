@@ -1,6 +1,5 @@
 //! Step 1: is a refresh needed, and may this replica do it?
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -76,20 +75,8 @@ impl Flight {
     /// Ends the flight when the record is another client's, whose secret is
     /// never sent anywhere, or revoked.
     pub(super) fn refuse(&mut self, record: &TokenRecord) -> Option<Action> {
-        let checks = [
-            ("client_id", &record.client_id, Arc::clone(&self.identity.client_id)),
-            ("token_uri", &record.token_uri, Arc::clone(&self.identity.token_uri)),
-        ];
-        for (field, stored, configured) in checks {
-            if **stored != *configured {
-                let error = Error::WrongClient {
-                    object: self.user.token_object(),
-                    field,
-                    stored: stored.clone(),
-                    configured: configured.to_string(),
-                };
-                return Some(self.fail(error));
-            }
+        if let Err(error) = self.identity.check(&self.user, record) {
+            return Some(self.fail(error));
         }
         let revoked = record.trouble().filter(|_| !record.is_active());
         revoked.filter(|_| self.errand != Errand::Present).map(|why| self.consent(why))

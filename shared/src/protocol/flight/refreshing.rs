@@ -79,7 +79,9 @@ impl Flight {
             }
             Err(EndpointError::NotNow { code: Some(code), why, .. })
                 if &*code == "unknown_error"
-                    && around.memory.is_puzzled_for_long(around.now.monotonic) =>
+                    && around
+                        .memory
+                        .is_puzzled_for_long(&base.record.grant_id, around.now.monotonic) =>
             {
                 self.judge(base, Refusal { code, why })
             }

@@ -8,7 +8,11 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
-use shared::ports::{Answer, Clock as _, EndpointError, Limits, Resend, TokenEndpoint};
+use serde_json::{Map, Value};
+use shared::ports::{
+    Answer, Clock as _, CodeAnswer, EndpointError, Limits, Resend, Revocation, TokenEndpoint,
+};
+use shared::profile::ProfileError;
 use shared::{Grant, Secret};
 use tokio::time::Instant;
 
@@ -35,6 +39,8 @@ pub enum AnswerFault {
     Vast,
     /// A gateway gave up, with the request carried out.
     GatewayTimeout,
+    /// Refused with a code that says nothing.
+    UnknownError,
     /// Carried out and answered after this long.
     Slow(Duration),
 }
@@ -59,6 +65,8 @@ struct State {
     calls: u64,
     questions: u64,
     reuse: u64,
+    /// The refresh tokens whose grants were ended on request.
+    ended: Vec<String>,
     /// The client is not accepted: with this code.
     client_refused: Option<&'static str>,
     /// The next question is told that the client is not accepted.
@@ -191,6 +199,11 @@ impl Provider {
         self.with(|s| s.reuse)
     }
 
+    /// The refresh tokens whose grants were ended on request (RFC 7009).
+    pub fn ended(&self) -> Vec<String> {
+        self.with(|s| s.ended.clone())
+    }
+
     fn question(&self) -> Result<Answer, EndpointError> {
         self.with(|s| {
             s.questions += 1;
@@ -282,6 +295,10 @@ impl TokenEndpoint for Provider {
                     let why = "too many requests, for the test".into();
                     return Err(EndpointError::NotNow { code: None, why, retry_after });
                 }
+                Some(AnswerFault::UnknownError) => {
+                    let (code, why) = (Some("unknown_error".into()), "for the test".into());
+                    return Err(EndpointError::NotNow { code, why, retry_after: None });
+                }
                 Some(AnswerFault::MistakenlyInvalid) => {
                     return Err(EndpointError::InvalidGrant("invalid_grant".into()));
                 }
@@ -317,5 +334,40 @@ impl TokenEndpoint for Provider {
 
     fn token_uri(&self) -> &'static str {
         "https://provider.test/token"
+    }
+}
+
+impl shared::ports::Provider for Provider {
+    fn exchange<'a>(
+        &'a self,
+        _code: &'a Secret,
+        _verifier: &'a Secret,
+        _redirect_uri: &'a str,
+        _limits: Limits,
+    ) -> BoxFuture<'a, Result<CodeAnswer, EndpointError>> {
+        async { Err(EndpointError::NotReached("nobody logs in by a code here".into())) }.boxed()
+    }
+
+    fn profile<'a>(
+        &'a self,
+        _access_token: &'a Secret,
+    ) -> BoxFuture<'a, Result<Map<String, Value>, ProfileError>> {
+        async { Err(ProfileError::NoAnswer("is not here".into())) }.boxed()
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        refresh_token: &'a Secret,
+        _limits: Limits,
+    ) -> BoxFuture<'a, Result<Revocation, EndpointError>> {
+        let token = refresh_token.expose();
+        let revoked = self.with(|s| match s.refresh_tokens.get(token).cloned() {
+            Some((family, false)) if s.revoked.insert(family.clone(), true).is_none() => {
+                s.ended.push(token.to_owned());
+                Revocation::Revoked
+            }
+            _ => Revocation::AlreadyInvalid,
+        });
+        async move { Ok(revoked) }.boxed()
     }
 }
