@@ -8,6 +8,7 @@ use crate::user_id::UserId;
 
 use super::TokenStore;
 use super::credentials::Credentials;
+use super::entry::Phase;
 
 impl TokenStore {
     /// Presents the refresh token of `user`'s revoked record once more, under the lease:
@@ -36,8 +37,14 @@ impl TokenStore {
                     (self.begin(&entry, &mut state, flight, true), true)
                 }
             };
+            if !mine && !self.0.stopping.is_cancelled() {
+                // Somebody else's flight, to its end: it may not have presented this token. An
+                // error says that its task has ended.
+                let over = |phase: &Phase| matches!(phase, Phase::Done(_) | Phase::HeldElsewhere);
+                drop(running.phase.wait_for(over).await);
+                continue;
+            }
             match self.join(&entry, &mut running).await {
-                _ if !mine && !self.0.stopping.is_cancelled() => {}
                 Some(Ok(served)) => return Ok(Credentials(served)),
                 Some(Err(error)) => return Err(error),
                 None => return Err(Error::Busy("another replica is refreshing this user".into())),

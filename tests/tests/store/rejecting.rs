@@ -181,3 +181,17 @@ async fn an_answer_too_large_to_store_is_a_lost_grant_and_costs_one_call_per_lea
     assert!(error.to_string().contains("bytes"), "{error}");
     assert_eq!(fleet.replica("reader").read_record(&user).await.unwrap(), record);
 }
+
+/// The second caller waits for the first one's flight, and lets it run.
+#[tokio::test(start_paused = true)]
+async fn two_operators_who_retry_one_user_both_come_to_an_end() {
+    let fleet = Fleet::new(true);
+    let user = expired_user(&fleet, "u").await;
+    fleet.provider.fail(AnswerFault::MistakenlyInvalid);
+    let store = fleet.replica("a");
+    store.get_credentials(&user).await.unwrap_err();
+    pass(seconds(60)).await;
+    fleet.bucket.fail_write("tokens/", WriteFault::NotApplied);
+    let (first, second) = tokio::join!(store.retry(&user), store.retry(&user));
+    assert_eq!(first.unwrap().grant_id(), second.unwrap().grant_id());
+}
