@@ -7,12 +7,14 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use google_cloud_auth::credentials::anonymous;
+use google_cloud_auth::errors::CredentialsError;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::{Storage, StorageControl};
@@ -62,6 +64,9 @@ pub struct CloudStorage {
     resource: String,
     timeout: Duration,
     places: Semaphore,
+    /// Cloud Storage has answered, so there were credentials: one that cannot be had now is
+    /// no setting to correct.
+    had_answer: AtomicBool,
 }
 
 impl CloudStorage {
@@ -100,6 +105,7 @@ impl CloudStorage {
             name: config.bucket,
             timeout: config.timeout.unwrap_or(Duration::from_secs(10)),
             places: Semaphore::new(AT_ONCE),
+            had_answer: AtomicBool::new(false),
         })
     }
 
@@ -167,7 +173,15 @@ impl CloudStorage {
             call.await
         };
         match tokio::time::timeout(self.timeout, answer).await {
-            Ok(result) => result.map_err(Failure::Service),
+            Ok(result) => {
+                let from_service = |e: &google_cloud_storage::Error| {
+                    e.http_status_code().is_some() || e.status().is_some()
+                };
+                if result.as_ref().err().is_none_or(from_service) {
+                    self.had_answer.store(true, Ordering::Relaxed);
+                }
+                result.map_err(Failure::Service)
+            }
             Err(_) => Err(Failure::TimedOut),
         }
     }
@@ -207,6 +221,11 @@ impl CloudStorage {
                 )
                 .into(),
             ),
+            _ if error.is_authentication() && self.had_answer.load(Ordering::Relaxed) && is_passing(&error) => {
+                BucketError::Unavailable(
+                    format!("no credentials for bucket {} now: {}", self.name, innermost(&error)).into(),
+                )
+            }
             _ if error.is_authentication() => BucketError::Refused(
                 format!(
                     "no credentials for bucket {}; set up Application Default Credentials, or the emulator variables",
@@ -222,6 +241,14 @@ impl CloudStorage {
 pub(super) enum Failure {
     TimedOut,
     Service(google_cloud_storage::Error),
+}
+
+/// Whether the source of credentials (a metadata server, for example) may have them again soon.
+fn is_passing(error: &google_cloud_storage::Error) -> bool {
+    let source = std::error::Error::source(error);
+    source
+        .and_then(|e| e.downcast_ref::<CredentialsError>())
+        .is_some_and(CredentialsError::is_transient)
 }
 
 fn code(error: &google_cloud_storage::Error) -> Option<Code> {
@@ -386,7 +413,7 @@ impl CloudStorage {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use futures_util::future::join_all;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
