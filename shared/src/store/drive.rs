@@ -12,12 +12,11 @@ use tracing::debug;
 use crate::error::Error;
 use crate::ports::Act;
 use crate::protocol::{Action, Event, Finish, Flight, PutFault, ReadFault, Upkeep};
-use crate::user_id::UserId;
 
 use super::Inner;
 use super::entry::{Entry, Phase};
 use super::landing::{Landing, land, serve_pending};
-use super::requests::carry_out;
+use super::requests::{carry_out, commit};
 
 /// A request that keeps a lease, while the flight waits for something else.
 type Keeping = Option<BoxFuture<'static, Event>>;
@@ -58,7 +57,9 @@ pub(super) async fn drive(
         let refreshing = matches!(action, Action::Refresh(..));
         let work = match action {
             Action::Finish(finish) => break finish,
-            action @ Action::PutToken(..) => commit(&inner, &entry.user, action).boxed(),
+            action @ Action::PutToken(..) => {
+                commit(&inner, &entry.user, Act::Refreshed, action).boxed()
+            }
             action => carry_out(&inner, &entry.user, Act::Refreshed, action).boxed(),
         };
         let waited = wait_for(work, refreshing, &mut flight, &mut landing, &mut keeping).await;
@@ -155,26 +156,4 @@ fn keep(inner: Arc<Inner>, entry: Arc<Entry>, action: Action) -> BoxFuture<'stat
         }
     }
     .boxed()
-}
-
-/// One try to write a record that the provider has answered for. A write that is slow is
-/// given up soon, and the record read: it may have been applied.
-async fn commit(inner: &Inner, user: &UserId, action: Action) -> Event {
-    let limit = inner.policy.commit_limit();
-    let written = match &action {
-        Action::PutToken(record, _) => Some(record.clone()),
-        _ => None,
-    };
-    tokio::select! {
-        biased;
-        event = carry_out(inner, user, Act::Refreshed, action) => event,
-        () = inner.clock.sleep(limit) => {
-            let why = format!("{} was not written within {limit:?}", user.token_object());
-            let put = Err(PutFault::Unknown(why.into()));
-            if let Some(record) = written {
-                inner.note_write(Act::Refreshed, &record, &put);
-            }
-            Event::TokenPut(put)
-        }
-    }
 }

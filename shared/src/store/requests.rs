@@ -18,6 +18,10 @@ pub(super) async fn run<E>(
     loop {
         event = match step(event, inner.clock.now()) {
             Action::Finish(end) => return end,
+            // Under a lease, which lapses while a bucket that throttles is asked again.
+            action @ Action::PutToken(..) if act == Act::Resealed => {
+                commit(inner, user, act, action).await
+            }
             action => carry_out(inner, user, act, action).await,
         };
     }
@@ -79,6 +83,28 @@ pub(super) async fn carry_out<E>(
             Event::Slept
         }
         Action::Finish(_) => unreachable!("the end is nothing to carry out"),
+    }
+}
+
+/// One try to write a record under a lease. A write that is slow is given up soon, and the
+/// record read: it may have been applied.
+pub(super) async fn commit<E>(inner: &Inner, user: &UserId, act: Act, action: Action<E>) -> Event {
+    let limit = inner.policy.commit_limit();
+    let written = match &action {
+        Action::PutToken(record, _) => Some(record.clone()),
+        _ => None,
+    };
+    tokio::select! {
+        biased;
+        event = carry_out(inner, user, act, action) => event,
+        () = inner.clock.sleep(limit) => {
+            let why = format!("{} was not written within {limit:?}", user.token_object());
+            let put = Err(PutFault::Unknown(why.into()));
+            if let Some(record) = written {
+                inner.note_write(act, &record, &put);
+            }
+            Event::TokenPut(put)
+        }
     }
 }
 
