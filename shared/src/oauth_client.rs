@@ -161,6 +161,13 @@ impl OAuthClient {
         &self.token_uri
     }
 
+    /// Whether Google grants its tokens.
+    pub fn is_googles(&self) -> bool {
+        let url = Url::parse(&self.token_uri).ok();
+        let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+        [".googleapis.com", ".google.com"].iter().any(|domain| host.ends_with(domain))
+    }
+
     /// Redirect URIs registered for a web client.
     pub fn redirect_uris(&self) -> &[String] {
         &self.redirect_uris

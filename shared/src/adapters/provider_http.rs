@@ -26,13 +26,13 @@ pub struct HttpProvider {
     client: OAuthClient,
     http: reqwest::Client,
     userinfo_url: String,
-    revoke_url: String,
+    revoke_url: Option<String>,
 }
 
 impl HttpProvider {
     /// The provider of `client`, over `http` (see
     /// [`http_client`](super::http_client)). Both URLs are the operator's and get
-    /// secrets.
+    /// secrets. Without a `revoke_url` every revocation fails before anything is sent.
     ///
     /// # Errors
     /// When the client's `token_uri` is not a URL.
@@ -40,14 +40,14 @@ impl HttpProvider {
         client: &OAuthClient,
         http: reqwest::Client,
         userinfo_url: impl Into<String>,
-        revoke_url: impl Into<String>,
+        revoke_url: Option<String>,
     ) -> Result<Self, url::ParseError> {
         Ok(Self {
             requests: request_builder(client)?,
             client: client.clone(),
             http,
             userinfo_url: userinfo_url.into(),
-            revoke_url: revoke_url.into(),
+            revoke_url,
         })
     }
 
@@ -92,17 +92,20 @@ impl HttpProvider {
         token: &Secret,
         limits: Limits,
     ) -> Result<Revocation, EndpointError> {
-        let request = http::Request::post(&self.revoke_url)
+        let Some(revoke_url) = &self.revoke_url else {
+            let why = "the revocation endpoint of this provider is not known; set FLEET_REVOKE_URL";
+            return Err(EndpointError::NotReached(why.into()));
+        };
+        let request = http::Request::post(revoke_url)
             .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(http::header::ACCEPT, "application/json")
             .body(self.revocation_form(token).into_bytes());
-        let request = request.map_err(|error| {
-            EndpointError::NotReached(format!("{}: {error}", self.revoke_url).into())
-        })?;
+        let request = request
+            .map_err(|error| EndpointError::NotReached(format!("{revoke_url}: {error}").into()))?;
         let ended = exchange(self.http.clone(), request, limits).await;
         let secrets: Vec<&Secret> =
             [token].into_iter().chain(self.client.client_secret()).collect();
-        classify_revocation(&ended.reply(&self.revoke_url)?, &secrets)
+        classify_revocation(&ended.reply(revoke_url)?, &secrets)
     }
 }
 

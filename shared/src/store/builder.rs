@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::RetryingBucket;
 use crate::policy::{BadPolicy, Policy};
-use crate::ports::{Audit, Bucket, Clock, NoAudit, Randomness, TokenEndpoint};
+use crate::ports::{Audit, Bucket, Clock, NoAudit, Provider, Randomness, TokenEndpoint};
 use crate::protocol::Identity;
 use crate::record::RecordCodec;
 use crate::sealing::Sealing;
@@ -23,6 +23,7 @@ use super::{DEFAULT_CACHED_USERS, Inner, TokenStore};
 pub struct Builder {
     bucket: Arc<dyn Bucket>,
     endpoint: Arc<dyn TokenEndpoint>,
+    provider: Option<Arc<dyn Provider>>,
     sealing: Sealing,
     audit: Arc<dyn Audit>,
     clock: Arc<dyn Clock>,
@@ -46,6 +47,14 @@ impl Builder {
     #[must_use]
     pub fn sealing(mut self, sealing: Sealing) -> Self {
         self.sealing = sealing;
+        self
+    }
+
+    /// Where a grant is ended that a refresh brought for a user who was deleted meanwhile.
+    /// Default: nowhere; it lives on at the provider, and nobody has its refresh token.
+    #[must_use]
+    pub fn provider(mut self, provider: Arc<dyn Provider>) -> Self {
+        self.provider = Some(provider);
         self
     }
 
@@ -112,6 +121,7 @@ impl Builder {
                 self.policy.wait_limit,
             )),
             endpoint: self.endpoint,
+            provider: self.provider,
             codec: RecordCodec::new(self.sealing),
             audit: self.audit,
             clock: self.clock,
@@ -134,6 +144,7 @@ impl TokenStore {
         Builder {
             bucket,
             endpoint,
+            provider: None,
             sealing: Sealing::default(),
             audit: Arc::new(NoAudit),
             clock: Arc::new(crate::adapters::SystemClock::default()),

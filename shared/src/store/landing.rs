@@ -8,9 +8,11 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::error::Error;
-use crate::ports::EndpointError;
+use crate::ports::{EndpointError, Provider};
 use crate::protocol::{Admission, Blame, Denial, Event, Finish, Flight, Held, Source, Trouble};
 use crate::record::TokenRecord;
+use crate::secret::Secret;
+use crate::user_id::UserId;
 
 use super::Inner;
 use super::entry::{Entry, EntryState, Phase};
@@ -113,6 +115,15 @@ pub(super) fn land(
     if notes.orphan {
         warn!(%user, "a new grant could not be stored: the user was deleted or is unreadable");
     }
+    if let (Some(orphan), Some(provider)) = (flight.orphan(), &landing.inner.provider) {
+        let (inner, provider) = (Arc::clone(&landing.inner), Arc::clone(provider));
+        inner.tasks.spawn(end_orphan(
+            Arc::clone(&inner),
+            provider,
+            entry.user.clone(),
+            orphan.clone(),
+        ));
+    }
     if let Finish::Failed(error) = &finish {
         debug!(%user, %error, "no fresh credential");
     } else {
@@ -167,6 +178,19 @@ pub(super) fn land(
     landing.landed = true;
     drop(state);
     phase.send_replace(outcome);
+}
+
+/// Ends a grant whose user was deleted while it was on its way: nobody else has its refresh token.
+/// One try; what it came to is said.
+async fn end_orphan(inner: Arc<Inner>, provider: Arc<dyn Provider>, user: UserId, orphan: Secret) {
+    let user = user.digest();
+    match provider.revoke(&orphan, inner.policy.exchange_limits()).await {
+        Ok(_) => info!(%user, "the new grant of a user who was deleted is ended"),
+        Err(error) => warn!(
+            %user,
+            "the new grant of a user who was deleted may live on at the provider: {error}"
+        ),
+    }
 }
 
 /// The new token is served from here while its commit is under way, if it came with one.

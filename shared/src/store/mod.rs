@@ -28,7 +28,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
 use crate::policy::Policy;
-use crate::ports::{Audit, Bucket, BucketError, Clock, Monotonic, Randomness, TokenEndpoint};
+use crate::ports::{
+    Audit, Bucket, BucketError, Clock, Monotonic, Provider, Randomness, TokenEndpoint,
+};
 use crate::protocol::{Breaker, Identity, Inquiry, Stored, Trouble};
 use crate::record::{RecordCodec, TokenRecord};
 use crate::sealing::Sealing;
@@ -71,6 +73,8 @@ pub struct TokenStore(Arc<Inner>);
 pub(crate) struct Inner {
     bucket: Arc<dyn Bucket>,
     endpoint: Arc<dyn TokenEndpoint>,
+    /// Where the grants of users who were deleted meanwhile are ended.
+    provider: Option<Arc<dyn Provider>>,
     codec: RecordCodec,
     audit: Arc<dyn Audit>,
     clock: Arc<dyn Clock>,

@@ -18,9 +18,10 @@ pub enum Revoked {
 }
 
 impl TokenStore {
-    /// Ends a user's grant at the provider, then deletes the record. When a
+    /// Ends a user's grant at the provider, then deletes the record, and last the lease. When a
     /// login or a refresh replaced the record meanwhile, its token is revoked
-    /// too. Nothing is deleted before the provider has answered.
+    /// too; one that stores a record after the deletion stays. Nothing is deleted before the
+    /// provider has answered.
     ///
     /// Cancelling it may leave a record whose grant has ended; revoking again is
     /// safe.
@@ -30,24 +31,14 @@ impl TokenStore {
     /// [`Error::WrongClient`] when the record belongs to another OAuth client
     /// (its token is not sent), [`Error::Corrupt`] when it cannot be read.
     pub async fn revoke(&self, user: &UserId, provider: &dyn Provider) -> Result<Revoked, Error> {
-        let object = user.token_object();
+        let (object, lease_object) = (user.token_object(), user.lease_object());
+        // Read before the token is deleted, as in every deletion: whoever logs in afterwards
+        // writes another one, which stays.
+        let lease = self.0.bucket.get(&lease_object).await.map_err(unavailable)?;
         let mut outcome = Revoked::Unknown;
         while let Some(stored) = self.0.read(user).await? {
             let record = &stored.record;
-            let ours = &self.0.identity;
-            for (field, stored, configured) in [
-                ("client_id", &record.client_id, &*ours.client_id),
-                ("token_uri", &record.token_uri, &*ours.token_uri),
-            ] {
-                if stored != configured {
-                    return Err(Error::WrongClient {
-                        object,
-                        field,
-                        stored: stored.clone(),
-                        configured: configured.to_owned(),
-                    });
-                }
-            }
+            self.0.identity.check(user, record)?;
             let limits = self.0.policy.exchange_limits();
             match provider.revoke(&record.refresh_token, limits).await {
                 Ok(Revocation::Revoked) => {
@@ -71,13 +62,18 @@ impl TokenStore {
             let deleted = self.0.bucket.delete(&object, stored.generation).await;
             self.0.note_deletion(user, &deleted);
             match deleted {
-                // The lease goes last, as in every deletion.
                 Ok(_) => break,
                 Err(BucketError::PreconditionFailed) => {}
                 Err(error) => return Err(unavailable(error)),
             }
         }
-        self.delete(user).await?;
+        self.0.entries.forget(user);
+        if let Some(lease) = lease {
+            match self.0.bucket.delete(&lease_object, lease.generation).await {
+                Ok(_) | Err(BucketError::PreconditionFailed) => {}
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
         Ok(outcome)
     }
 }

@@ -1,12 +1,16 @@
 //! Logins, imports and deletions beside refreshes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shared::ports::{Bucket as _, Generation};
-use shared::{ConsentReason, Error, Imported, Login, UserId};
-use tests::memory::{FaultyBucket, Fleet, WriteFault, pass};
+use futures_util::FutureExt as _;
+use jiff::SignedDuration;
+use shared::ports::{Bucket as _, Generation, TokenEndpoint};
+use shared::{ConsentReason, Error, Imported, Login, TokenStore, UserId};
+use tests::memory::{FaultyBucket, Fleet, GatedBucket, Provider, VirtualClock, WriteFault, pass};
 
-use super::{asks, expired_user, seconds};
+use super::{asks, current, expired_user, plant_lease, seconds};
 
 #[tokio::test(start_paused = true)]
 async fn a_login_during_a_refresh_wins() {
@@ -40,6 +44,65 @@ async fn a_deleted_user_is_not_resurrected_by_a_refresh() {
     assert!(fleet.bucket.get(&user.token_object()).await.unwrap().is_none());
     assert_eq!(store.counts().orphans, 1);
     assert!(!store.delete(&user).await.unwrap(), "nothing left to delete");
+    pass(seconds(1)).await;
+    let [ended] = &fleet.provider.ended()[..] else { panic!("{:?}", fleet.provider.ended()) };
+    assert!(ended.starts_with("fake-refresh-u#1-"), "{ended}: what the answer brought");
+}
+
+/// Where refresh tokens do not rotate, the answer brought nothing that its user has not ended.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_is_not_new_is_left_alone_when_its_user_was_deleted() {
+    let fleet = Fleet::new(false);
+    let user = expired_user(&fleet, "u").await;
+    fleet.provider.set_latency(seconds(2));
+    let store = fleet.replica("a");
+    let waiter = asks(&store, &user);
+    pass(seconds(1)).await;
+    assert!(fleet.replica("admin").delete(&user).await.unwrap());
+    waiter.await.unwrap().unwrap_err();
+    pass(seconds(1)).await;
+    assert_eq!((store.counts().orphans, fleet.provider.ended()), (1, Vec::new()));
+}
+
+/// Somebody logs in between any two requests of a disconnection: the new grant is stored at its
+/// end, or it was ended like the old one.
+#[tokio::test(start_paused = true)]
+async fn a_login_beside_a_revocation_is_kept_or_ended_and_never_dropped() {
+    for before in 0.. {
+        let fleet = Fleet::new(true);
+        let user = expired_user(&fleet, "u").await;
+        plant_lease(&fleet, &user, current(&fleet, &user).await, 30_000).await;
+        let grant = fleet.login(&user);
+        let token = grant.refresh_token.clone().unwrap();
+        let login = Mutex::new(Some((fleet.replica("web"), user.clone(), grant)));
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&requests);
+        let gated = GatedBucket::new(Arc::<FaultyBucket>::clone(&fleet.bucket), move |_| {
+            let comes = counted.fetch_add(1, Ordering::SeqCst) == before;
+            let login = comes.then(|| login.lock().unwrap().take()).flatten();
+            async move {
+                if let Some((web, user, grant)) = login {
+                    web.set_credentials(&user, grant).await.unwrap();
+                }
+                Ok(())
+            }
+            .boxed()
+        });
+        let endpoint: Arc<dyn TokenEndpoint> = Arc::<Provider>::clone(&fleet.provider);
+        let admin = TokenStore::builder(Arc::new(gated), endpoint)
+            .clock(Arc::new(VirtualClock::new(SignedDuration::ZERO)))
+            .build()
+            .unwrap();
+        admin.revoke(&user, &*fleet.provider).await.unwrap();
+        let stored = fleet.replica("reader").read_record(&user).await.ok();
+        let is_stored = stored.is_some_and(|record| record.refresh_token == token);
+        let was_ended = fleet.provider.ended().contains(&token.expose().to_owned());
+        if requests.load(Ordering::SeqCst) <= before {
+            assert!(before >= 4, "{before} requests");
+            return;
+        }
+        assert!(is_stored != was_ended, "before request {before}: {is_stored}, {was_ended}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

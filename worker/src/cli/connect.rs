@@ -12,9 +12,12 @@ use anyhow::Context as _;
 use clap::Args;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use shared::adapters::{GOOGLE_REVOKE_URL, HttpTokenEndpoint, SystemClock, http_client};
+use shared::adapters::{
+    GOOGLE_REVOKE_URL, HttpProvider, HttpTokenEndpoint, SystemClock, http_client,
+};
 use shared::ports::{
-    Act, Answer, Audit, AuditEntry, Bucket, Clock, EndpointError, Limits, Randomness, TokenEndpoint,
+    Act, Answer, Audit, AuditEntry, Bucket, Clock, EndpointError, Limits, Provider, Randomness,
+    TokenEndpoint,
 };
 use shared::profile::GOOGLE_USERINFO_URL;
 use shared::sealing::Sealing;
@@ -235,8 +238,12 @@ impl StoreArgs {
         // Google compresses for those only who also say so here.
         let agent = format!("fleet/{} (replica {instance}; gzip)", env!("CARGO_PKG_VERSION"));
         let http = http_client(&agent).context("TLS cannot be set up")?;
+        let mut provider: Option<Arc<dyn Provider>> = None;
         let endpoint: Arc<dyn TokenEndpoint> = match client {
             Some(client) => {
+                let (userinfo, revoke) = (userinfo_url()?, revoke_url(client)?);
+                let http_provider = HttpProvider::new(client, http.clone(), userinfo, revoke)?;
+                provider = Some(Arc::new(http_provider));
                 let endpoint = HttpTokenEndpoint::new(client, http.clone())?;
                 Arc::new(endpoint.long_tokens(self.long_tokens))
             }
@@ -252,12 +259,15 @@ impl StoreArgs {
         let bucket = place.bucket(&self.bucket).await?.shared();
         let bucket: Arc<dyn Bucket> = Arc::new(MeteredBucket::new(bucket, clock));
         let audit: Arc<dyn Audit> = Arc::new(audit_log(&instance));
-        let store = TokenStore::builder(Arc::clone(&bucket), endpoint)
+        let mut store = TokenStore::builder(Arc::clone(&bucket), endpoint)
             .sealing(sealing)
             .policy(policy)
             .audit(Arc::clone(&audit))
-            .holder(instance)
-            .build()?;
+            .holder(instance);
+        if let Some(provider) = provider {
+            store = store.provider(provider);
+        }
+        let store = store.build()?;
         Ok(Connected { store, bucket, http, user_agent: agent, audit })
     }
 }
@@ -319,9 +329,11 @@ pub(crate) fn userinfo_url() -> Result<String, Usage> {
     secret_url("FLEET_USERINFO_URL", GOOGLE_USERINFO_URL)
 }
 
-/// The revocation endpoint: Google's unless told otherwise.
-pub(crate) fn revoke_url() -> Result<String, Usage> {
-    secret_url("FLEET_REVOKE_URL", GOOGLE_REVOKE_URL)
+/// The revocation endpoint: Google's for Google's clients, unless told otherwise. Of another
+/// provider's nothing is known, and Google would say of its tokens that they are dead already.
+pub(crate) fn revoke_url(client: &OAuthClient) -> Result<Option<String>, Usage> {
+    let default = if client.is_googles() { GOOGLE_REVOKE_URL } else { "" };
+    secret_url("FLEET_REVOKE_URL", default).map(|url| Some(url).filter(|url| !url.is_empty()))
 }
 
 /// A URL from the environment to which tokens are sent, or that says whom to believe.

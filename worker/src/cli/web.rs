@@ -6,13 +6,13 @@ use crate::health;
 use crate::metrics::{self, Process, Render};
 use crate::web::{OutcomesTopic, Site, serve};
 use anyhow::Context as _;
-use shared::adapters::{HttpProvider, SystemClock};
+use shared::adapters::{GOOGLE_REVOKE_URL, HttpProvider, SystemClock};
 use shared::consent::Consent;
 use shared::ports::{Clock, Provider};
 use tracing::info;
 use url::Url;
 
-use super::connect::{ProjectArgs, StoreArgs, revoke_url, userinfo_url};
+use super::connect::{ProjectArgs, StoreArgs, revoke_url, secret_url, userinfo_url};
 use super::doctor::{Names, Start};
 use super::environment::Place;
 use super::web_admin::{self, AdminArgs};
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let place = Place::from_env()?;
     let client = store.read_client()?;
     let auth_url = Url::parse(client.auth_uri()).context("auth_uri of the OAuth client")?;
-    let (userinfo_url, revoke_url) = (userinfo_url()?, revoke_url()?);
+    let (userinfo_url, revoke_url) = (userinfo_url()?, revoke_url(&client)?);
     let topic = project.optional_topic("--topic", pages.topic.as_ref())?;
     let outcomes = project.optional_topic("--outcomes-topic", pages.outcomes_topic.as_ref())?;
     let outcomes = outcomes.map(|name| OutcomesTopic { connection: place.connection(), name });
@@ -142,7 +142,7 @@ async fn check(args: &Args) -> anyhow::Result<()> {
     start.setting(pages.brand.read());
     start.setting(pages.allowed_returns());
     start.setting(userinfo_url());
-    start.setting(revoke_url());
+    start.setting(secret_url("FLEET_REVOKE_URL", GOOGLE_REVOKE_URL));
     let public_url = start.setting(pages.public_url(pages.listen));
     if let Some(public_url) = &public_url {
         start.setting(pages.key(public_url));

@@ -78,7 +78,7 @@ pub(super) async fn run(
     let key = pages.given_key()?.unwrap_or_else(SessionKey::random);
     let place = Place::from_env()?;
     let client = store.read_client()?;
-    let (userinfo_url, revoke_url) = (userinfo_url()?, revoke_url()?);
+    let (userinfo_url, revoke_url) = (userinfo_url()?, revoke_url(&client)?);
     let listener = health::bind(admin.admin_listen).await.map_err(anyhow::Error::msg)?;
     let address = listener.local_addr()?;
     let access = match audience {

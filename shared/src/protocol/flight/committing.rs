@@ -129,6 +129,8 @@ impl Flight {
             (CommitStep::Adopt, Some(stored)) => self.moved(&base.record.grant_id, stored, around),
             (_, None) | (CommitStep::GiveUp, Some(_)) => {
                 self.notes.orphan = true;
+                let given = Some(mine.refresh_token);
+                self.orphan = given.filter(|given| *given != base.record.refresh_token);
                 self.consent(ConsentReason::Unknown)
             }
         }

@@ -25,6 +25,7 @@ use crate::ports::{Generation, Monotonic, Now};
 use crate::reason::ConsentReason;
 use crate::record::TokenRecord;
 use crate::schedule::Schedule;
+use crate::secret::Secret;
 use crate::user_id::UserId;
 
 use super::freshness::Held;
@@ -60,6 +61,8 @@ pub struct Flight {
     stopping: bool,
     state: State,
     notes: Notes,
+    /// A refresh token that the provider gave for a user who was deleted meanwhile.
+    orphan: Option<Secret>,
 }
 
 /// What a step may look at.
@@ -96,6 +99,7 @@ impl Flight {
             stopping: false,
             state: State::ReadingToken,
             notes: Notes::default(),
+            orphan: None,
         }
     }
 
@@ -141,6 +145,12 @@ impl Flight {
     /// What is worth counting so far.
     pub fn notes(&self) -> Notes {
         self.notes
+    }
+
+    /// The refresh token that the provider gave for a user who was deleted meanwhile, unless it
+    /// is the one that was sent: nobody has it but this flight.
+    pub fn orphan(&self) -> Option<&Secret> {
+        self.orphan.as_ref()
     }
 
     /// The record whose commit is pending: it may be served, and no other flight

@@ -93,7 +93,9 @@ impl Fleet {
         let seed = name.bytes().fold(7_u64, |seed, b| seed.wrapping_mul(31) + u64::from(b));
         let endpoint: Arc<dyn shared::ports::TokenEndpoint> =
             Arc::<Provider>::clone(&self.provider);
+        let provider: Arc<dyn shared::ports::Provider> = Arc::<Provider>::clone(&self.provider);
         TokenStore::builder(bucket, endpoint)
+            .provider(provider)
             .policy(self.policy.clone())
             .sealing(Sealing::new(self.keyring.clone()).accept_unsealed(self.accept_unsealed))
             .audit(Arc::clone(&self.audit))

@@ -180,7 +180,12 @@ impl Login<'_> {
     /// Has the person consent; the scopes of `--scope` that were not granted.
     async fn consent(&self, userinfo: &str) -> anyhow::Result<Vec<String>> {
         let back = Return::open(&self.client, self.args.no_browser).await?;
-        let provider = HttpProvider::new(&self.client, self.http.clone(), userinfo, revoke_url()?)?;
+        let provider = HttpProvider::new(
+            &self.client,
+            self.http.clone(),
+            userinfo,
+            revoke_url(&self.client)?,
+        )?;
         let consent = Consent::new(
             self.client.clone(),
             Arc::new(provider),

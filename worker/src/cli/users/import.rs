@@ -142,7 +142,7 @@ async fn account_of(
     client: &OAuthClient,
     connected: &Connected,
 ) -> anyhow::Result<Option<String>> {
-    let (userinfo, revoke) = (userinfo_url()?, revoke_url()?);
+    let (userinfo, revoke) = (userinfo_url()?, revoke_url(client)?);
     let provider = HttpProvider::new(client, connected.http.clone(), userinfo, revoke)?;
     let profile = provider.profile(token).await.unwrap_or_default();
     Ok(subject(&profile))

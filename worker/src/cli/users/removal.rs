@@ -52,7 +52,7 @@ pub(super) async fn revoke(args: Args, place: &Place) -> anyhow::Result<()> {
     }
     let client = store.read_client()?;
     let connected = store.connect(place).await?;
-    let (userinfo, revoke) = (userinfo_url()?, revoke_url()?);
+    let (userinfo, revoke) = (userinfo_url()?, revoke_url(&client)?);
     let events = events.connect(&project, place, &connected.store, &store.bucket).await?;
     let provider = HttpProvider::new(&client, connected.http.clone(), userinfo, revoke)?;
     let ended = end(&connected.store, &provider, &user, events.as_deref()).await;
