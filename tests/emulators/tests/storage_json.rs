@@ -166,6 +166,39 @@ async fn sessions_answer_308_until_all_is_there() -> Result<()> {
 }
 
 #[tokio::test]
+async fn sessions_take_chunks_as_the_client_for_go_sends_them() -> Result<()> {
+    let api = Api::start().await?;
+    for (name, chunks) in [
+        ("a", [("bytes 0-1/*", "he"), ("bytes 2-4/5", "llo")]),
+        // An object that ends with a whole chunk is ended by an empty one.
+        ("b", [("bytes 0-4/*", "hello"), ("bytes */5", "")]),
+    ] {
+        let start = format!("/upload/storage/v1/b/tokens/o?uploadType=resumable&name={name}");
+        let started = api.send(Method::POST, &start, "{}").await?;
+        let session = started.headers()["location"].to_str()?.to_owned();
+        let post = |range: &'static str, body: &'static str| {
+            let request = api.client.post(&session).header("content-range", range);
+            request.header("x-guploader-no-308", "yes").body(body).send()
+        };
+        let nothing = post("bytes */*", "").await?;
+        assert_eq!(nothing.status(), 200);
+        assert_eq!(nothing.headers()["x-http-status-code-override"], "308");
+        assert!(!nothing.headers().contains_key("range"));
+        let [(range, content), (last_range, last)] = chunks;
+        let part = post(range, content).await?;
+        assert_eq!(part.status(), 200);
+        assert_eq!(part.headers()["x-http-status-code-override"], "308");
+        let there = format!("bytes=0-{}", content.len() - 1);
+        assert_eq!(part.headers()["range"], there.as_str());
+        let whole = post(last_range, last).await?;
+        assert!(!whole.headers().contains_key("x-http-status-code-override"));
+        assert_eq!(whole.json::<Value>().await?["size"], "5");
+    }
+    assert_eq!(api.storage.stats().writes, 2);
+    Ok(())
+}
+
+#[tokio::test]
 async fn lists_and_buckets() -> Result<()> {
     let api = Api::start().await?;
     for name in ["a", "b%2F1", "b%2F2", "c"] {

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use serde::Deserialize;
 
 use super::conditions::Conditions;
@@ -25,6 +25,9 @@ use crate::connection::Cut;
 pub(super) struct StartParams {
     upload_type: Option<String>,
     name: Option<String>,
+    /// Of the session that the request is about, if it does not open one.
+    #[serde(rename = "upload_id")]
+    upload_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -35,7 +38,8 @@ pub(super) struct SessionParams {
     name: String,
 }
 
-/// `POST /upload/…/o`: an object in one request, or a new session.
+/// `POST /upload/…/o`: an object in one request, or a new session. Google's client for Go sends
+/// the chunks of a session by POST, too.
 pub(super) async fn start(
     Shared(store): Shared<Arc<Store>>,
     Segments(bucket): Segments<String>,
@@ -45,6 +49,10 @@ pub(super) async fn start(
     headers: HeaderMap,
     Content(body): Content,
 ) -> Result<Response, Refusal> {
+    if let Some(upload_id) = params.upload_id {
+        let session = SessionParams { upload_id, name: params.name.unwrap_or_default() };
+        return advance(Shared(store), Params(session), cut, headers, Content(body)).await;
+    }
     let content_type = header(&headers, CONTENT_TYPE.as_str());
     let (attributes, content) = match params.upload_type.as_deref() {
         Some("multipart") => {
@@ -104,7 +112,7 @@ fn open_session(store: &Store, target: Target) -> Result<Response, Refusal> {
     Ok((StatusCode::OK, location).into_response())
 }
 
-/// `PUT` on a session: a chunk, or the question how far it is.
+/// `PUT` or `POST` on a session: a chunk, or the question how far it is.
 pub(super) async fn advance(
     Shared(store): Shared<Arc<Store>>,
     Params(SessionParams { upload_id, name }): Params<SessionParams>,
@@ -118,12 +126,19 @@ pub(super) async fn advance(
     let advance = || store.advance_upload(&upload_id, chunk, &body, told);
     match store.pass(cut, Operation::Write, &name, advance).await? {
         Progress::Stored { bucket, name, object } => Ok(stored(&store, &bucket, &name, &object)),
-        Progress::Incomplete(0) => Ok(StatusCode::PERMANENT_REDIRECT.into_response()),
-        Progress::Incomplete(have) => {
-            let range = [(RANGE, format!("bytes=0-{}", have - 1))];
-            Ok((StatusCode::PERMANENT_REDIRECT, range).into_response())
-        }
+        Progress::Incomplete(have) => Ok(incomplete(have, &headers)),
     }
+}
+
+/// So much of an upload is there: a 308, or what stands for it where the client says that it
+/// takes a 308 for a redirection.
+fn incomplete(have: usize, headers: &HeaderMap) -> Response {
+    let range = (have > 0).then(|| [(RANGE, format!("bytes=0-{}", have - 1))]);
+    if header(headers, "x-guploader-no-308").is_some_and(|said| said.eq_ignore_ascii_case("yes")) {
+        let instead = HeaderName::from_static("x-http-status-code-override");
+        return (StatusCode::OK, [(instead, "308")], range, ()).into_response();
+    }
+    (StatusCode::PERMANENT_REDIRECT, range, ()).into_response()
 }
 
 /// `DELETE` on a session.
