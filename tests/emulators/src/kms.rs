@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::connection::{Cut, Cuttable};
+use crate::lenient_base64;
 use crate::storage::crc32c;
 
 /// No request is larger.
@@ -324,15 +325,14 @@ impl Inner {
 
 /// Decodes a field and compares it with its checksum, if it came with one.
 fn checked(field: &str, text: &str, crc: Option<&str>) -> Result<(Vec<u8>, bool), Refusal> {
-    let bytes = BASE64
-        .decode(text)
-        .map_err(|_| Refusal::invalid(format!("Invalid value for field {field}.")))?;
+    let bytes = lenient_base64::decode(text.as_bytes())
+        .ok_or_else(|| Refusal::invalid(format!("Invalid value for field {field}.")))?;
     match crc {
         Some(crc) if *crc != crc32c::checksum(&bytes).to_string() => {
             Err(Refusal::invalid(format!(
                 "The checksum in field {field}_crc32c did not match the data in field {field}."
             )))
         }
-        given => Ok((bytes, given.is_some())),
+        given => Ok((bytes.into(), given.is_some())),
     }
 }

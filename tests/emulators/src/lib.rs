@@ -36,6 +36,7 @@ pub mod faults;
 pub mod google;
 pub mod installed;
 pub mod kms;
+mod lenient_base64;
 mod made_up;
 pub mod proxy;
 pub mod pubsub;

@@ -66,6 +66,19 @@ async fn messages_move_one_request_at_a_time() -> Result<()> {
     Ok(())
 }
 
+/// gcloud writes bytes in the alphabet of URLs.
+#[tokio::test]
+async fn data_comes_in_either_alphabet_and_without_padding() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    for data in ["YWI_", "YWI"] {
+        publish(&fixture, data).await?;
+    }
+    assert_eq!(drain(&fixture).await?, ["YWI/", "YWI="]);
+    let refused = json!({"messages": [{"data": "no base64!"}]});
+    assert_eq!(post(&fixture, &format!("{TOPIC}:publish"), refused).await?.0, 400);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_snapshot_brings_back_what_it_held_and_what_came_after() -> Result<()> {
     let fixture = Fixture::start().await?;

@@ -16,6 +16,7 @@ use super::super::core::{Core, text};
 use super::super::exchange::Caller;
 use super::super::refusal::Refusal;
 use super::methods::{Ids, Method};
+use crate::lenient_base64;
 use crate::storage::fields::Selection;
 use crate::storage::multipart;
 
@@ -189,7 +190,7 @@ impl Call {
                 let kind = media.header("content-type").unwrap_or("application/octet-stream");
                 let mut body = media.body.clone();
                 if media.header("content-transfer-encoding") == Some("base64") {
-                    body = super::gmail::base64(&body)
+                    body = lenient_base64::decode(&body)
                         .ok_or_else(|| Refusal::invalid("Malformed multipart body."))?;
                 }
                 Ok(Upload { resource: resource(&told.body)?, media: Some((kind.to_owned(), body)) })

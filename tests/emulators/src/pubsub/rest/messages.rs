@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::resources::PushConfig;
 use super::snapshots::{self, time};
 use super::{iam, parse, told};
+use crate::lenient_base64;
 use crate::pubsub::engine::Engine;
 use crate::pubsub::error::Error;
 use crate::pubsub::{pull, settings};
@@ -41,11 +42,10 @@ impl TryFrom<Message> for proto::PubsubMessage {
     type Error = Error;
 
     fn try_from(message: Message) -> Result<Self, Error> {
-        let data = BASE64_STANDARD
-            .decode(message.data)
-            .map_err(|_| Error::Invalid("the data of a message is not base64".to_owned()))?;
+        let data = lenient_base64::decode(message.data.as_bytes())
+            .ok_or_else(|| Error::Invalid("the data of a message is not base64".to_owned()))?;
         Ok(Self {
-            data,
+            data: data.into(),
             attributes: message.attributes,
             ordering_key: message.ordering_key,
             ..Self::default()

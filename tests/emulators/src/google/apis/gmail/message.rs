@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::encoded;
+use crate::lenient_base64;
 
 /// How deep parts are looked into.
 const DEPTH: usize = 16;
@@ -86,9 +87,8 @@ impl<'a> Entity<'a> {
     /// The body without its transfer encoding.
     fn decoded(&self) -> Cow<'a, [u8]> {
         match self.header("content-transfer-encoding").map(str::to_lowercase).as_deref() {
-            Some("base64") => {
-                super::base64(self.body).map_or(self.body.into(), |body| body.to_vec().into())
-            }
+            Some("base64") => lenient_base64::decode(self.body)
+                .map_or(self.body.into(), |body| body.to_vec().into()),
             Some("quoted-printable") => quoted_printable(self.body).into(),
             _ => self.body.into(),
         }

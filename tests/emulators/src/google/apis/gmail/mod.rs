@@ -5,8 +5,7 @@ mod message;
 mod search;
 
 use base64::Engine as _;
-use base64::alphabet::{STANDARD, URL_SAFE};
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::prelude::BASE64_URL_SAFE;
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 use super::super::core::Core;
 use super::super::refusal::Refusal;
 use super::call::{Answer, ByUser, Call, Implemented, Work};
+use crate::lenient_base64;
 use message::Entity;
 use search::Search;
 
@@ -80,19 +80,9 @@ struct Message {
     history: u64,
 }
 
-/// Decodes Base64 of either alphabet, padded or not, with line breaks or without.
-pub(super) fn base64(text: &[u8]) -> Option<Bytes> {
-    let config =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let text: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let url_safe = text.iter().any(|byte| b"-_".contains(byte));
-    let alphabet = if url_safe { &URL_SAFE } else { &STANDARD };
-    GeneralPurpose::new(alphabet, config).decode(text).ok().map(Bytes::from)
-}
-
 /// As the API writes bytes.
 fn encoded(bytes: &[u8]) -> String {
-    base64::engine::general_purpose::URL_SAFE.encode(bytes)
+    BASE64_URL_SAFE.encode(bytes)
 }
 
 /// The caller's address, if the call is about their own mailbox.
@@ -231,7 +221,7 @@ fn send(call: &Call, core: &mut Core) -> Result<Answer, Refusal> {
     let text = |name: &str| uploaded.resource.get(name).and_then(Value::as_str);
     let raw = match (&uploaded.media, text("raw")) {
         (Some((_, media)), _) => media.clone(),
-        (None, Some(raw)) => base64(raw.as_bytes())
+        (None, Some(raw)) => lenient_base64::decode(raw.as_bytes())
             .ok_or_else(|| Refusal::invalid("Invalid value for ByteString: raw"))?,
         (None, None) => {
             return Err(Refusal::new(
