@@ -3,6 +3,8 @@
 //! Nobody is authenticated here, so a policy is stored and handed out and keeps
 //! nobody from anything. A permission is granted unless a test denied it.
 
+pub(crate) mod policy;
+
 use std::collections::BTreeSet;
 
 use googleapis_tonic_google_iam_v1::google::iam::v1;

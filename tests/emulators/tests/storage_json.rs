@@ -252,6 +252,29 @@ async fn json(api: &Api, method: Method, path: &str, body: Value) -> Result<(u16
 }
 
 #[tokio::test]
+async fn a_condition_of_a_policy_stays() -> Result<()> {
+    let api = Api::start().await?;
+    let path = "/storage/v1/b/tokens/iam";
+    let (_, mut policy) = json(&api, Method::GET, path, json!({})).await?;
+    let binding = json!({
+        "role": "roles/storage.objectViewer",
+        "members": ["user:ann@example.com"],
+        "condition": {"title": "tokens", "expression": "resource.name.startsWith('a')"},
+    });
+    policy["bindings"] = json!([binding]);
+    policy["version"] = json!(3);
+    // As it was read: with what only the server writes.
+    assert_eq!(policy["kind"], "storage#policy");
+    let (status, set) = json(&api, Method::PUT, path, policy).await?;
+    assert_eq!((status, &set["bindings"]), (200, &json!([binding])));
+    let (_, got) = json(&api, Method::GET, path, json!({})).await?;
+    assert_eq!(got, set);
+    let other = json!({"bindings": [{"role": "r", "members": [], "unless": {}}]});
+    assert_eq!(json(&api, Method::PUT, path, other).await?.0, 400);
+    Ok(())
+}
+
+#[tokio::test]
 async fn buckets_and_objects_are_patched_under_preconditions() -> Result<()> {
     let api = Api::start().await?;
     api.storage.set_one_mutation_per_second(false);

@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as Shared;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use googleapis_tonic_google_iam_v1::google::iam::v1;
 use http::{Method, StatusCode, Uri};
 use serde::Deserialize;
@@ -19,6 +17,7 @@ use super::refusal::Refusal;
 use super::settings::BucketSettings;
 use super::store::Store;
 use crate::access::Conflict;
+use crate::access::policy::Policy;
 use crate::connection::Cut;
 
 type Answer = Result<Json<Value>, Refusal>;
@@ -146,17 +145,13 @@ pub(super) async fn managed_folders(
     Ok(Json(json!({"kind": "storage#managedFolders", "items": []})))
 }
 
-fn policy_json(name: &str, policy: &v1::Policy) -> Value {
-    let bindings = policy.bindings.iter();
-    json!({
-        "kind": "storage#policy",
-        "resourceId": format!("projects/_/buckets/{name}"),
-        "version": policy.version.max(1),
-        "etag": BASE64_STANDARD.encode(&policy.etag),
-        "bindings": bindings
-            .map(|binding| json!({"role": binding.role, "members": binding.members}))
-            .collect::<Vec<Value>>(),
-    })
+fn policy_json(name: &str, policy: v1::Policy) -> Value {
+    let version = policy.version.max(1);
+    let mut json = json!(Policy::from(policy));
+    json["kind"] = "storage#policy".into();
+    json["resourceId"] = format!("projects/_/buckets/{name}").into();
+    json["version"] = version.into();
+    json
 }
 
 pub(super) async fn policy(
@@ -164,24 +159,7 @@ pub(super) async fn policy(
     Segments(name): Segments<String>,
 ) -> Answer {
     let policy = store.lock().access_mut(&name)?.policy();
-    Ok(Json(policy_json(&name, &policy)))
-}
-
-#[derive(Debug, Deserialize)]
-struct Policy {
-    #[serde(default)]
-    version: i32,
-    #[serde(default)]
-    etag: String,
-    #[serde(default)]
-    bindings: Vec<Binding>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Binding {
-    role: String,
-    #[serde(default)]
-    members: Vec<String>,
+    Ok(Json(policy_json(&name, policy)))
 }
 
 pub(super) async fn set_policy(
@@ -191,26 +169,12 @@ pub(super) async fn set_policy(
 ) -> Answer {
     let said: Policy = serde_json::from_slice(&body)
         .map_err(|error| Refusal::invalid(format!("Malformed policy: {error}")))?;
-    let etag = BASE64_STANDARD
-        .decode(&said.etag)
-        .map_err(|_| Refusal::invalid("The etag of the policy is not base64."))?;
-    let bindings = said.bindings.into_iter();
-    let policy = v1::Policy {
-        version: said.version,
-        etag,
-        bindings: bindings
-            .map(|binding| v1::Binding {
-                role: binding.role,
-                members: binding.members,
-                condition: None,
-            })
-            .collect(),
-        ..v1::Policy::default()
-    };
+    let policy = said.into_proto();
+    let policy = policy.ok_or_else(|| Refusal::invalid("The etag of the policy is not base64."))?;
     let mut state = store.lock();
     let set = state.access_mut(&name)?.replace(policy);
     let set = set.map_err(|Conflict| Refusal::PolicyChanged)?;
-    Ok(Json(policy_json(&name, &set)))
+    Ok(Json(policy_json(&name, set)))
 }
 
 pub(super) async fn test_permissions(

@@ -5,6 +5,7 @@ use emulators::access::Binding;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::SchemaService;
 use googleapis_tonic_google_iam_v1::google::iam::v1;
+use googleapis_tonic_google_iam_v1::google::r#type::Expr;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
@@ -75,10 +76,15 @@ async fn permissions_are_there_until_denied() -> Result<()> {
 async fn policies_over_grpc_are_the_same() -> Result<()> {
     let fixture = Fixture::start().await?;
     let mut client = generic(&fixture).await?;
+    let condition = Expr {
+        expression: "request.time < timestamp('2030-01-01T00:00:00Z')".to_owned(),
+        title: "until 2030".to_owned(),
+        ..Expr::default()
+    };
     let binding = v1::Binding {
         role: "roles/pubsub.subscriber".to_owned(),
         members: vec![AGENT.to_owned()],
-        condition: None,
+        condition: Some(condition.clone()),
     };
     let set = v1::SetIamPolicyRequest {
         resource: SUBSCRIPTION.to_owned(),
@@ -89,10 +95,16 @@ async fn policies_over_grpc_are_the_same() -> Result<()> {
     let policy =
         official(&fixture).await?.get_iam_policy().set_resource(SUBSCRIPTION).send().await?;
     assert_eq!(policy.bindings[0].members, [AGENT]);
+    let shown = policy.bindings[0].condition.clone().context("a condition")?;
+    assert_eq!((&shown.expression, &shown.title), (&condition.expression, &condition.title));
+    // Written back as it was read, the condition stays.
+    let set = official(&fixture).await?;
+    set.set_iam_policy().set_resource(SUBSCRIPTION).set_policy(policy).send().await?;
     let get =
         |resource: &str| v1::GetIamPolicyRequest { resource: resource.to_owned(), options: None };
     let same = client.get_iam_policy(get(SUBSCRIPTION)).await?.into_inner();
     assert_eq!(same.bindings[0].role, "roles/pubsub.subscriber");
+    assert_eq!(same.bindings[0].condition, Some(condition));
     let missing = client.get_iam_policy(get("projects/test/topics/missing")).await;
     assert_eq!(missing.err().context("refused")?.code(), Code::NotFound);
     Ok(())
