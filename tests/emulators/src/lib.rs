@@ -33,6 +33,7 @@ mod connection;
 pub mod data;
 mod date;
 pub mod faults;
+mod front_end;
 pub mod google;
 pub mod installed;
 pub mod kms;

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use async_compression::tokio::bufread::GzipEncoder;
 use emulators::google::{Config, Google, Operation, StatsQuery, User, api_error};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 
 const SUB: &str = "1";
 const DRIVE: &str = "https://www.googleapis.com/auth/drive.readonly";
@@ -211,6 +213,27 @@ async fn inserted_tasks_are_effects() -> Result<()> {
     assert_eq!(rest.get("nextPageToken"), None);
     let other: Value = stand.get("/tasks/v1/lists/other/tasks").await?.json().await?;
     assert_eq!(other["items"], json!([]));
+    Ok(())
+}
+
+/// As the clients for Java and .NET send them.
+#[tokio::test]
+async fn bodies_may_be_compressed_and_a_post_may_stand_for_another_method() -> Result<()> {
+    let stand = Stand::start().await?;
+    let mut compressed = Vec::new();
+    GzipEncoder::new(&br#"{"title":"zipped"}"#[..]).read_to_end(&mut compressed).await?;
+    let post = |path: &str| stand.request(Method::POST, path).bearer_auth(&stand.token);
+    let made = post(TASKS_PATH).header("content-encoding", "gzip").body(compressed).send().await?;
+    assert_eq!(made.status(), 200);
+    let made: Value = made.json().await?;
+    assert_eq!(made["title"], "zipped");
+    let task = format!("{TASKS_PATH}/{}", made["id"].as_str().unwrap());
+    let patched = post(&task).header("x-http-method-override", "PATCH");
+    let patched = patched.json(&json!({"title": "other"})).send().await?;
+    assert_eq!(patched.json::<Value>().await?["title"], "other");
+    let listed = post(TASKS_PATH).header("x-http-method-override", "GET");
+    let listed = listed.body("fields=items(title)").send().await?;
+    assert_eq!(listed.json::<Value>().await?, json!({"items": [{"title": "other"}]}));
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! The JSON API of the storage emulator as a plain HTTP client sees it.
 
 use anyhow::Result;
+use async_compression::tokio::bufread::GzipEncoder;
 use emulators::storage::{Config, Storage};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 
 mod dates;
 
@@ -249,6 +251,52 @@ async fn json(api: &Api, method: Method, path: &str, body: Value) -> Result<(u16
     let status = answer.status().as_u16();
     let body = answer.bytes().await?;
     Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+}
+
+async fn gzip(content: &[u8]) -> Result<Vec<u8>> {
+    let mut encoded = Vec::new();
+    GzipEncoder::new(content).read_to_end(&mut encoded).await?;
+    Ok(encoded)
+}
+
+/// As the clients for Java and .NET send them.
+#[tokio::test]
+async fn bodies_may_be_compressed_and_a_post_may_stand_for_another_method() -> Result<()> {
+    let api = Api::start().await?;
+    let post = |path: &str| api.client.post(format!("{}{path}", api.storage.http_origin()));
+    let compressed = gzip(br#"{"name":"zipped"}"#).await?;
+    let made = post("/storage/v1/b?project=p").header("content-encoding", "gzip");
+    let made = made.body(compressed).send().await?;
+    assert_eq!(
+        (made.status(), &made.json::<Value>().await?["name"]),
+        (StatusCode::OK, &json!("zipped"))
+    );
+    let patched = post("/storage/v1/b/tokens").header("x-http-method-override", "PATCH");
+    let patched = patched.body(r#"{"labels":{"a":"1"}}"#).send().await?;
+    assert_eq!(patched.status(), 200);
+    let patched: Value = patched.json().await?;
+    assert_eq!((&patched["metageneration"], &patched["labels"]["a"]), (&json!("2"), &json!("1")));
+    let batched = "--b\r\nContent-Type: application/http\r\n\r\n\
+                   POST /storage/v1/b/tokens HTTP/1.1\r\nX-HTTP-Method-Override: PATCH\r\n\r\n\
+                   {\"labels\":{\"a\":\"2\"}}\r\n--b--";
+    let batched = post("/batch/storage/v1").body(batched);
+    let batched = batched.header("content-type", "multipart/mixed; boundary=b").send().await?;
+    let batched = batched.text().await?;
+    assert!(batched.contains("HTTP/1.1 200 OK"), "{batched}");
+    // An upload is decoded, too, unless the object is to have the encoding.
+    let compressed = gzip(b"hello").await?;
+    let objects = "/upload/storage/v1/b/tokens/o?uploadType=media";
+    for (query, size) in [("name=a", 5), ("name=b&contentEncoding=gzip", compressed.len())] {
+        let written = post(&format!("{objects}&{query}")).header("content-encoding", "gzip");
+        let written: Value = written.body(compressed.clone()).send().await?.json().await?;
+        assert_eq!(written["size"], size.to_string(), "{query}");
+    }
+    let xml = format!("{}/tokens/c", api.storage.http_origin());
+    let written = api.client.put(xml).header("content-encoding", "gzip");
+    written.body(compressed.clone()).send().await?.error_for_status()?;
+    let kept = api.storage.object("tokens", "c").map(|object| object.content);
+    assert_eq!(kept.as_deref(), Some(&compressed[..]));
+    Ok(())
 }
 
 #[tokio::test]

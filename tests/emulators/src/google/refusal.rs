@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::exchange::AccessError;
 use crate::faults::Answer;
+use crate::front_end::Garbled;
 
 /// An error answer of an API.
 #[derive(Debug, Clone)]
@@ -141,6 +142,18 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         (self.status, self.headers(), Json(self.body())).into_response()
+    }
+}
+
+impl From<Garbled> for Refusal {
+    fn from(garbled: Garbled) -> Self {
+        let message = garbled.to_string();
+        match garbled {
+            Garbled::TooLarge => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "uploadTooLarge", message)
+            }
+            Garbled::NotGzip | Garbled::Override => Self::invalid(message),
+        }
     }
 }
 

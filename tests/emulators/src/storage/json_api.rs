@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Request, State as Shared};
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::Response;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
 use base64::Engine as _;
@@ -26,6 +26,7 @@ use super::store::Store;
 use super::{batch, buckets, download, fields, rewrite, unimplemented, upload};
 use crate::connection::Cut;
 use crate::date::dated;
+use crate::front_end;
 
 /// The largest request body; everything is kept in memory.
 const MAX_BODY: usize = 1 << 30;
@@ -64,6 +65,8 @@ pub(super) fn router(store: &Arc<Store>) -> Router {
         .layer(from_fn(fields::partial))
         .layer(from_fn(unimplemented::refuse))
         .with_state(Arc::clone(store));
+    // Around the routes, which are chosen by what it makes of a request.
+    let api = Router::new().fallback_service(api).layer(from_fn(through_front_end));
     Router::new()
         .route("/batch", post(batch::run).with_state(api.clone()))
         .route("/batch/storage/v1", post(batch::run).with_state(api.clone()))
@@ -83,6 +86,20 @@ async fn shortened(Shared(mut api): Shared<Router>, mut request: Request) -> Res
     }
     let Ok(response) = api.call(request).await;
     response
+}
+
+/// Lets requests to the JSON API through the front end. To the XML API, and where the client says
+/// that the object is to have its encoding, `Content-Encoding` tells of the content.
+async fn through_front_end(request: Request, next: Next) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    let of_content = query.split('&').any(|pair| pair == "contentEncoding=gzip");
+    if of_content || !unimplemented::is_json(request.uri().path()) {
+        return next.run(request).await;
+    }
+    match front_end::pass(request, MAX_BODY).await {
+        Ok(request) => next.run(request).await,
+        Err(garbled) => Refusal::from(garbled).into_response(),
+    }
 }
 
 fn uploads() -> axum::routing::MethodRouter<Arc<Store>> {

@@ -5,6 +5,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde_json::json;
 
+use crate::front_end::Garbled;
+
 /// A request that changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
@@ -90,6 +92,15 @@ impl Refusal {
         match self {
             Self::Pace { .. } | Self::Injected(StatusCode::TOO_MANY_REQUESTS) => "usageLimits",
             _ => "global",
+        }
+    }
+}
+
+impl From<Garbled> for Refusal {
+    fn from(garbled: Garbled) -> Self {
+        match garbled {
+            Garbled::TooLarge => Self::TooLarge,
+            Garbled::NotGzip | Garbled::Override => Self::invalid(garbled.to_string()),
         }
     }
 }

@@ -11,11 +11,15 @@ use super::refusal::Refusal;
 use super::store::Store;
 use super::xml;
 
-/// A path or a method that no route has. What is not of the JSON API is of the XML API.
-pub(super) async fn other(store: Shared<Arc<Store>>, request: Request) -> Response {
-    let path = request.uri().path();
+/// Whether a path is of the JSON API. What is not is of the XML API.
+pub(super) fn is_json(path: &str) -> bool {
     let json = ["/storage/", "/upload/", "/resumable/", "/download/", "/batch"];
-    if json.iter().any(|prefix| path.starts_with(prefix)) {
+    json.iter().any(|prefix| path.starts_with(prefix))
+}
+
+/// A path or a method that no route has.
+pub(super) async fn other(store: Shared<Arc<Store>>, request: Request) -> Response {
+    if is_json(request.uri().path()) {
         return call(request.method().clone(), request.uri().clone()).await.into_response();
     }
     xml::answer(store, request).await

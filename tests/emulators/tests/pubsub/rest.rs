@@ -1,6 +1,7 @@
 //! Messages, snapshots and push over REST, as gcloud and curl use them.
 
 use anyhow::{Context as _, Result};
+use async_compression::tokio::bufread::GzipEncoder;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -76,6 +77,25 @@ async fn data_comes_in_either_alphabet_and_without_padding() -> Result<()> {
     assert_eq!(drain(&fixture).await?, ["YWI/", "YWI="]);
     let refused = json!({"messages": [{"data": "no base64!"}]});
     assert_eq!(post(&fixture, &format!("{TOPIC}:publish"), refused).await?.0, 400);
+    Ok(())
+}
+
+/// As the clients for Java and .NET send them.
+#[tokio::test]
+async fn bodies_may_be_compressed_and_a_post_may_stand_for_another_method() -> Result<()> {
+    let fixture = Fixture::start().await?;
+    let post = |path: &str| Client::new().post(format!("{}/v1/{path}", fixture.endpoint()));
+    let mut compressed = Vec::new();
+    GzipEncoder::new(&br#"{"messages":[{"data":"YQ=="}]}"#[..])
+        .read_to_end(&mut compressed)
+        .await?;
+    let published = post(&format!("{TOPIC}:publish")).header("content-encoding", "gzip");
+    assert_eq!(published.body(compressed).send().await?.status(), 200);
+    assert_eq!(drain(&fixture).await?, ["YQ=="]);
+    let patched = post(TOPIC).header("x-http-method-override", "PATCH");
+    let change = json!({"topic": {"labels": {"a": "1"}}, "updateMask": "labels"});
+    let patched: Value = patched.json(&change).send().await?.json().await?;
+    assert_eq!(patched["labels"], json!({"a": "1"}));
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use url::form_urlencoded;
 use self::call::{Call, Implemented};
 use super::core::Shared;
 use super::refusal::Refusal;
+use crate::front_end::{self, Garbled};
 use crate::storage::fields::Selection;
 
 /// The largest request.
@@ -74,12 +75,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 /// Takes effect when the request has arrived; whatever delays the answer comes after, so
 /// that a caller that goes away before it has done it all the same.
 async fn answered(shared: &Shared, request: Request) -> Result<Response, Refusal> {
-    let (parts, body) = request.into_parts();
+    let (parts, body) = front_end::pass(request, LARGEST).await?.into_parts();
     // Before anything is refused: an answer ends the connection if it comes sooner.
-    let body = to_bytes(body, LARGEST).await.map_err(|error| {
-        let message = format!("The request was not read: {error}");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "uploadTooLarge", message)
-    })?;
+    let body = to_bytes(body, LARGEST).await.map_err(|_| Garbled::TooLarge)?;
     let path = parts.uri.path();
     let what = format!("{} {path}", parts.method);
     if path.starts_with("/batch") || path.starts_with("/resumable") {

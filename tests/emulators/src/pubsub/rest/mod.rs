@@ -11,12 +11,13 @@ mod snapshots;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router, middleware};
+use axum::{Json, Router};
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,7 @@ use super::engine::Engine;
 use super::error::Error;
 use super::fault;
 use super::page::page;
+use crate::front_end;
 
 type Shared = State<Arc<Engine>>;
 type Answer<T> = Result<Json<T>, Error>;
@@ -47,7 +49,7 @@ struct Paging {
 pub(super) fn routes(engine: Arc<Engine>) -> Router {
     let topics = "/v1/projects/{project}/topics";
     let subscriptions = "/v1/projects/{project}/subscriptions";
-    Router::new()
+    let routes = Router::new()
         .route(topics, get(list_topics))
         .route(
             &format!("{topics}/{{id}}"),
@@ -81,7 +83,16 @@ pub(super) fn routes(engine: Arc<Engine>) -> Router {
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(Arc::clone(&engine), fault::at_rest))
-        .with_state(engine)
+        .with_state(engine);
+    // Around the routes, which are chosen by what it makes of a request.
+    Router::new().fallback_service(routes).layer(middleware::from_fn(through_front_end))
+}
+
+async fn through_front_end(request: Request, next: Next) -> Response {
+    match front_end::pass(request, MAX_BODY).await {
+        Ok(request) => next.run(request).await,
+        Err(garbled) => Error::Invalid(garbled.to_string()).into_response(),
+    }
 }
 
 /// A call that production may answer and the emulator does not: it is named, in the way
