@@ -395,6 +395,17 @@ async fn a_batch_answers_each_of_its_calls() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_bucket_whose_name_begins_as_a_path_does_has_the_xml_api() -> Result<()> {
+    let api = Api::start().await?;
+    api.storage.create_bucket("batch-jobs")?;
+    assert_eq!(api.send(Method::PUT, "/batch-jobs/a", "hello").await?.status(), 200);
+    assert_eq!(api.get("/batch-jobs/a").await?.text().await?, "hello");
+    let other = api.send(Method::POST, "/batch/other", "").await?;
+    assert_eq!(refusal(other).await?, (501, "notImplemented".to_owned()));
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_named() -> Result<()> {
     let api = Api::start().await?;
     for (method, path, named) in [

@@ -13,7 +13,7 @@ use super::xml;
 
 /// Whether a path is of the JSON API. What is not is of the XML API.
 pub(super) fn is_json(path: &str) -> bool {
-    let json = ["/storage/", "/upload/", "/resumable/", "/download/", "/batch"];
+    let json = ["/storage/", "/upload/", "/resumable/", "/download/", "/batch/"];
     json.iter().any(|prefix| path.starts_with(prefix))
 }
 
