@@ -369,6 +369,8 @@ async fn objects_are_made_of_others() -> Result<()> {
     assert_eq!((&copied["done"], &copied["resource"]["name"]), (&json!(true), &json!("c")));
     let (status, _) = json(&api, Method::POST, &copy, json!({})).await?;
     assert_eq!(status, 412);
+    let nowhere = format!("{object}/c/moveTo/o/c");
+    assert_eq!(json(&api, Method::POST, &nowhere, json!({})).await?.0, 400);
     let moved = format!("{object}/c/moveTo/o/m");
     assert_eq!(json(&api, Method::POST, &moved, json!({})).await?.0, 200);
     assert_eq!(api.storage.object_names("tokens"), ["a", "m", "w"]);

@@ -134,7 +134,8 @@ pub(super) async fn move_object(
     cut: Cut,
 ) -> Result<Json<Value>, Refusal> {
     let from = Place { bucket, name };
-    let rewrite = rewrite(b"", source, target)?;
+    // It is the live version that moves.
+    let rewrite = Rewrite { generation: None, ..rewrite(b"", source, target)? };
     let make =
         || store.make(&from.bucket, &to, |state, now| state.rename(now, &from, &to, rewrite));
     let object = store.pass(cut, Operation::Write, &to, make).await?;

@@ -237,9 +237,9 @@ impl Bucket {
         Err(Refusal::Kept { bucket: bucket.to_owned(), object: name.to_owned(), why })
     }
 
-    /// Uses up this second's mutation of `name`.
-    pub(super) fn take_turn(
-        &mut self,
+    /// Refuses when this second's mutation of `name` is used up.
+    pub(super) fn check_turn(
+        &self,
         limited: bool,
         now: SystemTime,
         bucket: &str,
@@ -248,6 +248,18 @@ impl Bucket {
         if limited && !self.pace.allows(now, name) {
             return Err(Refusal::Pace { bucket: bucket.to_owned(), object: name.to_owned() });
         }
+        Ok(())
+    }
+
+    /// Uses up this second's mutation of `name`.
+    pub(super) fn take_turn(
+        &mut self,
+        limited: bool,
+        now: SystemTime,
+        bucket: &str,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        self.check_turn(limited, now, bucket, name)?;
         self.pace.mutated(now, name);
         Ok(())
     }

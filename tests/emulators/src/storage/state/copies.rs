@@ -80,7 +80,8 @@ impl State {
         self.write(now, &to.bucket, &to.name, upload, rewrite.target)
     }
 
-    /// Gives an object another name in its bucket.
+    /// Gives an object another name in its bucket. It is moved or, if anything is against it,
+    /// stays as it is.
     pub(in crate::storage) fn rename(
         &mut self,
         now: SystemTime,
@@ -89,10 +90,35 @@ impl State {
         rewrite: Rewrite,
     ) -> Result<Arc<StoredObject>, Refusal> {
         let target = Place { bucket: from.bucket.clone(), name: to.to_owned() };
-        self.home(&from.bucket)?.check_kept(now, &from.bucket, &from.name)?;
+        if let Err(refusal) = self.check_rename(now, from, &target, &rewrite) {
+            self.count(&refusal);
+            return Err(refusal);
+        }
         let moved = self.copy(now, from, &target, rewrite)?;
         self.delete(now, &from.bucket, &from.name, None, Conditions::default())?;
         Ok(moved)
+    }
+
+    /// Whether both halves of a move, the copy and the delete, can be done.
+    fn check_rename(
+        &self,
+        now: SystemTime,
+        from: &Place,
+        to: &Place,
+        rewrite: &Rewrite,
+    ) -> Result<(), Refusal> {
+        if from.name == to.name {
+            let message = "The source and the destination of a move must have different names.";
+            return Err(Refusal::invalid(message));
+        }
+        self.try_source(from, to, rewrite)?;
+        self.check_write(&to.bucket, &to.name, rewrite.target)?;
+        let home = self.home(&from.bucket)?;
+        for place in [from, to] {
+            home.check_kept(now, &place.bucket, &place.name)?;
+            home.check_turn(self.one_mutation_per_second, now, &place.bucket, &place.name)?;
+        }
+        Ok(())
     }
 
     /// Writes one object with the contents of others of its bucket.

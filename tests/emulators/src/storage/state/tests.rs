@@ -167,6 +167,64 @@ fn buckets_are_unique_and_go_only_when_empty() {
     assert_eq!(orphan, Err(Refusal::NoBucket));
 }
 
+fn move_to(
+    state: &mut State,
+    now: SystemTime,
+    to: &str,
+    target: Conditions,
+) -> Result<(), Refusal> {
+    let from = Place { bucket: BUCKET.to_owned(), name: "a".to_owned() };
+    let source = Conditions::default();
+    let rewrite = Rewrite { generation: None, source, target, said: None };
+    state.rename(now, &from, to, rewrite).map(drop)
+}
+
+#[test]
+fn a_move_that_is_refused_leaves_both_names_as_they_were() {
+    let mut state = state(true);
+    put(&mut state, at(0), "a", Conditions::default()).unwrap();
+    let early = move_to(&mut state, at(999), "m", only(0));
+    assert!(matches!(early, Err(Refusal::Pace { .. })));
+    assert_eq!(state.names(BUCKET), ["a"]);
+    put(&mut state, at(999), "m", Conditions::default()).unwrap();
+    let early = move_to(&mut state, at(1_000), "m", Conditions::default());
+    assert!(matches!(early, Err(Refusal::Pace { .. })));
+    assert_eq!(move_to(&mut state, at(1_999), "m", only(0)), Err(Refusal::Precondition));
+    assert_eq!(state.names(BUCKET), ["a", "m"]);
+    assert_eq!((state.stats.writes, state.stats.deletes), (2, 0));
+    assert_eq!((state.stats.throttled, state.stats.precondition_failed), (2, 1));
+    move_to(&mut state, at(1_999), "m", Conditions::default()).unwrap();
+    assert_eq!(state.names(BUCKET), ["m"]);
+}
+
+#[test]
+fn a_move_spares_what_is_held() {
+    let mut state = state(false);
+    for name in ["a", "m"] {
+        put(&mut state, at(0), name, Conditions::default()).unwrap();
+        let hold = |held: bool| {
+            move |object: &StoredObject| {
+                object.said().patched(&serde_json::json!({"temporaryHold": held}))
+            }
+        };
+        let one = (BUCKET, name, None);
+        state.update(at(0), one, Conditions::default(), hold(true)).unwrap();
+        let refused = move_to(&mut state, at(0), "m", Conditions::default());
+        assert!(matches!(refused, Err(Refusal::Kept { .. })), "{name}");
+        state.update(at(0), one, Conditions::default(), hold(false)).unwrap();
+    }
+    assert_eq!(state.names(BUCKET), ["a", "m"]);
+}
+
+#[test]
+fn an_object_is_not_moved_onto_itself() {
+    let mut state = state(false);
+    put(&mut state, at(0), "a", Conditions::default()).unwrap();
+    let refused = move_to(&mut state, at(0), "a", Conditions::default());
+    assert!(matches!(refused, Err(Refusal::Invalid(_))));
+    assert_eq!(state.names(BUCKET), ["a"]);
+}
+
 #[test]
 fn older_versions_stay_where_versioning_is_on() {
     let mut state = state(false);
