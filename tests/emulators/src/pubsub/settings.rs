@@ -7,6 +7,7 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::subscription::State;
 
 use super::error::Error;
 use super::filter::Filter;
+use super::message::Message;
 use super::names::{self, Kind};
 use super::push;
 
@@ -30,6 +31,14 @@ pub(super) struct Settings {
     pub(super) dead_letter: Option<DeadLetterPolicy>,
     /// What is taken in; everything without one.
     pub(super) filter: Option<Filter>,
+}
+
+impl Settings {
+    /// Whether the filter lets a message in.
+    pub(super) fn takes(&self, message: &Message) -> bool {
+        let filter = self.filter.as_ref();
+        filter.is_none_or(|filter| filter.takes(&message.content.attributes))
+    }
 }
 
 /// How long a failed message is held back.

@@ -147,7 +147,9 @@ impl Broker {
                 }
                 let mut known = self.known(attached, true);
                 known.retain(|number, _| *number >= held.since);
-                let held = held.unacknowledged.iter();
+                // The subscription that it was made of may have taken in more.
+                let settings = &attached.state.settings;
+                let held = held.unacknowledged.iter().filter(|message| settings.takes(message));
                 known.extend(held.map(|message| (message.number(), Arc::clone(message))));
                 known
             }
@@ -218,10 +220,9 @@ impl Broker {
         if !(by_topic || for_snapshot || attached.resource.retain_acked_messages) {
             return known;
         }
-        let filter = attached.state.settings.filter.as_ref();
         let kept = topic.log.iter().filter(|message| {
             (by_topic || message.number() >= attached.since)
-                && filter.is_none_or(|filter| filter.takes(&message.content.attributes))
+                && attached.state.settings.takes(message)
         });
         known.extend(kept.map(|message| (message.number(), Arc::clone(message))));
         known

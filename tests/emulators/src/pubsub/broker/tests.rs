@@ -293,6 +293,38 @@ fn an_update_works_from_the_next_failure_on() {
 }
 
 #[test]
+fn a_snapshot_of_another_subscription_brings_only_what_the_filter_takes() {
+    let now = start();
+    let mut broker = broker(now);
+    subscribe(&mut broker, WORKERS);
+    let filtered =
+        proto::Subscription { filter: "attributes:kind".to_owned(), ..subscription(GRAVES, TOPIC) };
+    broker.create_subscription(filtered).expect("a new subscription");
+    publish(&mut broker, "x", now).expect("published");
+    let kind = ("kind".to_owned(), "note".to_owned());
+    let note =
+        proto::PubsubMessage { attributes: [kind].into(), ..proto::PubsubMessage::default() };
+    broker.publish(TOPIC, vec![note], now).expect("published");
+    let name = "projects/p/snapshots/before".to_owned();
+    let request = proto::CreateSnapshotRequest {
+        name: name.clone(),
+        subscription: WORKERS.to_owned(),
+        ..proto::CreateSnapshotRequest::default()
+    };
+    broker.create_snapshot(request, now).expect("made");
+    let seek = proto::SeekRequest {
+        subscription: GRAVES.to_owned(),
+        target: Some(proto::seek_request::Target::Snapshot(name)),
+    };
+    broker.seek(seek, now).expect("both are of one topic");
+    let graves = open(&mut broker, GRAVES, now);
+    let taken = take(&mut broker, graves, now);
+    let ids: Vec<&str> =
+        taken.iter().map(|delivery| delivery.message.content.message_id.as_str()).collect();
+    assert_eq!(ids, ["2"]);
+}
+
+#[test]
 fn the_counts_of_a_deleted_subscription_stay_in_the_total() {
     let now = start();
     let mut broker = broker(now);

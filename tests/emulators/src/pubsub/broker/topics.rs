@@ -165,12 +165,10 @@ impl Broker {
         for id in subscriptions {
             if let Some(attached) = self.subscriptions.get_mut(&id) {
                 let name = &attached.resource.name;
-                let filter = attached.state.settings.filter.clone();
-                let takes = |message: &&Arc<Message>| {
-                    let attributes = &message.content.attributes;
-                    filter.as_ref().is_none_or(|filter| filter.takes(attributes))
-                };
-                for message in shared.iter().filter(takes) {
+                for message in &shared {
+                    if !attached.state.settings.takes(message) {
+                        continue;
+                    }
                     if self.faults.strikes(Operation::Deliver, name, &message.content) {
                         attached.state.enqueue(Arc::clone(message));
                     }
