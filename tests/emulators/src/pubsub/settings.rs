@@ -17,7 +17,8 @@ const DEFAULT_ATTEMPTS: i32 = 5;
 const MAX_BACKOFF: Duration = Duration::from_mins(10);
 const DEFAULT_MIN_BACKOFF: Duration = Duration::from_secs(10);
 const DAY_SECONDS: i64 = 24 * 60 * 60;
-const RETENTION_SECONDS: std::ops::RangeInclusive<i64> = 600..=31 * DAY_SECONDS;
+const RETENTION: std::ops::RangeInclusive<Duration> =
+    Duration::from_mins(10)..=Duration::from_hours(31 * 24);
 
 /// What the state machine needs to know of a subscription's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,12 +70,7 @@ pub(super) fn read(resource: &proto::Subscription) -> Result<Settings, Error> {
     let ack_deadline = ack_deadline(resource.ack_deadline_seconds)?;
     let retry = resource.retry_policy.as_ref().map(retry).transpose()?;
     let policy = resource.dead_letter_policy.as_ref();
-    let retention = resource.message_retention_duration.map(|retention| retention.seconds);
-    if retention.is_some_and(|seconds| !RETENTION_SECONDS.contains(&seconds)) {
-        return Err(Error::Invalid(
-            "message_retention_duration is 10 minutes to 31 days".to_owned(),
-        ));
-    }
+    check_retention(resource.message_retention_duration)?;
     let ttl = resource.expiration_policy.as_ref().and_then(|policy| policy.ttl);
     if ttl.is_some_and(|ttl| ttl.seconds < DAY_SECONDS) {
         return Err(Error::Invalid("the ttl of an expiration policy is a day or more".to_owned()));
@@ -87,6 +83,17 @@ pub(super) fn read(resource: &proto::Subscription) -> Result<Settings, Error> {
         dead_letter: policy.map(dead_letter).transpose()?,
         filter: Filter::parse(&resource.filter)?,
     })
+}
+
+/// Checks how long a topic or a subscription keeps messages: 10 minutes to 31 days, if it says.
+pub(super) fn check_retention(retention: Option<prost_types::Duration>) -> Result<(), Error> {
+    let within = |retention: prost_types::Duration| {
+        Duration::try_from(retention).is_ok_and(|retention| RETENTION.contains(&retention))
+    };
+    if retention.is_none_or(within) {
+        return Ok(());
+    }
+    Err(Error::Invalid("message_retention_duration is 10 minutes to 31 days".to_owned()))
 }
 
 /// Checks an ack deadline of a subscription or stream: 10 to 600 seconds.

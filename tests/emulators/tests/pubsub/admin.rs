@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result};
 use google_cloud_gax::error::Error;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::paginator::ItemPaginator as _;
-use google_cloud_pubsub::model::{PushConfig, Subscription, UpdateSubscriptionRequest};
+use google_cloud_pubsub::model::{PushConfig, Subscription, Topic, UpdateSubscriptionRequest};
+use google_cloud_wkt::{Duration, FieldMask};
 use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, SUBSCRIPTION, TOPIC};
@@ -55,6 +56,22 @@ async fn refusals_carry_their_code() -> Result<()> {
     assert_eq!(code(again), Some(Code::AlreadyExists));
     let bad = topics.create_topic().set_name("projects/test/topics/x");
     assert_eq!(code(bad.send().await), Some(Code::InvalidArgument));
+
+    let name = "projects/test/topics/kept";
+    let kept = |seconds, nanos| -> Result<Topic> {
+        let topic = Topic::new().set_name(name);
+        Ok(topic.set_message_retention_duration(Duration::new(seconds, nanos)?))
+    };
+    for (seconds, nanos) in [(599, 0), (31 * 86_400, 1), (31 * 86_400 + 1, 0)] {
+        let created = topics.create_topic().with_request(kept(seconds, nanos)?).send().await;
+        assert_eq!(code(created), Some(Code::InvalidArgument), "{seconds} s and {nanos} ns");
+    }
+    topics.create_topic().with_request(kept(600, 0)?).send().await?;
+    let updated = topics.update_topic().set_topic(kept(599, 0)?);
+    let mask = FieldMask::default().set_paths(["message_retention_duration"]);
+    assert_eq!(code(updated.set_update_mask(mask).send().await), Some(Code::InvalidArgument));
+    let found = topics.get_topic().set_topic(name).send().await?;
+    assert_eq!(found.message_retention_duration, Some(Duration::new(600, 0)?));
 
     for (subscription, expected) in [
         (Subscription::new().set_topic("projects/test/topics/missing"), Code::NotFound),

@@ -12,6 +12,7 @@ use crate::pubsub::error::Error;
 use crate::pubsub::fault::Operation;
 use crate::pubsub::message::{self, Message};
 use crate::pubsub::names::{self, Kind};
+use crate::pubsub::settings;
 
 impl Broker {
     pub(in crate::pubsub) fn create_topic(
@@ -28,6 +29,7 @@ impl Broker {
                 return Err(Error::Unimplemented(what.into()));
             }
         }
+        settings::check_retention(resource.message_retention_duration)?;
         if self.topics.contains_key(&resource.name) {
             return Err(Error::AlreadyExists(resource.name));
         }
@@ -64,6 +66,7 @@ impl Broker {
                 }
                 "kms_key_name" => updated.kms_key_name.clone_from(&new.kms_key_name),
                 "message_retention_duration" => {
+                    settings::check_retention(new.message_retention_duration)?;
                     updated.message_retention_duration = new.message_retention_duration;
                 }
                 _ => {
