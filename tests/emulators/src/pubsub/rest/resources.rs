@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use prost_types::FieldMask;
-use proto::push_config::Wrapper;
+use proto::push_config::{AuthenticationMethod, Wrapper};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ pub(super) struct Topic {
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct StoragePolicy {
     allowed_persistence_regions: Vec<String>,
     enforce_in_transit: bool,
@@ -143,17 +143,34 @@ pub(super) struct Subscription {
 
 /// `google.pubsub.v1.PushConfig`.
 #[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(super) struct PushConfig {
     push_endpoint: String,
     #[serde(skip_serializing_if = "HashMap::is_empty")]
     attributes: HashMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    oidc_token: Option<OidcToken>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pubsub_wrapper: Option<PubsubWrapper>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     no_wrapper: Option<NoWrapper>,
 }
 
+/// Kept and shown; no token is sent.
 #[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct OidcToken {
+    service_account_email: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    audience: String,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct PubsubWrapper {}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct NoWrapper {
     write_metadata: bool,
 }
@@ -166,27 +183,42 @@ impl PushConfig {
 
 impl From<PushConfig> for proto::PushConfig {
     fn from(json: PushConfig) -> Self {
+        let bare = json.no_wrapper.map(|NoWrapper { write_metadata }| {
+            Wrapper::NoWrapper(proto::push_config::NoWrapper { write_metadata })
+        });
+        let wrapped = json
+            .pubsub_wrapper
+            .map(|_| Wrapper::PubsubWrapper(proto::push_config::PubsubWrapper {}));
         Self {
             push_endpoint: json.push_endpoint,
             attributes: json.attributes,
-            wrapper: json.no_wrapper.map(|bare| {
-                let write_metadata = bare.write_metadata;
-                Wrapper::NoWrapper(proto::push_config::NoWrapper { write_metadata })
+            authentication_method: json.oidc_token.map(|token| {
+                AuthenticationMethod::OidcToken(proto::push_config::OidcToken {
+                    service_account_email: token.service_account_email,
+                    audience: token.audience,
+                })
             }),
-            ..Self::default()
+            wrapper: bare.or(wrapped),
         }
     }
 }
 
 impl From<proto::PushConfig> for PushConfig {
     fn from(config: proto::PushConfig) -> Self {
-        let no_wrapper = match config.wrapper {
+        let (pubsub_wrapper, no_wrapper) = match config.wrapper {
+            Some(Wrapper::PubsubWrapper(_)) => (Some(PubsubWrapper {}), None),
             Some(Wrapper::NoWrapper(bare)) => {
-                Some(NoWrapper { write_metadata: bare.write_metadata })
+                (None, Some(NoWrapper { write_metadata: bare.write_metadata }))
             }
-            _ => None,
+            None => (None, None),
         };
-        Self { push_endpoint: config.push_endpoint, attributes: config.attributes, no_wrapper }
+        let oidc_token =
+            config.authentication_method.map(|AuthenticationMethod::OidcToken(token)| OidcToken {
+                service_account_email: token.service_account_email,
+                audience: token.audience,
+            });
+        let (push_endpoint, attributes) = (config.push_endpoint, config.attributes);
+        Self { push_endpoint, attributes, oidc_token, pubsub_wrapper, no_wrapper }
     }
 }
 
@@ -315,6 +347,12 @@ mod tests {
         let written = json!({
             "name": "projects/p/subscriptions/sub",
             "topic": "projects/p/topics/top",
+            "pushConfig": {
+                "pushEndpoint": "http://127.0.0.1:9/",
+                "attributes": {"x-goog-version": "v1"},
+                "oidcToken": {"serviceAccountEmail": "pusher@example.com", "audience": "a"},
+                "pubsubWrapper": {}
+            },
             "ackDeadlineSeconds": 20,
             "retainAckedMessages": true,
             "messageRetentionDuration": "600s",
@@ -339,8 +377,12 @@ mod tests {
     fn a_setting_that_is_not_known_is_refused() {
         let unknown = json!({"bigqueryConfig": {"table": "t"}});
         assert!(serde_json::from_value::<Subscription>(unknown).is_err());
-        let unknown = json!({"schemaSettings": {"schema": "s"}});
-        assert!(serde_json::from_value::<Topic>(unknown).is_err());
+        let unknown = json!({"pushConfig": {"pushEndpoint": "http://127.0.0.1:9/", "other": 1}});
+        assert!(serde_json::from_value::<Subscription>(unknown).is_err());
+        for unknown in ["schemaSettings", "messageStoragePolicy"] {
+            let unknown = json!({unknown: {"schema": "s"}});
+            assert!(serde_json::from_value::<Topic>(unknown).is_err());
+        }
     }
 
     #[test]
