@@ -81,7 +81,8 @@ impl ListQuery {
         page
     }
 
-    /// All versions, by name and then by age; the prefixes come with the first page.
+    /// All versions, by name and then by age. Those of a page after the first follow a version,
+    /// which its token names with its generation (no name has a line break), or a prefix.
     fn versions(&self, objects: &Objects, archive: &Archive) -> Page {
         let mut all: Archive = archive.clone();
         all.extend(
@@ -89,32 +90,49 @@ impl ListQuery {
                 .iter()
                 .map(|(name, object)| ((name.clone(), object.generation), Arc::clone(object))),
         );
+        let after = self.after.as_deref().map(|token| {
+            let version = token.rsplit_once('\n');
+            let version = version.and_then(|(name, number)| Some((name, number.parse().ok()?)));
+            version.unwrap_or((token, i64::MAX))
+        });
         let mut page = Page::default();
-        let key = |name: &str, generation: i64| format!("{name}\n{generation:020}");
+        let mut last = None;
         for ((name, generation), object) in all {
-            let listed = name.starts_with(&self.prefix)
-                && name.as_str() >= self.start.as_str()
-                && (self.end.is_empty() || name < self.end)
-                && self.matches(&name);
-            if !listed {
+            let passed = after.is_some_and(|after| (name.as_str(), generation) <= after);
+            if passed || !self.lists(&name) {
                 continue;
             }
-            if let Some(folded) = self.fold(&name) {
-                if self.after.is_none() && page.prefixes.last() != Some(&folded) {
-                    page.prefixes.push(folded);
-                }
+            let folded = self.fold(&name);
+            let listed =
+                folded.is_none() || (self.include_trailing && folded.as_ref() == Some(&name));
+            // A prefix comes once, with the first that is folded into it.
+            let prefix = folded.filter(|folded| {
+                let before = page.prefixes.last().map(String::as_str);
+                let before = before.or(after.map(|(name, _)| name));
+                before.is_none_or(|before| !before.starts_with(folded.as_str()))
+            });
+            if !listed && prefix.is_none() {
                 continue;
             }
-            if self.after.as_ref().is_some_and(|after| key(&name, generation) <= *after) {
-                continue;
-            }
-            if page.objects.len() == self.limit {
-                page.next = page.objects.last().map(|(name, last)| key(name, last.generation));
+            if page.objects.len() + page.prefixes.len() >= self.limit {
+                page.next = last;
                 break;
             }
-            page.objects.push((name, object));
+            last = if listed { Some(format!("{name}\n{generation}")) } else { prefix.clone() };
+            page.prefixes.extend(prefix);
+            if listed {
+                page.objects.push((name, object));
+            }
         }
         page
+    }
+
+    /// Whether a name is between the bounds and matches.
+    fn lists(&self, name: &str) -> bool {
+        name.starts_with(&self.prefix)
+            && name >= self.start.as_str()
+            && (self.end.is_empty() || name < self.end.as_str())
+            && self.matches(name)
     }
 
     fn matches(&self, name: &str) -> bool {
@@ -229,6 +247,42 @@ mod tests {
             };
             let (seen, _) = all(&query, &names);
             assert_eq!(seen, ["a/1", "a/b/", "a/c", "a/d/"], "limit {limit}");
+        }
+    }
+
+    #[test]
+    fn versions_come_page_by_page_with_their_prefixes() {
+        let mut archive = Archive::new();
+        for (name, object) in objects(&["a", "b/", "b/1", "c/1", "d"]) {
+            archive.insert((name.clone(), 0), Arc::clone(&object));
+            archive.insert((name, -1), object);
+        }
+        let live = objects(&["a", "b/", "b/1", "c/2", "d"]);
+        for (include_trailing, beside) in [(false, 0), (true, 3)] {
+            for limit in 1..=10 {
+                let mut query = ListQuery {
+                    delimiter: "/".to_owned(),
+                    limit,
+                    versions: true,
+                    include_trailing,
+                    ..ListQuery::default()
+                };
+                let (mut names, mut prefixes) = (Vec::new(), Vec::new());
+                for page in 0.. {
+                    assert!(page < 100, "the listing does not end");
+                    let page = query.page(&live, &archive);
+                    names.extend(page.objects.into_iter().map(|(name, _)| name));
+                    prefixes.extend(page.prefixes);
+                    query.after = page.next;
+                    if query.after.is_none() {
+                        break;
+                    }
+                }
+                let versions = [("a", 3), ("b/", beside), ("d", 3)];
+                let expected = versions.map(|(name, many)| vec![name; many]).concat();
+                assert_eq!(names, expected, "limit {limit}");
+                assert_eq!(prefixes, ["b/", "c/"], "limit {limit}");
+            }
         }
     }
 
