@@ -1,7 +1,8 @@
 //! A bucket's settings: what a check of a deployment looks at.
 //!
-//! They are stored and shown by both protocols and change nothing about how the
-//! emulator behaves.
+//! They are stored and shown by both protocols. Versioning keeps what is replaced, and a copy to
+//! another location is done in calls, if the client limits each of them; the others change
+//! nothing about how the emulator behaves.
 
 use std::time::{Duration, SystemTime};
 
