@@ -410,17 +410,71 @@ async fn a_bucket_whose_name_begins_as_a_path_does_has_the_xml_api() -> Result<(
 #[tokio::test]
 async fn what_is_not_there_is_named() -> Result<()> {
     let api = Api::start().await?;
-    for (method, path, named) in [
-        (Method::POST, "/storage/v1/b/tokens/notificationConfigs", "notifications.insert"),
-        (Method::GET, "/storage/v1/b/tokens/o?softDeleted=true", "softDeleted"),
-        (Method::GET, "/storage/v1/b/tokens/o/a/acl", "objectAccessControls.list"),
-        (Method::GET, "/tokens/a?X-Goog-Signature=x", "signed URLs"),
-        (Method::GET, "/tokens?location", "GET /tokens/?location"),
+    let object = "/storage/v1/b/tokens/o";
+    let copied = format!("{object}/a/rewriteTo/b/tokens/o/b");
+    let media = format!("/upload{object}?uploadType=media&name=a");
+    let session = format!("/upload{object}?uploadType=resumable&name=a");
+    let bucket = "/storage/v1/b/tokens";
+    for (method, path, body, named) in [
+        (Method::POST, format!("{bucket}/notificationConfigs"), "", "notifications.insert"),
+        (Method::GET, format!("{object}?softDeleted=true"), "", "softDeleted"),
+        (Method::GET, format!("{object}?filter=contexts.%22a%22%3A*"), "", "filter"),
+        (Method::GET, format!("{object}/a/acl"), "", "objectAccessControls.list"),
+        (Method::GET, "/tokens/a?X-Goog-Signature=x".to_owned(), "", "signed URLs"),
+        (Method::GET, "/tokens?location".to_owned(), "", "GET /tokens/?location"),
+        (Method::POST, format!("{media}&predefinedAcl=publicRead"), "x", "predefinedAcl"),
+        (Method::POST, format!("{media}&kmsKeyName=k"), "x", "kmsKeyName"),
+        (Method::POST, format!("{copied}?destinationPredefinedAcl=publicRead"), "", "Predefined"),
+        (Method::POST, format!("{copied}?destinationKmsKeyName=k"), "", "destinationKmsKeyName"),
+        (Method::POST, copied, r#"{"kmsKeyName":"k"}"#, "kmsKeyName"),
+        (Method::POST, session.clone(), r#"{"acl":[{"entity":"allUsers"}]}"#, "acl"),
+        (Method::POST, session.clone(), r#"{"contexts":{"custom":{}}}"#, "contexts"),
+        (Method::POST, session, r#"{"retention":{"mode":"Locked"}}"#, "retention"),
+        (
+            Method::POST,
+            "/storage/v1/b?project=p&predefinedDefaultObjectAcl=publicRead".to_owned(),
+            r#"{"name":"more"}"#,
+            "predefinedDefaultObjectAcl",
+        ),
+        (Method::PATCH, bucket.to_owned(), r#"{"acl":[{"entity":"allUsers"}]}"#, "acl"),
     ] {
-        let refused = api.send(method, path, "").await?;
+        let refused = api.send(method, &path, body).await?;
         assert_eq!(refused.status(), 501, "{path}");
         let text = refused.text().await?;
         assert!(text.contains(named), "{text}");
+    }
+    for (header, value) in [
+        ("x-goog-acl", "public-read"),
+        ("x-goog-encryption-kms-key-name", "k"),
+        ("x-goog-encryption-algorithm", "AES256"),
+    ] {
+        let put = api.client.put(format!("{}/tokens/a", api.storage.http_origin()));
+        let refused = put.header(header, value).body("x").send().await?;
+        assert_eq!(refused.status(), 501, "{header}");
+        assert!(refused.text().await?.contains(header));
+    }
+    assert!(api.storage.object_names("tokens").is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_clients_send_as_usual_is_taken() -> Result<()> {
+    let api = Api::start().await?;
+    let path = "/upload/storage/v1/b/tokens/o?uploadType=resumable&name=a&predefinedAcl=private";
+    let usual = r#"{"acl":[],"contexts":null,"kmsKeyName":"","contentEncoding":"br"}"#;
+    let started = api.send(Method::POST, path, usual).await?;
+    let session = started.headers()["location"].to_str()?.to_owned();
+    let written: Value = api.client.put(session).body("hello").send().await?.json().await?;
+    assert_eq!(written["contentEncoding"], "br");
+    for (name, upload) in [("b", "media"), ("c", "resumable")] {
+        let query = format!("uploadType={upload}&name={name}&contentEncoding=gzip");
+        let path = format!("/upload/storage/v1/b/tokens/o?{query}");
+        let answer = api.send(Method::POST, &path, r#"{"contentEncoding":"br"}"#).await?;
+        let answer = match answer.headers().get("location") {
+            Some(session) => api.client.put(session.to_str()?).body("hello").send().await?,
+            None => answer,
+        };
+        assert_eq!(answer.json::<Value>().await?["contentEncoding"], "gzip", "{upload}");
     }
     Ok(())
 }

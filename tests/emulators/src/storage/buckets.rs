@@ -16,6 +16,7 @@ use super::operation::Operation;
 use super::refusal::Refusal;
 use super::settings::BucketSettings;
 use super::store::Store;
+use super::unimplemented::refuse_fields;
 use crate::access::Conflict;
 use crate::access::policy::Policy;
 use crate::connection::Cut;
@@ -23,8 +24,10 @@ use crate::connection::Cut;
 type Answer = Result<Json<Value>, Refusal>;
 
 fn parse(body: &[u8]) -> Result<Value, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::invalid(format!("Malformed bucket: {error}")))
+    let resource = serde_json::from_slice(body)
+        .map_err(|error| Refusal::invalid(format!("Malformed bucket: {error}")))?;
+    refuse_fields(&resource, &["acl", "defaultObjectAcl"])?;
+    Ok(resource)
 }
 
 pub(super) async fn create(

@@ -19,9 +19,10 @@
 //!   is always a 429 (`RESOURCE_EXHAUSTED` over gRPC). Production gives bursts some
 //!   slack, and counts refused requests too. Failed preconditions come first and
 //!   cost nothing. [`Storage::set_one_mutation_per_second`] switches the limit.
-//! - No soft delete, object retention, access control lists, notifications, HMAC keys,
-//!   signed URLs or customer-supplied keys: such a call is answered with a 501 that names
-//!   it. Holds and a bucket's retention period keep a version from being deleted or
+//! - No soft delete, object retention, object contexts, access control lists, notifications,
+//!   HMAC keys, signed URLs, customer-supplied or customer-managed keys: such a call is answered
+//!   with a 501 that names it. A predefined list that lets in nobody but the project is taken.
+//!   Holds and a bucket's retention period keep a version from being deleted or
 //!   replaced; in a bucket with versioning, older versions stay.
 //! - Over gRPC there are buckets with their access policies, and get, list and delete of
 //!   objects; no reads and writes of content, no update of a bucket.

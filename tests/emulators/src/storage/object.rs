@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::crc32c;
 use super::received::Received;
 use super::refusal::Refusal;
+use super::unimplemented::refuse_fields;
 
 /// One version of an object. The content is what the writer sent, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -48,7 +49,8 @@ pub struct StoredObject {
     pub(super) components: Option<u32>,
 }
 
-/// What a writer may say about an object; the JSON it sends, other fields ignored.
+/// What a writer may say about an object; the JSON it sends. Of other fields those are refused
+/// that would have an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Attributes {
@@ -97,6 +99,7 @@ impl Attributes {
 
     /// These with a change, in which `null` takes a field away.
     pub(super) fn patched(&self, change: &Value) -> Result<Self, Refusal> {
+        refuse_fields(change, &["acl", "contexts", "kmsKeyName", "retention"])?;
         let mut whole = json!(self);
         merge(&mut whole, change);
         serde_json::from_value(whole)

@@ -6,10 +6,15 @@ use axum::extract::{Request, State as Shared};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{Method, Uri};
+use serde_json::Value;
+use url::form_urlencoded;
 
 use super::refusal::Refusal;
 use super::store::Store;
 use super::xml;
+
+const ACCESS_CONTROL_LISTS: &str = "access control lists";
+const MANAGED_KEYS: &str = "customer-managed encryption keys";
 
 /// Whether a path is of the JSON API. What is not is of the XML API.
 pub(super) fn is_json(path: &str) -> bool {
@@ -66,28 +71,72 @@ fn name(method: &Method, path: &str) -> String {
 
 /// Refuses what a known call asks for and does not get here; a layer around all of them.
 pub(super) async fn refuse(request: Request, next: Next) -> Response {
-    let headers = request.headers();
     let query = request.uri().query().unwrap_or_default();
-    let asks = |name: &str| {
-        query.split('&').any(|pair| {
-            pair.strip_prefix(name).is_some_and(|rest| rest.eq_ignore_ascii_case("=true"))
-        })
+    let by_header = request.headers().iter().find_map(|(name, value)| {
+        let value = value.to_str().unwrap_or_default();
+        Some((asked_by_header(name.as_str(), value)?, name.to_string()))
+    });
+    let asked = by_header.or_else(|| {
+        let mut parameters = form_urlencoded::parse(query.as_bytes());
+        parameters.find_map(|(name, value)| Some((asked(&name, &value)?, name.into_owned())))
+    });
+    match asked {
+        None => next.run(request).await,
+        Some((what, name)) => Refusal::Unimplemented(format!("{what} ({name})")).into_response(),
+    }
+}
+
+/// What a parameter asks for that is not here.
+fn asked(name: &str, value: &str) -> Option<&'static str> {
+    let on = value.eq_ignore_ascii_case("true");
+    let given = !value.is_empty();
+    match name {
+        "softDeleted" if on => Some("soft-deleted objects"),
+        "enableObjectRetention" if on => Some("object retention"),
+        "X-Goog-Signature" | "Signature" | "X-Amz-Signature" => Some("signed URLs"),
+        "predefinedAcl" | "destinationPredefinedAcl" | "predefinedDefaultObjectAcl"
+            if given && !is_private(value) =>
+        {
+            Some(ACCESS_CONTROL_LISTS)
+        }
+        "kmsKeyName" | "destinationKmsKeyName" if given => Some(MANAGED_KEYS),
+        "filter" if given => Some("filters by the contexts of objects"),
+        _ => None,
+    }
+}
+
+/// As [`asked`], of a header.
+fn asked_by_header(name: &str, value: &str) -> Option<&'static str> {
+    match name {
+        "x-goog-encryption-algorithm" | "x-goog-copy-source-encryption-algorithm" => {
+            Some("customer-supplied encryption keys")
+        }
+        "x-goog-encryption-kms-key-name" => Some(MANAGED_KEYS),
+        "x-goog-acl" if !is_private(value) => Some(ACCESS_CONTROL_LISTS),
+        _ => None,
+    }
+}
+
+/// Whether a predefined list lets nobody in but the project itself. Clients send these as what
+/// is usual, and leaving them out changes nothing here.
+fn is_private(predefined: &str) -> bool {
+    ["private", "projectPrivate", "project-private"].contains(&predefined)
+}
+
+/// Refuses a resource that says what is not kept here. What is empty says nothing: clients send
+/// it to clear a field.
+pub(super) fn refuse_fields(resource: &Value, fields: &[&str]) -> Result<(), Refusal> {
+    let says = |field: &&&str| match &resource[**field] {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => true,
     };
-    let signed = ["X-Goog-Signature=", "Signature=", "X-Amz-Signature="];
-    let what = if headers.contains_key("x-goog-encryption-algorithm")
-        || headers.contains_key("x-goog-copy-source-encryption-algorithm")
-    {
-        "customer-supplied encryption keys"
-    } else if asks("softDeleted") {
-        "soft-deleted objects (softDeleted=true)"
-    } else if asks("enableObjectRetention") {
-        "object retention (enableObjectRetention=true)"
-    } else if query.split('&').any(|pair| signed.iter().any(|name| pair.starts_with(name))) {
-        "signed URLs"
-    } else {
-        return next.run(request).await;
-    };
-    Refusal::Unimplemented(what.to_owned()).into_response()
+    match fields.iter().find(says) {
+        None => Ok(()),
+        Some(field) => Err(Refusal::Unimplemented(format!("the field {field}"))),
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ use crate::connection::Cut;
 pub(super) struct StartParams {
     upload_type: Option<String>,
     name: Option<String>,
+    /// Of the object; goes before what its metadata says.
+    content_encoding: Option<String>,
     /// Of the session that the request is about, if it does not open one.
     #[serde(rename = "upload_id")]
     upload_id: Option<String>,
@@ -54,7 +56,7 @@ pub(super) async fn start(
         return advance(Shared(store), Params(session), cut, headers, Content(body)).await;
     }
     let content_type = header(&headers, CONTENT_TYPE.as_str());
-    let (attributes, content) = match params.upload_type.as_deref() {
+    let (mut attributes, content) = match params.upload_type.as_deref() {
         Some("multipart") => {
             let content_type = content_type.unwrap_or_default();
             let Multipart { attributes, media } = multipart::parse(content_type, &body)?;
@@ -75,6 +77,7 @@ pub(super) async fn start(
                 attributes.content_type =
                     header(&headers, "x-upload-content-type").map(ToOwned::to_owned);
             }
+            attributes.content_encoding = params.content_encoding.or(attributes.content_encoding);
             let name = object_name(params.name, &attributes)?;
             let target = Target { bucket, name, attributes, conditions };
             let object = target.name.clone();
@@ -86,6 +89,7 @@ pub(super) async fn start(
             return Err(Refusal::invalid(format!("Invalid uploadType: '{given}'")));
         }
     };
+    attributes.content_encoding = params.content_encoding.or(attributes.content_encoding);
     let name = object_name(params.name, &attributes)?;
     let keep = store.sessions().keep;
     let upload = if content.len() > keep {
