@@ -14,7 +14,7 @@
 mod queue;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::UserId;
@@ -78,10 +78,22 @@ struct State {
     received: u64,
     /// Messages that were given back a moment ago, and when.
     returned: HashMap<String, Monotonic>,
-    /// Keys whose later messages go back: the earliest message that was given back.
-    returning_keys: HashMap<String, (String, Monotonic)>,
+    /// Keys whose later messages go back: the first message of each that was given back.
+    returning_keys: HashMap<String, Returning>,
     /// Messages come again sooner than a retry policy would allow.
     unpaced: bool,
+}
+
+/// A message with an ordering key that was given back: later ones of its key follow it until
+/// it is here again.
+#[derive(Debug)]
+struct Returning {
+    message_id: String,
+    /// [`Queued::number`] of the delivery that went back. A message of the key that comes
+    /// while it is away has a larger one and follows it, so a smaller one is of a message that
+    /// was ahead of it.
+    number: u64,
+    at: Monotonic,
 }
 
 impl Queued {
@@ -95,31 +107,41 @@ impl Queued {
 }
 
 impl State {
-    /// Notes that a message goes back, and takes those out of the queue that have to
-    /// follow it.
-    fn gave_back(&mut self, user: &UserId, received: &Received, now: Monotonic) -> Vec<Queued> {
+    /// Notes that the message of this number goes back, and takes those out of the queue that
+    /// have to follow it: the later ones of its key.
+    fn gave_back(
+        &mut self,
+        user: &UserId,
+        received: &Received,
+        number: u64,
+        now: Monotonic,
+    ) -> Vec<Queued> {
         self.returned.retain(|_, at| now.since(*at) < PACED);
         self.returned.insert(received.message_id.clone(), now);
         let key = &received.ordering_key;
         if key.is_empty() {
             return Vec::new();
         }
-        self.returning_keys.retain(|_, (_, at)| now.since(*at) < KEY_RETURNS);
-        self.returning_keys.insert(key.clone(), (received.message_id.clone(), now));
+        self.returning_keys.retain(|_, first| now.since(first.at) < KEY_RETURNS);
+        // One that follows another goes back without taking its place.
+        if self.returning_keys.get(key).is_none_or(|first| number <= first.number) {
+            let message_id = received.message_id.clone();
+            self.returning_keys.insert(key.clone(), Returning { message_id, number, at: now });
+        }
         let Some(queue) = self.users.get_mut(user) else { return Vec::new() };
-        let (follow, stay) =
-            std::mem::take(&mut queue.waiting).into_iter().partition(Queued::is_ordered);
+        let is_later = |queued: &Queued| queued.is_ordered() && queued.number > number;
+        let (follow, stay): (VecDeque<_>, _) =
+            std::mem::take(&mut queue.waiting).into_iter().partition(is_later);
         queue.waiting = stay;
-        let follow: VecDeque<Queued> = follow;
         follow.into()
     }
 
     /// Whether a message that has come follows one of its key that was given back.
     fn follows_returned(&mut self, received: &Received, now: Monotonic) -> bool {
-        let Some((first, at)) = self.returning_keys.get(&received.ordering_key) else {
+        let Some(first) = self.returning_keys.get(&received.ordering_key) else {
             return false;
         };
-        let follows = *first != received.message_id && now.since(*at) < KEY_RETURNS;
+        let follows = first.message_id != received.message_id && now.since(first.at) < KEY_RETURNS;
         if !follows {
             self.returning_keys.remove(&received.ordering_key);
         }
@@ -152,9 +174,10 @@ impl State {
             match queue.last_behind() {
                 Some(at) if Some(queue.waiting[at].number) > youngest_held => {
                     let Some(last) = queue.waiting.remove(at) else { return give_back };
-                    let received = std::sync::Arc::clone(&last.message.received);
+                    let received = Arc::clone(&last.message.received);
+                    let number = last.number;
                     give_back.push(last);
-                    give_back.extend(self.gave_back(&user, &received, now));
+                    give_back.extend(self.gave_back(&user, &received, number, now));
                 }
                 _ => {
                     let at = queue.held.iter().position(|held| Some(held.number) == youngest_held);
@@ -289,14 +312,15 @@ impl Scheduler {
         });
     }
 
-    /// A message of `user` goes back; those that have to follow it.
+    /// The message of this [`Queued::number`] goes back; those that have to follow it.
     pub(crate) fn gave_back(
         &self,
         user: &UserId,
         received: &Received,
+        number: u64,
         now: Monotonic,
     ) -> Vec<Queued> {
-        self.with(|state| state.gave_back(user, received, now))
+        self.with(|state| state.gave_back(user, received, number, now))
     }
 
     /// Takes out everything that has not been started: keys from their first message on.
@@ -310,9 +334,8 @@ impl Scheduler {
                 if queue.is_idle() {
                     state.users.remove(&user);
                 }
-                // The last one noted of a key is its first message.
-                for queued in waiting.iter().rev() {
-                    drop(state.gave_back(&user, &queued.message.received, now));
+                for Queued { message, number, .. } in &waiting {
+                    drop(state.gave_back(&user, &message.received, *number, now));
                 }
                 taken.extend(waiting);
             }

@@ -189,7 +189,9 @@ impl Deliveries {
             Course { number, turn, ..Course::new(self, &message, received_at) }.of(&job);
         let driving = AssertUnwindSafe(course.drive(first)).catch_unwind().instrument(span.clone());
         match driving.await {
-            Ok(end) => self.settle(message, Some(&job.user), end).instrument(span).await,
+            Ok(end) => {
+                self.settle(message, Some((&job.user, number)), end).instrument(span).await;
+            }
             // A fault of ours: dropping the message gives it back.
             Err(_panic) => {
                 let message_id = &message.received.message_id;
@@ -198,8 +200,9 @@ impl Deliveries {
         }
     }
 
-    /// Acknowledges or gives back, as a delivery has ended.
-    async fn settle(self: &Arc<Self>, message: Message, user: Option<&UserId>, end: End) {
+    /// Acknowledges or gives back, as a delivery has ended: that of a job by its user and
+    /// [`Queued::number`].
+    async fn settle(self: &Arc<Self>, message: Message, of: Option<(&UserId, u64)>, end: End) {
         let settling = spans::settle(end.status());
         if matches!(end, End::Written(_)) {
             let message_id = message.received.message_id.clone();
@@ -208,7 +211,9 @@ impl Deliveries {
             }
             return;
         }
-        let follow = user.map(|user| self.scheduler.gave_back(user, &message.received, self.now()));
+        let follow = of.map(|(user, number)| {
+            self.scheduler.gave_back(user, &message.received, number, self.now())
+        });
         settling.in_scope(|| message.give_back());
         self.give_back(follow.unwrap_or_default());
     }

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use tokio_util::sync::CancellationToken;
@@ -65,14 +63,37 @@ impl Driven {
     }
 
     fn make(&mut self, moves: Moves) -> Vec<String> {
-        self.gave_back(&moves.give_back);
+        self.gave_back(moves.give_back);
         let started = ids(&moves.start).into_iter().map(str::to_owned).collect();
         self.started.extend(moves.start);
         started
     }
 
-    fn gave_back(&mut self, jobs: &[Queued]) {
-        self.returned.extend(ids(jobs).into_iter().map(str::to_owned));
+    /// These go back: the scheduler is told so of each when it does.
+    fn gave_back(&mut self, jobs: Vec<Queued>) {
+        let mut going: VecDeque<_> = jobs.into();
+        while let Some(queued) = going.pop_front() {
+            let Queued { job, message, number, .. } = queued;
+            let received = Arc::clone(&message.received);
+            drop(message);
+            self.returned.push(job.id);
+            going.extend(self.scheduler.gave_back(&job.user, &received, number, self.now));
+        }
+    }
+
+    /// A started job goes back, and its delivery has ended.
+    fn give_back(&mut self, id: &str) -> Option<String> {
+        let started = self.take(id);
+        let (user, ordered) = (started.job.user.clone(), started.is_ordered());
+        self.gave_back(vec![started]);
+        let next = self.scheduler.ended(&user, ordered, false);
+        let id = next.as_ref().map(|queued| queued.job.id.clone());
+        self.started.extend(next);
+        id
+    }
+
+    fn take_returned(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.returned)
     }
 
     fn take(&mut self, id: &str) -> Queued {
@@ -107,7 +128,7 @@ impl Driven {
             go_back: go_back.clone(),
         };
         let returned = self.scheduler.hold(&queued.job.user, held, false, self.now);
-        self.gave_back(&returned);
+        self.gave_back(returned);
         go_back
     }
 
@@ -267,33 +288,77 @@ fn a_message_that_goes_back_takes_the_later_ones_of_its_key_with_it() {
     for (id, key) in [("1", "ann"), ("2", "ann"), ("3", ""), ("4", "ann")] {
         driven.push("ann", id, key);
     }
-    let first = driven.take("1");
-    let (ann, received) = (user("ann"), Arc::clone(&first.message.received));
-    let follow = driven.scheduler.gave_back(&ann, &received, driven.now);
-    assert_eq!(ids(&follow), ["2", "4"]);
-    drop((first, follow));
-    assert_eq!(driven.scheduler.ended(&ann, true, false).unwrap().job.id, "3");
+    assert_eq!(driven.give_back("1").as_deref(), Some("3"));
+    assert_eq!(driven.take_returned(), ["1", "2", "4"]);
     // Later ones of the key go back as they come, until the first is here again.
     driven.push("ann", "2", "ann");
-    assert_eq!(driven.returned, ["2"]);
+    assert_eq!(driven.take_returned(), ["2"]);
     driven.pass(10);
     driven.push("ann", "1", "ann");
     driven.push("ann", "2", "ann");
-    assert_eq!(driven.returned, ["2"]);
+    assert!(driven.returned.is_empty(), "{:?}", driven.returned);
+    assert_eq!((driven.end("3").as_deref(), driven.end("1").as_deref()), (Some("1"), Some("2")));
+}
+
+/// What has come again has a new number, larger than those of later messages that came before.
+#[test]
+fn a_key_goes_back_from_its_first_message_on_each_time() {
+    let mut driven = Driven::new(1, 64);
+    for id in ["1", "2", "3", "4"] {
+        driven.push("ann", id, "ann");
+    }
+    for round in 0..2 {
+        let waiting = driven.scheduler.take_waiting(driven.now);
+        driven.gave_back(waiting);
+        assert_eq!(driven.take_returned(), ["2", "3", "4"], "{round}");
+        driven.push("ann", "3", "ann");
+        assert_eq!(driven.take_returned(), ["3"], "{round}: it follows 2");
+        for id in ["2", "3", "4"] {
+            driven.push("ann", id, "ann");
+        }
+        assert!(driven.returned.is_empty(), "{:?}", driven.returned);
+    }
+    assert_eq!(driven.end("1").as_deref(), Some("2"));
+    driven.give_back("2");
+    assert_eq!(driven.take_returned(), ["2", "3", "4"]);
+}
+
+#[test]
+fn of_a_held_key_only_the_tail_goes_back_and_its_order_stays() {
+    let mut driven = Driven::new(1, 16);
+    for n in 1..=6 {
+        driven.push("ann", &format!("a{n}"), "ann");
+    }
+    let go_back = driven.hold("a1");
+    assert_eq!(driven.take_returned(), ["a6", "a5"], "a quarter of sixteen stays");
+    assert!(!go_back.is_cancelled());
+    // The sixth comes first, then the fifth: there is no more room than before.
+    for id in ["a6", "a5", "a6"] {
+        driven.push("ann", id, "ann");
+        assert_eq!(driven.take_returned(), [id]);
+    }
+    driven.scheduler.release(&user("ann"), driven.started[0].number);
+    assert_eq!(driven.end("a1").as_deref(), Some("a2"));
+    driven.push("ann", "a6", "ann");
+    assert_eq!(driven.take_returned(), ["a6"], "it follows a5");
+    for id in ["a5", "a6"] {
+        driven.push("ann", id, "ann");
+    }
+    assert!(driven.returned.is_empty(), "{:?}", driven.returned);
+    for (ended, next) in [("a2", "a3"), ("a3", "a4"), ("a4", "a5"), ("a5", "a6")] {
+        assert_eq!(driven.end(ended).as_deref(), Some(next));
+    }
 }
 
 #[test]
 fn a_key_does_not_go_back_for_ever() {
     let mut driven = Driven::new(1, 64);
     driven.push("ann", "1", "ann");
-    let first = driven.take("1");
-    let received = Arc::clone(&first.message.received);
-    drop(driven.scheduler.gave_back(&user("ann"), &received, driven.now));
-    drop(first);
-    driven.scheduler.ended(&user("ann"), true, false);
+    driven.give_back("1");
+    driven.take_returned();
     driven.pass(59);
     driven.push("ann", "2", "ann");
-    assert_eq!(driven.returned, ["2"]);
+    assert_eq!(driven.take_returned(), ["2"]);
     driven.pass(1);
     assert_eq!(driven.push("ann", "2", "ann"), ["2"], "the first went to another replica");
 }
@@ -304,11 +369,7 @@ fn a_subscription_without_a_retry_policy_is_noticed() {
     for wait in [6, 4] {
         driven.push("ann", "1", "");
         assert!(!driven.scheduler.is_unpaced());
-        let first = driven.take("1");
-        let received = Arc::clone(&first.message.received);
-        drop(driven.scheduler.gave_back(&user("ann"), &received, driven.now));
-        drop(first);
-        driven.scheduler.ended(&user("ann"), false, false);
+        driven.give_back("1");
         driven.pass(wait);
     }
     driven.push("ann", "1", "");
@@ -324,8 +385,8 @@ fn what_has_not_begun_goes_back_as_a_whole() {
         driven.push(name, id, key);
     }
     let waiting = driven.scheduler.take_waiting(driven.now);
-    assert_eq!(ids(&waiting), ["2", "3"]);
-    drop(waiting);
+    driven.gave_back(waiting);
+    assert_eq!(driven.take_returned(), ["2", "3"]);
     driven.push("ann", "3", "ann");
     assert_eq!(driven.returned, ["3"], "it follows the second");
     assert!(driven.push("ann", "2", "ann").is_empty());
