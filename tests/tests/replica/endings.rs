@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use shared::ports::{Bucket as _, Generation};
 use shared::sealing::Sealing;
-use tests::memory::{QueueSettings, pass};
+use tests::memory::{AnswerFault, QueueSettings, pass};
 use worker::effect::Effect;
 use worker::pubsub::PublishError;
 use worker::{Dedupe, Handler, Job, Limit, Session, Verdict};
@@ -189,6 +189,68 @@ async fn a_replica_that_stood_still_runs_nothing_twice() {
     assert!(house.jobs.backlog() > 4 && house.jobs.outstanding() <= 2, "three went back");
     pass(60 * MINUTE).await;
     assert_eq!(notebook.ids().len(), 4, "{:?}", notebook.ids());
+    replica.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_waited_for_a_slot_while_its_replica_stood_still_goes_back() {
+    let house = house().await;
+    let notebook = Notebook::taking(5 * MINUTE);
+    let replica = house.start("a", notebook.clone(), |b| b.concurrency(1));
+    house.jobs.publish(&job("first", "ann", "k"), "");
+    pass(SECOND).await;
+    house.jobs.publish(&job("second", "bob", "k"), "");
+    pass(MINUTE).await;
+    assert_eq!((notebook.ids().len(), house.jobs.outstanding()), (1, 2));
+    tokio::time::advance(2 * MINUTE).await;
+    pass(SECOND).await;
+    assert_eq!(house.jobs.outstanding(), 1, "another replica may have it");
+    house.jobs.drained().await;
+    assert_eq!(notebook.ids(), ["first", "second"]);
+    assert_eq!(house.jobs.deliveries(), 3);
+    replica.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_held_while_its_replica_stood_still_goes_back() {
+    let house = House::new(QueueSettings::default());
+    house.fleet.expired_user("cid").await;
+    house.users(["ann".to_owned()]).await;
+    for _ in 0..1000 {
+        house.fleet.provider.fail(AnswerFault::Transient);
+    }
+    let script = Script::of(|_| Verdict::Retry {
+        why: "later".to_owned(),
+        http_status: Some(503),
+        after: Some(60 * MINUTE),
+    });
+    let replica = house.start("a", script.clone(), |b| b);
+    house.jobs.publish(&job("credential", "cid", "k"), "");
+    house.jobs.publish(&job("pause", "ann", "k"), "");
+    pass(MINUTE).await;
+    assert_eq!((runs(&script), house.jobs.outstanding()), (1, 2));
+    tokio::time::advance(2 * MINUTE).await;
+    pass(SECOND).await;
+    assert_eq!(house.jobs.outstanding(), 0);
+    replica.end().await;
+}
+
+/// The client extends a lease for a day.
+#[tokio::test(start_paused = true)]
+async fn a_message_is_held_no_longer_than_its_lease_lasts() {
+    let house = House::new(QueueSettings::default());
+    house.fleet.expired_user("ann").await;
+    house.fleet.provider.refuse_client(Some("invalid_client"));
+    let notebook = Notebook::default();
+    let replica = house.start("a", notebook.clone(), |b| b);
+    house.jobs.publish(&job("j", "ann", "k"), "");
+    pass((23 * 60 - 5) * MINUTE).await;
+    assert_eq!((house.jobs.deliveries(), house.jobs.outstanding()), (1, 1));
+    pass(10 * MINUTE).await;
+    assert_eq!((house.jobs.deliveries(), house.jobs.outstanding()), (2, 1));
+    house.fleet.provider.refuse_client(None);
+    house.jobs.drained().await;
+    assert_eq!((notebook.ids().len(), house.jobs.deliveries()), (1, 2));
     replica.end().await;
 }
 

@@ -15,7 +15,8 @@ use crate::metrics;
 use crate::outcome::Status;
 use crate::scheduler::{Held, Scheduler};
 use crate::settlement::{
-    Around, Ending, Event, Facts, Ran, Settlement, Step, give_back_pause, ordered_budget,
+    Around, Ending, Event, Facts, LONGEST_HOLD, Ran, Settlement, Step, give_back_pause,
+    ordered_budget,
 };
 
 use super::report::Report;
@@ -244,10 +245,32 @@ impl<'a> Course<'a> {
         let _held = if counts { self.held(&go_back) } else { None };
         tokio::select! {
             biased;
-            () = self.shared.ends.stopping.cancelled() => Event::GoBack,
+            () = self.too_late() => Event::GoBack,
             () = go_back.cancelled() => Event::GoBack,
             () = end => Event::Waited,
         }
+    }
+
+    /// Waits until no run may begin in this delivery any more: the replica ends, or another one
+    /// may have the message, because this process stood still or its lease is about to end.
+    pub(super) async fn too_late(&self) {
+        let Deliveries { ends, gaps, clock, .. } = &**self.shared;
+        let held = clock.monotonic().since(self.received_at);
+        tokio::select! {
+            biased;
+            () = ends.stopping.cancelled() => {}
+            () = gaps.after(self.received_at) => {}
+            () = clock.sleep(LONGEST_HOLD.saturating_sub(held)) => {}
+        }
+    }
+
+    /// Whether that is so by now.
+    pub(super) fn is_too_late(&self) -> bool {
+        let Deliveries { ends, gaps, clock, .. } = &**self.shared;
+        let now = clock.monotonic();
+        ends.stopping.is_cancelled()
+            || gaps.any_since(self.received_at, now)
+            || now.since(self.received_at) >= LONGEST_HOLD
     }
 
     /// Counts the job as held until the guard is dropped; `go_back` is cancelled when too
@@ -269,11 +292,10 @@ impl<'a> Course<'a> {
 
     /// Waits before an end is written again.
     async fn rest(&self, pause: Duration) -> Event {
-        let Ends { stopping, over, .. } = &self.shared.ends;
         tokio::select! {
             biased;
-            () = over.cancelled() => Event::TimeIsOver,
-            () = stopping.cancelled(), if !self.settlement.is_ending() => Event::GoBack,
+            () = self.shared.ends.over.cancelled() => Event::TimeIsOver,
+            () = self.too_late(), if !self.settlement.is_ending() => Event::GoBack,
             () = self.shared.clock.sleep(pause) => Event::Waited,
         }
     }

@@ -68,7 +68,7 @@ impl Course<'_> {
             let got = tokio::select! {
                 biased;
                 got = shared.carrier.store.get_credentials(&job.user) => got,
-                () = shared.ends.stopping.cancelled() => return Err(Event::GoBack),
+                () = self.too_late() => return Err(Event::GoBack),
             };
             let error = match got {
                 Ok(credentials) => {

@@ -32,6 +32,7 @@ use crate::dedupe::Dedupe;
 use crate::effect::Knowledge;
 use crate::events::Teller;
 use crate::gate::Gate;
+use crate::health::Gaps;
 use crate::job::{Job, Malformed};
 use crate::message::{InHand, Message};
 use crate::metrics::Meters;
@@ -98,6 +99,7 @@ pub(crate) struct Deliveries {
     pub(crate) scheduler: Scheduler,
     pub(crate) rate_limits: RateLimits,
     pub(crate) gate: Gate,
+    pub(crate) gaps: Gaps,
     pub(crate) records: Records,
     pub(crate) troubled: Troubled,
     pub(crate) in_hand: Arc<InHand>,

@@ -115,11 +115,11 @@ impl<'a> Course<'a> {
             let waited = match places.look(shared.now()) {
                 Look::Open(claim) => tokio::select! {
                     biased;
-                    () = shared.ends.stopping.cancelled() => Event::GoBack,
                     place = places.take(claim) => match place {
                         Some(place) => return Ok(Some(place)),
                         None => Event::Waited,
                     },
+                    () = self.too_late() => Event::GoBack,
                 },
                 Look::Wait { why, pause } => {
                     self.report.reason = Some(why);
@@ -180,10 +180,13 @@ impl<'a> Course<'a> {
         loop {
             let permit = tokio::select! {
                 biased;
-                () = shared.ends.stopping.cancelled() => return Err(Event::GoBack),
                 permit = shared.slots.acquire() => permit,
+                () = self.too_late() => return Err(Event::GoBack),
             };
             let Ok(permit) = permit else { return Err(Event::GoBack) };
+            if self.is_too_late() {
+                return Err(Event::GoBack);
+            }
             if !shared.gate.stops_jobs() {
                 return Ok(permit);
             }
@@ -199,7 +202,7 @@ impl<'a> Course<'a> {
         }
         tokio::select! {
             biased;
-            () = self.shared.ends.stopping.cancelled() => Err(Event::GoBack),
+            () = self.too_late() => Err(Event::GoBack),
             () = self.shared.gate.jobs_may_begin() => Ok(()),
         }
     }

@@ -24,6 +24,7 @@ use crate::http_server;
 use crate::metrics::Render;
 
 pub use gap::Gap;
+pub(crate) use gap::Gaps;
 pub use pulse::{BEAT_EVERY, Beat, Pulse, STUCK_AFTER, Stuck};
 pub use readiness::{Lack, Readiness};
 

@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::delivery::{Deliveries, Ends, Kinds, Records, Retries, Topics, Troubled};
 use crate::events::Teller;
 use crate::gate::{Gate, Trouble};
-use crate::health::{Beat, Gap, Lack};
+use crate::health::{Beat, Gap, Gaps, Lack};
 use crate::message::InHand;
 use crate::metrics::Meters;
 use crate::outbox::{Outbox, OutboxSweep, Own, Sight};
@@ -98,6 +98,7 @@ async fn run(mut worker: Worker, stop: Stop) -> Result<(), ReplicaError> {
         }),
         rate_limits: RateLimits::default(),
         gate: Gate::default(),
+        gaps: Gaps::default(),
         troubled: Troubled::new(worker.outstanding / 2),
         in_hand: Arc::new(InHand::default()),
         retries: Retries {
@@ -246,13 +247,12 @@ async fn probe_records(
 /// Gives back what has not begun when the process stood still for so long that it may have
 /// lost its messages' leases.
 async fn watch_gaps(deliveries: Arc<Deliveries>) {
-    let mut gap = Gap::new(deliveries.clock.monotonic());
     loop {
-        deliveries.clock.sleep(Gap::BEAT_EVERY).await;
-        if let Some(stood) = gap.beat(deliveries.clock.monotonic()) {
+        if let Some(stood) = deliveries.gaps.beat(deliveries.clock.monotonic()) {
             warn!("the process stood still for {stood:.1?}: what has not begun goes back");
             deliveries.give_back_waiting();
         }
+        deliveries.clock.sleep(Gap::BEAT_EVERY).await;
     }
 }
 

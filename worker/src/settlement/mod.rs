@@ -135,7 +135,8 @@ pub enum Event {
     /// To [`Step::Wait`] and [`Step::Rest`]: the time has passed.
     Waited,
     /// Nothing runs, and the message has to go back without a pause: too many wait, the
-    /// process stood still, or the replica ends. Told in place of the awaited event.
+    /// process stood still, the message was held for [`LONGEST_HOLD`], or the replica ends.
+    /// Told in place of the awaited event.
     GoBack,
     /// The replica's time is over ([`Around::over`]). Told in place of the awaited event.
     TimeIsOver,
