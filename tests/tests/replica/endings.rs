@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
+use shared::UserId;
 use shared::ports::{Bucket as _, Generation};
 use shared::sealing::Sealing;
 use tests::memory::{AnswerFault, QueueSettings, pass};
@@ -251,6 +252,34 @@ async fn a_message_is_held_no_longer_than_its_lease_lasts() {
     house.fleet.provider.refuse_client(None);
     house.jobs.drained().await;
     assert_eq!((notebook.ids().len(), house.jobs.deliveries()), (1, 2));
+    replica.end().await;
+}
+
+/// Damage to one user's record, seen when a job of theirs is to be parked, is no trouble of the
+/// bucket's.
+#[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_read_parks_its_users_jobs_and_stops_nobody() {
+    let house = house().await;
+    let script = Script::of(|job| match job.user.as_str() {
+        "ann" => Verdict::MissingScopes { scopes: vec!["s".to_owned()] },
+        _ => posted(),
+    });
+    let replica = house.start("a", script.clone(), |b| b);
+    for user in ["ann", "bob"] {
+        replica.store.get_credentials(&UserId::new(user).unwrap()).await.unwrap();
+    }
+    let bucket = &house.fleet.bucket;
+    let record = bucket.get("tokens/ann.json").await.unwrap().unwrap();
+    bucket.settle();
+    bucket.put("tokens/ann.json", "spoilt".into(), record.generation).await.unwrap();
+    house.jobs.publish(&job("a", "ann", "k"), "");
+    pass(5 * SECOND).await;
+    house.jobs.publish(&job("b", "bob", "k"), "");
+    house.jobs.drained().await;
+    assert_eq!(house.statuses(), [("done".to_owned(), 1), ("parked".to_owned(), 1)].into());
+    assert_eq!(bucket.list("parked/ann/", None).await.unwrap().objects.len(), 1);
+    pass(2 * SECOND).await;
+    assert_eq!(replica.ready.check(), Ok(()));
     replica.end().await;
 }
 

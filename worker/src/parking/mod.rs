@@ -82,12 +82,15 @@ impl Parking {
     /// sleeps beside an active credential. It is never spared; the one before it is where the
     /// user was seen to be unknown a moment ago.
     ///
+    /// A record that cannot be read justifies whatever the job was told: the job is safe where it
+    /// is parked, and goes on when somebody has mended the record.
+    ///
     /// Cancelling it may leave the job parked, as does an error. Delivered again, it is found
     /// parked; but if the user consents before that, it runs once by each of the two.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the bucket takes nothing and does not say whether it has
-    /// the job. Parking it again is harmless.
+    /// [`Error::Unavailable`] when the bucket does not answer, takes nothing, or does not say
+    /// whether it has the job. Parking it again is harmless.
     pub async fn park(
         &self,
         job: &Job,
@@ -99,15 +102,19 @@ impl Parking {
         let text = |error: BucketError| Error::Unavailable(error.to_string().into());
         let is_absent =
             *why == ConsentReason::Unknown && self.absences.spares_a_look(&job.user, received, now);
-        let before = if is_absent { Seen::default() } else { self.look(&job.user, now).await? };
-        if !before.justifies(why) {
+        let before = if is_absent { Ok(Seen::default()) } else { self.look(&job.user, now).await };
+        if let Err(error @ Error::Unavailable(_)) = before {
+            return Err(error);
+        }
+        if before.as_ref().is_ok_and(|seen| !seen.justifies(why)) {
             // An earlier try, whose answer was lost, may have stored it: then that is the job.
             return match self.bucket.get(&name).await.map_err(text)? {
                 Some(_) => Ok(Parked::Stored { moved: true }),
                 None => Ok(Parked::RunIt),
             };
         }
-        let parked = ParkedJob::new(job, received, why, before.met.clone(), now);
+        let met = before.as_ref().map(|seen| seen.met.clone()).unwrap_or_default();
+        let parked = ParkedJob::new(job, received, why, met, now);
         let content = parked.encode(&name, self.store.sealing());
         let (content, hints) = (content.into(), hints::of(&parked));
         match self.bucket.put_with_hints(&name, content, hints, Generation::ABSENT).await {
@@ -122,7 +129,7 @@ impl Parking {
         // The job is stored, so that the message must be acknowledged: where this look
         // fails, resuming looks again.
         let after = self.look(&job.user, now).await;
-        Ok(Parked::Stored { moved: after.as_ref() != Ok(&before) })
+        Ok(Parked::Stored { moved: after.is_err() || after.ok() != before.ok() })
     }
 
     /// Reads the user's record, not before `now`.
