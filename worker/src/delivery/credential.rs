@@ -25,7 +25,7 @@ use super::report::Report;
 /// Pauses between two looks while a job is held.
 pub(super) const HOLD_MIN: Duration = Duration::from_secs(1);
 pub(super) const HOLD_MAX: Duration = Duration::from_secs(30);
-/// With this many users held at once it is no longer one user's trouble.
+/// When no credential of so many users is available at once, it is no longer one user's trouble.
 const MANY_USERS: usize = 3;
 /// A job whose record, or whose remembered end, cannot be used is held so long, then rejected.
 pub(super) const UNUSABLE: Duration = Duration::from_secs(60 * 60);
@@ -92,8 +92,9 @@ impl Course<'_> {
                     return Err(Event::Ran(Ran::Rejected, Knowledge::NOTHING));
                 }
             }
-            if troubled.is_none() {
-                troubled = Some(shared.troubled.enter(&shared.gate, &job.user, &error));
+            match &troubled {
+                None => troubled = Some(shared.troubled.enter(&shared.gate, &job.user, &error)),
+                Some(troubled) => troubled.meets(&error),
             }
             self.report = Report::failed(error.to_string(), None);
             let asked = match error {
@@ -214,9 +215,25 @@ fn random_prefix(random: &Randomness) -> String {
 /// The users whose jobs are held for want of a credential.
 #[derive(Debug)]
 pub(crate) struct Troubled {
-    users: Mutex<HashMap<UserId, usize>>,
+    users: Mutex<HashMap<UserId, UserInTrouble>>,
     /// With so many jobs held nothing new is received.
     most: usize,
+}
+
+#[derive(Debug, Default)]
+struct UserInTrouble {
+    /// How many jobs are held.
+    jobs: usize,
+    /// The last error was that of an outage, which can be everybody's.
+    unavailable: bool,
+}
+
+fn unavailable(users: &HashMap<UserId, UserInTrouble>) -> usize {
+    users.values().filter(|user| user.unavailable).count()
+}
+
+fn jobs(users: &HashMap<UserId, UserInTrouble>) -> usize {
+    users.values().map(|user| user.jobs).sum()
 }
 
 impl Troubled {
@@ -225,20 +242,19 @@ impl Troubled {
         Self { users: Mutex::default(), most: most.max(1) }
     }
 
-    fn users(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, usize>> {
+    fn users(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, UserInTrouble>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A job of `user` is held because of `why`, until the guard is dropped.
     fn enter<'a>(&'a self, gate: &'a Gate, user: &UserId, why: &Error) -> InTrouble<'a> {
         let mut users = self.users();
-        let first = {
-            let jobs = users.entry(user.clone()).or_default();
-            *jobs += 1;
-            *jobs == 1
-        };
-        let outage = matches!(why, Error::Unavailable(_));
-        if outage && users.len() >= MANY_USERS {
+        let of_user = users.entry(user.clone()).or_default();
+        of_user.jobs += 1;
+        let first = of_user.jobs == 1;
+        of_user.unavailable = matches!(why, Error::Unavailable(_));
+        let outage = of_user.unavailable;
+        if outage && unavailable(&users) >= MANY_USERS {
             gate.close(Trouble::Credentials, why);
         } else if first {
             let user = log_user(user);
@@ -249,7 +265,7 @@ impl Troubled {
                 _ => warn!(%user, "job held: {why}"),
             }
         }
-        if users.values().sum::<usize>() >= self.most {
+        if jobs(&users) >= self.most {
             gate.close(Trouble::Held, why);
         }
         InTrouble { troubled: self, gate, user: user.clone() }
@@ -264,21 +280,35 @@ struct InTrouble<'a> {
     user: UserId,
 }
 
+impl InTrouble<'_> {
+    /// The job is still held, now because of `why`.
+    fn meets(&self, why: &Error) {
+        let mut users = self.troubled.users();
+        if let Some(user) = users.get_mut(&self.user) {
+            user.unavailable = matches!(why, Error::Unavailable(_));
+        }
+        match unavailable(&users) {
+            0..MANY_USERS => self.gate.open(&Trouble::Credentials),
+            _ => self.gate.close(Trouble::Credentials, why),
+        }
+    }
+}
+
 impl Drop for InTrouble<'_> {
     fn drop(&mut self) {
         let mut users = self.troubled.users();
-        if let Some(jobs) = users.get_mut(&self.user) {
-            *jobs -= 1;
-            if *jobs == 0 {
+        if let Some(user) = users.get_mut(&self.user) {
+            user.jobs -= 1;
+            if user.jobs == 0 {
                 users.remove(&self.user);
             }
         }
         // The first user who is served again shows that the outage is over; should it not
         // be, the next one held closes the gate again.
-        if users.len() < MANY_USERS {
+        if unavailable(&users) < MANY_USERS {
             self.gate.open(&Trouble::Credentials);
         }
-        if users.values().sum::<usize>() < self.troubled.most {
+        if jobs(&users) < self.troubled.most {
             self.gate.open(&Trouble::Held);
         }
     }
@@ -300,6 +330,28 @@ mod tests {
         guards.push(enter(9));
         assert!(!gate.is_open());
         guards.pop();
+        assert!(gate.is_open());
+    }
+
+    #[test]
+    fn only_users_without_an_answer_count_as_an_outage() {
+        let (gate, troubled) = (Gate::default(), Troubled::new(10));
+        let user = |i: usize| UserId::new(format!("u{i}")).unwrap();
+        let (down, own) = (
+            Error::Unavailable("down".into()),
+            Error::Later { why: "x".into(), retry_after: Duration::ZERO },
+        );
+        let held: Vec<_> = (0..3).map(|i| troubled.enter(&gate, &user(i), &own)).collect();
+        let hiccup = troubled.enter(&gate, &user(3), &down);
+        assert!(gate.is_open(), "one user's hiccup beside three users' own troubles");
+        drop(hiccup);
+        assert!(gate.is_open());
+        // Their own troubles turn into an outage, which ends before they are served.
+        for held in &held {
+            held.meets(&down);
+        }
+        assert!(!gate.is_open());
+        held[0].meets(&own);
         assert!(gate.is_open());
     }
 
