@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use emulators::faults::{Fault, Injected};
 use emulators::google::{Operation as Endpoint, StatsQuery};
-use emulators::pubsub::PubSub;
+use emulators::pubsub::{Operation as Request, PubSub};
 use emulators::storage::{Operation, Storage};
 use http::StatusCode;
 use serde_json::{Value, json};
-use tests::stage::{Cloud, PATIENCE, Stage, Worker, full};
+use tests::stage::{BUCKET, Cloud, PATIENCE, Stage, Worker, full};
 
 /// Leases that lapse soon, and a wait long enough that a caller learns how its flight
 /// ended. One that gives up before is told "busy", and its job goes back.
@@ -228,6 +228,36 @@ async fn the_bucket_throttles_everything_for_a_while() -> anyhow::Result<()> {
     let throttle = Fault::refusal(StatusCode::TOO_MANY_REQUESTS);
     let throttle = throttle.on(Operation::Read).on(Operation::Write);
     an_outage_is_sat_out(|stage| storage(stage).inject(throttle)).await
+}
+
+/// A topic whose key is disabled, or whose policy allows none of its regions, takes nothing: that
+/// is no fault of the first message that meets it.
+#[tokio::test]
+async fn a_topic_that_is_out_of_order_holds_the_end_of_a_job_until_it_takes_it()
+-> anyhow::Result<()> {
+    let stage = stage().await?;
+    stage.user("ann", Duration::ZERO).await?;
+    let mut outcomes = stage.inbox("outcomes").await?;
+    let mut worker = stage.worker(&[]).await?;
+    let refusal = Fault::refusal(tonic::Code::FailedPrecondition).on(Request::Publish);
+    let refusal = pubsub(&stage).inject(refusal.about(full("topics", "outcomes")));
+    let params = json!({"method": "POST", "url": "https://www.googleapis.com/v1/echo"});
+    let post = json!({"id": "post", "user": "ann", "kind": "api", "params": params});
+    stage.publish(&[post], &[]).await?;
+    let said = worker.wait_for_message("takes no messages").await?;
+    assert!(said.contains("outcomes") && said.contains("FAILED_PRECONDITION"), "{said}");
+    struck(&refusal, 2).await;
+    let ready = format!("http://{}/readyz", worker.health().unwrap());
+    assert_eq!(reqwest::get(ready).await?.status().as_u16(), 503);
+    assert_eq!(stage.cloud.objects(BUCKET, "endings/").await?, Vec::<String>::new());
+    refusal.lift();
+    let told = outcomes.outcomes(1).await?;
+    let post = &told["post"];
+    assert_eq!((&post["status"], &post["attempt"]), (&json!("done"), &json!(1)), "{post}");
+    assert_eq!(post["result"]["method"], "POST", "all of it: {post}");
+    let stats = pubsub(&stage).subscription_stats(&full("subscriptions", "jobs-workers"));
+    assert_eq!(stats.unwrap().redeliveries, 0);
+    ends(&mut worker).await
 }
 
 #[tokio::test]

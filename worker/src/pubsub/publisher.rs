@@ -66,7 +66,8 @@ pub enum PublishError {
         /// What the service said.
         source: Cause,
     },
-    /// The service takes no such message, now or later: make another one of it. Of a batch
+    /// The service takes no such message (`INVALID_ARGUMENT`: too large, too many attributes, or
+    /// not of the topic's schema), now or later: make another one of it. Of a batch
     /// that was refused every message is told so; only of one that was published alone
     /// ([`Topic::publish_alone`]) it is known to be meant.
     #[error("{topic} refuses the message: {why}")]
@@ -224,9 +225,9 @@ fn failed(topic: String, error: ClientError) -> PublishError {
         Some(Code::PermissionDenied | Code::Unauthenticated) => {
             PublishError::Denied { topic, source }
         }
-        Some(Code::InvalidArgument | Code::FailedPrecondition) => {
-            PublishError::Refused { topic, why, source }
-        }
+        Some(Code::InvalidArgument) => PublishError::Refused { topic, why, source },
+        // `FAILED_PRECONDITION` too: it speaks of the system's state (billing, the topic's key,
+        // the regions that its policy allows), and so of every message.
         _ => PublishError::Unavailable { topic, why, source: Some(source) },
     }
 }
@@ -260,5 +261,39 @@ impl Topic for Publisher {
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publisher").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use google_cloud_gax::error::Error;
+    use google_cloud_gax::error::rpc::Status;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_wrong_with_the_message_is_a_refusal_of_it() {
+        let told = |error| match failed("t".to_owned(), error) {
+            PublishError::NoTopic { .. } => "no topic",
+            PublishError::Denied { .. } => "denied",
+            PublishError::Refused { .. } => "refused",
+            PublishError::NotTried { .. } => "not tried",
+            PublishError::Unavailable { .. } => "unavailable",
+            PublishError::Client(_) => "client",
+        };
+        for (code, expected) in [
+            (Code::NotFound, "no topic"),
+            (Code::PermissionDenied, "denied"),
+            (Code::Unauthenticated, "denied"),
+            (Code::InvalidArgument, "refused"),
+            (Code::FailedPrecondition, "unavailable"),
+            (Code::ResourceExhausted, "unavailable"),
+            (Code::Unavailable, "unavailable"),
+            (Code::Internal, "unavailable"),
+        ] {
+            let error = Error::service(Status::default().set_code(code));
+            assert_eq!(told(ClientError::Rpc(Arc::new(error))), expected, "{code:?}");
+        }
+        assert_eq!(told(ClientError::OrderingKeyPaused), "not tried");
     }
 }
