@@ -159,36 +159,32 @@ impl Course<'_> {
         }
     }
 
-    /// Keeps what is not written yet in the bucket's outbox.
-    pub(super) async fn store(&mut self, ending: Ending, rest: Parts, refused: bool) -> Event {
-        let mut writables = Vec::new();
-        for part in rest.iter() {
-            let cut = if refused { Cut::Bare } else { Cut::Whole };
-            match part {
-                Part::Remember => {
-                    let told = self.told(ending);
-                    let object = self.job.and_then(|job| {
-                        self.shared.dedupe.to_remember(job, &told, &*self.shared.clock)
-                    });
-                    if let Some((object, content)) = object {
-                        writables.push(Writable::Remember { object, content });
-                    }
-                }
-                Part::DeadLetter => writables.push(Writable::DeadLetter {
-                    topic: self.shared.topics.dead.name().to_owned(),
-                    message: self.dead_letter(ending, cut),
-                }),
-                Part::Outcome => {
-                    if let Some(topic) = &self.shared.topics.outcomes {
-                        writables.push(Writable::Outcome {
-                            topic: topic.name().to_owned(),
-                            message: self.outcome_message(ending, cut),
-                        });
-                    }
-                }
-                Part::Park => unreachable!("a job that is being parked is not stored"),
+    /// A part as the outbox keeps it: whole, as the topic may take it once it is mended.
+    fn writable(&self, part: Part, ending: Ending) -> Option<Writable> {
+        let Deliveries { topics, dedupe, clock, .. } = &**self.shared;
+        match part {
+            Part::Remember => {
+                let (told, job) = (self.told(ending), self.job?);
+                let (object, content) = dedupe.to_remember(job, &told, &**clock)?;
+                Some(Writable::Remember { object, content })
             }
+            Part::DeadLetter => Some(Writable::DeadLetter {
+                topic: topics.dead.name().to_owned(),
+                message: self.dead_letter(ending, Cut::Whole),
+            }),
+            Part::Outcome => topics.outcomes.as_ref().map(|topic| Writable::Outcome {
+                topic: topic.name().to_owned(),
+                message: self.outcome_message(ending, Cut::Whole),
+            }),
+            Part::Park => unreachable!("a job that is being parked is not stored"),
         }
+    }
+
+    /// Keeps what is not written yet in the bucket's outbox. What its topic refused comes last:
+    /// a sweep has written everything else when it meets that refusal.
+    pub(super) async fn store(&mut self, ending: Ending, rest: Parts, refused: Parts) -> Event {
+        let parts = rest.iter().chain(refused.iter());
+        let writables = parts.filter_map(|part| self.writable(part, ending)).collect();
         let stored = StoredEnding {
             user: self.job.map(|job| job.user.clone()),
             job: self.job_id().to_owned(),
@@ -199,7 +195,7 @@ impl Course<'_> {
             effect: ending.known.effect,
             repeatable: ending.known.repeatable,
             reason: self.report.reason.clone(),
-            refused,
+            refused: rest.is_empty(),
             rest: writables,
             stored_at: self.shared.clock.wall(),
         };

@@ -44,7 +44,7 @@ pub struct StoredEnding {
     pub repeatable: bool,
     /// What went wrong, for people.
     pub reason: Option<String>,
-    /// A topic refuses this very message, so it is not tried again.
+    /// Their topics refuse these very messages, so they are not tried again.
     pub refused: bool,
     /// What is still to be written, in this order.
     pub rest: Vec<Writable>,

@@ -4,7 +4,8 @@
 //! remembered, published to the dead topic, told to the outcomes topic. A topic that takes
 //! nothing for a quarter of an hour, or refuses this very message, must not hold it for
 //! ever: what is left to write is stored here ([`Outbox::store`]), and the message is
-//! acknowledged. Every worker sweeps these objects each minute ([`OutboxSweep`]).
+//! acknowledged. Every worker sweeps these objects each minute ([`OutboxSweep`]); those of
+//! which only what was refused is left wait for people.
 //!
 //! The object is `endings/<user>/<digest of the job's identity>-<message ID>.json`, with `_`
 //! in place of the user where the message names none.

@@ -16,7 +16,7 @@
 //!     │              │
 //!     │              └──▶ Outcome ──▶ Acknowledge
 //!     │ a topic or the bucket takes nothing: Rest, and again; after 15 minutes Store
-//!     └ this message is refused: less of it, once more; then Store
+//!     └ this message is refused: less of it, once more; then the other parts, and Store
 //! ```
 //!
 //! Two rules carry the rest. A *spent* run (its effect is done or unknown, and it may not
@@ -181,8 +181,8 @@ pub enum Step {
         ending: Ending,
         /// What is still to be written.
         rest: Parts,
-        /// A topic refused this very message, so that no sweep tries it again.
-        refused: bool,
+        /// What its topic refused for itself. Once nothing else is left no sweep tries it.
+        refused: Parts,
     },
     /// Everything is written: acknowledge the message.
     Acknowledge(Ending),
@@ -359,16 +359,14 @@ impl Settlement {
             Event::Remembered(ending) => writing.replace(ending),
             Event::Waited => {}
             Event::Refused if writing.leave_out_more() => {}
-            Event::Refused => return self.store(writing, true),
+            Event::Refused => writing.refused(),
             // A job that was to be parked did nothing, and the bucket that did not take it
             // would not keep its end either.
             Event::TimeIsOver | Event::Unwritten if around.over && writing.is_parking() => {
                 return Step::GiveBack(Duration::ZERO);
             }
-            Event::TimeIsOver | Event::Unwritten if around.over => {
-                return self.store(writing, false);
-            }
-            Event::Unwritten if writing.is_stuck(around.now) => return self.store(writing, false),
+            Event::TimeIsOver | Event::Unwritten if around.over => return self.store(writing),
+            Event::Unwritten if writing.is_stuck(around.now) => return self.store(writing),
             Event::NotStored if around.over => return Step::Abandon(writing.ending),
             Event::Unwritten | Event::NotStored => {
                 let pause = writing.pauses.next(around.unit);
@@ -381,11 +379,10 @@ impl Settlement {
         self.go_on(writing)
     }
 
-    fn store(&mut self, mut writing: Writing, refused: bool) -> Step {
-        writing.refused |= refused;
-        let (ending, rest, refused) = (writing.ending, writing.rest, writing.refused);
+    fn store(&mut self, writing: Writing) -> Step {
+        let step = writing.store();
         self.state = State::Writing(writing);
-        Step::Store { ending, rest, refused }
+        step
     }
 
     /// Whether the end is decided: from here on the delivery is held until it is written.

@@ -282,7 +282,7 @@ fn an_end_that_no_topic_takes_is_held_then_kept_in_the_outbox() {
     assert!(held >= OUTBOX_AFTER && held <= OUTBOX_AFTER + MINUTE, "{held:?}");
     let rest = Parts::of(&[Part::DeadLetter, Part::Outcome]);
     let ending = Ending { status: Status::Rejected, known: SPENT };
-    assert_eq!(store, Step::Store { ending, rest, refused: false });
+    assert_eq!(store, Step::Store { ending, rest, refused: Parts::default() });
     // The bucket does not take it either: both are tried on.
     let step = driven.tell(Event::NotStored);
     driven.wait(step);
@@ -314,9 +314,33 @@ fn a_message_that_is_refused_for_itself_is_cut_down_then_kept() {
     for cut in [Cut::WithoutResult, Cut::Bare] {
         assert_eq!(driven.tell(Event::Refused), Step::Write(Part::Outcome, ending, cut));
     }
-    let rest = Parts::of(&[Part::Outcome]);
-    assert_eq!(driven.tell(Event::Refused), Step::Store { ending, rest, refused: true });
+    let (rest, refused) = (Parts::default(), Parts::of(&[Part::Outcome]));
+    let store = Step::Store { ending, rest, refused };
+    assert_eq!(driven.tell(Event::Refused), store);
+    let step = driven.tell(Event::NotStored);
+    driven.wait(step);
+    assert_eq!(driven.tell(Event::Waited), store);
     assert_eq!(driven.tell(Event::Stored), Step::Acknowledge(ending));
+}
+
+#[test]
+fn a_letter_that_is_refused_for_itself_does_not_hold_up_the_outcome() {
+    for outcome_is_taken in [true, false] {
+        let mut driven = Driven::running(facts());
+        driven.tell(Event::Ran(Ran::Rejected, NOTHING));
+        driven.tell(Event::Refused);
+        driven.tell(Event::Refused);
+        let step = driven.tell(Event::Refused);
+        let ending = Ending { status: Status::Rejected, known: NOTHING };
+        assert_eq!(step, Step::Write(Part::Outcome, ending, Cut::Whole));
+        driven.around.over = true;
+        let event = if outcome_is_taken { Event::Written } else { Event::Unwritten };
+        let store = driven.tell(event);
+        let rest = if outcome_is_taken { Parts::default() } else { Parts::of(&[Part::Outcome]) };
+        let refused = Parts::of(&[Part::DeadLetter]);
+        assert_eq!(store, Step::Store { ending, rest, refused });
+        assert_eq!(driven.tell(Event::Stored), Step::Acknowledge(ending));
+    }
 }
 
 #[test]
@@ -336,7 +360,8 @@ fn when_the_time_is_over_ends_go_to_the_outbox_and_else_back() {
         driven.around.over = true;
         let ending = Ending { status: Status::Rejected, known: SPENT };
         let rest = Parts::of(&[Part::Remember, Part::DeadLetter, Part::Outcome]);
-        assert_eq!(driven.tell(interrupted), Step::Store { ending, rest, refused: false });
+        let refused = Parts::default();
+        assert_eq!(driven.tell(interrupted), Step::Store { ending, rest, refused });
         assert_eq!(driven.tell(Event::NotStored), Step::Abandon(ending));
     }
 }

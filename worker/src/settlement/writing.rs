@@ -42,8 +42,9 @@ pub enum Cut {
 pub(super) struct Writing {
     pub(super) ending: Ending,
     pub(super) rest: Parts,
-    /// The message was refused for itself, so the outbox does not try it again.
-    pub(super) refused: bool,
+    /// Parts that their topic refuses whatever is left out of them. They are kept for people
+    /// to look at, and hold up no other part.
+    refused: Parts,
     cut: Cut,
     /// The first try since the last that succeeded; `None` while writes succeed.
     stuck_since: Option<Monotonic>,
@@ -70,6 +71,15 @@ impl Parts {
         self.0 & part.bit() != 0
     }
 
+    /// Whether no part belongs to it.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn with(self, part: Part) -> Self {
+        Self(self.0 | part.bit())
+    }
+
     /// The same without `part`.
     #[must_use]
     pub fn without(self, part: Part) -> Self {
@@ -93,7 +103,7 @@ impl Writing {
     pub(super) fn first(ending: Ending, facts: &Facts) -> Self {
         let mut writing = Self::again(ending, facts.publishes_outcomes);
         if facts.remembers && (ending.status == Status::Done || ending.known.is_spent()) {
-            writing.rest = Parts(writing.rest.0 | Part::Remember.bit());
+            writing.rest = writing.rest.with(Part::Remember);
         }
         writing
     }
@@ -103,7 +113,7 @@ impl Writing {
         Self {
             ending,
             rest: parts_of(ending.status, publishes_outcomes),
-            refused: false,
+            refused: Parts::default(),
             cut: Cut::Whole,
             stuck_since: None,
             pauses: write_pauses(),
@@ -115,8 +125,14 @@ impl Writing {
     pub(super) fn next(self) -> (Step, Option<Self>) {
         match self.rest.first() {
             Some(part) => (Step::Write(part, self.ending, self.cut), Some(self)),
-            None => (Step::Acknowledge(self.ending), None),
+            None if self.refused.is_empty() => (Step::Acknowledge(self.ending), None),
+            None => (self.store(), Some(self)),
         }
+    }
+
+    pub(super) fn store(&self) -> Step {
+        let Self { ending, rest, refused, .. } = *self;
+        Step::Store { ending, rest, refused }
     }
 
     pub(super) fn written(&mut self) {
@@ -126,6 +142,14 @@ impl Writing {
         self.cut = Cut::Whole;
         self.stuck_since = None;
         self.pauses.reset();
+    }
+
+    /// The part is refused with whatever is left out: the others go on.
+    pub(super) fn refused(&mut self) {
+        if let Some(part) = self.rest.first() {
+            self.refused = self.refused.with(part);
+        }
+        self.written();
     }
 
     /// Another delivery of the same job was remembered first: its end is told.

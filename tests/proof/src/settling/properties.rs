@@ -80,9 +80,10 @@ impl World {
             Part::Remember => self.recall(setup, r).is_some(),
             part => written.has(part),
         };
-        let complete = parts(setup, ending)
-            .iter()
-            .all(|part| is_kept(part) || stored.is_some_and(|stored| stored.rest.has(part)));
+        let is_stored = |part: Part| {
+            stored.is_some_and(|stored| stored.rest.has(part) || stored.refused.has(part))
+        };
+        let complete = parts(setup, ending).iter().all(|part| is_kept(part) || is_stored(part));
         self.watch.require(1, complete);
     }
 

@@ -37,7 +37,7 @@ impl World {
             if replica.stopping || untouched || self.is_down(Place::Bucket) {
                 continue;
             }
-            let mut waiting = self.endings.iter().filter(|ending| !ending.refused).peekable();
+            let mut waiting = self.endings.iter().filter(|ending| !ending.shelved).peekable();
             let stuck = self.hands[r * setup.hands..(r + 1) * setup.hands]
                 .iter()
                 .flatten()
@@ -46,7 +46,7 @@ impl World {
                 moves.push(Move::Probe(r));
             }
             for ending in waiting {
-                let takes = ending.rest.first().is_none_or(|part| !self.is_down(place(part)));
+                let takes = ending.first().is_none_or(|part| !self.is_down(place(part)));
                 let seen = replica.sighting.is_some_and(|(id, seen)| {
                     (id, seen.generation) == (ending.id, generation(ending.generation))
                 });
@@ -129,19 +129,18 @@ impl World {
                     return Event::Found {
                         generation: generation(object.generation),
                         claimed: object.claimed != Claimant::Nobody,
-                        parts: object.rest.iter().count(),
-                        may_be_written: !object.refused,
+                        parts: object.rest.iter().chain(object.refused.iter()).count(),
+                        may_be_written: !object.shelved,
                     };
                 }
                 Step::Write => {
-                    let part = sweep.object.rest.first();
+                    let part = sweep.object.first();
                     if fate == Fate::Fails || part.is_some_and(|part| self.is_down(place(part))) {
                         return Event::Unwritten;
                     }
+                    let Some(part) = sweep.object.rest.first() else { return Event::Refused };
                     self.write_stored(setup, r, &sweep.object);
-                    if let Some(part) = part {
-                        sweep.object.rest = sweep.object.rest.without(part);
-                    }
+                    sweep.object.rest = sweep.object.rest.without(part);
                     return Event::Written;
                 }
                 Step::Wait(_) | Step::End(_) => unreachable!("it is carried out at once"),
@@ -163,7 +162,7 @@ impl World {
         next.claimed = Claimant::Replica(r);
         if let Step::Release { refused, .. } = sweep.step {
             next.claimed = Claimant::Nobody;
-            next.refused |= refused;
+            next.shelved |= refused;
         }
         self.endings[found] = next;
         sweep.object = next;

@@ -8,7 +8,7 @@ use worker::claim::Sighting;
 use worker::effect::Knowledge;
 use worker::outbox::clearing::{Clearing, Step as ClearingStep};
 use worker::parking::resumption::{Entry, Resumption, Step as ResumptionStep};
-use worker::settlement::{Around, Ending, Facts, OUTBOX_AFTER, Parts, Ran, Settlement, Step};
+use worker::settlement::{Around, Ending, Facts, OUTBOX_AFTER, Part, Parts, Ran, Settlement, Step};
 
 use super::properties::Watch;
 use super::setup::{Dedupe, Place, Setup};
@@ -122,7 +122,17 @@ pub(super) struct Stored {
     pub(super) claimed: Claimant,
     pub(super) ending: Ending,
     pub(super) rest: Parts,
-    pub(super) refused: bool,
+    /// What its topic refused; a sweep comes to it last.
+    pub(super) refused: Parts,
+    /// Nothing else is left: no sweep tries it.
+    pub(super) shelved: bool,
+}
+
+impl Stored {
+    /// What a sweep writes next.
+    pub(super) fn first(&self) -> Option<Part> {
+        self.rest.first().or(self.refused.first())
+    }
 }
 
 /// A replica that writes a stored end.
@@ -221,7 +231,7 @@ impl World {
         self.copies.is_empty()
             && self.hands.iter().all(Option::is_none)
             && self.replicas.iter().all(|r| r.closed == 0 && !r.blind && !r.stopping)
-            && self.endings.iter().all(|ending| ending.refused)
+            && self.endings.iter().all(|ending| ending.shelved)
             && self.parked.is_empty()
     }
 }

@@ -201,15 +201,15 @@ impl World {
         }
         if self.endings.iter().all(|stored| stored.id != d.id) {
             let generation = self.next_generation();
-            let (id, claimed) = (d.id, Claimant::Nobody);
-            self.endings.push(Stored { id, generation, claimed, ending, rest, refused });
+            let (id, claimed, shelved) = (d.id, Claimant::Nobody, rest.is_empty());
+            self.endings.push(Stored { id, generation, claimed, ending, rest, refused, shelved });
         }
         if fate == Fate::Lost {
             self.watch.stored_again = true;
             return self.not_stored(setup, h, r);
         }
         self.taken(r, Some(Place::Bucket));
-        if !refused {
+        if !rest.is_empty() {
             // A topic that has taken something since is not in trouble any more.
             let closed = self.replicas[r].closed & !(Place::Bucket as u8);
             self.replicas[r].kept |= d.unwritten & closed;

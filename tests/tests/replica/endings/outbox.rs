@@ -1,5 +1,7 @@
 //! Ends that no topic takes.
 
+use worker::outbox::{StoredEnding, Writable};
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -91,16 +93,57 @@ async fn an_end_that_waits_too_long_goes_to_the_outbox_and_from_there_to_its_top
     replica.end().await;
 }
 
+fn refusal(topic: &str) -> PublishError {
+    PublishError::Refused {
+        topic: topic.to_owned(),
+        why: "INVALID_ARGUMENT".to_owned(),
+        source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from("schema")),
+    }
+}
+
 /// Refuses outcomes that hold `what`, as a schema may.
 fn refuse(house: &House, what: &'static str) {
     house.outcomes.refuse(move |message| {
         let holds = message.data.windows(what.len()).any(|part| part == what.as_bytes());
-        holds.then(|| PublishError::Refused {
-            topic: "outcomes".to_owned(),
-            why: "INVALID_ARGUMENT".to_owned(),
-            source: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from("schema")),
-        })
+        holds.then(|| refusal("outcomes"))
     });
+}
+
+/// The stored ends, oldest names first.
+async fn kept(house: &House) -> Vec<StoredEnding> {
+    let bucket = &house.fleet.bucket;
+    let mut endings = Vec::new();
+    for (name, _) in bucket.list("endings/", None).await.unwrap().objects {
+        let object = bucket.get(&name).await.unwrap().unwrap();
+        let ending = StoredEnding::decode(&name, &object.content, &Sealing::default());
+        endings.push(ending.unwrap());
+    }
+    endings
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_is_refused_for_itself_leaves_the_outcome_whole() {
+    for outcomes_are_down in [false, true] {
+        let house = house().await;
+        house.dead.refuse(|_| Some(refusal("dead")));
+        if outcomes_are_down {
+            house.outcomes.close();
+        }
+        let script = Script::of(|_| lost());
+        let replica = house.start("a", script.clone(), |b| b);
+        house.jobs.publish(&job("j", "ann", "k"), "");
+        house.jobs.drained().await;
+        house.outcomes.open();
+        pass(5 * MINUTE).await;
+        let outcome = house.outcomes.outcomes().remove(0);
+        assert_eq!((&outcome["job"], &outcome["attempt"]), (&json!("j"), &json!(1)), "{outcome}");
+        let kept = kept(&house).await;
+        assert!(kept.len() == 1 && kept[0].refused, "{kept:?}");
+        assert_eq!(kept[0].topics().collect::<Vec<_>>(), ["dead"], "{outcomes_are_down}");
+        assert_eq!((runs(&script), house.outcomes.len()), (1, 1));
+        assert_eq!(replica.ready.check(), Ok(()));
+        replica.end().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,8 +164,13 @@ async fn an_outcome_that_is_refused_for_itself_is_cut_down_and_stops_nobody() {
         for outcome in house.outcomes.outcomes() {
             assert_eq!((&outcome["status"], &outcome["effect"]), (&json!("done"), &json!("done")));
         }
-        let kept = house.fleet.bucket.list("endings/", None).await.unwrap().objects;
+        let kept = kept(&house).await;
         assert_eq!(kept.len(), 2 - told, "{what}: what no topic takes is kept");
+        for ending in kept {
+            let Writable::Outcome { message, .. } = &ending.rest[0] else { panic!("{ending:?}") };
+            let told: Value = serde_json::from_slice(&message.data).unwrap();
+            assert_eq!(told["result"], json!({"a": 1}), "as the job ended");
+        }
         pass(2 * SECOND).await;
         assert_eq!(replica.ready.check(), Ok(()), "{what}");
         replica.end().await;
