@@ -300,13 +300,14 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// A message that would come again at once is held for a while first.
+    /// A message that would come again at once stays for a while first. It does not count as
+    /// held: it would have to go back for that, without the pause.
     async fn before_giving_back(&self, pause: Duration) {
-        let age = self.shared.now().since(self.received_at);
         let unpaced = pause.is_zero() && self.shared.scheduler.is_unpaced();
+        let age = self.settlement.age(self.shared.now());
         let pause = if unpaced { give_back_pause(age) } else { pause };
         if !pause.is_zero() {
-            self.hold(pause).await;
+            self.hold_until(self.shared.clock.sleep(pause), false).await;
         }
     }
 

@@ -326,7 +326,7 @@ impl Settlement {
             self.waited += own;
             return self.wait(own, false);
         }
-        self.give_back(give_back_pause(self.facts.age + held))
+        self.give_back(give_back_pause(self.age(around.now)))
     }
 
     fn wait(&mut self, pause: Duration, known: bool) -> Step {
@@ -383,6 +383,11 @@ impl Settlement {
         let step = writing.store();
         self.state = State::Writing(writing);
         step
+    }
+
+    /// The message's age.
+    pub fn age(&self, now: Monotonic) -> Duration {
+        self.facts.age + now.since(self.facts.received_at)
     }
 
     /// Whether the end is decided: from here on the delivery is held until it is written.

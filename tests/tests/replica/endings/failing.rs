@@ -130,6 +130,23 @@ async fn a_held_user_leaves_the_replica_to_others() {
     replica.end().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn without_a_retry_policy_a_held_users_messages_come_back_ever_more_slowly() {
+    let unpaced = (Duration::ZERO, Duration::ZERO);
+    let house = House::new(QueueSettings { backoff: unpaced, ..QueueSettings::default() });
+    house.users(["slow".to_owned()]).await;
+    let notebook = Notebook::default();
+    let replica = house.start("a", Mixed(notebook.clone()), |b| b);
+    for n in 0..300 {
+        house.jobs.publish(&job(&format!("slow-{n}"), "slow", "k"), "");
+    }
+    pass(10 * MINUTE).await;
+    assert!(house.dead.is_empty(), "{} messages ran out of attempts", house.dead.len());
+    assert_eq!(house.jobs.dead_lettered(), 0);
+    assert_eq!(notebook.ids().len(), 1, "the API was asked once");
+    replica.end().await;
+}
+
 /// The slow user's API asks to wait for an hour; others take what the notebook says.
 #[derive(Debug, Clone)]
 struct Mixed(Notebook);
