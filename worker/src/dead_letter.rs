@@ -116,10 +116,15 @@ pub fn stripped(received: &Received) -> HashMap<String, String> {
 
 /// Whether Pub/Sub takes a message of this size and with so many attributes.
 pub fn has_room(message: &Outgoing) -> bool {
+    has_room_for(message, &HashMap::new())
+}
+
+/// Whether Pub/Sub takes a message with these attributes besides its own.
+pub(crate) fn has_room_for(message: &Outgoing, more: &HashMap<String, String>) -> bool {
     let Outgoing { data, attributes, ordering_key } = message;
-    let named = |(name, value): (&String, &String)| attribute_bytes(name, value);
-    let bytes: usize = attributes.iter().map(named).sum();
-    attributes.len() <= MAX_ATTRIBUTES && bytes + own_bytes(data, ordering_key) <= MAX_MESSAGE
+    let all = || attributes.iter().chain(more);
+    let bytes: usize = all().map(|(name, value)| attribute_bytes(name, value)).sum();
+    all().count() <= MAX_ATTRIBUTES && bytes + own_bytes(data, ordering_key) <= MAX_MESSAGE
 }
 
 /// A message that takes attributes as long as they have room.

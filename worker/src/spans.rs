@@ -22,10 +22,12 @@ use opentelemetry::trace::{
 use tracing::{Span, field, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use crate::dead_letter::has_room_for;
 use crate::job::{Job, Received};
 use crate::logged_user::log_user;
 use crate::metrics::Had;
 use crate::outcome::Status;
+use crate::pubsub::Outgoing;
 
 /// The target of the span whose fields log lines show.
 pub(crate) const LOGGED: &str = "worker::logged";
@@ -215,15 +217,21 @@ pub fn api_answered(span: &Span, status: Option<u16>) {
 
 /// Adds the present span's context to the attributes of a message that is published in
 /// it, so that whoever receives the message continues the trace. Attributes that name a
-/// trace already stay, and where no traces are exported there is none to name.
-pub(crate) fn propagate(attributes: &mut HashMap<String, String>) {
+/// trace already stay, and where no traces are exported there is none to name. A message that
+/// has no room for it goes without: the service would refuse it for that.
+pub(crate) fn propagate(message: &mut Outgoing) {
+    let attributes = &message.attributes;
     if PREFIXES.iter().any(|prefix| attributes.contains_key(&format!("{prefix}{PARENT}"))) {
         return;
     }
     let context = Span::current().context();
     let span = context.span();
-    if span.span_context().is_valid() {
-        attributes.extend(attributes_of(span.span_context()));
+    if !span.span_context().is_valid() {
+        return;
+    }
+    let trace: HashMap<String, String> = attributes_of(span.span_context()).collect();
+    if has_room_for(message, &trace) {
+        message.attributes.extend(trace);
     }
 }
 
@@ -279,7 +287,13 @@ fn parse_parent(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
     use super::*;
+    use crate::dead_letter::{Rejection, dead_letter, has_room};
+    use crate::effect::{Effect, Knowledge};
 
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
@@ -315,6 +329,36 @@ mod tests {
         assert_eq!(both, HashMap::from([on("traceparent", &parent), on("tracestate", "vendor=x")]));
         assert_eq!(continuing(&parent, Some("no list\n")), Some(plain));
         assert_eq!(continuing("nonsense", Some("vendor=x")), None);
+    }
+
+    /// What is added to a message that is published where traces are exported.
+    fn published(mut message: Outgoing) -> Outgoing {
+        let tracer = SdkTracerProvider::builder().build().tracer("test");
+        let exporting =
+            tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(tracer));
+        tracing::subscriber::with_default(exporting, || {
+            info_span!(target: TARGET, "process").in_scope(|| propagate(&mut message));
+        });
+        message
+    }
+
+    #[test]
+    fn a_message_names_its_trace_unless_it_is_full() {
+        let data = br#"{"id":"j","user":"ann","kind":"api"}"#;
+        let job = Job::decode(data, "m").unwrap();
+        let known = Knowledge { effect: Effect::Unknown, repeatable: false };
+        let about = Rejection { job: Some(&job), reason: "no", known, only_ours: false };
+        for (own, length, has_trace) in
+            [(0, data.len(), true), (98, data.len(), false), (0, 9_999_850, false)]
+        {
+            let attributes = (0..own).map(|n| (format!("own-{n}"), "x".to_owned())).collect();
+            let data = vec![b'x'; length].into();
+            let received = Received { data, attributes, ..Received::default() };
+            let letter = published(dead_letter(&received, &about));
+            assert!(has_room(&letter), "{own} {length}: {}", letter.attributes.len());
+            assert_eq!(letter.attributes.contains_key(PARENT), has_trace, "{own} {length}");
+            assert_eq!(letter.attributes["effect"], "unknown");
+        }
     }
 
     /// Where no traces are exported, a handler continues the publisher's.

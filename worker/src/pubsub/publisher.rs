@@ -169,7 +169,7 @@ impl Publisher {
         client: &Client,
         mut message: Outgoing,
     ) -> impl Future<Output = Result<String, PublishError>> + Send + 'static {
-        spans::propagate(&mut message.attributes);
+        spans::propagate(&mut message);
         let key = message.ordering_key.clone();
         let published = tokio::time::timeout(
             TIME_LIMIT,
