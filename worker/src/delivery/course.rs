@@ -54,7 +54,8 @@ pub(super) struct Course<'a> {
     pub(super) renewed: bool,
     /// The first in a row of answers that came from somebody else than the job's handler.
     pub(super) misrouted_since: Option<Monotonic>,
-    pub(super) last: Ran,
+    /// What the last run came to; `None` while there was none.
+    pub(super) last: Option<Ran>,
     /// The end could not be written so far.
     pub(super) stuck: Option<Stuck>,
     /// How long the job waited for its user's turn, if it came.
@@ -119,7 +120,7 @@ impl<'a> Course<'a> {
             attempt: 0,
             renewed: false,
             misrouted_since: None,
-            last: Ran::Failed { after: None },
+            last: None,
             stuck: None,
             queued: None,
             token: None,
@@ -154,7 +155,11 @@ impl<'a> Course<'a> {
                     self.shared.meters.turn(queued);
                     self.note_first_turn();
                 }
-                Event::Ran(ran, _) => self.last = ran,
+                Event::Ran(ran, _) => self.last = Some(ran),
+                Event::GoBack if self.last.is_none() && self.is_last_attempt() => {
+                    let reason = "it did not run in the last delivery that is permitted";
+                    self.report.reason.get_or_insert_with(|| reason.to_owned());
+                }
                 _ => {}
             }
             event = match self.settlement.step(event, self.around()) {
@@ -328,7 +333,7 @@ impl<'a> Course<'a> {
     /// The job was rejected because it went on failing.
     pub(super) fn failed_too_long(&self, ending: Ending) -> bool {
         ending.status == Status::Rejected
-            && matches!(self.last, Ran::Failed { .. })
+            && matches!(self.last, Some(Ran::Failed { .. }))
             && !ending.known.is_spent()
     }
 }

@@ -169,6 +169,25 @@ impl Handler for Mixed {
     }
 }
 
+/// Only a job that was tried can have been tried for too long.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_never_ran_says_so_in_its_letter() {
+    let house = House::new(QueueSettings { max_attempts: 1, ..QueueSettings::default() });
+    house.users(["ann".to_owned()]).await;
+    let slow = Notebook::taking(5 * SECOND);
+    let replica = house.start("a", slow.clone(), |b| b);
+    for id in ["runs", "waits"] {
+        house.jobs.publish(&job(id, "ann", "k"), "ann");
+    }
+    pass(SECOND).await;
+    replica.end().await;
+    assert_eq!(slow.ids(), ["runs"]);
+    let letter = house.dead.take().remove(0);
+    let told = |name: &str| letter.attributes[name].as_str();
+    assert_eq!((told("fleet-job"), told("effect")), ("waits", "none"));
+    assert_eq!(told("reason"), "it did not run in the last delivery that is permitted");
+}
+
 /// Each end of a replica takes an attempt from the jobs of a key that it gives back. The last
 /// permitted one ends in a dead letter that says that nothing was done, so that a redrive does
 /// the job.
