@@ -112,11 +112,14 @@ impl Dedupe {
             }
             Self::Bucket(remembered, bucket, sealing) => (remembered, bucket, sealing),
         };
-        // Where its result had no room in memory, the bucket has it.
-        if let Some(Found { recalled, is_whole: true }) = remembered.get(job) {
+        // Where its result had no room in memory, the bucket has it, if it took it.
+        let known = remembered.get(job);
+        if let Some(Found { recalled, is_whole: true }) = known {
             return Ok(Some(recalled));
         }
-        let Some(content) = read(&**bucket, job, sealing).await? else { return Ok(None) };
+        let Some(content) = read(&**bucket, job, sealing).await? else {
+            return Ok(known.map(|found| found.recalled));
+        };
         let recalled = content.recalled(job);
         if let Recalled::Same(told) = &recalled {
             remembered.insert(job, told);

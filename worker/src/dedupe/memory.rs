@@ -38,6 +38,8 @@ struct End {
     /// Without what may be dropped.
     told: Told,
     text: Option<Text>,
+    /// It had a text, whether or not that was dropped.
+    had_text: bool,
 }
 
 /// What may be dropped.
@@ -94,7 +96,8 @@ impl Ends {
     fn insert(&mut self, key: Key, params: String, told: &Told) {
         let text = self.text_of(key, told);
         let told = Told { result: Json::null(), reason: None, ..told.clone() };
-        match self.known.insert(key, End { params, told, text }) {
+        let had_text = text.is_some();
+        match self.known.insert(key, End { params, told, text, had_text }) {
             Some(before) => self.text -= before.text_len(),
             None => self.order.push_back(key),
         }
@@ -141,7 +144,7 @@ impl Ends {
 impl End {
     /// What is remembered, and whether that is all of it.
     fn told(&self) -> (Told, bool) {
-        let Some(text) = &self.text else { return (self.told.clone(), false) };
+        let Some(text) = &self.text else { return (self.told.clone(), !self.had_text) };
         let result = text.result.clone();
         (Told { result, reason: text.reason.clone(), ..self.told.clone() }, true)
     }
@@ -218,5 +221,7 @@ mod tests {
         assert!(!dropped.is_whole);
         assert_eq!(dropped.recalled, Recalled::Same(told(Value::Null)));
         assert_eq!(remembered.get(&job(19)).unwrap().recalled, Recalled::Same(told(large)));
+        remembered.insert(&job(20), &told(Value::Null));
+        assert!(remembered.get(&job(20)).unwrap().is_whole, "there was nothing to drop");
     }
 }

@@ -85,6 +85,22 @@ async fn an_identity_counts_with_all_its_parts() {
     }
 }
 
+/// As when the bucket did not take an end: the replica that ran the job runs it no second time,
+/// whatever the end has to tell.
+#[tokio::test]
+async fn an_end_that_only_this_process_knows_counts() {
+    for result in [Value::Null, json!("r")] {
+        let (dedupe, bucket) = in_bucket();
+        let job = job("ann", "1", "api", "{}");
+        let told = told(result);
+        assert_eq!(dedupe.remember(&job, &told, &clock()).await, Ok(None));
+        let name = object::name(&job);
+        let stored = bucket.get(&name).await.unwrap().unwrap();
+        assert!(bucket.delete(&name, stored.generation).await.unwrap());
+        assert_eq!(dedupe.recall(&job).await, Ok(Some(Recalled::Same(told))));
+    }
+}
+
 /// Two replicas end one job: both tell what the first wrote.
 #[tokio::test]
 async fn the_second_end_gives_way() {
