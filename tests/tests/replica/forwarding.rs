@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use worker::forward::{ForwardSettings, Forwarding, TIMEOUT};
 use worker::kinds::Kinds;
+use worker::replica::Builder;
 use worker::{Handler, Verdict};
 
 use crate::house::{House, Running, clock, job, now};
@@ -115,12 +116,23 @@ async fn start(
     native: impl Handler,
     settings: impl FnOnce(&mut ForwardSettings),
 ) -> Running {
+    start_as(house, functions, native, settings, |builder| builder).await
+}
+
+/// The same, with settings of the replica besides.
+async fn start_as(
+    house: &House,
+    functions: &[(&str, &Function)],
+    native: impl Handler,
+    settings: impl FnOnce(&mut ForwardSettings),
+    more: impl FnOnce(Builder) -> Builder,
+) -> Running {
     let functions = functions.iter().copied().collect();
     let (forwarding, kinds) = handlers(&functions, settings).await;
     let (store, builder) = house.builder("a");
     let serving = forwarding.serve(store.clone(), Arc::new(clock()), CancellationToken::new());
     tokio::spawn(serving);
-    house.run(store, builder.handlers(kinds).handler("k", native))
+    house.run(store, more(builder).handlers(kinds).handler("k", native))
 }
 
 fn nothing() -> Script {
@@ -354,5 +366,29 @@ async fn a_kind_that_asks_to_wait_is_left_alone() {
     }
     assert_eq!(house.statuses(), [("done".to_owned(), 2)].into());
     assert_eq!(house.jobs.deliveries(), 2);
+    replica.end().await;
+}
+
+/// It is held longer than it may be tried, and then its handler fails once.
+#[tokio::test(start_paused = true)]
+async fn a_job_of_a_key_that_waited_for_its_handler_is_tried_as_any_other() {
+    let (house, folder) = (House::new(QueueSettings::default()), tempfile::tempdir().unwrap());
+    house.fleet.user("ann").await;
+    let first = Mutex::new(true);
+    let function = Function::new(&folder, "greet", move |event| {
+        if std::mem::take(&mut *first.lock().unwrap()) {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+        ok(event)
+    });
+    let kinds = [("greet", &function)];
+    let limit = Duration::from_secs(10 * 60);
+    let replica = start_as(&house, &kinds, nothing(), |_| {}, |b| b.ordered_retry(limit)).await;
+    house.jobs.publish(&job("j", "ann", "greet"), "ann");
+    pass(limit + Duration::from_secs(60)).await;
+    let _serving = function.listen();
+    house.jobs.drained().await;
+    assert_eq!((house.statuses(), house.dead.len()), ([("done".to_owned(), 1)].into(), 0));
+    assert_eq!((function.times().len(), house.jobs.deliveries()), (2, 1));
     replica.end().await;
 }

@@ -209,6 +209,7 @@ impl<'a> Course<'a> {
         Around {
             now: self.shared.now(),
             unit: self.shared.random.unit(),
+            ran: self.handler,
             stopping: stopping.is_cancelled(),
             over: over.is_cancelled(),
         }

@@ -68,8 +68,8 @@ pub struct Facts {
     /// How long a failing job without an ordering key waits between its runs, all in all,
     /// before it is given back.
     pub retry_budget: Duration,
-    /// How long a failing job with an ordering key is tried again where it is, counted from
-    /// its first run; see [`ordered_budget`].
+    /// How long a failing job with an ordering key is tried again where it is: its runs and
+    /// the pauses between them, and no time in which it is held; see [`ordered_budget`].
     pub ordered_budget: Duration,
 }
 
@@ -88,6 +88,8 @@ pub struct Around {
     pub now: Monotonic,
     /// A random number in `0.0..1.0` that places jitter.
     pub unit: f64,
+    /// How long the handler ran in this delivery, in all attempts.
+    pub ran: Duration,
     /// The replica was asked to end: nothing runs again.
     pub stopping: bool,
     /// The replica's time is over: what is not written goes to the outbox.
@@ -213,8 +215,6 @@ pub struct Settlement {
     /// How long the delivery has waited between its runs without a known end.
     waited: Duration,
     park_rounds: u32,
-    /// When the first run began.
-    began: Option<Monotonic>,
     /// The worst of what is known of its runs.
     known: Knowledge,
 }
@@ -229,7 +229,6 @@ impl Settlement {
             pauses,
             waited: Duration::ZERO,
             park_rounds: 0,
-            began: None,
             known: Knowledge::NOTHING,
         }
     }
@@ -243,7 +242,7 @@ impl Settlement {
             (State::New, Event::Start) if self.facts.remembers => self.recall(write_pauses()),
             (State::New, Event::Start)
             | (State::Recalling(_), Event::NotRemembered)
-            | (State::Waiting, Event::Waited) => self.run(around),
+            | (State::Waiting, Event::Waited) => self.run(),
             (State::New | State::Recalling(_) | State::Running, Event::Ran(ran, known)) => {
                 self.after_run(ran, known, around)
             }
@@ -256,7 +255,7 @@ impl Settlement {
                 Step::Rest(pause)
             }
             (State::RestingToRecall(pauses), Event::Waited) => self.recall(pauses),
-            (State::Writing(writing), Event::RunIt) => self.run_after_all(&writing, around),
+            (State::Writing(writing), Event::RunIt) => self.run_after_all(&writing),
             (State::Writing(writing), event) => self.write(writing, event, around),
             (
                 State::New
@@ -275,8 +274,7 @@ impl Settlement {
         Step::Recall
     }
 
-    fn run(&mut self, around: Around) -> Step {
-        self.began.get_or_insert(around.now);
+    fn run(&mut self) -> Step {
         self.state = State::Running;
         Step::Run
     }
@@ -295,10 +293,10 @@ impl Settlement {
         }
     }
 
-    fn run_after_all(&mut self, parking: &Writing, around: Around) -> Step {
+    fn run_after_all(&mut self, parking: &Writing) -> Step {
         assert!(parking.is_parking(), "only a job that is being parked may run after all");
         self.park_rounds += 1;
-        self.run(around)
+        self.run()
     }
 
     /// A run failed that may be repeated.
@@ -315,14 +313,17 @@ impl Settlement {
             return self.wait(after.max(own), true);
         }
         if self.facts.ordered {
-            let tried = around.now.since(self.began.unwrap_or(around.now));
-            let left = self.facts.ordered_budget.saturating_sub(tried);
+            let left = self.facts.ordered_budget.saturating_sub(self.waited + around.ran);
             if left.is_zero() {
                 return self.end(Status::Rejected, self.known);
             }
-            return self.wait(own.min(left), false);
-        }
-        if self.waited + own <= self.facts.retry_budget {
+            let pause = own.min(left);
+            // Beyond that the lease ends, and the messages of the key come again in any case.
+            if held.saturating_add(pause) <= LONGEST_HOLD {
+                self.waited += pause;
+                return self.wait(pause, false);
+            }
+        } else if self.waited + own <= self.facts.retry_budget {
             self.waited += own;
             return self.wait(own, false);
         }

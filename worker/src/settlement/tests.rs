@@ -31,7 +31,8 @@ fn facts() -> Facts {
 impl Driven {
     fn new(facts: Facts) -> Self {
         let now = facts.received_at;
-        let around = Around { now, unit: 0.0, stopping: false, over: false };
+        let ran = Duration::ZERO;
+        let around = Around { now, unit: 0.0, ran, stopping: false, over: false };
         Self { settlement: Settlement::new(facts), around }
     }
 
@@ -215,6 +216,42 @@ fn a_job_with_a_key_is_tried_where_it_is_then_rejected() {
     assert_eq!(driven.around.now.since(begun), 6 * HOUR);
     let Step::Write(Part::DeadLetter, ending, _) = step else { panic!("{step:?}") };
     assert_eq!(ending.known, REPEATABLE);
+}
+
+/// While it waits for a place, a token or a time that somebody named, it is not tried.
+#[test]
+fn what_holds_a_job_with_a_key_takes_nothing_from_how_long_it_is_tried() {
+    for budget in [5 * MINUTE, 6 * HOUR] {
+        let mut driven =
+            Driven::running(Facts { ordered: true, ordered_budget: budget, ..facts() });
+        // Its handler is down; then it answers, and an API asks to wait.
+        driven.pass(7 * HOUR);
+        let step = driven.tell(Event::Ran(Ran::Failed { after: Some(HOUR) }, NOTHING));
+        assert_eq!(step, Step::Wait { pause: HOUR, known: true });
+        driven.wait(step);
+        let mut tried = Duration::ZERO;
+        let step = loop {
+            assert_eq!(driven.tell(Event::Waited), Step::Run);
+            driven.pass(MINUTE / 6);
+            driven.around.ran += MINUTE / 60;
+            match driven.tell(Event::Ran(FAILED, REPEATABLE)) {
+                step @ Step::Wait { known: false, .. } => tried += driven.wait(step),
+                step => break step,
+            }
+        };
+        assert!(matches!(step, Step::Write(Part::DeadLetter, ..)), "{step:?}");
+        let tried = tried + driven.around.ran;
+        assert!(tried >= budget && tried < budget + 2 * MINUTE, "{tried:?} of {budget:?}");
+    }
+}
+
+/// The next delivery tries it for half an hour again.
+#[test]
+fn a_job_with_a_key_that_was_held_until_its_lease_ends_goes_back() {
+    let mut driven = Driven::running(Facts { ordered: true, ..facts() });
+    driven.pass(LONGEST_HOLD);
+    let step = driven.tell(Event::Ran(FAILED, REPEATABLE));
+    assert_eq!(step, Step::GiveBack(MINUTE));
 }
 
 #[test]

@@ -223,7 +223,8 @@ impl World {
     pub(super) fn around(&self, setup: &Setup, h: usize, rests: u8) -> Around {
         let replica = &self.replicas[h / setup.hands];
         let now = received_at().plus(OUTBOX_AFTER * u32::from(rests));
-        Around { now, unit: 0.0, stopping: replica.stopping, over: replica.over }
+        let (ran, stopping, over) = (Duration::ZERO, replica.stopping, replica.over);
+        Around { now, unit: 0.0, ran, stopping, over }
     }
 
     /// Faults are over, and everything has ended.
