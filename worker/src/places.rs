@@ -84,8 +84,9 @@ struct Probe<'a> {
 /// A place that is taken until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
+    places: &'a Places,
+    probe: Option<Probe<'a>>,
     _permit: SemaphorePermit<'a>,
-    _probe: Option<Probe<'a>>,
 }
 
 impl Places {
@@ -130,8 +131,8 @@ impl Places {
     /// the claim back.
     pub(crate) async fn take<'a>(&'a self, Claim(probe): Claim<'a>) -> Option<Place<'a>> {
         let permit = self.permits.acquire().await.ok()?;
-        let may_begin = probe.is_some() || self.lock().closed.is_none();
-        may_begin.then_some(Place { _permit: permit, _probe: probe })
+        let place = Place { places: self, probe, _permit: permit };
+        place.may_begin().then_some(place)
     }
 
     /// Counts a job that waits for a place until what is returned is dropped.
@@ -212,6 +213,14 @@ impl Places {
             drop(state);
             self.changed.send_replace(());
         }
+    }
+}
+
+impl Place<'_> {
+    /// Whether its job may begin still: the kind may have been closed since it was taken. Ask
+    /// last, after all other waiting.
+    pub(crate) fn may_begin(&self) -> bool {
+        self.probe.is_some() || self.places.closed().is_none()
     }
 }
 
@@ -312,5 +321,15 @@ mod tests {
         close(&places, places.epoch(), at(0));
         drop(first);
         assert!(second.await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_place_is_of_no_use_in_a_kind_that_was_closed_since_but_to_the_probe() {
+        let places = Places::new("greet", 2);
+        let place = take(&places, at(0)).await.unwrap();
+        assert!(place.may_begin());
+        close(&places, places.epoch(), at(0));
+        assert!(!place.may_begin());
+        assert!(take(&places, at(1)).await.unwrap().may_begin(), "the probe");
     }
 }

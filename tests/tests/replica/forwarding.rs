@@ -22,7 +22,7 @@ use worker::kinds::Kinds;
 use worker::replica::Builder;
 use worker::{Handler, Verdict};
 
-use crate::house::{House, Running, clock, job, now};
+use crate::house::{House, Notebook, Running, clock, job, now};
 use crate::retries::Script;
 
 type Say = dyn Fn(&Value) -> Response + Send + Sync;
@@ -390,5 +390,37 @@ async fn a_job_of_a_key_that_waited_for_its_handler_is_tried_as_any_other() {
     house.jobs.drained().await;
     assert_eq!((house.statuses(), house.dead.len()), ([("done".to_owned(), 1)].into(), 0));
     assert_eq!((function.times().len(), house.jobs.deliveries()), (2, 1));
+    replica.end().await;
+}
+
+/// Places are taken before slots: of two jobs that have one, the first may close the kind.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_waits_for_a_slot_does_not_begin_in_a_kind_that_was_closed_meanwhile() {
+    let (house, folder) = (House::new(QueueSettings::default()), tempfile::tempdir().unwrap());
+    house.users(["ann", "bob", "carl"].map(str::to_owned)).await;
+    let first = Mutex::new(true);
+    let function = Function::new(&folder, "greet", move |event| {
+        if std::mem::take(&mut *first.lock().unwrap()) {
+            return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "60")]).into_response();
+        }
+        ok(event)
+    });
+    let _serving = function.listen();
+    let long = Notebook::taking(Duration::from_secs(30));
+    let kinds = [("greet", &function)];
+    let replica = start_as(&house, &kinds, long.clone(), |_| {}, |b| b.concurrency(1)).await;
+    house.jobs.publish(&job("long", "carl", "k"), "");
+    while long.ids().is_empty() {
+        pass(Duration::from_secs(1)).await;
+    }
+    house.jobs.publish(&job("a", "ann", "greet"), "");
+    house.jobs.publish(&job("b", "bob", "greet"), "");
+    house.jobs.drained().await;
+    let times = function.times();
+    assert_eq!(times.len(), 3, "one is asked again");
+    for later in &times[1..] {
+        assert!(later.since(times[0]) >= Duration::from_secs(60), "{times:?}");
+    }
+    assert_eq!(house.statuses(), [("done".to_owned(), 3)].into());
     replica.end().await;
 }

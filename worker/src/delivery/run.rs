@@ -44,16 +44,17 @@ impl<'a> Course<'a> {
                 Ok(place) => place,
                 Err(event) => return event,
             };
-            // An API may have limited the user's rate meanwhile.
-            let limited = self.shared.rate_limits.wait(&job.user, self.shared.now());
-            if place.is_some() && !limited.is_zero() {
-                continue;
-            }
-            let (conclusion, used) = match self.run_once(job, kind, &credentials).await {
-                Ok(ran) => ran,
+            let slot = match self.slot().await {
+                Ok(slot) => slot,
                 Err(event) => return event,
             };
-            drop(place);
+            // While it waited an API may have limited the user's rate, or the kind was closed.
+            let limited = self.shared.rate_limits.wait(&job.user, self.shared.now());
+            if !limited.is_zero() || place.as_ref().is_some_and(|place| !place.may_begin()) {
+                continue;
+            }
+            let (conclusion, used) = self.run_once(job, kind, &credentials).await;
+            drop((place, slot));
             match conclusion.verdict {
                 Verdict::Unasked { at_most, .. } if self.is_held_still(at_most) => {
                     self.attempt -= 1;
@@ -139,14 +140,13 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// One run of the handler, in a slot; and the credentials that it used.
+    /// One run of the handler; and the credentials that it used.
     async fn run_once(
         &mut self,
         job: &Job,
         kind: &Kind,
         credentials: &Credentials,
-    ) -> Result<(Conclusion, Credentials), Event> {
-        let _slot = self.slot().await?;
+    ) -> (Conclusion, Credentials) {
         self.attempt += 1;
         let began = self.shared.now();
         let attempt = Attempt { number: self.attempt, received: &self.message.received };
@@ -171,7 +171,7 @@ impl<'a> Course<'a> {
         if let Verdict::Done { .. } = conclusion.verdict {
             self.shared.rate_limits.succeeded(&job.user, began);
         }
-        Ok((conclusion, session.rejected().clone()))
+        (conclusion, session.rejected().clone())
     }
 
     /// A slot, once one is free and jobs may begin.
