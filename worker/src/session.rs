@@ -35,6 +35,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) number: u32,
     /// What was received.
     pub(crate) received: &'a Received,
+    /// The user's token was renewed for this attempt: another rejection renews none.
+    pub(crate) renewed: bool,
 }
 
 /// What a run without a delivery has received.
@@ -44,7 +46,7 @@ impl<'a> Session<'a> {
     /// For one run of a handler.
     pub(crate) fn new(carrier: &'a Carrier, credentials: Credentials) -> Self {
         let ledger = Arc::default();
-        let attempt = Attempt { number: 1, received: &NOTHING };
+        let attempt = Attempt { number: 1, received: &NOTHING, renewed: false };
         let (kind, rejected) = ("".into(), OnceLock::new());
         let client = carrier.clients.take();
         Self { carrier, client, credentials, kind, ledger, attempt, rejected }

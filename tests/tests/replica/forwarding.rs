@@ -17,6 +17,7 @@ use tests::memory::{QueueSettings, pass};
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use url::form_urlencoded;
 use worker::forward::{ForwardSettings, Forwarding, TIMEOUT};
 use worker::kinds::Kinds;
 use worker::replica::Builder;
@@ -33,6 +34,8 @@ struct Function {
     socket: PathBuf,
     say: Arc<Say>,
     takes: Duration,
+    /// How often it asks for its user's token first.
+    asks: usize,
     /// Each event: when it came, and its body.
     events: Arc<Mutex<Vec<(Monotonic, Value)>>>,
     /// How many it is doing now, and how many at most.
@@ -49,6 +52,7 @@ impl Function {
             socket: folder.path().join(name),
             say: Arc::new(say),
             takes: Duration::ZERO,
+            asks: 0,
             events: Arc::default(),
             busy: Arc::default(),
         }
@@ -66,6 +70,9 @@ impl Function {
                 busy.0 += 1;
                 busy.1 = busy.1.max(busy.0);
             }
+            for _ in 0..function.asks {
+                ask(&event["credentials"]).await;
+            }
             pass(function.takes).await;
             function.busy.lock().unwrap().0 -= 1;
             (function.say)(&event)
@@ -82,6 +89,19 @@ impl Function {
     fn times(&self) -> Vec<Monotonic> {
         self.events.lock().unwrap().iter().map(|(at, _)| *at).collect()
     }
+}
+
+/// Asks for a token as a library does.
+async fn ask(credentials: &Value) {
+    let part = |name: &str| credentials[name].as_str().unwrap();
+    let form = form_urlencoded::Serializer::new(String::new())
+        .append_pair("grant_type", "refresh_token")
+        .extend_pairs(["client_id", "client_secret", "refresh_token"].map(|n| (n, part(n))))
+        .finish();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let question = http.post(part("token_uri")).body(form);
+    let question = question.header("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(question.send().await.unwrap().status(), StatusCode::OK);
 }
 
 fn ok(event: &Value) -> Response {
@@ -369,30 +389,6 @@ async fn a_kind_that_asks_to_wait_is_left_alone() {
     replica.end().await;
 }
 
-/// It is held longer than it may be tried, and then its handler fails once.
-#[tokio::test(start_paused = true)]
-async fn a_job_of_a_key_that_waited_for_its_handler_is_tried_as_any_other() {
-    let (house, folder) = (House::new(QueueSettings::default()), tempfile::tempdir().unwrap());
-    house.fleet.user("ann").await;
-    let first = Mutex::new(true);
-    let function = Function::new(&folder, "greet", move |event| {
-        if std::mem::take(&mut *first.lock().unwrap()) {
-            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-        }
-        ok(event)
-    });
-    let kinds = [("greet", &function)];
-    let limit = Duration::from_secs(10 * 60);
-    let replica = start_as(&house, &kinds, nothing(), |_| {}, |b| b.ordered_retry(limit)).await;
-    house.jobs.publish(&job("j", "ann", "greet"), "ann");
-    pass(limit + Duration::from_secs(60)).await;
-    let _serving = function.listen();
-    house.jobs.drained().await;
-    assert_eq!((house.statuses(), house.dead.len()), ([("done".to_owned(), 1)].into(), 0));
-    assert_eq!((function.times().len(), house.jobs.deliveries()), (2, 1));
-    replica.end().await;
-}
-
 /// Places are taken before slots: of two jobs that have one, the first may close the kind.
 #[tokio::test(start_paused = true)]
 async fn a_job_that_waits_for_a_slot_does_not_begin_in_a_kind_that_was_closed_meanwhile() {
@@ -422,5 +418,52 @@ async fn a_job_that_waits_for_a_slot_does_not_begin_in_a_kind_that_was_closed_me
         assert!(later.since(times[0]) >= Duration::from_secs(60), "{times:?}");
     }
     assert_eq!(house.statuses(), [("done".to_owned(), 3)].into());
+    replica.end().await;
+}
+
+/// It is held longer than it may be tried, and then its handler fails once.
+#[tokio::test(start_paused = true)]
+async fn a_job_of_a_key_that_waited_for_its_handler_is_tried_as_any_other() {
+    let (house, folder) = (House::new(QueueSettings::default()), tempfile::tempdir().unwrap());
+    house.fleet.user("ann").await;
+    let first = Mutex::new(true);
+    let function = Function::new(&folder, "greet", move |event| {
+        if std::mem::take(&mut *first.lock().unwrap()) {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+        ok(event)
+    });
+    let kinds = [("greet", &function)];
+    let limit = Duration::from_secs(10 * 60);
+    let replica = start_as(&house, &kinds, nothing(), |_| {}, |b| b.ordered_retry(limit)).await;
+    house.jobs.publish(&job("j", "ann", "greet"), "ann");
+    pass(limit + Duration::from_secs(60)).await;
+    let _serving = function.listen();
+    house.jobs.drained().await;
+    assert_eq!((house.statuses(), house.dead.len()), ([("done".to_owned(), 1)].into(), 0));
+    assert_eq!((function.times().len(), house.jobs.deliveries()), (2, 1));
+    replica.end().await;
+}
+
+/// As a handler does whose API rejects every token, or that is broken. The token is renewed at
+/// most once in ten minutes, and what is told is what the handler said.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_goes_on_failing_has_its_token_renewed_again_and_is_told_as_it_fails() {
+    let (house, folder) = (House::new(QueueSettings::default()), tempfile::tempdir().unwrap());
+    house.fleet.user("ann").await;
+    let failing = |_: &Value| StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    let function = Function { asks: 2, ..Function::new(&folder, "greet", failing) };
+    let _serving = function.listen();
+    let kinds = [("greet", &function)];
+    let limit = Duration::from_secs(25 * 60);
+    let replica = start_as(&house, &kinds, nothing(), |_| {}, |b| b.ordered_retry(limit)).await;
+    let before = house.fleet.provider.calls();
+    house.jobs.publish(&job("j", "ann", "greet"), "ann");
+    house.jobs.drained().await;
+    let renewed = house.fleet.provider.calls() - before;
+    assert!((2..=3).contains(&renewed), "{renewed} times in 25 minutes");
+    let letter = house.dead.take().remove(0);
+    let reason = &letter.attributes["reason"];
+    assert!(reason.contains("HTTP status 500") && !reason.contains("401"), "{reason}");
     replica.end().await;
 }

@@ -50,7 +50,8 @@ pub(super) struct Course<'a> {
     pub(super) consent: Option<ConsentReason>,
     /// How often the handler ran.
     pub(super) attempt: u32,
-    /// The API rejected a token, and this delivery has renewed it.
+    /// The API rejected a token, and this delivery has renewed it; of a forwarded kind, this
+    /// run of it.
     pub(super) renewed: bool,
     /// The first in a row of answers that came from somebody else than the job's handler.
     pub(super) misrouted_since: Option<Monotonic>,

@@ -31,6 +31,10 @@ impl<'a> Course<'a> {
             let known = self.shared.kinds.names();
             return self.rejected(format!("unknown kind; this worker does {known}"));
         };
+        // What forwards a kind bounds for itself how often a token is renewed for an answer.
+        if kind.handler.places().is_some() {
+            self.renewed = false;
+        }
         let mut renewed = None;
         loop {
             let credentials = match renewed.take() {
@@ -149,7 +153,8 @@ impl<'a> Course<'a> {
     ) -> (Conclusion, Credentials) {
         self.attempt += 1;
         let began = self.shared.now();
-        let attempt = Attempt { number: self.attempt, received: &self.message.received };
+        let (received, renewed) = (&self.message.received, self.renewed);
+        let attempt = Attempt { number: self.attempt, received, renewed };
         let session = Session::new(&self.shared.carrier, credentials.clone());
         let session = session.of_kind(&kind.name).of(attempt);
         let ledger = session.ledger();

@@ -158,7 +158,7 @@ impl Forwarder {
             }
             Meaning::Renew(otherwise) => {
                 self.places.open(epoch);
-                if !self.common.renewals.allow(&job.user, now) {
+                if session.attempt().renewed || !self.common.renewals.allow(&job.user, now) {
                     return otherwise;
                 }
                 if let Some(credentials) = noted.credentials {
