@@ -415,6 +415,34 @@ async fn the_audit_trail_says_what_was_done_and_names_nobody() -> anyhow::Result
     Ok(())
 }
 
+/// A broker cannot see what its tokens are for; that it gave them it says.
+#[tokio::test]
+async fn the_audit_trail_says_whose_tokens_a_broker_gave() -> anyhow::Result<()> {
+    let mut stage = set_stage(&[]).await?;
+    stage.user("ann", Duration::ZERO).await?;
+    let key = stage.path("broker.key");
+    tests::write_secret(&key, "k".repeat(44))?;
+    let key = key.display().to_string();
+    let flags = ["broker", "--listen", "127.0.0.1:0", "--key", &key];
+    let mut broker = stage.start_with_descriptors(&flags, 1024)?;
+    let line = broker.wait_for(|line| line["address"].is_string()).await?;
+    let url = format!("http://{}", line["address"].as_str().unwrap());
+    stage
+        .variables
+        .extend([("FLEET_BROKER".to_owned(), url), ("FLEET_BROKER_KEY".to_owned(), key)]);
+    for (user, code) in [("ann", 0), ("ann", 0), ("zoe", 3)] {
+        let given = stage.fleet(&["token", user]).await?;
+        assert_eq!(given.code, code, "{user}: {}", given.stderr);
+    }
+    assert_eq!(broker.terminate().await?, 0);
+    let acts = audit(&broker.log);
+    let [used] = acts["used"][..] else { panic!("{acts:?}") };
+    assert_eq!(used["user"], shared::UserId::new("ann")?.digest().to_string());
+    assert_eq!((&used["host"], &used["kind"]), (&"broker".into(), &"".into()));
+    assert_eq!(used["calls"], 2);
+    Ok(())
+}
+
 /// Two jobs of one user, who run one after another.
 #[tokio::test]
 async fn the_line_of_a_delivery_says_where_its_time_went() -> anyhow::Result<()> {

@@ -11,14 +11,15 @@
 //! | `confirmed` | `false`: the write's reply was lost, and it may have happened |
 //! | `command`, `by` | `users export` and `ann@workstation`, or `worker` and the replica's name; of operators' pages `web` and who is signed in there |
 //! | `jobs` | of `resumed` and `dropped`: how many waiting jobs an operator had go on, or removed |
-//! | `kind`, `host`, `calls` | of `used`: the kind of jobs, where the token went, how often |
+//! | `kind`, `host`, `calls` | of `used`: the kind of jobs, where the token went, how often; `host` is `handler` for tokens that a job's HTTP handler was given, and `broker`, without a kind, for those that a broker gave |
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::UserId;
-use shared::ports::{Audit, AuditEntry, Monotonic};
+use shared::ports::{Audit, AuditEntry, Clock, Monotonic};
 use tracing::info;
 
 use crate::logged_user::log_user;
@@ -134,6 +135,14 @@ impl Usage {
         }
     }
 
+    /// Tells it once a minute for ever. Cancelling it leaves the rest to [`Usage::tell`].
+    pub(crate) async fn keep_telling(&self, clock: &dyn Clock) -> Infallible {
+        loop {
+            clock.sleep(EVERY).await;
+            self.tell();
+        }
+    }
+
     /// Tells what is not told yet.
     pub(crate) fn tell(&self) {
         let calls = {
@@ -151,5 +160,30 @@ impl Usage {
                 "a token was used",
             );
         }
+    }
+}
+
+/// Notes tokens when they are given to somebody else: what they are used for is not seen here.
+#[derive(Debug, Clone)]
+pub(crate) struct HandedOn {
+    usage: Arc<Usage>,
+    kind: Arc<str>,
+    to: Arc<str>,
+}
+
+impl HandedOn {
+    /// To the HTTP handler of jobs of this kind.
+    pub(crate) fn to_handler(usage: &Arc<Usage>, kind: &Arc<str>) -> Self {
+        Self { usage: Arc::clone(usage), kind: Arc::clone(kind), to: "handler".into() }
+    }
+
+    /// By a broker, to programs that are no jobs.
+    pub(crate) fn by_broker(usage: &Arc<Usage>) -> Self {
+        Self { usage: Arc::clone(usage), kind: "".into(), to: "broker".into() }
+    }
+
+    /// A token of `user` is handed on.
+    pub(crate) fn note(&self, user: &UserId) {
+        self.usage.note(user, &self.kind, &self.to);
     }
 }

@@ -14,13 +14,13 @@ use crate::spans;
 #[derive(Debug)]
 pub(crate) struct Observer {
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) usage: Usage,
+    pub(crate) usage: Arc<Usage>,
     series: ApiSeries,
 }
 
 impl Observer {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, usage: Usage::default(), series: ApiSeries::default() }
+        Self { clock, usage: Arc::default(), series: ApiSeries::default() }
     }
 
     /// Carries out `call`, which asks `host`. Dropping this drops `call`, uncounted.

@@ -10,6 +10,7 @@ use shared::{Credentials, UserId};
 use url::Url;
 
 use crate::api_clients::ApiClient;
+use crate::audit::HandedOn;
 use crate::calls::ApiRequest;
 use crate::carrier::Carrier;
 use crate::effect::{CallLedger, CallUnderWay};
@@ -57,10 +58,9 @@ impl<'a> Session<'a> {
         Self { kind: Arc::clone(kind), ..self }
     }
 
-    /// Tells the audit trail that the job's HTTP handler was given a token.
-    pub(crate) fn hands_on(&self) {
-        let handler = Arc::from("handler");
-        self.carrier.observer.usage.note(self.user(), &self.kind, &handler);
+    /// Where tokens are noted that the job's HTTP handler is given.
+    pub(crate) fn handed_on(&self) -> HandedOn {
+        HandedOn::to_handler(&self.carrier.observer.usage, &self.kind)
     }
 
     /// The same, which knows the delivery that it belongs to.

@@ -70,3 +70,32 @@ async fn what_runs_at_sigterm_ends_as_its_handler_says() -> anyhow::Result<()> {
     assert_eq!(stage.google.effects().len(), 1);
     Ok(())
 }
+
+/// It was given a token, and has no other end than that.
+#[tokio::test]
+async fn a_handler_that_outlives_the_drain_is_in_the_audit_trail() -> anyhow::Result<()> {
+    let stage = Stage::set(Cloud::embedded().await?).await?;
+    stage.user("ann", Duration::ZERO).await?;
+    let came = Arc::new(Notify::new());
+    let told_came = Arc::clone(&came);
+    let function = Function::start(move |event| {
+        let came = Arc::clone(&told_came);
+        async move {
+            assert!(event.token().await.is_some());
+            came.notify_one();
+            std::future::pending().await
+        }
+        .boxed()
+    })
+    .await?;
+    let flags = ["--forward", &function.route("greet"), "--drain", "3s"];
+    let mut worker = stage.worker(&flags).await?;
+    stage.publish(&[job("job", "ann")], &[]).await?;
+    came.notified().await;
+    assert_eq!(worker.terminate().await?, 0);
+    let used: Vec<_> = worker.log.iter().filter(|line| line["act"] == "used").collect();
+    let [used] = used[..] else { panic!("{}", worker.log_text()) };
+    assert_eq!((&used["kind"], &used["host"]), (&"greet".into(), &"handler".into()));
+    assert_eq!(used["user"], shared::UserId::new("ann")?.digest().to_string());
+    Ok(())
+}

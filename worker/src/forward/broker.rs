@@ -9,6 +9,7 @@ use shared::ports::Clock;
 use shared::{Secret, TokenStore, UserId};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{HandedOn, Usage};
 use crate::http_server;
 
 use super::ForwardError;
@@ -42,7 +43,9 @@ impl Broker {
         self.listener.address()
     }
 
-    /// Serves tokens from `store` until `stop`, then ends what is under way.
+    /// Serves tokens from `store` until `stop`, then ends what is under way. The audit trail is
+    /// told once a minute, and in the end, whose tokens were given; cancelling this loses what it
+    /// was not told yet.
     ///
     /// # Errors
     /// When the listener fails.
@@ -52,14 +55,21 @@ impl Broker {
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> io::Result<()> {
-        let callers = Callers::Clients(self.clients);
-        let endpoint = TokenEndpoint { callers, store, clock };
-        match self.listener {
-            Open::Tcp(listener) => http_server::serve(listener, endpoint.routes(), stop).await,
-            Open::Unix(listener, _file) => {
-                http_server::serve(listener, endpoint.routes(), stop).await
+        let usage = Arc::<Usage>::default();
+        let callers = Callers::Clients(self.clients, HandedOn::by_broker(&usage));
+        let routes = TokenEndpoint { callers, store, clock: Arc::clone(&clock) }.routes();
+        let serving = async {
+            match self.listener {
+                Open::Tcp(listener) => http_server::serve(listener, routes, stop).await,
+                Open::Unix(listener, _file) => http_server::serve(listener, routes, stop).await,
             }
-        }
+        };
+        let served = tokio::select! {
+            served = serving => served,
+            never = usage.keep_telling(&*clock) => match never {},
+        };
+        usage.tell();
+        served
     }
 }
 

@@ -65,7 +65,8 @@ impl Forwarder {
             self.places.open(epoch);
         }
         let once = self.once || job.once;
-        let handle = self.common.handles.issue(&job.user, &self.common.random);
+        let (handed_on, random) = (session.handed_on(), &self.common.random);
+        let handle = self.common.handles.issue(&job.user, handed_on, random);
         let attempt = session.attempt();
         let limit = SignedDuration::try_from(self.limit).unwrap_or(SignedDuration::MAX);
         let deadline = session.clock().wall().saturating_add(limit);
@@ -91,9 +92,6 @@ impl Forwarder {
         call.ended(came.effect());
         let handle_text = handle.secret.clone();
         let noted = handle.end();
-        for _token in &noted.tokens {
-            session.hands_on();
-        }
         let mut secrets = noted.tokens.clone();
         secrets.push(handle_text);
         self.learn(&came, job, session, epoch, noted, secrets)

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use shared::ports::Randomness;
 use shared::{ConsentReason, Credentials, Secret, UserId};
 
+use crate::audit::HandedOn;
+
 /// The handles of all attempts under way.
 #[derive(Debug, Default)]
 pub(super) struct Handles(Mutex<HashMap<Secret, Arc<Attempt>>>);
@@ -18,6 +20,7 @@ pub(super) struct Handles(Mutex<HashMap<Secret, Arc<Attempt>>>);
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) user: UserId,
+    handed_on: HandedOn,
     noted: Mutex<Noted>,
 }
 
@@ -47,10 +50,17 @@ impl Handles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A handle of an attempt that acts as `user`.
-    pub(super) fn issue(self: &Arc<Self>, user: &UserId, random: &Randomness) -> Handle {
+    /// A handle of an attempt that acts as `user`. Tokens are noted in `handed_on` when they are
+    /// handed out: an attempt that is cut has no other end.
+    pub(super) fn issue(
+        self: &Arc<Self>,
+        user: &UserId,
+        handed_on: HandedOn,
+        random: &Randomness,
+    ) -> Handle {
         let secret = random.secret();
-        let attempt = Arc::new(Attempt { user: user.clone(), noted: Mutex::default() });
+        let attempt = Attempt { user: user.clone(), handed_on, noted: Mutex::default() };
+        let attempt = Arc::new(attempt);
         self.lock().insert(secret.clone(), Arc::clone(&attempt));
         Handle { secret, attempt, handles: Arc::clone(self) }
     }
@@ -75,6 +85,7 @@ impl Attempt {
         } else {
             noted.asks_of_grant = 1;
             noted.tokens.push(credentials.access_token().clone());
+            self.handed_on.note(&self.user);
         }
         noted.credentials = Some(credentials.clone());
         noted.consent = None;
@@ -104,12 +115,16 @@ mod tests {
     use super::*;
     use crate::session::stand::carrier;
 
+    fn handed_on() -> HandedOn {
+        HandedOn::to_handler(&Arc::default(), &"greet".into())
+    }
+
     #[tokio::test]
     async fn a_handle_lives_for_one_attempt_and_is_not_shown() {
         let (handles, random) = (Arc::new(Handles::default()), Randomness::seeded(1));
         let user = UserId::new("ann").unwrap();
-        let handle = handles.issue(&user, &random);
-        let other = handles.issue(&user, &random);
+        let handle = handles.issue(&user, handed_on(), &random);
+        let other = handles.issue(&user, handed_on(), &random);
         let (secret, second) = (handle.secret.clone(), other.secret.clone());
         assert!(secret != second && secret.expose().len() == 43, "256 bits as base64url");
         assert!(!format!("{handle:?}{handles:?}").contains(secret.expose()));
@@ -125,7 +140,8 @@ mod tests {
     async fn the_last_answer_of_an_attempt_counts() {
         let (_, credentials) = carrier("http://127.0.0.1:1").await;
         let handles = Arc::new(Handles::default());
-        let handle = handles.issue(credentials.user(), &Randomness::seeded(1));
+        let random = Randomness::seeded(1);
+        let handle = handles.issue(credentials.user(), handed_on(), &random);
         let attempt = handles.attempt(&handle.secret).unwrap();
         attempt.refused(Some(ConsentReason::Unknown));
         attempt.granted(&credentials);

@@ -20,6 +20,7 @@ use shared::consent::missing_scopes;
 use shared::ports::Clock;
 use shared::{ConsentReason, Credentials, Error, Reason, TokenStore, UserId};
 
+use crate::audit::HandedOn;
 use crate::kinds::scopes;
 
 use super::clients::Clients;
@@ -39,14 +40,14 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 pub(super) enum Callers {
     /// The attempts under way.
     Attempts(Arc<Handles>),
-    /// Programs that have a key.
-    Clients(Arc<Clients>),
+    /// Programs that have a key, and where it is noted what they are given.
+    Clients(Arc<Clients>, HandedOn),
 }
 
 /// Who asks, and for whom.
-enum Caller {
+enum Caller<'a> {
     Attempt(Arc<Attempt>),
-    Client(UserId),
+    Client(UserId, &'a HandedOn),
 }
 
 /// Answers them.
@@ -107,7 +108,7 @@ impl TokenEndpoint {
         let asking = async {
             match &caller {
                 // A job could have its user refreshed every ttl.
-                Caller::Client(user) if !request.min_ttl.is_zero() => {
+                Caller::Client(user, _) if !request.min_ttl.is_zero() => {
                     self.store.get_credentials_lasting(user, request.min_ttl).await
                 }
                 caller => self.store.get_credentials_ahead(caller.user(), AHEAD).await,
@@ -145,19 +146,20 @@ impl TokenEndpoint {
     }
 
     /// Who asks, if they may act as the user that is asked for.
-    fn caller(&self, request: &TokenRequest) -> Result<Caller, Told> {
+    fn caller(&self, request: &TokenRequest) -> Result<Caller<'_>, Told> {
         match &self.callers {
             Callers::Attempts(handles) => {
                 let attempt = handles.attempt(&request.secret);
                 let own = attempt.filter(|attempt| attempt.user.as_str() == request.user);
                 own.map(Caller::Attempt).ok_or_else(Told::ended)
             }
-            Callers::Clients(clients) if !clients.knows(&request.secret) => {
+            Callers::Clients(clients, _) if !clients.knows(&request.secret) => {
                 Err(Told::invalid_client())
             }
-            Callers::Clients(clients) => {
-                let user = clients.user(&request.user).map(Caller::Client);
-                user.ok_or_else(|| Told::invalid_grant("this user's tokens are not given here"))
+            Callers::Clients(clients, handed_on) => {
+                let user = clients.user(&request.user);
+                user.map(|user| Caller::Client(user, handed_on))
+                    .ok_or_else(|| Told::invalid_grant("this user's tokens are not given here"))
             }
         }
     }
@@ -214,13 +216,14 @@ async fn token(State(endpoint): State<TokenEndpoint>, head: Parts, form: Bytes) 
 }
 
 /// Hands a token out, unless it allows less than what is asked for.
-fn granted(caller: &Caller, asked: &[String], credentials: Credentials) -> Told {
+fn granted(caller: &Caller<'_>, asked: &[String], credentials: Credentials) -> Told {
     let held = credentials.scopes();
     // A provider that reports no scopes does not say that there are none.
     let missing = if held.is_empty() { Vec::new() } else { missing_scopes(asked, held) };
     if missing.is_empty() {
-        if let Caller::Attempt(attempt) = caller {
-            attempt.granted(&credentials);
+        match caller {
+            Caller::Attempt(attempt) => attempt.granted(&credentials),
+            Caller::Client(user, handed_on) => handed_on.note(user),
         }
         return Told::Token(credentials);
     }
@@ -235,11 +238,11 @@ fn granted(caller: &Caller, asked: &[String], credentials: Credentials) -> Told 
     }
 }
 
-impl Caller {
+impl Caller<'_> {
     fn user(&self) -> &UserId {
         match self {
             Self::Attempt(attempt) => &attempt.user,
-            Self::Client(user) => user,
+            Self::Client(user, _) => user,
         }
     }
 

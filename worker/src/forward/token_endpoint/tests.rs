@@ -19,11 +19,15 @@ struct Scene {
     handle: Handle,
 }
 
+fn handed_on() -> HandedOn {
+    HandedOn::to_handler(&Arc::default(), &"greet".into())
+}
+
 /// The endpoint, and an attempt of `user`. Ann has a token for an hour.
 async fn scene(user: &str) -> Scene {
     let (carrier, _) = carrier("http://127.0.0.1:1").await;
     let handles = Arc::new(Handles::default());
-    let handle = handles.issue(&UserId::new(user).unwrap(), &Randomness::seeded(1));
+    let handle = handles.issue(&UserId::new(user).unwrap(), handed_on(), &Randomness::seeded(1));
     let clock = Arc::new(SystemClock::default());
     let callers = Callers::Attempts(handles);
     Scene { endpoint: TokenEndpoint { callers, store: carrier.store, clock }, handle }
@@ -106,7 +110,8 @@ async fn every_other_handle_is_refused_with_one_text() {
     texts.push(invalid_grant(&scene.ask(&secret, "", "").await));
     let Scene { endpoint, handle } = scene;
     let Callers::Attempts(handles) = &endpoint.callers else { unreachable!() };
-    let other = handles.issue(&UserId::new("bob").unwrap(), &Randomness::seeded(2));
+    let bob = UserId::new("bob").unwrap();
+    let other = handles.issue(&bob, handed_on(), &Randomness::seeded(2));
     handle.end();
     let scene = Scene { endpoint, handle: other };
     texts.push(invalid_grant(&scene.ask(&secret, "ann", "").await));
@@ -157,7 +162,7 @@ async fn a_broker_knows_programs_by_their_key() {
     let (key, old) = ("k".repeat(32), "o".repeat(32));
     let keys = [Secret::new(&*key), Secret::new(&*old)];
     let clients = Clients::new(&keys, Users::Prefix("an".to_owned()));
-    let callers = Callers::Clients(Arc::new(clients));
+    let callers = Callers::Clients(Arc::new(clients), HandedOn::by_broker(&Arc::default()));
     let endpoint = TokenEndpoint { callers, ..scene.endpoint.clone() };
     let scene = Scene { endpoint, ..scene };
     for key in [&key, &old] {
