@@ -164,9 +164,40 @@ async fn settings_are_checked_with_everything_else() -> anyhow::Result<()> {
     expect(&output, &["--concurrency and --per-user", "gs://missing-bucket"]);
     let taken = check(&stage, "worker", &["--forward", "profile=http://127.0.0.1:1/"]).await?;
     expect(&taken, &["kind profile is built in"]);
+    let route = ["--forward", "greet=http://127.0.0.1:1/"];
+    for (flags, cause) in [
+        (&["--forward-timeout", "56m"][..], "--forward-timeout is 3360s"),
+        (&["--forward", "greet=http://127.0.0.1:2/"], "names kind greet twice"),
+        (&["--forward-once", "other"], "--forward-once names kind"),
+        (&["--forward-concurrency", "0"], "--forward-concurrency must be at least 1"),
+        (&["--token-listen", "0.0.0.0:0"], "--token-listen is 0.0.0.0:0"),
+    ] {
+        expect(&check(&stage, "worker", &[&route[..], flags].concat()).await?, &[cause]);
+    }
     let flags = ["--public-url", "http://connect.example.com", "--allow-return", "nowhere"];
     let output = check(&stage, "web", &flags).await?;
     expect(&output, &["--public-url", "--allow-return"]);
+    Ok(())
+}
+
+/// Outside emulators: a handler beside the worker could read what is stored plain.
+#[tokio::test]
+async fn a_keyring_that_seals_nothing_yet_is_not_enough_to_forward() -> anyhow::Result<()> {
+    let mut stage = sealed_stage().await?;
+    let opens = stage.path("opens.json").display().to_string();
+    let made = stage.fleet(&["keyring", "new", &opens, "--open-only"]).await?;
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let names = ["PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST", "STORAGE_EMULATOR_HOST_GRPC"];
+    for name in names.into_iter().chain(["FLEET_API_ROOT"]) {
+        stage.variables.push((name.to_owned(), String::new()));
+    }
+    let nothing = stage.path("no-such-credentials.json").display().to_string();
+    stage.variables.push(("GOOGLE_APPLICATION_CREDENTIALS".to_owned(), nothing));
+    let credentials = "gcloud auth application-default login";
+    let forward = ["worker", "--check", "--forward", "greet=http://127.0.0.1:1/"];
+    expect(&stage.fleet(&forward).await?, &[credentials]);
+    let output = stage.fleet(&[&forward[..], &["--keyring", opens.as_str()]].concat()).await?;
+    expect(&output, &["`fleet keyring promote`", credentials]);
     Ok(())
 }
 

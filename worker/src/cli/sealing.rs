@@ -91,12 +91,11 @@ impl SealingArgs {
         Sealing::new(keyring).accept_unsealed(self.accept_unsealed)
     }
 
-    /// Whether a keyring is named.
-    pub(crate) fn is_keyring_named(&self) -> bool {
-        given(self.keyring.as_ref()).is_some()
-    }
-
-    fn file(&self) -> Result<Option<KeyringFile>, Usage> {
+    /// The keyring's file as it is, its keys wrapped where Cloud KMS wraps them.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn file(&self) -> Result<Option<KeyringFile>, Usage> {
         let path = given(self.keyring.as_ref());
         let told = |error: KeyringFileError| match error.source() {
             Some(why) => Usage(format!("{error}: {why}")),

@@ -131,7 +131,7 @@ pub struct Forwarding {
 impl ForwardSettings {
     /// # Errors
     /// A text that names the flag and what is wrong.
-    fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let mut kinds = BTreeSet::new();
         for Route { kind, .. } in &self.routes {
             if !kinds.insert(kind) {

@@ -1,6 +1,7 @@
 //! `fleet worker --check`.
 
 use crate::kinds::Kinds;
+use shared::keyring::KeyringFile;
 
 use super::super::connect::userinfo_url;
 use super::super::doctor::{Names, Start};
@@ -21,8 +22,11 @@ pub(super) async fn run(args: &Args, own: &Kinds) -> anyhow::Result<()> {
         .flatten();
     if let Some(forwards) = forwards {
         start.setting(names_are_free(&forwards, own));
-        let has_keyring = args.store.sealing_args().is_keyring_named();
-        start.setting(forward::needs_keyring(&place, has_keyring));
+        // One that cannot be read is found with everything else.
+        if let Ok(keyring) = args.store.sealing_args().file() {
+            let seals = keyring.as_ref().and_then(KeyringFile::primary);
+            start.setting(forward::needs_keyring(&place, seals));
+        }
     }
     let names = named.map_or_else(Names::default, Named::into_names);
     start.look(&place, &args.store, &names, None).await

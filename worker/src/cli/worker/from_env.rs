@@ -77,7 +77,7 @@ impl Worker {
 
 async fn connected(args: &super::Args) -> anyhow::Result<Builder> {
     let named = Named::by(args)?;
-    if args.forward.settings(&named.subscription)?.is_some() {
+    if args.forward.is_given() {
         let text = "FLEET_FORWARD or FLEET_FORWARD_ONCE is set, and only `fleet worker` forwards";
         return Err(Usage(text.to_owned()).into());
     }

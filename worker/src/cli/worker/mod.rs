@@ -76,6 +76,9 @@ pub(crate) async fn run(args: Args, own: Kinds) -> anyhow::Result<()> {
     log_user_ids(args.jobs.log_user_ids);
     let place = Place::from_env()?;
     let forward = args.forward.settings(&named.subscription)?;
+    if let Some(settings) = &forward {
+        names_are_free(settings, &own)?;
+    }
     let userinfo_url = userinfo_url()?;
     let listener = health::bind(args.jobs.listen).await.map_err(anyhow::Error::msg)?;
     let connected = args.store.connect_to_serve(&place, &listener).await?;
@@ -89,9 +92,6 @@ pub(crate) async fn run(args: Args, own: Kinds) -> anyhow::Result<()> {
     };
     let scrape = Scrape::start()?;
     let body_memory = args.jobs.body_memory;
-    if let Some(settings) = &forward {
-        names_are_free(settings, &own)?;
-    }
     let mut kinds = builtin(KindSettings { userinfo_url, outputs, body_memory });
     kinds.extend(own);
     let forwarding = match forward {
