@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use shared::{ConsentReason, Secret, scrub};
 
 use crate::effect::Effect;
 use crate::json::Json;
-use crate::kinds::{Hidden, Said, insufficient_scope};
+use crate::kinds::{Hidden, Said, insufficient_scope, json_of, media_type, says_json};
 use crate::outcome::{Limit, Verdict};
 use crate::retry_after::{asks_to_wait, retry_after};
 
@@ -84,6 +83,9 @@ impl Came {
     /// What is known of the effect.
     pub(super) fn effect(&self) -> Effect {
         match self {
+            // Of an API it says that the call was carried out; a web framework's redirect says
+            // nothing of a job.
+            Self::Answer(answer) if answer.status == 303 => Effect::Unknown,
             Self::Answer(answer) => Effect::of_status(answer.status, asks_to_wait(&answer.headers)),
             Self::Lost | Self::Late(_) => Effect::Unknown,
             Self::Unsent => Effect::None,
@@ -194,7 +196,7 @@ impl std::fmt::Display for Came {
 fn done(answer: &Answer, secrets: &[Secret]) -> Verdict {
     let http_status = Some(answer.status);
     let done = |result, warning: Option<String>| Verdict::Done { http_status, result, warning };
-    if !says(&answer.headers, "json") {
+    if !says_json(&answer.headers) {
         return done(Json::null(), None);
     }
     if !answer.whole {
@@ -204,10 +206,11 @@ fn done(answer: &Answer, secrets: &[Secret]) -> Verdict {
         );
         return done(Json::null(), Some(why));
     }
-    if answer.body.trim_ascii().is_empty() {
+    let json = json_of(&answer.body);
+    if json.is_empty() {
         return done(Json::null(), None);
     }
-    let mut body = Bytes::copy_from_slice(&answer.body);
+    let mut body = Bytes::copy_from_slice(json);
     for secret in secrets {
         let mut hidden = Hidden::new(secret.expose());
         body = [hidden.clean(body), hidden.rest()].concat().into();
@@ -233,20 +236,16 @@ fn limited(answer: &Answer, said: &Said) -> Verdict {
 fn is_misrouted(answer: &Answer, facts: &Facts, said: &Said) -> bool {
     match answer.status {
         100..=199 | 300..=399 | 404 | 405 | 501 => {
-            !facts.proven || !(says(&answer.headers, "problem+json") || said.is_googles())
+            !facts.proven || !(is_problem(&answer.headers) || said.is_googles())
         }
         400 | 415 => !facts.proven,
         _ => false,
     }
 }
 
-/// Whether the media type is `application/KIND`, or for `json` one that is JSON.
-fn says(headers: &HeaderMap, kind: &str) -> bool {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = value.and_then(|value| value.split(';').next()).unwrap_or_default();
-    let essence = essence.trim().to_ascii_lowercase();
-    let Some(subtype) = essence.strip_prefix("application/") else { return false };
-    subtype == kind || (kind == "json" && subtype.ends_with("+json"))
+/// Whether it says that it is an RFC 9457.
+fn is_problem(headers: &HeaderMap) -> bool {
+    media_type(headers) == "application/problem+json"
 }
 
 /// Title and detail of RFC 9457. Nothing else of an answer goes anywhere: frameworks quote the
@@ -258,10 +257,10 @@ fn problem(answer: &Answer, secrets: &[Secret]) -> Option<String> {
         detail: Option<String>,
     }
 
-    if !says(&answer.headers, "problem+json") {
+    if !is_problem(&answer.headers) {
         return None;
     }
-    let Problem { title, detail } = serde_json::from_slice(&answer.body).ok()?;
+    let Problem { title, detail } = serde_json::from_slice(json_of(&answer.body)).ok()?;
     let said: Vec<String> = [title, detail].into_iter().flatten().collect();
     let text: String = said.join(": ").chars().take(MOST_TEXT).collect();
     let secrets: Vec<&Secret> = secrets.iter().collect();

@@ -23,6 +23,7 @@ pub use crate::hosts::{Forbidden, HostRules};
 pub(crate) use answer::{Said, insufficient_scope};
 pub(crate) use challenge::scopes;
 pub(crate) use hidden::Hidden;
+pub(crate) use response::{json_of, media_type, says_json};
 
 /// Handlers by the kind that they do.
 pub type Kinds = BTreeMap<String, Arc<dyn Handler>>;

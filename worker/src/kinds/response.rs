@@ -145,19 +145,29 @@ pub(super) async fn result(response: Response) -> Result<Json, Unusable> {
     }
 }
 
-/// Whether the answer says that it is JSON.
-fn says_json(headers: &HeaderMap) -> bool {
+/// The media type that an answer says it has, in small letters and without parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = value.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
-    let essence = essence.to_ascii_lowercase();
+    let essence = value.and_then(|value| value.split(';').next()).unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
+}
+
+/// Whether the answer says that it is JSON.
+pub(crate) fn says_json(headers: &HeaderMap) -> bool {
+    let essence = media_type(headers);
     essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
+}
+
+/// The JSON of a content that is some: without a byte-order mark and white space around it.
+pub(crate) fn json_of(content: &[u8]) -> &[u8] {
+    content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(content).trim_ascii()
 }
 
 /// Tells half a JSON from a text. An end that nothing announced may be any place in a text or
 /// a number, but closes an object.
 fn read_content(content: Vec<u8>, is_json: bool, is_framed: bool) -> Result<Json, Unusable> {
     const CUT: Unusable = Unusable::Broken(Broken::Cut);
-    let json = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&content).trim_ascii();
+    let json = json_of(&content);
     if json.is_empty() && (is_json || content.is_empty()) {
         return if is_framed { Ok(Json::null()) } else { Err(CUT) };
     }

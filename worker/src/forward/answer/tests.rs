@@ -78,6 +78,10 @@ fn a_2xx_is_done_whatever_its_body_is() {
             answer(201, &[("content-type", "application/ld+json")], "[1]"),
             ("[1]".into(), String::new()),
         ),
+        (
+            answer(200, &[("content-type", "text/json")], "\u{feff}[2]\n"),
+            ("[2]".into(), String::new()),
+        ),
         (answer(200, &[("content-type", "text/html")], "OK"), none()),
         (answer(200, &[], r#"{"a":1}"#), none()),
         (answer(204, &JSON, ""), none()),
@@ -112,6 +116,7 @@ fn what_may_have_been_done_is_not_done_again_by_a_once_kind() {
         status(503),
         status(504),
         status(302),
+        status(303),
         status(600),
     ] {
         for facts in [once(), Facts { once: true, proven: false, asked_again: true, ..noted() }] {
