@@ -1,8 +1,6 @@
 //! `fleet setup`: creates what is missing.
 
-use std::time::Duration;
-
-use crate::pubsub::{Admin, SubscriptionPlan};
+use crate::pubsub::{Admin, MIN_BACKOFF, SubscriptionPlan};
 use anyhow::Context as _;
 use serde_json::json;
 
@@ -10,9 +8,6 @@ use super::connect::ProjectArgs;
 use super::dead::review_subscription;
 use super::environment::Place;
 use super::output::{self, Usage};
-
-/// As production's subscription should have it.
-pub(crate) const MIN_BACKOFF: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -17,6 +17,7 @@ mod virtual_clock;
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use google_cloud_auth::build_errors;
 use google_cloud_auth::credentials::{self, Credentials, anonymous};
@@ -32,6 +33,10 @@ pub use start::{
     NamedTopic, TopicRefuses, await_topics, complain_if_refused, permitted_attempts,
     warn_unless_kept,
 };
+
+/// What a retry policy should begin at: shorter pauses use up the deliveries of a job while
+/// something is down.
+pub(crate) const MIN_BACKOFF: Duration = Duration::from_secs(10);
 
 /// What the client said, behind an error of ours.
 pub type Cause = Arc<dyn Error + Send + Sync>;

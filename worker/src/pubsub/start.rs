@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::health::{Lack, Readiness};
 
-use super::{Settings, Source, Topic, Unseen};
+use super::{MIN_BACKOFF, Settings, Source, Topic, Unseen};
 
 /// So many refusals …
 const REFUSALS: usize = 3;
@@ -23,9 +23,6 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Pauses between two looks at a service that does not answer.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// What a retry policy should be: shorter pauses use up the deliveries of a job while
-/// something is down.
-const SHORTEST_RETRY: Duration = Duration::from_secs(10);
 /// Fewer deliveries than this are gone in a short outage.
 const ENOUGH_ATTEMPTS: i32 = 100;
 
@@ -169,7 +166,7 @@ pub async fn permitted_attempts(source: &mut dyn Source) -> Option<i32> {
 fn advice(settings: &Settings) -> Vec<String> {
     let mut advice = Vec::new();
     match settings.retry {
-        Some((shortest, _)) if shortest >= SHORTEST_RETRY => {}
+        Some((shortest, _)) if shortest >= MIN_BACKOFF => {}
         found => advice.push(format!(
             "the job subscription has {}: jobs that are given back use up their deliveries while something is down. Set one of 10 s to 600 s (gcloud pubsub subscriptions update --min-retry-delay=10s --max-retry-delay=600s)",
             match found {

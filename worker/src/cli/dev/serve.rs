@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::pubsub::MIN_BACKOFF;
 use anyhow::Context as _;
 use emulators::switches::Switches;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +15,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::broker::LISTEN;
 use super::super::connect::duration;
 use super::super::output;
-use super::super::setup::MIN_BACKOFF;
 use super::control::{self, EnvArgs, Environment, ExecArgs, Format, print, tell};
 use super::kept::Kept;
 use super::ports::{BASE, Ports};

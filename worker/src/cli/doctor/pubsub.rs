@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::pubsub::{Inspector, Settings, Unseen};
+use crate::pubsub::{Inspector, MIN_BACKOFF, Settings, Unseen};
 use crate::roles::{On, To};
 
 use super::super::environment::Place;
@@ -10,8 +10,6 @@ use super::access::{pubsub_agent, role, this_process};
 use super::finding::Checks;
 use super::{Depth, Names};
 
-/// Shorter pauses burn through the deliveries of a job while something is down.
-const MIN_BACKOFF: Duration = Duration::from_secs(10);
 /// Fewer deliveries than this are gone in a short outage.
 const MIN_ATTEMPTS: i32 = 20;
 /// Replicas that stall for so long get their messages again.
