@@ -13,10 +13,14 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 fn demo(flags: &[&str]) -> anyhow::Result<Child> {
+    command(flags).spawn().context("the demo cannot be started")
+}
+
+fn command(flags: &[&str]) -> Command {
     let mut command = Command::new(fleet_binary());
     command.arg("demo").args(flags).env_clear().stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command.spawn().context("the demo cannot be started")
+    command
 }
 
 /// Each user whose grant went with a killed replica is told once, whatever waits for them.
@@ -97,5 +101,34 @@ async fn an_interrupted_comparison_leaves_nothing_behind() -> anyhow::Result<()>
     let (rest, status) = tokio::time::timeout(Duration::from_secs(10), rest).await??;
     assert_eq!(status.code(), Some(1), "{rest:?}");
     assert!(rest.iter().any(|line| line.contains("interrupted; nothing is left")), "{rest:?}");
+    Ok(())
+}
+
+/// Not even the OAuth client's file.
+#[tokio::test]
+async fn a_demo_that_is_terminated_leaves_nothing_behind() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let files = || std::fs::read_dir(folder.path()).map(Iterator::count);
+    let mut command = command(&["--replicas", "1", "--users", "2", "--kill", "0"]);
+    let mut demo = command.env("TMPDIR", folder.path()).spawn()?;
+    let mut lines = BufReader::new(demo.stderr.take().context("no stderr")?).lines();
+    let begun = async {
+        while let Some(line) = lines.next_line().await? {
+            if line.contains("importing") {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("the demo ended")
+    };
+    tokio::time::timeout(PATIENCE, begun).await??;
+    assert!(files()? > 0);
+    let pid = demo.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    kill_process(pid.context("the demo is gone")?, Signal::TERM)?;
+    let ended = async {
+        while lines.next_line().await?.is_some() {}
+        anyhow::Ok(demo.wait().await?)
+    };
+    let status = tokio::time::timeout(PATIENCE, ended).await??;
+    assert_eq!((status.code(), files()?), (Some(1), 0));
     Ok(())
 }

@@ -4,9 +4,12 @@
 mod stack;
 
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
@@ -139,4 +142,58 @@ async fn a_program_that_is_no_worker_is_told_at_once() {
     assert_eq!(refused.status.code(), Some(1));
     let said = text(&refused.stderr);
     assert!(said.contains("replica 1 did not start") && said.contains("why"), "{said}");
+}
+
+/// Before it is up as after: no process stays, and no file with a secret.
+#[tokio::test]
+async fn a_stack_that_is_ended_while_it_starts_cleans_up() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || std::fs::read_dir(folder.path()).unwrap().count();
+        let base = base().await;
+        // It says something, and never that it takes jobs.
+        let worker = "sh -c 'echo here I am >&2; exec sleep 600'";
+        let mut command = fleet(&["dev", "--port-base", &base, "--worker", worker]);
+        command.env("TMPDIR", folder.path()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("here I am") {
+                break;
+            }
+        }
+        assert!(files() > 0);
+        kill_process(Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap(), signal)
+            .unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(30), child.wait());
+        let status = ended.await.unwrap_or_else(|_| panic!("{signal:?} is not heard")).unwrap();
+        assert_eq!((status.code(), files()), (Some(0), 0), "{signal:?}");
+    }
+}
+
+/// A proxy that nobody has taught that this machine is not behind it.
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_not_asked_for_what_is_on_this_machine() {
+    let behind = |mut command: Command| {
+        for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+            command.env(name, "http://127.0.0.1:1");
+        }
+        command.env_remove("NO_PROXY").env("no_proxy", "a.test");
+        command
+    };
+    let base = base().await;
+    let flags = ["--port-base", &base, "--web", "0"];
+    let command = behind(fleet(&["dev", "--users", "1"]));
+    let stack = Stack::up_from(command, &base, &flags).await;
+    let env = behind(fleet(&["dev", "env", "--port-base", &stack.base])).output().await.unwrap();
+    assert!(env.status.success(), "{env:?}");
+    for name in ["NO_PROXY", "no_proxy"] {
+        let line = format!("export {name}=a.test,127.0.0.1,localhost");
+        assert!(text(&env.stdout).lines().any(|said| said == line), "{env:?}");
+    }
+    let publish = ["exec", "--port-base", &stack.base, "--", FLEET, "publish", "--user", "user-1"];
+    let publish = [&["dev"][..], &publish, &["--kind", "profile", "--wait"]].concat();
+    let published = behind(fleet(&publish)).output().await.unwrap();
+    assert!(text(&published.stdout).contains("user-1@example.com"), "{published:?}");
+    assert_eq!(stack.end(Signal::TERM).await, Some(0));
 }

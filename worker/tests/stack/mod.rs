@@ -42,9 +42,13 @@ impl Stack {
 
     /// With one user, and these flags, which make its ports begin there.
     pub(crate) async fn up_at(base: &str, flags: &[&str]) -> Self {
+        Self::up_from(fleet(&["dev", "--users", "1"]), base, flags).await
+    }
+
+    /// The same of this command.
+    pub(crate) async fn up_from(mut command: Command, base: &str, flags: &[&str]) -> Self {
         let replicas = flags.iter().position(|flag| *flag == "--replicas");
         let last = format!("metrics of replica {}", replicas.map_or("1", |at| flags[at + 1]));
-        let mut command = fleet(&["dev", "--users", "1"]);
         command.args(flags);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

@@ -14,11 +14,12 @@ use clap::ValueEnum;
 use emulators::switches::Switches;
 use http::StatusCode;
 use serde_json::{Map, Value};
-use shared::adapters::http_client;
+use shared::adapters::http_client_builder;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::output;
-use super::ports::Ports;
+use super::no_proxy;
+use super::ports::{Ports, port_base};
 use crate::forward::not_local;
 
 const PATH: &str = "/environment";
@@ -53,17 +54,22 @@ async fn local_only(request: Request, next: Next) -> Response {
     }
 }
 
-/// The variables of the stack whose ports begin there.
-async fn ask(base: u16) -> anyhow::Result<Environment> {
-    let address = Ports { base }.control();
+/// The variables of the stack that has these ports, for programs in this environment.
+async fn ask(ports: Ports) -> anyhow::Result<Environment> {
+    let address = ports.control();
     let asked = async {
-        let http = http_client(concat!("fleet/", env!("CARGO_PKG_VERSION")))?;
-        let answer = http.get(format!("http://{address}{PATH}")).send().await?;
+        let http = http_client_builder(concat!("fleet/", env!("CARGO_PKG_VERSION"))).no_proxy();
+        let answer = http.build()?.get(format!("http://{address}{PATH}")).send().await?;
         answer.error_for_status()?.json().await
     };
-    asked.await.with_context(|| {
+    let asked: Result<Environment, reqwest::Error> = asked.await;
+    let mut environment = asked.with_context(|| {
         format!("no stack answers at {address}; start `fleet dev`, or name its --port-base, which it prints")
-    })
+    })?;
+    // The stack has said what its own environment says.
+    let here = no_proxy::variables().map(|(name, value)| (name.to_owned(), Value::from(value)));
+    environment.extend(here);
+    Ok(environment)
 }
 
 /// How the variables are written.
@@ -134,8 +140,8 @@ pub(crate) struct ExecArgs {
 #[derive(Debug, clap::Args)]
 struct StackArgs {
     /// Where the ports of the stack begin
-    #[arg(long, env = "FLEET_DEV_PORT_BASE", default_value_t = super::ports::BASE)]
-    port_base: u16,
+    #[arg(long, env = "FLEET_DEV_PORT_BASE", value_parser = port_base, default_value_t)]
+    port_base: Ports,
 }
 
 pub(super) async fn env(args: EnvArgs) -> anyhow::Result<()> {

@@ -1,10 +1,14 @@
 //! `fleet demo`: the main job on a local stack, once, with a report.
 
+use anyhow::Context as _;
+
 use super::super::output;
 use super::compare;
 use super::jobs::Arrival;
+use super::no_proxy;
 use super::play::{Scale, play};
 use super::progress::Progress;
+use super::signals::Signals;
 use super::stack::Stack;
 
 #[derive(Debug, clap::Args)]
@@ -39,18 +43,14 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     args.scale.check()?;
-    let interrupted = async {
-        match tokio::signal::ctrl_c().await {
-            Ok(()) => anyhow::anyhow!("interrupted; nothing is left behind"),
-            Err(error) => error.into(),
-        }
-    };
+    no_proxy::begin_anew_without()?;
+    let mut signals = Signals::watch().context("signals cannot be watched")?;
     let (scale, json) = (&args.scale, args.json);
     tokio::select! {
         ended = async {
             if args.compare { compare::run(scale, json).await } else { alone(scale, json).await }
         } => ended,
-        error = interrupted => Err(error),
+        () = signals.come() => anyhow::bail!("interrupted; nothing is left behind"),
     }
 }
 

@@ -11,6 +11,8 @@ use anyhow::Context as _;
 use emulators::data::Data;
 use shared::create_secret;
 
+use super::ports::{Ports, port_base};
+
 /// The text of where its ports begin.
 const PORT_BASE: &str = "port-base";
 
@@ -30,12 +32,13 @@ impl Kept {
     }
 
     /// Where the ports of the last run began.
-    pub(super) fn port_base(&self) -> Option<u16> {
-        fs::read_to_string(self.folder.join(PORT_BASE)).ok()?.trim().parse().ok()
+    pub(super) fn ports(&self) -> Option<Ports> {
+        let text = fs::read_to_string(self.folder.join(PORT_BASE)).ok()?;
+        port_base(text.trim()).ok()
     }
 
-    pub(super) fn keep_port_base(&self, base: u16) -> anyhow::Result<()> {
-        write_private(&self.folder.join(PORT_BASE), format!("{base}\n").as_bytes())
+    pub(super) fn keep_ports(&self, ports: Ports) -> anyhow::Result<()> {
+        write_private(&self.folder.join(PORT_BASE), format!("{ports}\n").as_bytes())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where a stack that stays up listens: a block of ports that are the same each time.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
 
 /// What `--port-base` is by default.
-pub(super) const BASE: u16 = 8400;
+const BASE: u16 = 8400;
 /// How many ports a stack may use.
 const BLOCK: u16 = 50;
 /// How many blocks are looked at.
@@ -17,30 +18,56 @@ const CONTROL: u16 = 4;
 /// The pages' first; the replicas' metrics have the rest of the block.
 const PAGES: u16 = 5;
 const METRICS: u16 = 10;
+/// Where the last block of all begins.
+const LAST_BASE: u16 = u16::MAX - (BLOCK - 1);
 /// How often, and how far apart, the ports of a killed stack are looked at.
 const LOOKS: u32 = 100;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
-/// A block of ports.
+/// A block of ports, all of which exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ports {
-    pub(super) base: u16,
+    base: u16,
+}
+
+/// Reads where the ports of a stack begin.
+///
+/// # Errors
+/// A text that says what it may be.
+pub(super) fn port_base(text: &str) -> Result<Ports, String> {
+    let base = text.parse().ok().filter(|base| (1..=LAST_BASE).contains(base));
+    base.map(|base| Ports { base })
+        .ok_or_else(|| format!("{BLOCK} ports begin there: write a number from 1 to {LAST_BASE}"))
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { base: BASE }
+    }
+}
+
+/// As [`port_base`] reads it.
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.base.fmt(f)
+    }
 }
 
 impl Ports {
-    /// The first block from this port on of which all are free, and the listener of its
+    /// The first block from this one on of which all are free, and the listener of its
     /// control. Whoever holds that holds the block: of two stacks that start at once each gets
     /// its own.
-    pub(super) fn take(base: u16) -> anyhow::Result<(Self, TcpListener)> {
-        let blocks = (0..BLOCKS).map_while(|n| base.checked_add(n * BLOCK)?.checked_add(BLOCK));
-        for base in blocks.map(|end| end - BLOCK) {
+    pub(super) fn take(self) -> anyhow::Result<(Self, TcpListener)> {
+        let base = self.base;
+        let bases = (0..BLOCKS).map_while(|n| base.checked_add(n * BLOCK));
+        for base in bases.filter(|base| *base <= LAST_BASE) {
             let ports = Self { base };
             let Ok(control) = TcpListener::bind(ports.control()) else { continue };
             if ports.is_free() {
                 return Ok((ports, control));
             }
         }
-        let last = base.saturating_add((BLOCKS - 1) * BLOCK);
+        let last = base.saturating_add((BLOCKS - 1) * BLOCK).min(LAST_BASE);
         Err(anyhow::anyhow!("no {BLOCK} ports in a row are free"))
             .with_context(|| format!("from {base} to {last}; name others by --port-base"))
     }
@@ -114,16 +141,30 @@ mod tests {
     #[test]
     fn stacks_have_blocks_of_their_own() {
         // Far from where others would be; what is taken there is passed over.
-        let (first, held) = Ports::take(21_400).unwrap();
-        let (second, also_held) = Ports::take(first.base).unwrap();
+        let (first, held) = Ports { base: 21_400 }.take().unwrap();
+        let (second, also_held) = first.take().unwrap();
         assert!(second.base >= first.base + BLOCK, "{first:?} {second:?}");
         drop(held);
         let other = TcpListener::bind(first.google()).unwrap();
-        let (third, _held) = Ports::take(first.base).unwrap();
+        let (third, _held) = first.take().unwrap();
         assert!(third.base > second.base, "a port of the first block is somebody else's");
         drop((other, also_held));
-        assert_eq!(Ports::take(first.base).unwrap().0, first);
-        assert!(Ports::take(u16::MAX - 10).unwrap_err().to_string().contains("--port-base"));
+        assert_eq!(first.take().unwrap().0, first);
+        let last = port_base("65486").unwrap();
+        let _control = TcpListener::bind(last.control());
+        let why = format!("{:#}", last.take().unwrap_err());
+        assert!(why.contains("from 65486 to 65486; name others by --port-base"), "{why}");
+    }
+
+    #[test]
+    fn a_block_ends_where_ports_do() {
+        for text in ["1", "8400", "65486"] {
+            assert_eq!(port_base(text).unwrap().to_string(), text);
+        }
+        assert_eq!(port_base("65486").unwrap().at(BLOCK - 1).port(), u16::MAX);
+        for text in ["0", "65487", "65533", "70000", "-1", "", "x"] {
+            assert!(port_base(text).unwrap_err().contains("from 1 to 65486"), "{text}");
+        }
     }
 
     #[test]

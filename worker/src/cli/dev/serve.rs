@@ -8,7 +8,6 @@ use std::time::Duration;
 use crate::pubsub::MIN_BACKOFF;
 use anyhow::Context as _;
 use emulators::switches::Switches;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -17,8 +16,10 @@ use super::super::connect::duration;
 use super::super::output;
 use super::control::{self, EnvArgs, Environment, ExecArgs, Format, print, tell};
 use super::kept::Kept;
-use super::ports::{BASE, Ports};
+use super::no_proxy;
+use super::ports::{Ports, port_base};
 use super::replicas::Lasting;
+use super::signals::Signals;
 use super::stack::{Line, Plan, Replica, Stack};
 
 /// A stack, or a question to one that is up.
@@ -100,129 +101,158 @@ struct ServeArgs {
     strict_writes: bool,
     /// Where its ports begin; the next free block of 50 is taken where one of them is in use
     /// [default: 8400, or with --data those of the last time]
-    #[arg(long, env = "FLEET_DEV_PORT_BASE")]
-    port_base: Option<u16>,
+    #[arg(long, env = "FLEET_DEV_PORT_BASE", value_parser = port_base)]
+    port_base: Option<Ports>,
     /// The variables as JSON instead of export lines
     #[arg(long)]
     json: bool,
 }
 
 async fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    // A terminal that is closed ends it too.
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let kept = args.data.as_deref().map(Kept::open).transpose()?;
-    let last_base = kept.as_ref().and_then(Kept::port_base);
-    let wanted = args.port_base.or(last_base).unwrap_or(BASE);
-    if last_base == Some(wanted) {
-        Ports { base: wanted }.await_the_last_ones().await;
-    }
-    let (ports, control) = Ports::take(wanted)?;
-    if ports.base != wanted {
-        output::note(format!(
-            "ports from {wanted} on are in use: taking those from {} (--port-base {})",
-            ports.base, ports.base
-        ));
-    }
-    if let Some(kept) = &kept {
-        kept.keep_port_base(ports.base)?;
-    }
-    let plan = Plan {
-        token_lifetime: args.token_lifetime,
-        api_latency: Duration::ZERO,
-        refresh_latency: Duration::ZERO,
-        strict_writes: args.strict_writes,
-        ports: Some(ports),
-        // As `fleet setup` makes it: what runs here runs there.
-        min_backoff: MIN_BACKOFF,
-        worker: args.worker,
-        replica_flags: args.forward.iter().map(|route| format!("--forward={route}")).collect(),
-    };
-    let stack = Arc::new(Stack::start_on(plan, kept).await?);
-    let users = stack.import_users(args.users).await?;
-    let (lines, mut logged) = mpsc::unbounded_channel::<Line>();
-    let _saying = AbortOnDropHandle::new(tokio::spawn(async move {
-        while let Some(line) = logged.recv().await {
-            output::note(line.for_people());
+    no_proxy::begin_anew_without()?;
+    let mut signals = Signals::watch().context("signals cannot be watched")?;
+    let up = tokio::select! {
+        up = Up::start(args) => up?,
+        // What was started by then is dropped: its processes, and its files with secrets.
+        () = signals.come() => {
+            output::note("stopping");
+            return Ok(());
         }
-    }));
-    let mut replicas = Vec::new();
-    for number in 1..=args.replicas {
-        replicas.push(Lasting::start(&stack, number, lines.clone()).await?);
-    }
-    stack.offer_accounts();
-    let mut environment = stack.environment();
-    environment.push(("FLEET_DEV_FAULTS", faults_url(ports)));
-    let mut pages = Vec::new();
-    for number in 1..=usize::from(args.web) {
-        let public: Option<String> = environment
-            .iter()
-            .find(|(name, _)| *name == "FLEET_PUBLIC_URL")
-            .map(|(_, url)| url.clone());
-        let number_of_all = args.replicas + number;
-        let (flags, public) = (&args.web_flag, public.as_deref());
-        let (page, url) = stack.web(number_of_all, number, public, flags, lines.clone()).await?;
-        // The second one stands behind the same address, as behind a load balancer, and
-        // is reached past it here.
-        let name = if number == 1 { "FLEET_PUBLIC_URL" } else { "FLEET_PUBLIC_URL_2" };
-        environment.push((name, url));
-        pages.push(page);
-    }
-    let number = args.replicas + usize::from(args.web) + 1;
-    let (broker, broker_variables) = match args.broker {
-        Some(address) => stack.broker(number, address, lines).await?,
-        None => usual_broker(&stack, number, lines).await?,
     };
-    let broker_address = broker_variables[0].1.clone();
-    environment.extend(broker_variables);
-    let page_url = environment.iter().find(|(name, _)| *name == "FLEET_PUBLIC_URL");
-    let page_url = page_url.map_or("none".to_owned(), |(_, url)| url.clone());
-    let environment: Environment =
-        environment.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    print(&environment, if args.json { Format::Json } else { Format::Sh })?;
-    let faults = Switches::of(&stack.pubsub, &stack.storage, &stack.google);
-    let _telling = tell(environment, faults, control)?;
-    let named = match (users.first(), users.last()) {
-        (Some(first), Some(last)) => format!("{} … {}", first.as_str(), last.as_str()),
-        _ => "none".to_owned(),
-    };
-    output::note(format!(
-        "up: {} replica(s), users {named}, files in {}. Sign in at {page_url}. Ctrl-C ends it.",
-        args.replicas,
-        stack.folder().display()
-    ));
-    for (role, address) in stack.endpoints() {
-        output::note(format!("  {role:<22} {address}"));
-    }
-    output::note(format!("  {:<22} {}", "faults", faults_url(ports)));
-    for number in 1..=args.replicas {
-        let metrics = ports.metrics(number);
-        if metrics.port() != 0 {
-            output::note(format!("  metrics of replica {number:<3} http://{metrics}/metrics"));
-        }
-    }
-    if let Some(user) = users.first() {
-        let user = user.as_str();
-        output::note(format!(
-            "A broker at {broker_address} gives tokens: `fleet broker credentials {user} > {user}.json`, and with GOOGLE_APPLICATION_CREDENTIALS={user}.json a Google library acts as that user."
-        ));
-    }
     let failed = tokio::select! {
-        _ = tokio::signal::ctrl_c() => None,
-        _ = terminate.recv() => None,
-        _ = hang_up.recv() => None,
-        why = stack.failed() => Some(why),
+        () = signals.come() => None,
+        why = up.stack.failed() => Some(why),
     };
     output::note("stopping");
-    for replica in replicas {
-        replica.terminate().await?;
-    }
-    for other in pages.into_iter().chain([broker]) {
-        other.terminate().await?;
-    }
+    up.end().await?;
     match failed {
         None => Ok(()),
         Some(why) => Err(anyhow::anyhow!(why)).context("what the stack is told cannot be kept"),
+    }
+}
+
+/// A stack that is up. Dropping it kills its processes.
+struct Up {
+    replicas: Vec<Lasting>,
+    /// Pages and broker.
+    others: Vec<Replica>,
+    stack: Arc<Stack>,
+    _saying: AbortOnDropHandle<()>,
+    _telling: AbortOnDropHandle<()>,
+}
+
+impl Up {
+    /// Starts everything and says where it is. Dropped before, it leaves nothing behind.
+    async fn start(args: ServeArgs) -> anyhow::Result<Self> {
+        let kept = args.data.as_deref().map(Kept::open).transpose()?;
+        let last = kept.as_ref().and_then(Kept::ports);
+        let wanted = args.port_base.or(last).unwrap_or_default();
+        if last == Some(wanted) {
+            wanted.await_the_last_ones().await;
+        }
+        let (ports, control) = wanted.take()?;
+        if ports != wanted {
+            output::note(format!(
+                "ports from {wanted} on are in use: taking those from {ports} (--port-base {ports})"
+            ));
+        }
+        if let Some(kept) = &kept {
+            kept.keep_ports(ports)?;
+        }
+        let plan = Plan {
+            token_lifetime: args.token_lifetime,
+            api_latency: Duration::ZERO,
+            refresh_latency: Duration::ZERO,
+            strict_writes: args.strict_writes,
+            ports: Some(ports),
+            // As `fleet setup` makes it: what runs here runs there.
+            min_backoff: MIN_BACKOFF,
+            worker: args.worker,
+            replica_flags: args.forward.iter().map(|route| format!("--forward={route}")).collect(),
+        };
+        let stack = Arc::new(Stack::start_on(plan, kept).await?);
+        let users = stack.import_users(args.users).await?;
+        let (lines, mut logged) = mpsc::unbounded_channel::<Line>();
+        let saying = AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Some(line) = logged.recv().await {
+                output::note(line.for_people());
+            }
+        }));
+        let mut replicas = Vec::new();
+        for number in 1..=args.replicas {
+            replicas.push(Lasting::start(&stack, number, lines.clone()).await?);
+        }
+        stack.offer_accounts();
+        let mut environment = stack.environment();
+        environment.push(("FLEET_DEV_FAULTS", faults_url(ports)));
+        let mut others = Vec::new();
+        for number in 1..=usize::from(args.web) {
+            let public: Option<String> = environment
+                .iter()
+                .find(|(name, _)| *name == "FLEET_PUBLIC_URL")
+                .map(|(_, url)| url.clone());
+            let number_of_all = args.replicas + number;
+            let (flags, public) = (&args.web_flag, public.as_deref());
+            let (page, url) =
+                stack.web(number_of_all, number, public, flags, lines.clone()).await?;
+            // The second one stands behind the same address, as behind a load balancer, and
+            // is reached past it here.
+            let name = if number == 1 { "FLEET_PUBLIC_URL" } else { "FLEET_PUBLIC_URL_2" };
+            environment.push((name, url));
+            others.push(page);
+        }
+        let number = args.replicas + usize::from(args.web) + 1;
+        let (broker, broker_variables) = match args.broker {
+            Some(address) => stack.broker(number, address, lines).await?,
+            None => usual_broker(&stack, number, lines).await?,
+        };
+        let broker_address = broker_variables[0].1.clone();
+        environment.extend(broker_variables);
+        others.push(broker);
+        let page_url = environment.iter().find(|(name, _)| *name == "FLEET_PUBLIC_URL");
+        let page_url = page_url.map_or("none".to_owned(), |(_, url)| url.clone());
+        let environment: Environment =
+            environment.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        print(&environment, if args.json { Format::Json } else { Format::Sh })?;
+        let faults = Switches::of(&stack.pubsub, &stack.storage, &stack.google);
+        let telling = tell(environment, faults, control)?;
+        let named = match (users.first(), users.last()) {
+            (Some(first), Some(last)) => format!("{} … {}", first.as_str(), last.as_str()),
+            _ => "none".to_owned(),
+        };
+        output::note(format!(
+            "up: {} replica(s), users {named}, files in {}. Sign in at {page_url}. Ctrl-C ends it.",
+            args.replicas,
+            stack.folder().display()
+        ));
+        for (role, address) in stack.endpoints() {
+            output::note(format!("  {role:<22} {address}"));
+        }
+        output::note(format!("  {:<22} {}", "faults", faults_url(ports)));
+        for number in 1..=args.replicas {
+            let metrics = ports.metrics(number);
+            if metrics.port() != 0 {
+                output::note(format!("  metrics of replica {number:<3} http://{metrics}/metrics"));
+            }
+        }
+        if let Some(user) = users.first() {
+            let user = user.as_str();
+            output::note(format!(
+                "A broker at {broker_address} gives tokens: `fleet broker credentials {user} > {user}.json`, and with GOOGLE_APPLICATION_CREDENTIALS={user}.json a Google library acts as that user."
+            ));
+        }
+        Ok(Self { replicas, others, stack, _saying: saying, _telling: telling })
+    }
+
+    /// Ends its processes in order.
+    async fn end(self) -> anyhow::Result<()> {
+        for replica in self.replicas {
+            replica.terminate().await?;
+        }
+        for other in self.others {
+            other.terminate().await?;
+        }
+        Ok(())
     }
 }
 

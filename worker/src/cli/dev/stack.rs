@@ -21,6 +21,7 @@ use super::super::emulated::Emulators;
 use super::super::environment::Place;
 use super::super::setup;
 use super::kept::{Kept, write_private};
+use super::no_proxy;
 use super::ports::Ports;
 
 pub(super) use children::{Line, Replica};
@@ -187,7 +188,7 @@ impl Stack {
     pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
         let pubsub = self.pubsub.address();
         let storage = self.storage.http_origin();
-        vec![
+        let mut variables = vec![
             // As gcloud reads them.
             ("CLOUDSDK_CORE_PROJECT", PROJECT.to_owned()),
             ("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "true".to_owned()),
@@ -207,7 +208,9 @@ impl Stack {
             ("FLEET_OUTCOMES_TOPIC", OUTCOMES.to_owned()),
             ("FLEET_EVENTS_TOPIC", EVENTS.to_owned()),
             ("FLEET_OAUTH_CLIENT", self.client_path().display().to_string()),
-        ]
+        ];
+        variables.extend(no_proxy::variables());
+        variables
     }
 
     /// Each server, and what it is, for people.
