@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::adapters::SystemClock;
-use crate::endpoint_answer::retry_after;
+use crate::endpoint_answer::{LONGEST_WAIT, retry_after};
 use crate::error::Error;
 use crate::ports::Clock as _;
 use crate::secret::Secret;
@@ -19,8 +19,6 @@ pub const GOOGLE_USERINFO_URL: &str = "https://openidconnect.googleapis.com/v1/u
 
 /// A profile is small; more than this is not one.
 const MAX_PROFILE_BYTES: usize = 256 * 1024;
-/// A longer wait that it asks for is as good as this one.
-const LONGEST_WAIT: Duration = Duration::from_hours(24);
 /// How long the endpoint has to answer, in full.
 pub const LIMIT: Duration = Duration::from_secs(15);
 

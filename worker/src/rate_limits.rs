@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use shared::ports::Monotonic;
-use shared::{Schedule, UserId};
+use shared::{LONGEST_WAIT, Schedule, UserId};
 
 pub(crate) use hosts::HostLimits;
 
@@ -16,8 +16,6 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(64);
 /// The shortest pause after a quota is used up.
 const QUOTA_PAUSE: Duration = Duration::from_secs(30);
-/// No `Retry-After` holds a user up for longer than this.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// A user whose pause is over for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// With this many users, those whose pause is long over are forgotten.
@@ -62,7 +60,7 @@ impl RateLimits {
             let least = if quota { QUOTA_PAUSE } else { Duration::ZERO };
             let own =
                 if pace.until > now { Duration::ZERO } else { pace.pauses.next(unit).max(least) };
-            let pause = asked.unwrap_or_default().max(own).min(LONGEST);
+            let pause = asked.unwrap_or_default().max(own).min(LONGEST_WAIT);
             pace.until = pace.until.max(now.plus(pause));
         });
     }
@@ -114,7 +112,7 @@ mod tests {
         }
         assert!(longest > PAUSE_MAX / 2, "{longest:?}");
         paces.refused(&ann, Some(Duration::from_secs(1 << 40)), false, now, 0.5);
-        assert_eq!(paces.wait(&ann, now), LONGEST);
+        assert_eq!(paces.wait(&ann, now), LONGEST_WAIT);
     }
 
     #[test]

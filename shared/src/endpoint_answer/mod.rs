@@ -31,7 +31,7 @@ use crate::secret::Secret;
 use fields::Fields;
 pub(crate) use granted::Granted;
 use refused::{Said, refused};
-pub use retry_after::retry_after;
+pub use retry_after::{LONGEST_WAIT, retry_after};
 
 /// A larger answer is none.
 pub(crate) const MAX_ANSWER_BYTES: usize = 1024 * 1024;

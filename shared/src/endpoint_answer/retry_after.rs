@@ -7,6 +7,10 @@ use http::header::{DATE, RETRY_AFTER};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 
+/// The longest wait that an API may ask for: more is as good as this, since Pub/Sub keeps a
+/// message for 7 days.
+pub const LONGEST_WAIT: Duration = Duration::from_hours(24);
+
 /// `Retry-After` (RFC 9110, section 10.2.3), at most `longest`: seconds, or a date. A date
 /// counts from the answer's own `Date`, so that no two clocks are compared; without one from
 /// `now`, and without either it is not read. A date that has passed asks for no wait. `None`

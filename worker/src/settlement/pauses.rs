@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::Schedule;
 
 /// A longer wait is not held, even where its end is known.
-pub const LONGEST_KNOWN_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+pub const LONGEST_KNOWN_WAIT: Duration = shared::LONGEST_WAIT;
 /// A message is held no longer than this: an hour less than its lease may be extended.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(23 * 60 * 60);
 /// The longest pause between two runs of a failing job with an ordering key; and how long
