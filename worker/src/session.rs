@@ -53,7 +53,7 @@ impl<'a> Session<'a> {
         Self { carrier, client, credentials, kind, ledger, attempt, rejected }
     }
 
-    /// The same for a job of this kind.
+    /// A session for a job of this kind.
     pub(crate) fn of_kind(self, kind: &Arc<str>) -> Self {
         Self { kind: Arc::clone(kind), ..self }
     }
@@ -63,7 +63,7 @@ impl<'a> Session<'a> {
         HandedOn::to_handler(&self.carrier.observer.usage, &self.kind)
     }
 
-    /// The same, which knows the delivery that it belongs to.
+    /// A session for this attempt of a delivery.
     pub(crate) fn of(self, attempt: Attempt<'a>) -> Self {
         Self { attempt, ..self }
     }

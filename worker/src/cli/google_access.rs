@@ -8,7 +8,6 @@ use shared::adapters::SystemClock;
 use shared::ports::Clock as _;
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
 use tracing::error;
 
 /// What to do where there are none.
@@ -47,17 +46,18 @@ pub(super) async fn find() -> anyhow::Result<()> {
     FOUND.get_or_try_init(look).await.copied()
 }
 
-/// The same for what serves: says as soon that there are none, and goes on looking for
-/// [`SERVING`], since a pod that has just started may have none for some seconds.
+/// The same for what serves: where the first look finds none it says so, and goes on looking
+/// for [`SERVING`], since a pod that has just started may have none for some seconds.
 pub(super) async fn find_to_serve() -> anyhow::Result<()> {
-    let end = Instant::now() + SERVING;
+    let clock = SystemClock::default();
+    let began = clock.monotonic();
     let Err(why) = find().await else { return Ok(()) };
     error!("{why:#}; looked for again");
-    while Instant::now() < end {
+    while clock.monotonic().since(began) < SERVING {
         if find().await.is_ok() {
             return Ok(());
         }
-        SystemClock::default().sleep(METADATA_PAUSE).await;
+        clock.sleep(METADATA_PAUSE).await;
     }
     Err(why)
 }
