@@ -67,7 +67,8 @@ pub(crate) fn not_local(head: &http::request::Parts) -> Option<&'static str> {
 pub const CONCURRENCY: usize = 8;
 /// How long a handler may take, unless the operator says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(10 * 60);
-/// The longest that it may take: a message's lease is extended for an hour.
+/// The longest that it may take: a handler that hangs keeps its slot, and its user's later
+/// jobs, for so long.
 pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(55 * 60);
 
 /// What is forwarded, and how.
@@ -148,7 +149,7 @@ impl ForwardSettings {
             let timeout = self.timeout;
             return Err(format!(
                 "--forward-timeout is {timeout:?}; the most is {LONGEST_TIMEOUT:?}, since a \
-                 message is held for an hour at most"
+                 handler that hangs keeps its user's later jobs for so long"
             ));
         }
         if !self.token_listen.ip().is_loopback() {

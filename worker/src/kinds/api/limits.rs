@@ -1,6 +1,6 @@
 //! How much and how long a job of kind `api` may take, all in one place.
 //!
-//! The longest call stays well below the hour for which Pub/Sub's client extends
+//! The longest call stays well below the day for which Pub/Sub's client extends
 //! a message, so that a job is not handed to another replica while it runs.
 
 use std::time::Duration;
