@@ -62,8 +62,10 @@ impl Guard {
         match self {
             Self::Nothing => "none: read, refresh, save",
             Self::CompareAndSet => "compare-and-set without a lease",
-            Self::LockForAWhile => "lock, passed by after 10 s of waiting",
-            Self::LockIfThereIsOne => "lock, done without while its service is down",
+            Self::LockForAWhile => "lock; after 10 s of waiting a process refreshes without it",
+            Self::LockIfThereIsOne => {
+                "lock; while its service is down a process refreshes without it"
+            }
             Self::Lock => "lock with a time to live, deleted unconditionally, plain update",
             Self::WallClockLease => "lease that ends by the wall clock, compare-and-set",
         }
