@@ -6,8 +6,8 @@
 //! refresh at once lock the user out. [`TokenStore`] lets exactly one of them do
 //! it. A lease object says who, and *which generation of the token record it
 //! guards*: once that generation has been replaced the lease is void by itself,
-//! so nothing is ever released, deleted or broken, and no two machines' clocks
-//! are compared. Every write of a record is a compare-and-set.
+//! so nothing is ever released, deleted or broken, and leases compare no clocks.
+//! Every write of a record is a compare-and-set.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -34,9 +34,9 @@
 //!
 //! # The protocol in one page
 //!
-//! Two objects per user, each written once per refresh and never deleted to
-//! release anything: `tokens/<user>.json`, the record, and `leases/<user>.json`,
-//! who is replacing which *generation* of it.
+//! Two objects per user, each written once per refresh (a lease also while its holder
+//! waits) and never deleted to release anything: `tokens/<user>.json`, the record, and
+//! `leases/<user>.json`, who is replacing which *generation* of it.
 //!
 //! ```text
 //! replica A            bucket                       replica B            provider
@@ -170,7 +170,7 @@ mod store;
 mod user_id;
 
 pub use client_question::{ClientQuestion, ask_about_client};
-pub use endpoint_answer::retry_after;
+pub use endpoint_answer::{LONGEST_WAIT, retry_after};
 pub use error::{Error, innermost};
 pub use file_text::file_text;
 pub use keyring::Keyring;

@@ -6,7 +6,7 @@ use crate::user_id::UserId;
 use super::TokenStore;
 
 impl TokenStore {
-    /// Reads the stored record of `user` and looks whether this process could use it: it can
+    /// Reads the stored record of `user` and checks whether this process could use it: it can
     /// be opened, and belongs to the configured OAuth client. Whether the user is active
     /// plays no part. Costs one read.
     ///

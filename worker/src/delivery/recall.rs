@@ -16,7 +16,7 @@ use super::credential::{HOLD_MAX, HOLD_MIN, UNUSABLE};
 use super::report::Report;
 
 impl Course<'_> {
-    /// Looks whether the job's end is remembered. Where that cannot be read the job may have
+    /// Checks whether the job's end is remembered. Where that cannot be read the job may have
     /// acted, so it does not run; but a keyring that lacks a key, or an object that somebody has
     /// spoilt, can be put right: the message is held for an hour before that is its end.
     pub(super) async fn recall(&mut self) -> Event {

@@ -25,7 +25,7 @@ pub(super) struct Records<'a> {
 }
 
 impl Records<'_> {
-    /// Looks whether any of the first records can be used.
+    /// Checks whether any of the first records can be used.
     pub(super) async fn check(&self, bucket: &Arc<dyn Bucket>, checks: &mut Checks) {
         const CHECK: &str = "records";
         if !self.keyring_is_read {
