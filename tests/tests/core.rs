@@ -1,4 +1,4 @@
-//! The main job end to end, with real processes over real wire protocols: on the
+//! Jobs end to end, with real processes over real wire protocols: on the
 //! embedded emulators, and on Google's Pub/Sub emulator with fake-gcs-server.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -17,7 +17,7 @@ use super::output::Usage;
 #[command(next_help_heading = "Jobs in any language")]
 pub(crate) struct ForwardArgs {
     /// A kind whose jobs the HTTP handler at this URL does: `http://127.0.0.1:PORT/…`,
-    /// `http://[::1]:PORT/…` or `unix:PATH` (repeat, or separate by commas)
+    /// `http://[::1]:PORT/…` or `unix:/PATH` (repeat, or separate by commas)
     #[arg(long, env = "FLEET_FORWARD", value_delimiter = ',', value_name = "KIND=URL")]
     forward: Vec<String>,
     /// A forwarded kind of which no job may be done twice: where whether it was done is not

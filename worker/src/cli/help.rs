@@ -86,6 +86,10 @@ fn groups(command: &Command) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::error::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -124,5 +128,63 @@ mod tests {
         let mut command = command();
         command.build();
         check(&command, "");
+    }
+
+    /// The commands that the page's row of `name` lists after its colon.
+    fn listed(name: &str) -> Option<BTreeSet<&'static str>> {
+        let named = format!("`{name}`");
+        let cells = |row: &'static str| row.split('|').map(str::trim).collect::<Vec<_>>();
+        let mut rows = include_str!("../../docs/commands.md").lines().map(cells);
+        let row = rows.find(|cells| cells.len() > 2 && cells[1].contains(&named))?;
+        let (_, names) = row[2].split(" (").next()?.rsplit_once(": ")?;
+        Some(names.split(", ").collect())
+    }
+
+    #[test]
+    fn the_page_of_commands_lists_what_each_consists_of() {
+        let mut consisting = 0;
+        for command in command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let inner = command.get_subcommands().filter(|command| !command.is_hide_set());
+            let inner: BTreeSet<&str> = inner.map(Command::get_name).collect();
+            if inner.is_empty() {
+                continue;
+            }
+            assert_eq!(listed(command.get_name()), Some(inner), "{}", command.get_name());
+            consisting += 1;
+        }
+        assert!(consisting > 3, "{consisting}");
+    }
+
+    #[cfg(feature = "dev")]
+    #[test]
+    fn the_page_of_the_local_stack_has_each_of_its_flags() {
+        let page = include_str!("../../docs/dev.md");
+        let command = command();
+        let dev = command.find_subcommand("dev").unwrap();
+        let flags: Vec<&str> = dev
+            .get_arguments()
+            .filter(|arg| !arg.is_hide_set())
+            .filter_map(Arg::get_long)
+            .filter(|flag| *flag != "help")
+            .collect();
+        assert!(flags.len() > 9, "{flags:?}");
+        for flag in flags {
+            assert!(page.contains(&format!("`--{flag}")), "--{flag}");
+        }
+    }
+
+    /// They are written for a shell in which `FLEET_KEYRING` is not set.
+    #[test]
+    fn the_page_of_credentials_names_the_keyrings_file() {
+        let page = include_str!("../../docs/credentials.md").replace('\n', " ");
+        let shown = page.split('`').filter(|text| text.starts_with("fleet keyring "));
+        let mut commands = 0;
+        for text in shown {
+            let error = command().try_get_matches_from(text.split_whitespace()).err();
+            let missing = error.filter(|e| e.kind() == ErrorKind::MissingRequiredArgument);
+            assert!(missing.is_none(), "{text}: {missing:?}");
+            commands += 1;
+        }
+        assert!(commands > 4, "{commands}");
     }
 }

@@ -103,7 +103,7 @@ enum Command {
     /// A local stack that stays up: emulators and replicas
     #[cfg(feature = "dev")]
     Dev(dev::serve::Args),
-    /// The main job on a local stack, once, with a report
+    /// Jobs of many users on a local stack, a replica killed amid them, and a report
     #[cfg(feature = "dev")]
     Demo(dev::demo::Args),
     /// A replica of `fleet demo --compare` that shares credentials without a guard

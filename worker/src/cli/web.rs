@@ -42,7 +42,8 @@ pub(crate) struct Args {
     store: StoreArgs,
     #[command(flatten)]
     pages: PageArgs,
-    /// Look whether it would work, say what to do, and exit 0 or 1 without starting
+    /// Check whether it would work, say what to do, and exit without starting: 0 or 1, and 2
+    /// where a flag is missing
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -134,7 +135,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Looks whether a replica of these settings would work.
+/// Checks whether a replica of these settings would work.
 async fn check(args: &Args) -> anyhow::Result<()> {
     let Args { project, store, pages, .. } = args;
     let place = Place::from_env()?;

@@ -1,4 +1,4 @@
-//! `fleet demo`: the main job on a local stack, once, with a report.
+//! `fleet demo`: jobs of many users on a local stack, a replica killed amid them, and a report.
 
 use anyhow::Context as _;
 

@@ -89,7 +89,7 @@ struct Tally {
     token_us: Vec<u64>,
 }
 
-/// The main job on `stack`, from the first replica to the end of the last.
+/// Plays the demo on `stack`, from the first replica to the end of the last.
 pub(super) async fn play(
     scale: &Scale,
     stack: &Stack,

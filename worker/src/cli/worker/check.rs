@@ -10,7 +10,7 @@ use super::super::forward;
 use super::parts::Named;
 use super::{Args, names_are_free};
 
-/// Looks whether a replica of these settings would work.
+/// Checks whether a replica of these settings would work.
 pub(super) async fn run(args: &Args, own: &Kinds) -> anyhow::Result<()> {
     let place = Place::from_env()?;
     let mut start = Start::of("fleet worker");

@@ -54,7 +54,8 @@ pub(crate) struct Args {
     jobs: JobArgs,
     #[command(flatten)]
     forward: ForwardArgs,
-    /// Look whether it would work, say what to do, and exit 0 or 1 without starting
+    /// Check whether it would work, say what to do, and exit without starting: 0 or 1, and 2
+    /// where a flag is missing
     #[arg(long)]
     check: bool,
 }
