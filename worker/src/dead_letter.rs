@@ -29,7 +29,8 @@ const OLD_JOB: &str = "job";
 
 const MAX_ATTRIBUTES: usize = 100;
 const MAX_KEY: usize = 256;
-const MAX_VALUE: usize = 1024;
+/// The longest attribute value that Pub/Sub accepts, in bytes.
+pub(crate) const MAX_ATTRIBUTE_VALUE: usize = 1024;
 /// The most bytes that a message has, encoded.
 const MAX_MESSAGE: usize = 10_000_000;
 
@@ -143,7 +144,7 @@ impl Letter {
     /// name or no room.
     fn add(&mut self, name: &str, value: &str) {
         let attributes = &mut self.message.attributes;
-        let value = clip(value, MAX_VALUE);
+        let value = clip(value, MAX_ATTRIBUTE_VALUE);
         let bytes = self.bytes + attribute_bytes(name, value);
         let fits = (1..=MAX_KEY).contains(&name.len()) && bytes <= MAX_MESSAGE;
         if fits && attributes.len() < MAX_ATTRIBUTES && !attributes.contains_key(name) {

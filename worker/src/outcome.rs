@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::dead_letter::clip;
+use crate::dead_letter::{MAX_ATTRIBUTE_VALUE, clip};
 use crate::effect::Effect;
 use crate::json::Json;
 use crate::pubsub::Outgoing;
@@ -242,9 +242,6 @@ impl Status {
     }
 }
 
-/// The longest attribute value that Pub/Sub accepts, in bytes.
-const MAX_ATTRIBUTE: usize = 1024;
-
 /// What is published to the outcomes topic, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Outcome<'a> {
@@ -282,10 +279,60 @@ impl Outcome<'_> {
     /// The message that tells it, with `data` for what is told of it.
     pub(crate) fn message_of(&self, data: Vec<u8>) -> Outgoing {
         let attributes = HashMap::from([
-            ("user".to_owned(), clip(self.user, MAX_ATTRIBUTE).to_owned()),
-            ("kind".to_owned(), clip(self.kind, MAX_ATTRIBUTE).to_owned()),
+            ("user".to_owned(), clip(self.user, MAX_ATTRIBUTE_VALUE).to_owned()),
+            ("kind".to_owned(), clip(self.kind, MAX_ATTRIBUTE_VALUE).to_owned()),
             ("status".to_owned(), self.status.as_str().to_owned()),
         ]);
         Outgoing { data: data.into(), attributes, ordering_key: String::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const PAGE: &str = include_str!("../docs/jobs.md");
+
+    /// The members that the page describes.
+    fn described() -> BTreeSet<&'static str> {
+        let table = PAGE.split("Its data is JSON:\n\n").nth(1).unwrap();
+        let rows = table.lines().skip(2).take_while(|row| row.starts_with('|'));
+        rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)).collect()
+    }
+
+    #[test]
+    fn the_page_of_jobs_describes_what_is_published() {
+        let (result, long) = (Json::null(), "u".repeat(2000));
+        let outcome = Outcome {
+            job: "j",
+            user: &long,
+            kind: "api",
+            status: Status::Done,
+            attempt: 1,
+            delivery_attempt: None,
+            run: 0,
+            duration_ms: 12,
+            http_status: Some(200),
+            effect: Effect::Done,
+            repeatable: true,
+            result: &result,
+            warning: None,
+            error: None,
+        };
+        let data = serde_json::to_value(&outcome).unwrap();
+        let members: BTreeSet<&str> =
+            data.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(described(), members);
+
+        let message = outcome.message_of(Vec::new());
+        assert_eq!(message.ordering_key, "");
+        let mut attributes: Vec<&str> = message.attributes.keys().map(String::as_str).collect();
+        attributes.sort_unstable();
+        assert_eq!(attributes, ["kind", "status", "user"]);
+        assert!(PAGE.contains("whose attributes `user`, `kind` and `status` subscriptions"));
+        assert_eq!(message.attributes["user"].len(), 1024);
+        assert!(PAGE.contains("1,024 bytes"));
     }
 }
