@@ -294,7 +294,7 @@ The consent pages keep as many users: {number((v['idle_memory_bytes'] + v['cache
 
 | limit | bites at | then |
 |---|---|---|
-| one object name, {v['object_writes_per_second']} write/s | never by refreshes: each name is written once per refresh. By logins in a loop, or a second fleet on the bucket | 429, repeated with pauses; FleetStorageThrottled |
+| one object name, {v['object_writes_per_second']} write/s | never by refreshes: each name is written once per refresh, a lease also each {v['lease_ttl_s'] / 2:g} s while its holder waits. By logins in a loop, or a second fleet on the bucket | 429, repeated with pauses; FleetStorageThrottled |
 | a new bucket, {number(v['bucket_writes_per_second'])} writes/s | {number(first_ramp)} users with jobs in every hour; sooner if all tokens fall due together (an import of {number(v['bucket_writes_per_second'] * v['refresh_ahead_s'] / v['refresh_writes'])} within {number(v['refresh_ahead_s'])} s) | it scales, at most double in {v['bucket_doubling_min']} min; spread imports |
 | a new bucket, {number(v['bucket_reads_per_second'])} reads/s | a rollout of everything at once, with more than {number(cold)} jobs/s of users that are not in memory yet | roll out slowly (`maxSurge` 25 %) |
 | token endpoint | users ÷ {number(self.period)} s requests a second: {number(USERS[-1] / self.period)} for {number(USERS[-1])} users. Google publishes no number for refreshes | ask Google before; 429 pauses refreshes, FleetRefreshesFail |

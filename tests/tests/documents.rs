@@ -1,10 +1,17 @@
-//! What the documents name exists.
+//! What the documents name exists, and their figures have a source.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+
+use worker::job::{MAX_DATA_BYTES, MAX_JOB_ID_BYTES};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 /// The text of a suite: a file of that name, or the files of a folder.
@@ -158,7 +165,7 @@ fn every_variable_and_metric_that_is_named_exists() {
     let places = ["worker/src", "worker/tests", "shared/src", "tests", "deploy", ".ci"];
     let code = sources(&places, &[".rs", ".tf", ".yaml", ".env", ".py", "run", ".json", ".sh"]);
     let word = |c: char| !c.is_ascii_alphanumeric() && c != '_';
-    let known: std::collections::HashSet<&str> = code.split(word).collect();
+    let known: HashSet<&str> = code.split(word).collect();
     let mut named = 0;
     for (page, text) in pages() {
         for name in text.split(word).filter(|name| name.len() > "FLEET_".len()) {
@@ -196,6 +203,130 @@ fn every_command_is_listed() {
         .collect();
     there.sort_unstable();
     assert_eq!(listed, there);
+}
+
+/// The numbers of a text, without commas between thousands.
+fn numbers(text: &str) -> HashSet<String> {
+    let parts = text.split(|c: char| !c.is_ascii_digit() && c != '.' && c != ',');
+    let numbers = parts.map(|part| part.trim_matches(['.', ',']).replace(',', ""));
+    numbers.filter(|number| !number.is_empty()).collect()
+}
+
+/// Whoever doubts one can measure it again.
+#[test]
+fn every_figure_of_the_readme_is_on_the_page_that_says_how_it_was_measured() {
+    let measured = numbers(&(read("tests/bench/README.md") + &read("tests/unguarded/README.md")));
+    let page = read("README.md");
+    let section = page.split("\n## How fast it is\n").nth(1).unwrap();
+    let rows = section.lines().skip_while(|line| !line.starts_with('|')).skip(2);
+    let mut figures = 0;
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        for number in numbers(row) {
+            assert!(measured.contains(&number), "{number} is on neither page: {row}");
+            figures += 1;
+        }
+    }
+    assert!(figures > 15, "{figures} figures");
+}
+
+#[test]
+fn every_part_of_the_bench_that_is_named_exists() {
+    let code = read("tests/bench/sections/mod.rs");
+    let list = code.split("enum Section {").nth(1).unwrap().split('}').next().unwrap();
+    let parts: HashSet<String> = list
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix(','))
+        .filter(|part| !part.starts_with('/'))
+        .map(str::to_lowercase)
+        .collect();
+    let mut named = 0;
+    let written = |path: &PathBuf| path.extension().is_some_and(|e| e == "md" || e == "json");
+    for path in files(&root()).into_iter().filter(written) {
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        for (at, flag) in text.match_indices("--only ") {
+            if !path.ends_with("tests/bench/README.md") && !text[..at].ends_with("bench ") {
+                continue;
+            }
+            let told = text[at + flag.len()..].split([' ', '`', '\n']).next().unwrap();
+            for part in told.split(',') {
+                assert!(parts.contains(part), "{}: --only {part}", path.display());
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 1, "{named} parts are named, of {parts:?}");
+}
+
+#[test]
+fn the_page_of_jobs_has_the_programs_defaults_and_limits() {
+    let page = read("worker/docs/jobs.md");
+    let flags = read("worker/src/cli/worker/jobs.rs");
+    for (flag, told, default) in
+        [("--retry-budget", "60 s", "60s"), ("--ordered-retry", "6 h", "6h")]
+    {
+        let variable = format!("FLEET_{}", flag[2..].to_uppercase().replace('-', "_"));
+        let given = format!("env = \"{variable}\", default_value = \"{default}\"");
+        assert!(flags.contains(&given), "{given}");
+        assert!(page.contains(&format!("`{flag}` ({told})")), "{flag} is {told}");
+    }
+    let kind = format!("MAX_KIND_BYTES: usize = {MAX_JOB_ID_BYTES};");
+    assert!(read("worker/src/job.rs").contains(&kind), "{kind}");
+    let limits = format!(
+        "at most {} MiB of data; `id` and `kind` have at most {MAX_JOB_ID_BYTES} bytes",
+        MAX_DATA_BYTES / 1024 / 1024
+    );
+    assert!(page.contains(&limits), "{limits}");
+    assert!(read("worker/src/dedupe/memory.rs").contains("const ENDS: usize = 100_000;"));
+    assert!(page.contains("(the last 100,000)"));
+}
+
+#[test]
+fn the_page_of_the_kind_api_has_its_limits() {
+    let page = read("worker/docs/api.md");
+    let answer = read("worker/src/kinds/answer.rs");
+    for list in ["RATE_LIMITS", "QUOTAS"] {
+        let names = answer.split(&format!("const {list}: ")).nth(1).unwrap();
+        for name in names.split("];").next().unwrap().split('"').skip(1).step_by(2) {
+            assert!(page.contains(&format!("`{name}`")), "{name} of {list}");
+        }
+    }
+    let limits = read("worker/src/kinds/api/limits.rs");
+    for (limit, told) in [
+        ("INLINE: Duration = Duration::from_secs(5 * 60);", "1 to 300,"),
+        ("OUTPUT: Duration = Duration::from_secs(30 * 60);", "with `output` 1 to 1800,"),
+        ("REDIRECTS: u32 = 5;", "follow redirects, five at most"),
+        ("MAX_PAGES: u32 = 10_000;", "at most 10,000;"),
+    ] {
+        assert!(limits.contains(limit), "{limit}");
+        assert!(page.contains(told), "{told}");
+    }
+}
+
+/// Help shows those that a flag has; these are nowhere else.
+#[test]
+fn every_variable_that_no_flag_has_is_on_the_page_of_commands() {
+    let page = read("worker/docs/commands.md");
+    let code = sources(&["worker/src/cli", "worker/src/telemetry"], &[".rs"]);
+    let mut names = HashSet::new();
+    for call in ["secret_url(\"", "get(\"", "var(\"", "var_os(\""] {
+        let read = code.split(call).skip(1).map(|rest| rest.split('"').next().unwrap());
+        names.extend(read.filter(|name| name.starts_with("FLEET_")));
+    }
+    assert!(names.len() > 4, "{names:?}");
+    for name in names {
+        assert!(page.contains(&format!("`{name}`")), "{name}");
+    }
+}
+
+/// Each was a second word for a thing, or no word at all.
+#[test]
+fn no_page_goes_back_to_words_that_were_given_up() {
+    for (page, text) in pages() {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for words in ["main job", "looks whether", "Look whether", "no two clocks", "so long yet"] {
+            assert!(!text.contains(words), "{page}: {words}");
+        }
+    }
 }
 
 /// What `tests/README.md` says of files; the unit tests in them do not count.
