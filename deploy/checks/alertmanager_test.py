@@ -7,6 +7,7 @@ which notifications are collected. Alertmanager listens on loopback.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,12 +20,15 @@ from pathlib import Path
 import yaml
 
 MONITORING = Path(__file__).resolve().parents[1] / "monitoring"
-# What happens, which alerts fire for it in this order, and what somebody is told, by receiver.
+# The alerts that are about one Deployment, and which there are.
+DEPLOYMENTS = {"FleetReplicasUnavailable": ["fleet-worker", "fleet-web"]}
+# What happens, which alerts fire for it in this order (after a slash: of which Deployment), and what somebody is
+# told, by receiver.
 CAUSES = [
     (
         "one invalid_client",
         ["FleetOAuthClientRefused", "FleetRefreshesFail", "FleetIntakePaused", "FleetReplicasNotReady",
-         "FleetReplicasUnavailable", "FleetJobsLate", "FleetCredentialsLate", "FleetJobsWait"],
+         "FleetReplicasUnavailable/fleet-worker", "FleetReplicasUnavailable/fleet-web", "FleetPagesNotReady", "FleetJobsLate", "FleetCredentialsLate", "FleetJobsWait"],
         {"page": {"FleetOAuthClientRefused"}},
     ),
     (
@@ -34,10 +38,39 @@ CAUSES = [
     ),
     (
         "workers that crash before they serve",
-        ["FleetReplicasUnavailable", "FleetReplicasAbsent", "FleetJobsWait", "FleetJobsLate"],
+        ["FleetReplicasUnavailable/fleet-worker", "FleetReplicasAbsent", "FleetJobsWait", "FleetJobsLate"],
         {"page": {"FleetReplicasAbsent"}},
     ),
-    ("pages that are not ready", ["FleetPagesNotReady", "FleetReplicasUnavailable"], {"page": {"FleetPagesNotReady"}}),
+    (
+        "a topic that is gone",
+        ["FleetIntakePaused", "FleetReplicasNotReady", "FleetReplicasUnavailable/fleet-worker", "FleetJobsWait"],
+        {"page": {"FleetIntakePaused"}},
+    ),
+    (
+        "workers that are not ready",
+        ["FleetReplicasNotReady", "FleetReplicasUnavailable/fleet-worker"],
+        {"page": {"FleetReplicasNotReady"}},
+    ),
+    (
+        "workers for which there is no node",
+        ["FleetReplicasUnavailable/fleet-worker", "FleetJobsWait", "FleetJobsLate"],
+        {"page": {"FleetReplicasUnavailable"}},
+    ),
+    (
+        "pages that are not ready",
+        ["FleetPagesNotReady", "FleetReplicasUnavailable/fleet-web"],
+        {"page": {"FleetPagesNotReady"}},
+    ),
+    (
+        "pages that are not ready, and jobs that wait for another reason",
+        ["FleetPagesNotReady", "FleetReplicasUnavailable/fleet-web", "FleetJobsWait"],
+        {"page": {"FleetPagesNotReady", "FleetJobsWait"}},
+    ),
+    (
+        "workers that are not ready, and a page for which there is no node",
+        ["FleetReplicasNotReady", "FleetReplicasUnavailable/fleet-web"],
+        {"page": {"FleetReplicasNotReady", "FleetReplicasUnavailable"}},
+    ),
     ("an API that fails for everybody", ["FleetJobsFail", "FleetDeliveriesGoBack", "FleetJobsWait"], {"page": {"FleetJobsFail"}}),
     (
         "two things at once",
@@ -52,11 +85,53 @@ def alerts():
     return {rule["alert"]: rule["labels"] for group in groups for rule in reversed(group["rules"]) if "alert" in rule}
 
 
+def parsed(matcher):
+    """The label, whether the value is an expression, and the value."""
+    label, value = re.fullmatch(r'(\w+)(=~?".*")', matcher).groups()
+    return label, value.startswith("=~"), value.lstrip("=~").strip('"')
+
+
 def names(matchers):
-    for matcher in matchers:
-        label, _, value = matcher.partition("=")
+    for label, _, value in map(parsed, matchers):
         if label == "alertname":
-            yield from value.lstrip("~").strip('"').split("|")
+            yield from value.split("|")
+
+
+def matches(matchers, labels):
+    return all(
+        re.fullmatch(value if is_expression else re.escape(value), labels.get(label, ""))
+        for label, is_expression, value in map(parsed, matchers)
+    )
+
+
+def every_alert():
+    """The labels of every alert that may fire, as far as inhibition looks at them."""
+    groups = yaml.safe_load((MONITORING / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    for rule in (rule for group in groups for rule in group["rules"] if "alert" in rule):
+        for deployment in DEPLOYMENTS.get(rule["alert"], [""]):
+            yield {"alertname": rule["alert"], "severity": rule["labels"]["severity"], "deployment": deployment}
+
+
+def circles(rules):
+    """Alerts that mute each other, or themselves by way of others: nobody would be told of any of them."""
+    alerts = list(every_alert())
+    mutes = {
+        source: {
+            target
+            for rule in rules if matches(rule["source_matchers"], alerts[source])
+            for target, labels in enumerate(alerts) if matches(rule["target_matchers"], labels)
+        }
+        for source in range(len(alerts))
+    }
+    for start, reached in mutes.items():
+        seen, left = set(), list(reached)
+        while left:
+            at = left.pop()
+            if at not in seen:
+                seen.add(at)
+                left.extend(mutes[at])
+        if start in seen:
+            yield " ".join(filter(None, alerts[start].values()))
 
 
 class Receiver(HTTPServer):
@@ -126,8 +201,8 @@ def run(alertmanager, config, known):
             # Each cause is a fleet of its own, so that none inhibits another's. A marker that nothing
             # inhibits comes last: when it was told, so was everything before it.
             for number, (_, fired, _) in enumerate(CAUSES):
-                for name in fired:
-                    extra = {"deployment": "fleet-web" if "pages" in CAUSES[number][0] else "fleet-worker"}
+                for name, _, deployment in (alert.partition("/") for alert in fired):
+                    extra = {"deployment": deployment} if deployment else {}
                     labels = {**extra, **known[name], "alertname": name, "environment": f"fleet-{number}", "cause": str(number)}
                     post(port, [{"labels": labels}])
             post(port, [{"labels": {"alertname": "Marker", "environment": "marker", "severity": "page", "cause": "marker"}}])
@@ -151,6 +226,7 @@ def main():
                 faults.append(f"inhibits by {name}, which is no alert")
         if "environment" not in rule["equal"]:
             faults.append(f"{rule['source_matchers']} of one fleet inhibits another's")
+    faults.extend(f"{alert} mutes what mutes it" for alert in circles(config["inhibit_rules"]))
     told = run(sys.argv[1], config, known)
     for number, (cause, _, expected) in enumerate(CAUSES):
         found = {receiver: names for (by, receiver), names in told.items() if by == str(number)}
