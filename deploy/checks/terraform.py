@@ -1,7 +1,7 @@
 """Validates and tests deploy/terraform offline: with terraform itself, and with the schema of Google's
 provider in place of the provider.
 
-    python3 terraform.py             # terraform validate, terraform test, and what must be found wrong
+    python3 terraform.py             # terraform validate, terraform test, what comes before what, and what must be found wrong
     terraform -chdir=deploy/terraform init -backend=false
     terraform -chdir=deploy/terraform providers schema -json | python3 deploy/checks/terraform.py --refresh
 
@@ -37,6 +37,14 @@ BROKEN = [
     ("an attribute of another resource", "outputs.tf", "google_service_account.build.name", "google_service_account.build.address", "Unsupported attribute"),
     ("a required attribute", "secrets.tf", '  secret_id  = "${var.name}-${each.key}"\n', "", "Missing required argument"),
 ]
+
+
+# What README.md enables before Terraform: Cloud Storage, Pub/Sub, and the project's own policy.
+ENABLED_BY_HAND = re.compile(r"google_(storage|pubsub)_|google_project_iam_(member|audit_config)$")
+# The customer's own, which is there.
+ELSEWHERE = {"google_kms_crypto_key_iam_member.bucket"}
+# What names an identity of the cluster's pool.
+POOLED = re.compile(r"local\.(worker|web|metrics_readers|identities)\b")
 
 
 # A message of Protocol Buffers is fields: a tag, and a number or a length with bytes.
@@ -129,6 +137,46 @@ def copy(folder):
     shutil.copytree(TESTS, Path(folder, "tests"))
 
 
+def order(folder, env):
+    """What may be made before that without which Google refuses it."""
+    path = Path(folder, "versions.tf")
+    text = path.read_text(encoding="utf-8")
+    # `terraform graph` wants the state that is configured.
+    path.write_text(text.replace('backend "gcs" {}', ""), encoding="utf-8")
+    code, said = terraform(folder, env, "init", "-reconfigure", "-input=false", "-no-color")
+    if code == 0:
+        code, said = terraform(folder, env, "graph")
+    path.write_text(text, encoding="utf-8")
+    if code:
+        sys.exit(f"terraform graph:\n{said}")
+    edges = {}
+    for start, end in re.findall(r'"([^"]+)" -> "([^"]+)"', said):
+        edges.setdefault(start, set()).add(end)
+
+    def reaches(start, end):
+        seen, left = set(), [start]
+        while left:
+            at = left.pop()
+            if at not in seen:
+                seen.add(at)
+                left.extend(edges.get(at, []))
+        return end in seen
+
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted(SOURCE.glob("*.tf")))
+    pooled = 0
+    for kind, name, body in re.findall(r'^resource "(\w+)" "(\w+)" \{\n(.*?)^\}', source, re.MULTILINE | re.DOTALL):
+        resource = f"{kind}.{name}"
+        by_hand = ENABLED_BY_HAND.match(kind) or resource in ELSEWHERE
+        if not by_hand and not reaches(resource, "google_project_service.this"):
+            yield f"{resource} may be made before its API is enabled"
+        if POOLED.search(body):
+            pooled += 1
+            if not reaches(resource, "google_container_cluster.fleet"):
+                yield f"{resource} may be made before the cluster's pool of identities"
+    if pooled < 10:
+        yield f"only {pooled} grants to the cluster's identities were found"
+
+
 def check():
     server, port = serve()
     env = environment(port)
@@ -141,6 +189,7 @@ def check():
                 if code:
                     sys.exit(f"terraform {' '.join(words)}:\n{said}")
             print(said.strip().splitlines()[-1])
+            faults.extend(order(folder, env))
             for what, name, before, after, told in BROKEN:
                 path = Path(folder, name)
                 text = path.read_text(encoding="utf-8")

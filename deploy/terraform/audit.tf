@@ -6,6 +6,7 @@ resource "google_logging_project_bucket_config" "audit" {
   bucket_id      = "${var.name}-audit"
   retention_days = var.audit_retention_days
   description    = "What was done to users' grants, by the fleet in namespace ${var.name}"
+  depends_on     = [google_project_service.this]
 }
 
 resource "google_logging_project_sink" "audit" {

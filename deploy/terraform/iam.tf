@@ -5,7 +5,10 @@
 # objects.list, which asks for the bucket, and with it the sweep of parked/ and `fleet users list`.
 # And overwriting an object needs storage.objects.delete, which roles/storage.objectCreator lacks.
 locals {
-  identities = "principal://iam.googleapis.com/projects/${data.google_project.this.number}/locations/global/workloadIdentityPools/${var.project}.svc.id.goog/subject"
+  # The project's pool of identities comes into being with its first cluster, and grants to nobody are refused: asked of
+  # the cluster, so that it is made before them.
+  pool       = try(google_container_cluster.fleet[0].workload_identity_config[0].workload_pool, "${var.project}.svc.id.goog")
+  identities = "principal://iam.googleapis.com/projects/${data.google_project.this.number}/locations/global/workloadIdentityPools/${local.pool}/subject"
 
   # Kubernetes service accounts, directly: no Google service account, no keys.
   worker = "${local.identities}/ns/${var.name}/sa/fleet-worker"
@@ -107,6 +110,7 @@ resource "google_project_iam_custom_role" "outcomes_reader" {
     "pubsub.subscriptions.create",
     "pubsub.subscriptions.delete",
   ]
+  depends_on = [google_project_service.this]
 }
 
 resource "google_project_iam_member" "web_reads_outcomes" {

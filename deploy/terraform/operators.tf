@@ -56,6 +56,7 @@ resource "google_project_iam_custom_role" "doctor" {
     "storage.buckets.get",
     "storage.buckets.getIamPolicy",
   ]
+  depends_on = [google_project_service.this]
 }
 
 resource "google_project_iam_member" "doctor" {
