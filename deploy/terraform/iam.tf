@@ -157,6 +157,8 @@ resource "google_pubsub_topic_iam_member" "publishers" {
 
 # The autoscaler's reader of Pub/Sub's backlog. Metrics are the project's: there is no smaller grant.
 resource "google_project_iam_member" "metrics" {
+  count = var.project_grants ? 1 : 0
+
   project = var.project
   # why: the adapter or KEDA reads num_undelivered_messages from Cloud Monitoring.
   role   = "roles/monitoring.viewer"

@@ -13,7 +13,7 @@ resource "google_project_iam_member" "operators" {
       "roles/container.clusterViewer",
       "roles/logging.viewer",
       "roles/monitoring.viewer",
-    ]) : "${pair[0]} ${pair[1]}" => pair
+    ]) : "${pair[0]} ${pair[1]}" => pair if var.project_grants
   }
 
   project = var.project

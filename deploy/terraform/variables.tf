@@ -131,6 +131,12 @@ variable "custodians" {
   default     = []
 }
 
+variable "project_grants" {
+  description = "Grants people and the autoscaler the roles on the project that are the same for every environment. Off in all but one environment of a project: otherwise `terraform destroy` of one takes them from the other."
+  type        = bool
+  default     = true
+}
+
 variable "audit_data_access" {
   description = "Logs who reads and writes objects of the project's buckets and reads its secrets. Off in all but one environment of a project."
   type        = bool

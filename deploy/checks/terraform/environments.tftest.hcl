@@ -27,6 +27,10 @@ run "a_fleet" {
     error_message = "topics are not called as README says"
   }
   assert {
+    condition     = length(google_project_iam_member.operators) == 6 && length(google_project_iam_member.metrics) == 1 && length(google_project_iam_member.build_submit) == 2
+    error_message = "a fleet by itself has no operators"
+  }
+  assert {
     condition     = google_secret_manager_secret.this["keyring"].secret_id == "fleet-keyring"
     error_message = "secrets are not called as README says"
   }
@@ -43,6 +47,7 @@ run "staging_beside_it" {
     name              = "fleet-staging"
     cluster           = "existing"
     audit_data_access = false
+    project_grants    = false
   }
 
   assert {
@@ -73,6 +78,10 @@ run "staging_beside_it" {
   assert {
     condition     = length(google_project_iam_audit_config.data_access) == 0
     error_message = "two environments own one setting of the project"
+  }
+  assert {
+    condition     = length(google_project_iam_member.operators) + length(google_project_iam_member.metrics) + length(google_project_iam_member.build_submit) == 0
+    error_message = "to destroy this environment takes the other one's operators and autoscaler away"
   }
   assert {
     condition     = length(google_container_cluster.fleet) == 0 && length(google_compute_network.fleet) == 0
