@@ -73,6 +73,11 @@ CAUSES = [
     ),
     ("an API that fails for everybody", ["FleetJobsFail", "FleetDeliveriesGoBack", "FleetJobsWait"], {"page": {"FleetJobsFail"}}),
     (
+        "a handler that is down",
+        ["FleetHandlerDown", "FleetReplicasNotReady", "FleetReplicasUnavailable/fleet-worker", "FleetDeliveriesGoBack"],
+        {"page": {"FleetHandlerDown"}},
+    ),
+    (
         "two things at once",
         ["FleetOAuthClientRefused", "FleetHandlerDown", "FleetDeadLetters"],
         {"page": {"FleetOAuthClientRefused", "FleetHandlerDown"}, "ticket": {"FleetDeadLetters"}},
