@@ -95,7 +95,10 @@ fn wrong_matcher(metric: Metric, matcher: &str) -> Option<String> {
     let values = matcher[at..].trim_start_matches(['=', '!', '~', '"']).trim_end_matches('"');
     let told = |value: &&str| {
         let mut words = metric.help.split(|c: char| !c.is_alphanumeric() && c != '_');
-        known.values.contains(value) || known.values.is_empty() && words.any(|w| w == *value)
+        // `5..` is every HTTP status of its class.
+        let is_class = known.name == "code" && value.len() == 3 && value.ends_with("..");
+        known.values.contains(value)
+            || known.values.is_empty() && (is_class || words.any(|w| w == *value))
     };
     let unknown: Vec<&str> = values.split('|').filter(|v| !told(v)).collect();
     (!unknown.is_empty()).then(|| format!("{}: {label} is never {unknown:?}", metric.name))
@@ -110,6 +113,7 @@ fn a_good_query_has_no_faults() {
         "avg(fleet_worker_ready) < 0.5",
         "sum(rate(fleet_token_endpoint_requests_total{outcome!~\"ok|invalid_grant\"}[1m]))",
         "sum by (event) (rate(fleet_web_events_total[5m]))",
+        "sum(rate(fleet_api_requests_total{code=~\"5..|error\"}[5m]))",
         "max(pubsub_googleapis_com:subscription_num_undelivered_messages)",
     ] {
         assert_eq!(faults(query), Vec::<String>::new(), "{query}");
@@ -129,6 +133,7 @@ fn a_wrong_query_says_what_is_wrong() {
         ),
         ("sum(rate(fleet_jobs_total{status=\"done\"}[5m]))", "no label status"),
         ("sum(rate(fleet_jobs_total{outcome=~\"done|lost\"}[5m]))", "never [\"lost\"]"),
+        ("sum(rate(fleet_storage_requests_total{code=~\"5..\"}[5m]))", "never [\"5..\"]"),
         ("sum by (user) (rate(fleet_jobs_total[5m]))", "label user"),
         ("sum by (le) (rate(fleet_lease_wait_seconds_count[5m]))", "label le"),
         ("sum(rate(fleet_lease_wait_seconds_bucket{le=\"11\"}[5m]))", "no bucket up to 11"),
