@@ -33,6 +33,18 @@ pub enum ResumeError {
     Late,
 }
 
+impl ResumeError {
+    /// Whether other users' jobs would meet it too. What is stored of one user says nothing about
+    /// the next one.
+    pub(crate) fn concerns_everybody(&self) -> bool {
+        match self {
+            Self::Store(error) => matches!(error, Error::Unavailable(_)),
+            Self::Publish(error) => !matches!(error, PublishError::Refused { .. }),
+            Self::Bucket(_) | Self::Late => true,
+        }
+    }
+}
+
 /// What became of a user's parked jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resumed {

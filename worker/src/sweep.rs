@@ -298,8 +298,8 @@ impl Sweep {
     /// time, without a look at whose turn it is.
     ///
     /// # Errors
-    /// [`ResumeError`] when the names cannot be listed, or several users' jobs in a
-    /// row do not go on.
+    /// [`ResumeError`] when the names cannot be listed, or the bucket or the topic fails
+    /// several users in a row.
     pub async fn sweep(
         &self,
         memory: &mut Memory,

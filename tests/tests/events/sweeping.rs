@@ -100,6 +100,28 @@ async fn what_the_topic_did_not_take_is_told_later() {
     assert_eq!(topic.words(), Vec::<String>::new());
 }
 
+/// Of users whose records cannot be read nothing is told, and others do not wait for them.
+#[tokio::test(start_paused = true)]
+async fn damaged_records_keep_nobody_else_from_being_told_of() {
+    let fleet = Fleet::new(false);
+    let topic = Arc::new(EventTopic::default());
+    topic.set_down(true);
+    let events = teller(&fleet, "a", &topic);
+    for n in 0..6 {
+        let user = revoked_user(&fleet, &format!("u{n}")).await;
+        events.tell(&user, &WAITS, None).await.unwrap_err();
+    }
+    topic.set_down(false);
+    for n in 0..5 {
+        let name = format!("tokens/u{n}.json");
+        let record = fleet.bucket.get(&name).await.unwrap().unwrap();
+        fleet.bucket.put(&name, "{".into(), record.generation).await.unwrap();
+    }
+    let found = swept(&sweep(&fleet, "a", &topic), &mut Memory::default()).await;
+    assert_eq!(found.untold, 5);
+    assert_eq!(topic.words(), ["u5 needed revoked"]);
+}
+
 /// The process that wrote the change died before it published it, or after: it is told when its
 /// claim has stood still for ten minutes, by one of many, under one ID. Who only is slow is not
 /// overtaken.

@@ -66,6 +66,26 @@ async fn a_sweep_gives_up_when_nobodys_jobs_go_on() {
     assert_eq!(fleet.bucket.list("parked/", None).await.unwrap().objects.len(), 9);
 }
 
+/// What an operator has to restore concerns its user alone. Nobody behind these users would
+/// ever have a turn, since each sweep begins with them.
+#[tokio::test(start_paused = true)]
+async fn users_whose_records_cannot_be_read_hold_nobody_else_up() {
+    let fleet = Fleet::new(false);
+    for n in 0..30 {
+        let user = format!("ann-{n:02}");
+        park(&fleet, &user, &user, 1).await;
+        let record = UserId::new(&user).unwrap().token_object();
+        fleet.bucket.put(&record, "no record".into(), Generation::ABSENT).await.unwrap();
+    }
+    park(&fleet, "zoe", "zoe-00", 1).await;
+    fleet.user("zoe").await;
+    let topic = Arc::new(Topic::default());
+    let stop = CancellationToken::new();
+    let swept = sweep(&fleet, "a", &topic).sweep(&mut Memory::default(), &stop).await.unwrap();
+    assert_eq!(swept, Swept { resumed: 1, jobs: 30, users: 30, ..Swept::default() });
+    assert_eq!(topic.jobs(), ["zoe-00"]);
+}
+
 /// What somebody remembers of a marker who has looked and found none.
 fn absent() -> Sighting {
     Sighting { generation: Generation::ABSENT, at: clock().monotonic() }

@@ -13,8 +13,8 @@ use super::object::{PREFIX, hints_at_need, hints_at_told, user_of};
 use super::state::Occasion;
 use super::telling::{EventError, Events, Told};
 
-/// After so many users in a row of whom nothing could be told it is the topic or the bucket
-/// that fails: the rest waits for the next turn.
+/// After so many users in a row at whom the topic or the bucket failed, the rest waits for the
+/// next turn.
 const MAX_FAILURES: u32 = 3;
 
 /// What a sweep found and did.
@@ -64,13 +64,17 @@ impl Events {
                     continue;
                 }
                 match self.tell_untold(&user, held).await {
-                    Ok(Told::Published) => {
-                        (swept.told, failures) = (swept.told + 1, 0);
+                    Ok(told) => {
+                        failures = 0;
+                        match told {
+                            Told::Published => swept.told += 1,
+                            Told::Held(_) => swept.untold += 1,
+                            Told::Nothing => {}
+                        }
                     }
-                    Ok(Told::Held(_)) => swept.untold += 1,
-                    Ok(Told::Nothing) => {}
                     Err(why) => {
-                        (swept.untold, failures) = (swept.untold + 1, failures + 1);
+                        swept.untold += 1;
+                        failures += u32::from(why.concerns_everybody());
                         warn!(user = %user.digest(), "a change of consent stays untold: {why}");
                     }
                 }

@@ -65,6 +65,19 @@ pub enum EventError {
     Late,
 }
 
+impl EventError {
+    /// Whether other users' changes would meet it too. What is stored of one user says nothing
+    /// about the next one.
+    pub(super) fn concerns_everybody(&self) -> bool {
+        match self {
+            Self::Store(error) => matches!(error, Error::Unavailable(_)),
+            Self::Publish(error) => !matches!(error, PublishError::Refused { .. }),
+            Self::Bucket(_) | Self::Late => true,
+            Self::Contended => false,
+        }
+    }
+}
+
 /// What a look at the stored state came to.
 #[derive(Debug)]
 pub enum Decided {

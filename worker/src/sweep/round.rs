@@ -19,8 +19,8 @@ use super::memory::Memory;
 use super::users::{Listed, ParkedUser, Plan, list_parked, list_records};
 use super::{AT_ONCE, Sweep, Swept};
 
-/// After so many users in a row whose jobs do not go on it is the topic or the
-/// bucket that fails: the rest waits for the next turn.
+/// After so many users in a row at whom the topic or the bucket failed, the rest waits for the
+/// next turn.
 const MAX_FAILURES: u32 = 3;
 
 /// What became of one user.
@@ -143,7 +143,7 @@ impl Sweep {
             course.note(index, acted.waiting);
             swept.resumed += acted.published;
             swept.ended += acted.ended;
-            if acted.published + acted.ended > 0 {
+            if acted.published + acted.ended > 0 || acted.finish.is_ok() {
                 failures = 0;
             }
             match acted.finish {
@@ -155,10 +155,12 @@ impl Sweep {
                     }
                 }
                 Err(error) => {
-                    failures += 1;
                     let replica = self.store.holder();
                     warn!(user = %user.digest(), replica, "parked jobs wait: {error}");
-                    failed = Some(error);
+                    if error.concerns_everybody() {
+                        failures += 1;
+                        failed = Some(error);
+                    }
                 }
             }
         }
