@@ -123,6 +123,11 @@ async fn a_good_set_up_gets_a_clean_bill() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn rule(action: &str, prefixes: &[&str]) -> LifecycleRule {
+    let prefixes = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+    LifecycleRule { action: action.to_owned(), age_days: Some(8), prefixes }
+}
+
 #[tokio::test]
 async fn a_careless_bucket() -> anyhow::Result<()> {
     let stage = good_stage().await?;
@@ -131,11 +136,11 @@ async fn a_careless_bucket() -> anyhow::Result<()> {
         BUCKET,
         BucketSettings {
             versioning: true,
-            lifecycle: vec![LifecycleRule {
-                action: "Delete".to_owned(),
-                age_days: Some(30),
-                prefixes: vec!["lea".to_owned()],
-            }],
+            lifecycle: vec![
+                rule("Delete", &["lea"]),
+                rule("Delete", &["endings/", "events/", "sessions/"]),
+                rule("AbortIncompleteMultipartUpload", &[]),
+            ],
             ..BucketSettings::default()
         },
     )?;
@@ -148,24 +153,28 @@ async fn a_careless_bucket() -> anyhow::Result<()> {
     assert_eq!(report.said["failures"], 5, "{}", report.said);
     report.expect("bucket", "uniform access", "failure", "--uniform-bucket-level-access");
     report.expect("bucket", "public access prevention", "failure", "--public-access-prevention");
-    report.expect("bucket", "lifecycle", "failure", "(Delete) concerns leases/");
+    report.expect(
+        "bucket",
+        "lifecycle",
+        "failure",
+        "(Delete, Delete) concerns leases/, endings/, events/, sessions/",
+    );
     report.expect("bucket", "members", "failure", "allUsers as roles/storage.objectViewer");
     report.expect("bucket", "this process may", "failure", "not storage.objects.delete");
     report.expect("bucket", "soft delete", "warning", "7 day(s)");
     report.expect("bucket", "versioning", "warning", "--no-versioning");
     report.expect("clock", "against Cloud Storage", "warning", "s ahead");
     report.expect("clock", "against the token endpoint", "ok", "within 5 s");
-    // A rule for other objects is nobody's trouble; warnings fail if asked to.
+    // A rule for other objects, or for none, is nobody's trouble; warnings fail if asked to.
     storage.set_bucket_settings(
         BUCKET,
         BucketSettings {
             uniform_access: true,
             public_access_prevention: true,
-            lifecycle: vec![LifecycleRule {
-                action: "Delete".to_owned(),
-                age_days: Some(1),
-                prefixes: vec!["exports/".to_owned()],
-            }],
+            lifecycle: vec![
+                rule("Delete", &["exports/", "done/"]),
+                rule("AbortIncompleteMultipartUpload", &[]),
+            ],
             ..BucketSettings::default()
         },
     )?;

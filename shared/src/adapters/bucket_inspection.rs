@@ -33,15 +33,19 @@ pub struct LifecycleRule {
     pub action: String,
     /// To objects whose name starts so; to all when there are none.
     pub prefixes: Vec<String>,
-    /// And ends so.
-    pub suffixes: Vec<String>,
 }
 
 impl LifecycleRule {
-    /// Whether it may concern an object under `prefix`.
+    /// Whether it may concern an object under `prefix`. What else it asks of an object, such as the
+    /// end of its name, is not looked at.
     pub fn reaches(&self, prefix: &str) -> bool {
-        self.prefixes.is_empty()
-            || self.prefixes.iter().any(|p| p.starts_with(prefix) || prefix.starts_with(p.as_str()))
+        // An upload that was never finished is no object yet.
+        self.action != "AbortIncompleteMultipartUpload"
+            && (self.prefixes.is_empty()
+                || self
+                    .prefixes
+                    .iter()
+                    .any(|p| p.starts_with(prefix) || prefix.starts_with(p.as_str())))
     }
 }
 
@@ -101,7 +105,6 @@ fn settings(found: Found) -> BucketSettings {
                 LifecycleRule {
                     action: rule.action.map(|action| action.r#type).unwrap_or_default(),
                     prefixes: condition.matches_prefix,
-                    suffixes: condition.matches_suffix,
                 }
             })
             .collect(),

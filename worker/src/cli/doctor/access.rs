@@ -16,6 +16,18 @@ pub(super) fn role(on: On, to: To) -> Option<&'static Role> {
     ROLES.iter().find(|role| role.on == on && role.to == to)
 }
 
+/// What lets a process see what it needs `permission` for.
+pub(super) fn to_see(permission: &str) -> String {
+    let role = match permission {
+        "storage.buckets.get" => "roles/storage.legacyBucketReader",
+        "pubsub.topics.get" | "pubsub.subscriptions.get" => "roles/pubsub.viewer",
+        "pubsub.topics.attachSubscription" => "roles/pubsub.subscriber",
+        // Predefined roles that show policies can do or see far more.
+        _ => "a custom role with it, as Terraform makes one for `fleet doctor`",
+    };
+    format!("run it as somebody who has {permission}, or grant this process {role}")
+}
+
 /// Whether `allowed` has everything that this process needs. `grant` is the
 /// command that adds an IAM binding to the object.
 pub(super) fn this_process(on: On, allowed: &[String], grant: &str, checks: &mut Checks) {
@@ -118,6 +130,17 @@ mod tests {
             assert_eq!(judged(&wrong, false), Status::Failure, "{wrong:?}");
         }
         assert_eq!(judged(&[], true), Status::Skipped);
+    }
+
+    /// Roles that only look at a topic, a subscription or a bucket do not show who may use it.
+    #[test]
+    fn who_may_not_see_a_policy_is_not_sent_for_a_role_that_does_not_show_it() {
+        for kind in ["storage.buckets", "pubsub.topics", "pubsub.subscriptions"] {
+            let (settings, policy) =
+                (to_see(&format!("{kind}.get")), to_see(&format!("{kind}.getIamPolicy")));
+            assert!(settings.contains("roles/"), "{settings}");
+            assert!(policy.contains("a custom role"), "{policy}");
+        }
     }
 
     #[test]

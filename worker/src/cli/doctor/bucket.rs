@@ -9,12 +9,14 @@ use shared::adapters::{BucketSettings, CloudStorage, SystemClock};
 use shared::ports::{Bucket as _, BucketError, Clock as _, Generation, Randomness};
 
 use super::super::environment::Place;
-use super::access::{MAY, public_members, role, this_process};
+use super::access::{MAY, public_members, role, this_process, to_see};
 use super::finding::Checks;
 use super::{Depth, Records, sealed};
 
-/// Objects that must not go by themselves.
-const KEPT: [&str; 4] = ["tokens/", "leases/", "parked/", "sweeps/"];
+/// Objects that must not go by themselves: all of a fleet's but those under `done/`, which a rule
+/// may clear.
+const KEPT: [&str; 8] =
+    ["tokens/", "leases/", "parked/", "sweeps/", "endings/", "events/", "sessions/", "logins/"];
 /// One object may change once a second.
 const PAUSE: Duration = Duration::from_millis(1100);
 const NO_GRPC: &str = "STORAGE_EMULATOR_HOST_GRPC is not set, and this emulator cannot be asked";
@@ -46,7 +48,7 @@ pub(super) async fn check(
             Err(why) => match whole(&why, name) {
                 // Every other check would only find the same.
                 Some(cause) => return cause.told(checks),
-                None => unseen(&why, name, "settings", "storage.buckets.get", &mut checks),
+                None => unseen(&why, "settings", "storage.buckets.get", &mut checks),
             },
         }
         if depth == Depth::All {
@@ -75,7 +77,7 @@ pub(super) async fn check(
 async fn members(bucket: &CloudStorage, name: &str, checks: &mut Checks) {
     match bucket.grants().await {
         Ok(grants) => public(&public_members(&grants), name, checks),
-        Err(why) => unseen(&why, name, "members", "storage.buckets.getIamPolicy", checks),
+        Err(why) => unseen(&why, "members", "storage.buckets.getIamPolicy", checks),
     }
 }
 
@@ -119,17 +121,8 @@ fn whole(why: &BucketError, name: &str) -> Option<Cause> {
 
 /// A setting that cannot be seen is no failure: the smallest role for a worker
 /// does not show it. The round trip tells whether the bucket works.
-fn unseen(
-    why: &BucketError,
-    name: &str,
-    check: &'static str,
-    permission: &str,
-    checks: &mut Checks,
-) {
-    let fix = format!(
-        "to see it, let this process have {permission}: gcloud storage buckets add-iam-policy-binding gs://{name} --role=roles/storage.legacyBucketReader, or run it as somebody who has"
-    );
-    checks.skip_for(check, format!("it needs {permission}: {why}"), fix);
+fn unseen(why: &BucketError, check: &'static str, permission: &str, checks: &mut Checks) {
+    checks.skip_for(check, format!("it needs {permission}: {why}"), to_see(permission));
 }
 
 fn settings(found: &BucketSettings, name: &str, checks: &mut Checks) {
@@ -180,17 +173,17 @@ fn settings(found: &BucketSettings, name: &str, checks: &mut Checks) {
             update("--clear-retention-period"),
         );
     }
-    let harmful: Vec<&str> = KEPT
-        .into_iter()
-        .filter(|prefix| found.lifecycle.iter().any(|rule| rule.reaches(prefix)))
-        .collect();
+    let mut harmful = found.lifecycle.clone();
+    harmful.retain(|rule| KEPT.iter().any(|prefix| rule.reaches(prefix)));
     if harmful.is_empty() {
         checks.ok("lifecycle", "nothing happens to the fleet's objects by itself");
     } else {
-        let rules: Vec<&str> = found.lifecycle.iter().map(|rule| rule.action.as_str()).collect();
+        let rules: Vec<&str> = harmful.iter().map(|rule| rule.action.as_str()).collect();
+        let mut concerned = KEPT.to_vec();
+        concerned.retain(|prefix| harmful.iter().any(|rule| rule.reaches(prefix)));
         checks.fail(
             "lifecycle",
-            format!("a rule ({}) concerns {}", rules.join(", "), harmful.join(", ")),
+            format!("a rule ({}) concerns {}", rules.join(", "), concerned.join(", ")),
             update("--clear-lifecycle, or limit its rules to other prefixes"),
         );
     }

@@ -6,7 +6,7 @@ use crate::pubsub::{Inspector, MIN_BACKOFF, Settings, Unseen};
 use crate::roles::{On, To};
 
 use super::super::environment::Place;
-use super::access::{pubsub_agent, role, this_process};
+use super::access::{pubsub_agent, role, this_process, to_see};
 use super::finding::Checks;
 use super::{Depth, Names};
 
@@ -116,11 +116,10 @@ fn unseen(why: &Unseen, what: &'static str, flag: &str, permission: &str, checks
             "it does not exist",
             format!("fleet setup, Terraform, or correct {flag}"),
         ),
-        Unseen::Denied => checks.skip_for(
-            what,
-            format!("this process has no {permission}"),
-            "run it as somebody with roles/pubsub.viewer, or grant it to this process",
-        ),
+        Unseen::Denied => {
+            let found = format!("this process has no {permission}");
+            checks.skip_for(what, found, to_see(permission));
+        }
         Unseen::Nothing => checks.fail(
             what,
             "it does not exist, or this process may not use it",
