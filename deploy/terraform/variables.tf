@@ -58,6 +58,13 @@ variable "security_group" {
   description = "gke-security-groups@DOMAIN, whose member groups Kubernetes then knows: for operators that are a group. Default: people only."
   type        = string
   default     = null
+
+  validation {
+    condition = var.security_group != null || var.cluster == "existing" || !anytrue([
+      for who in setunion(var.operators, var.custodians) : startswith(who, "group:")
+    ])
+    error_message = "security_group must be set where operators or custodians are a group: Kubernetes would know of no group, and refuse them everything."
+  }
 }
 
 variable "image_readers" {

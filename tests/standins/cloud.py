@@ -149,7 +149,6 @@ def deployments(arguments):
 def kubectl(arguments):
     if arguments[:2] == ["-n", "fleet"]:
         arguments = arguments[2:]
-    autoscaler = HOME / "hpa"
     match arguments:
         case ["exec", *rest]:
             execute([a for a in rest if a != "-i"])
@@ -165,12 +164,6 @@ def kubectl(arguments):
                 if not running:
                     fail(f"{deployment} has no pods, so that nothing is rolled out")
                 wait(f"{deployment} is not ready", lambda: all(is_ready(pod) for pod in running))
-        case ["delete", "hpa", "fleet-worker"]:
-            autoscaler.unlink()
-        case ["apply", "-k", folder]:
-            if not (Path(POD["repository"]) / folder / "kustomization.yaml").is_file():
-                fail(f"{folder} is no overlay")
-            autoscaler.touch()
         case ["wait", "--for=delete", "pod", *_]:
             wait("pods do not go", lambda: not list((HOME / "pods").iterdir()))
         case ["get" | "describe" | "logs", *_]:

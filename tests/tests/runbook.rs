@@ -82,7 +82,6 @@ impl Fleet {
             stage.user(user, Duration::ZERO).await?;
         }
         fs::write(home.join("started"), "0")?;
-        fs::write(home.join("hpa"), "")?;
         let fifo = home.join("alive");
         let made = tokio::process::Command::new("mkfifo").arg(&fifo).status().await?;
         ensure!(made.success(), "mkfifo failed");
@@ -108,7 +107,6 @@ impl Fleet {
             "environment": all,
             "fleet": fleet_binary(),
             "kms_key": KMS_KEY,
-            "repository": repository(),
         });
         Ok(fs::write(self.home.join("pod.json"), pod.to_string())?)
     }
@@ -194,8 +192,8 @@ async fn dead_letters_are_looked_at_and_published_again() -> anyhow::Result<()> 
     let commands = blocks("### FleetDeadLetters");
     let listed = fleet.operator(&commands[0]).await?;
     assert!(listed.stdout.contains("ann") && listed.stdout.contains("api"), "{}", listed.stdout);
-    // "A host or bucket that jobs should reach: FLEET_ALLOW_HOSTS or FLEET_ALLOW_BUCKETS in
-    // settings.env, apply, publish again."
+    // "A host or bucket that jobs should reach: whoever deploys adds it to FLEET_ALLOW_HOSTS or
+    // FLEET_ALLOW_BUCKETS in settings.env and applies that; then publish again."
     fleet.write_pod(&[("FLEET_ALLOW_BUCKETS", "exports")])?;
     fleet.shell("kubectl -n fleet rollout restart deployment").await?;
     fleet.operator(&commands[1]).await?;
@@ -288,10 +286,9 @@ async fn a_bucket_is_restored() -> anyhow::Result<()> {
     fleet.operator(back).await?;
     let looked = fleet.custodian("fleet users list\nfleet token ann").await?;
     assert!(looked.stdout.contains("bob"), "{}", looked.stdout);
-    assert!(!fleet.home.join("hpa").exists(), "nothing scales while the bucket is restored");
     // Start everything.
     fleet.operator(&commands[2]).await?;
-    assert!(fleet.home.join("hpa").exists() && fleet.workers() == 2);
+    assert_eq!(fleet.workers(), 2);
     assert_eq!(outcomes.outcomes(1).await?["meanwhile"]["status"], "done");
     assert_eq!(fleet.stage.cloud.objects(BUCKET, "parked/carl/").await?.len(), 1);
     Ok(())
@@ -324,7 +321,7 @@ async fn jobs_are_stopped_thrown_away_and_taken_again() -> anyhow::Result<()> {
     fleet.operator(&commands[1].replace("2026-11-23T03:00:00Z", &now.to_string())).await?;
     fleet.publish("right", "ann").await?;
     fleet.operator(&commands[2]).await?;
-    assert!(fleet.home.join("hpa").exists() && fleet.workers() == 2);
+    assert_eq!(fleet.workers(), 2);
     let told = outcomes.outcomes(1).await?;
     assert_eq!(told.keys().collect::<Vec<_>>(), ["right"], "the other one must not run");
     Ok(())

@@ -8,11 +8,12 @@ mock_provider "google" {
 }
 
 variables {
-  project     = "my-project"
-  region      = "europe-west1"
-  public_host = "connect.example.com"
-  operators   = ["group:fleet-operators@example.com"]
-  custodians  = ["user:ann@example.com"]
+  project        = "my-project"
+  region         = "europe-west1"
+  public_host    = "connect.example.com"
+  operators      = ["group:fleet-operators@example.com"]
+  security_group = "gke-security-groups@example.com"
+  custodians     = ["user:ann@example.com"]
 }
 
 run "operators_look_and_do_not_hold" {
@@ -40,6 +41,16 @@ run "operators_look_and_do_not_hold" {
     condition     = google_pubsub_subscription_iam_member.operators["group:fleet-operators@example.com workers"].role == "roles/pubsub.subscriber"
     error_message = "operators cannot skip jobs"
   }
+}
+
+run "a_group_that_kubernetes_does_not_know" {
+  command = plan
+
+  variables {
+    security_group = null
+  }
+
+  expect_failures = [var.security_group]
 }
 
 run "an_output_bucket_that_has_tokens" {

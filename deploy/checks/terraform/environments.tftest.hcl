@@ -8,11 +8,12 @@ mock_provider "google" {
 }
 
 variables {
-  project     = "my-project"
-  region      = "europe-west1"
-  public_host = "connect.example.com"
-  operators   = ["group:fleet-operators@example.com"]
-  custodians  = ["user:ann@example.com"]
+  project        = "my-project"
+  region         = "europe-west1"
+  public_host    = "connect.example.com"
+  operators      = ["group:fleet-operators@example.com"]
+  security_group = "gke-security-groups@example.com"
+  custodians     = ["user:ann@example.com"]
 }
 
 run "a_fleet" {

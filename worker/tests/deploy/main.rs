@@ -11,6 +11,7 @@ mod dashboard;
 mod ignored;
 mod manifests;
 mod monitoring;
+mod operators;
 mod query;
 mod readme;
 mod sizing;

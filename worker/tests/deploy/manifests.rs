@@ -327,7 +327,10 @@ fn what_the_run_book_scales_to_none_it_lifts_again_in_the_same_section() {
             stopped += 1;
             let lifted = scaled[at..].iter().any(|(other, to)| other == name && *to > 0);
             assert!(lifted, "{}: {name} stays at none", section.lines().next().unwrap());
-            assert!(section.contains("kubectl apply -k"), "the autoscaler stays away");
+            // KEDA goes on scaling, unlike the HorizontalPodAutoscaler.
+            for told in ["paused-replicas=0`", "paused-replicas-`"] {
+                assert!(section.contains(told), "KEDA would start {name}, or never again: {told}");
+            }
         }
     }
     assert_eq!(stopped, 3);
