@@ -64,7 +64,7 @@ fn operators_may_do_what_the_run_book_has_them_do() {
     assert!(count > 40, "{count}");
 }
 
-/// Operators may change Deployments and make no ConfigMap, so that new pods of what they apply
+/// Operators may change Deployments and make no `ConfigMap`, so that new pods of what they apply
 /// would wait for settings that are not there.
 #[test]
 fn whoever_applies_an_overlay_may_make_all_of_it() {
@@ -74,6 +74,20 @@ fn whoever_applies_an_overlay_may_make_all_of_it() {
         for changed in ["kubectl apply -k", "`settings.env`", "FLEET_ACCEPT_UNSEALED="] {
             let says = section.to_lowercase().contains("whoever deploys");
             assert!(!section.contains(changed) || says, "{name}: who applies {changed}?");
+        }
+    }
+}
+
+#[test]
+fn a_new_key_seals_once_every_pod_can_open_what_it_seals() {
+    let runbook = read(RUNBOOK);
+    let parts: Vec<&str> = runbook.split("--promote KEY_ID").collect();
+    assert_eq!(parts.len(), 3);
+    for before in &parts[..2] {
+        let waits = before.rsplit("rollout restart deployment").next().unwrap();
+        for deployment in ["fleet-worker", "fleet-web"] {
+            let waits_for = format!("rollout status deploy/{deployment}\n");
+            assert!(waits.contains(&waits_for), "{deployment} may not have the new key yet");
         }
     }
 }
