@@ -86,19 +86,6 @@ impl AppUsers for BySubject {
     }
 }
 
-/// Every profile is this user's: for a person who logs in at a terminal.
-#[derive(Debug, Clone)]
-pub struct OneUser(pub UserId);
-
-impl AppUsers for OneUser {
-    fn user<'a>(
-        &'a self,
-        _profile: &'a Map<String, Value>,
-    ) -> BoxFuture<'a, Result<UserId, String>> {
-        async { Ok(self.0.clone()) }.boxed()
-    }
-}
-
 /// The account's name in a profile: `sub` (OpenID Connect), else `id`. A number is one
 /// only if it is an integer: of any other the digits may have changed on the way, and
 /// two accounts could become one.
