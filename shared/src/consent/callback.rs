@@ -7,7 +7,7 @@ use super::id_token::{self, Expected};
 use super::outcome::{CallbackError, Outcome, SignedIn};
 use super::pending::{NAME_LENGTH, Pending, digest};
 use super::{
-    Consent, LOGIN_LIFETIME, Started, marker, missing_scopes, narrower_by, start, subject,
+    Consent, LOGIN_LIFETIME, Started, marker, missing_scopes, not_granted, start, subject,
 };
 use crate::error::Error;
 use crate::ports::{Answer, CodeAnswer, EndpointError};
@@ -163,7 +163,7 @@ async fn finish(
     {
         return Err(CallbackError::StoredForAnother { stored, chosen: sub });
     }
-    let missing = missing_scopes(pending.wanted(), &granted);
+    let missing = not_granted(pending.wanted(), &granted);
     let grant = grant(answer, &granted, sub.clone(), sent_at);
     let stored = match store(consent, &user, grant, &granted).await? {
         Some(stored) => stored,
@@ -174,7 +174,7 @@ async fn finish(
         }
     };
     let held = before.map(|before| consent.still_listed(&before.scopes)).unwrap_or_default();
-    let lost = narrower_by(&granted, &held);
+    let lost = not_granted(&held, &granted);
     let next = pending.next.clone();
     let done = Box::new(SignedIn { user, profile, stored, missing, next });
     // A person who was asked for a scope may decline it.

@@ -159,11 +159,19 @@ impl Consent {
 
     /// The scopes that may be asked for beyond [`SIGN_IN_SCOPES`]. A login that asks again
     /// for what the person allowed before leaves out what is not listed any more. Default:
-    /// everything is.
+    /// everything is. If `offline_access` is listed, every login asks for it: providers that
+    /// know it give no refresh token without it, and do not report it as granted.
     #[must_use]
     pub fn listed(mut self, scopes: Vec<String>) -> Self {
         self.listed = Some(scopes);
         self
+    }
+
+    /// What every login asks for, whatever else is wanted.
+    fn always_asked(&self) -> Vec<String> {
+        let listed = self.listed.iter().flatten();
+        let offline = listed.filter(|scope| long_name(scope) == OFFLINE_ACCESS).take(1).cloned();
+        SIGN_IN_SCOPES.map(str::to_owned).into_iter().chain(offline).collect()
     }
 
     /// Those of a record's scopes that may be asked for again.
@@ -229,15 +237,19 @@ fn long_name(scope: &str) -> String {
     }
 }
 
-/// What a grant with the scopes `now` allows less than one with the scopes `before`. That
-/// a provider does not report `openid` or `offline_access` does not narrow a grant.
-fn narrower_by(now: &[String], before: &[String]) -> Vec<String> {
-    let mut lost = missing_scopes(before, now);
-    lost.retain(|scope| !matches!(long_name(scope).as_str(), "openid" | "offline_access"));
-    lost
+/// What OpenID Connect calls the scope that a refresh token comes for.
+const OFFLINE_ACCESS: &str = "offline_access";
+
+/// Those of `wanted` that a grant with the scopes `held` does not allow. A provider need not
+/// report `openid` and `offline_access`, so a grant without them may allow as much.
+pub fn not_granted(wanted: &[String], held: &[String]) -> Vec<String> {
+    let mut lacking = missing_scopes(wanted, held);
+    lacking.retain(|scope| !matches!(long_name(scope).as_str(), "openid" | OFFLINE_ACCESS));
+    lacking
 }
 
-/// Those of `wanted` that are not in `held`, whatever names they go by.
+/// Those of `wanted` that are not in `held`, whatever names they go by: what is still to be
+/// asked for. Whether a grant allows what is wanted, [`not_granted`] says.
 pub fn missing_scopes(wanted: &[String], held: &[String]) -> Vec<String> {
     let holds = |scope: &&String| !held.iter().any(|h| long_name(h) == long_name(scope));
     wanted.iter().filter(holds).cloned().collect()

@@ -9,14 +9,14 @@ use oauth2::{
 use url::Url;
 
 use super::pending::{NAME_LENGTH, Pending};
-use super::{Consent, LOGIN_LIFETIME, SIGN_IN_SCOPES, missing_scopes};
+use super::{Consent, LOGIN_LIFETIME, missing_scopes, not_granted};
 use crate::error::Error;
 use crate::user_id::UserId;
 
 /// What to ask a person for.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
-    /// Scopes beyond [`SIGN_IN_SCOPES`], which are always asked.
+    /// Scopes beyond [`SIGN_IN_SCOPES`](super::SIGN_IN_SCOPES), which are always asked.
     pub scopes: Vec<String>,
     /// A local path to go to afterwards; anything else becomes `/`.
     pub next: String,
@@ -75,7 +75,8 @@ pub enum StartError {
 /// # Errors
 /// [`StartError`].
 pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, StartError> {
-    let mut scopes: Vec<String> = SIGN_IN_SCOPES.map(str::to_owned).to_vec();
+    let mut scopes = consent.always_asked();
+    let always = scopes.len();
     for scope in start.scopes {
         if !scopes.contains(&scope) {
             scopes.push(scope);
@@ -90,11 +91,11 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
             Ok(record) => {
                 // Not every provider reports what comes with signing in, and somebody else than
                 // is remembered need not see a page for that.
-                let asked = &scopes[if binding { 0 } else { SIGN_IN_SCOPES.len() }..];
+                let asked = &scopes[if binding { 0 } else { always }..];
                 let due = record.trouble().is_some()
                     || record.client_id != consent.client.client_id()
-                    || !missing_scopes(asked, &record.scopes).is_empty();
-                prompt = due || start.only || start.replace;
+                    || !not_granted(asked, &record.scopes).is_empty();
+                prompt |= due || start.only || start.replace;
                 if !start.only {
                     let held = consent.still_listed(&record.scopes);
                     scopes.extend(missing_scopes(&held, &scopes));

@@ -209,6 +209,18 @@ async fn a_browser_remembers_whose_account_it_was_and_nothing_narrows() {
 }
 
 #[tokio::test]
+async fn what_no_provider_reports_is_asked_for_and_not_offered() {
+    let dev = Dev::start_with(&["--offer-scope=offline_access"]).await;
+    let mut person = Person::new();
+    let asked = person.get(&dev.url("/oauth/start")).await.location();
+    assert!(asked.contains("offline_access"), "{asked}");
+    person.sign_in(&dev, "guest-1").await;
+    let page = person.get(&dev.url("/account")).await.body;
+    assert!(page.contains("See, change and delete your tasks"), "{page}");
+    assert!(!page.contains("Keep access while you are away"), "{page}");
+}
+
+#[tokio::test]
 async fn abandoned_sign_ins_leave_four_cookies() {
     let dev = Dev::start().await;
     let mut person = Person::new();

@@ -77,6 +77,43 @@ async fn a_login_that_narrows_is_stored_and_repeated_once_with_the_union() {
     assert_eq!(stored_scopes(&world).await, ["email", "profile"]);
 }
 
+/// Providers need not report `openid`, and none reports `offline_access`.
+#[tokio::test]
+async fn what_providers_do_not_report_is_not_missing() {
+    for (reported, scopes) in [
+        (&["email", "profile"][..], vec![]),
+        (&["email", "profile", "mail.read"], vec!["offline_access".into(), "Mail.Read".into()]),
+    ] {
+        let world = World::new();
+        world.report(reported);
+        let start = || Start { scopes: scopes.clone(), ..Start::default() };
+        let done = signed_in(world.sign_in(start()).await);
+        assert!(done.missing.is_empty(), "{:?}", done.missing);
+        let (_, asked) = world.start(Start { user: Some(user()), ..start() }).await;
+        assert!(!asked.contains_key("prompt"), "{reported:?}: everything is granted");
+    }
+}
+
+/// Without it such a provider gives no refresh token, and no record says so.
+#[tokio::test]
+async fn offline_access_is_always_asked_for_where_it_is_listed() {
+    let mut world = World::new();
+    for replica in &mut world.replicas {
+        *replica = replica.clone().listed(vec!["Mail.Read".into(), "offline_access".into()]);
+    }
+    world.report(&["email", "profile", "Mail.Read"]);
+    signed_in(world.sign_in(Start::default()).await);
+    let mine = || Start { user: Some(user()), ..Start::default() };
+    for (start, scopes) in [
+        (Start::default(), "openid email profile offline_access"),
+        (mine(), "openid email profile offline_access Mail.Read"),
+        (Start { only: true, ..mine() }, "openid email profile offline_access"),
+    ] {
+        let (_, asked) = world.start(start).await;
+        assert_eq!(asked["scope"], scopes);
+    }
+}
+
 #[tokio::test]
 async fn less_by_name_alone_does_not_narrow() {
     let world = World::new();

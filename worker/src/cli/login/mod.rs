@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use shared::adapters::{HttpProvider, HttpTokenEndpoint, MemoryBucket, http_client};
 use shared::consent::{
-    CallbackError, Consent, Outcome, SessionKey, Start, missing_scopes, oauth_start,
+    CallbackError, Consent, Outcome, SessionKey, Start, not_granted, oauth_start,
 };
 use shared::profile::get_profile;
 use shared::sealing::Sealing;
@@ -171,7 +171,7 @@ impl Login<'_> {
             return Ok(true);
         }
         match self.store.get_credentials(self.user).await {
-            Ok(held) => Ok(!missing_scopes(&self.args.scope, held.scopes()).is_empty()),
+            Ok(held) => Ok(!not_granted(&self.args.scope, held.scopes()).is_empty()),
             Err(Error::NeedsConsent(_)) => Ok(true),
             Err(error) => Err(error).with_context(|| self.args.user.clone()),
         }

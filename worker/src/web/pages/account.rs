@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use shared::ConsentReason;
-use shared::consent::missing_scopes;
+use shared::consent::{missing_scopes, not_granted};
 use shared::record::TokenRecord;
 
 use super::super::Site;
@@ -181,7 +181,7 @@ fn details(record: &TokenRecord) -> Html {
 
 /// A plain GET form: it leads to the provider, which asks the person.
 fn more(site: &Site, shown: &Account<'_>) -> Html {
-    let mut offered = missing_scopes(&site.offered, &shown.record.scopes);
+    let mut offered = not_granted(&site.offered, &shown.record.scopes);
     if let Some(waiting) = shown.waiting {
         // These have a button of their own.
         offered = missing_scopes(&offered, &waiting.scopes(&shown.record.scopes));
