@@ -164,24 +164,24 @@ async fn finish(
         return Err(CallbackError::StoredForAnother { stored, chosen: sub });
     }
     let missing = not_granted(pending.wanted(), &granted);
+    let held = before.map(|before| consent.still_listed(&before.scopes)).unwrap_or_default();
+    // Whoever was unknown at the start is known now: a second round asks for the union, since
+    // what it brings replaces the record.
+    let unasked = if pending.only { Vec::new() } else { missing_scopes(&held, &pending.scopes) };
+    let union = [&pending.scopes[..], &unasked].concat();
     let grant = grant(answer, &granted, sub.clone(), sent_at);
     let stored = match store(consent, &user, grant, &granted).await? {
         Some(stored) => stored,
         None if pending.repeated => return Err(CallbackError::NoRefreshToken),
-        None => {
-            let started = again(consent, pending, pending.scopes.clone(), sub)?;
-            return Ok(Outcome::ConsentAgain(started));
-        }
+        None => return Ok(Outcome::ConsentAgain(again(consent, pending, union, sub)?)),
     };
-    let held = before.map(|before| consent.still_listed(&before.scopes)).unwrap_or_default();
     let lost = not_granted(&held, &granted);
     let next = pending.next.clone();
     let done = Box::new(SignedIn { user, profile, stored, missing, next });
     // A person who was asked for a scope may decline it.
-    let asked = missing_scopes(&lost, &pending.scopes).is_empty();
+    let lost_unasked = !missing_scopes(&lost, &pending.scopes).is_empty();
     let may_narrow = pending.only || pending.repeated;
-    if stored && !lost.is_empty() && !asked && !may_narrow {
-        let union = pending.scopes.iter().cloned().chain(lost).collect();
+    if stored && lost_unasked && !may_narrow {
         return Ok(Outcome::MoreConsent(done, again(consent, pending, union, sub)?));
     }
     Ok(Outcome::SignedIn(done))

@@ -8,6 +8,18 @@ impl World {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         *self.provider.scopes.lock().unwrap() = Some(names);
     }
+
+    /// The provider refuses the user by its administrator's policy, as a worker finds out.
+    async fn block(&self) {
+        let name = user().token_object();
+        let stored = self.bucket.get(&name).await.unwrap().unwrap();
+        let mut record: Value = serde_json::from_slice(&stored.content).unwrap();
+        record["blocked"] = json!({
+            "code": "admin_policy_enforced", "since": "2026-01-01T00:00:00Z",
+            "next_try": "2100-01-01T00:00:00Z",
+        });
+        self.bucket.put(&name, record.to_string().into(), stored.generation).await.unwrap();
+    }
 }
 
 async fn stored_scopes(world: &World) -> Vec<String> {
@@ -75,6 +87,30 @@ async fn a_login_that_narrows_is_stored_and_repeated_once_with_the_union() {
     let query = format!("code=c&state={}", asked["state"]);
     assert!(signed_in(world.answer(1, &again, &query).await).stored);
     assert_eq!(stored_scopes(&world).await, ["email", "profile"]);
+}
+
+/// Nobody was known at the start; after the first round somebody is.
+#[tokio::test]
+async fn a_second_round_asks_for_what_the_person_allowed_before() {
+    for (blocked, only, scopes) in [
+        (false, false, "openid email profile tasks drive"),
+        (true, false, "openid email profile tasks drive"),
+        (false, true, "openid email profile tasks"),
+    ] {
+        let world = World::new();
+        world.report(&["openid", "email", "profile", "drive"]);
+        signed_in(world.sign_in(Start::default()).await);
+        if blocked {
+            world.block().await;
+        }
+        *world.provider.refresh_token.lock().unwrap() = false;
+        world.report(&["openid", "email", "profile", "tasks"]);
+        let more = Start { scopes: vec!["tasks".into()], only, ..Start::default() };
+        let Outcome::ConsentAgain(again) = world.sign_in(more).await.unwrap() else {
+            panic!("no refresh token came for more than is stored");
+        };
+        assert_eq!(world.asked(&again)["scope"], scopes, "{blocked} {only}");
+    }
 }
 
 /// Providers need not report `openid`, and none reports `offline_access`.
