@@ -235,9 +235,11 @@ impl Granting {
         let mut scopes = grant.scopes.clone();
         scopes.sort();
         scopes.dedup();
+        // Another refresh token may be another account's.
+        let same = before.filter(|stored| stored.refresh_token == refresh_token);
         TokenRecord {
             user: self.user.clone(),
-            sub: grant.sub.clone().or_else(|| before.and_then(|s| s.sub.clone())),
+            sub: grant.sub.clone().or_else(|| same.and_then(|stored| stored.sub.clone())),
             state: if grant.ended.is_some() { RecordState::Revoked } else { RecordState::Active },
             reason: grant.ended.map(|reason| reason.to_string()),
             refresh_token,

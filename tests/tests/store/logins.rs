@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use jiff::SignedDuration;
 use shared::ports::{Bucket as _, Generation, TokenEndpoint};
-use shared::{ConsentReason, Error, Imported, Login, TokenStore, UserId};
+use shared::{ConsentReason, Error, Grant, Imported, Login, TokenStore, UserId};
 use tests::memory::{FaultyBucket, Fleet, GatedBucket, Provider, VirtualClock, WriteFault, pass};
 
 use super::{asks, current, expired_user, plant_lease, seconds};
@@ -117,6 +117,21 @@ async fn imports_do_not_replace_unless_told_to() {
     let error = store.import(&user, other.clone(), false).await.unwrap_err();
     assert!(matches!(error, Error::Exists { .. }), "{error}");
     assert_eq!(store.import(&user, other, true).await, Ok(Imported::Replaced));
+}
+
+/// Only of the refresh token that is stored it is known whose it is.
+#[tokio::test(start_paused = true)]
+async fn another_refresh_token_does_not_keep_the_account_of_the_one_before() {
+    let fleet = Fleet::new(true);
+    let user = UserId::new("u").unwrap();
+    let store = fleet.replica("a");
+    let named = Grant { sub: Some("1097".to_owned()), ..fleet.login(&user) };
+    let same = Grant { sub: None, ..named.clone() };
+    let other = Grant { sub: None, ..fleet.login(&user) };
+    for (grant, sub) in [(named, Some("1097")), (same, Some("1097")), (other, None)] {
+        assert_eq!(store.set_credentials(&user, grant).await, Ok(Login::Stored));
+        assert_eq!(store.read_record(&user).await.unwrap().sub.as_deref(), sub);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -342,12 +342,15 @@ async fn imports_mix_nobody_up() {
     assert!(!fine && told.contains("is stored here"), "{told}");
     assert!(!dev.fleet(&["users", "show", "alice"]).await.0);
     // A file that names nobody: its access token does.
-    let whole: serde_json::Value = serde_json::from_str(&record).unwrap();
-    let nameless = serde_json::json!({
-        "refresh_token": whole["refresh_token"], "access_token": whole["access_token"],
-        "expiry": whole["expires_at"], "token_type": "Bearer",
-    });
-    std::fs::write(&file, nameless.to_string()).unwrap();
+    let nameless = |record: &str| {
+        let whole: serde_json::Value = serde_json::from_str(record).unwrap();
+        let nameless = serde_json::json!({
+            "refresh_token": whole["refresh_token"], "access_token": whole["access_token"],
+            "expiry": whole["expires_at"], "token_type": "Bearer",
+        });
+        nameless.to_string()
+    };
+    std::fs::write(&file, nameless(&record)).unwrap();
     let (fine, told) = import(&["alice"]).await;
     assert!(!fine && told.contains("\"user-1\"") && told.contains("\"alice\""), "{told}");
     assert!(!dev.fleet(&["users", "show", "alice"]).await.0);
@@ -359,8 +362,10 @@ async fn imports_mix_nobody_up() {
 
     assert!(dev.revoke_at_provider("user-1").await);
     // The access token is used until the provider is asked again.
-    let state =
-        |shown: &str| serde_json::from_str::<serde_json::Value>(shown).unwrap()["state"].clone();
+    let member = |shown: &str, name: &str| {
+        serde_json::from_str::<serde_json::Value>(shown).unwrap()[name].clone()
+    };
+    let state = |shown: &str| member(shown, "state");
     dev.expire("user-1").await;
     assert!(!dev.fleet(&["token", "user-1"]).await.0);
     assert_eq!(state(&dev.fleet(&["users", "show", "user-1"]).await.1), "revoked");
@@ -375,4 +380,15 @@ async fn imports_mix_nobody_up() {
     let (fine, told) = import(&["alice", "--as-other-user"]).await;
     assert!(fine && told.contains("created"), "{told}");
     assert_eq!(state(&dev.fleet(&["users", "show", "alice"]).await.1), "revoked");
+
+    // Nor does it take the account of the record that it replaces.
+    Person::new().sign_in(&dev, "guest-1").await;
+    let (_, record) = dev.fleet(&["users", "export", "guest-1"]).await;
+    std::fs::write(&file, nameless(&record)).unwrap();
+    assert!(dev.fleet(&["users", "delete", "guest-1", "--yes"]).await.0);
+    let (fine, told) = import(&["alice"]).await;
+    assert!(!fine && told.contains("\"guest-1\"") && told.contains("\"alice\""), "{told}");
+    let (fine, told) = import(&["alice", "--as-other-user"]).await;
+    assert!(fine && told.contains("replaced"), "{told}");
+    assert_eq!(member(&dev.fleet(&["users", "show", "alice"]).await.1, "sub"), "guest-1");
 }

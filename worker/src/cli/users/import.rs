@@ -66,25 +66,26 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
     let client = store.read_client()?;
     let in_file = |why: String| Usage(format!("{}: {why}", file.display()));
     let read = credential_file::read(&read_small(&file)?).map_err(in_file)?;
-    let others = others_of(&read, &user);
-    if let (Some(other), false) = (others.first(), as_other_user) {
-        return Err(in_file(format!(
+    let mut others = others_of(&read, &user);
+    let refuse = |others: &[String]| match others.first() {
+        Some(other) if !as_other_user => Err(in_file(format!(
             "it is the credential of {other:?}, not of {:?}: one grant under two IDs ends when either renews it; nothing was changed. Import it with --user {other}, or add --as-other-user if {other:?} is not stored in any fleet",
             user.as_str()
-        ))
-        .into());
-    }
+        ))),
+        _ => Ok(()),
+    };
+    refuse(&others)?;
     let names_nobody = read.user.is_none() && read.grant.sub.is_none();
-    let grant = grant_for(read, &client).map_err(in_file)?;
+    let mut grant = grant_for(read, &client).map_err(in_file)?;
     let ended = grant.ended;
     let connected = store.connect(place).await?;
     let events = events.connect(&project, place, &connected.store, &store.bucket).await?;
-    let asked = match &grant.access_token {
-        Some(token) if names_nobody => account_of(token, &client, &connected).await?,
-        _ => None,
-    };
-    let asked = asked.filter(|account| account != user.as_str());
-    for other in others.into_iter().chain(asked) {
+    if let (Some(token), true) = (&grant.access_token, names_nobody) {
+        grant.sub = account_of(token, &client, &connected).await?;
+        others.extend(grant.sub.clone().filter(|account| account != user.as_str()));
+        refuse(&others)?;
+    }
+    for other in others {
         refuse_if_stored(&connected.store, &other, &user).await?;
     }
     let imported = match connected.store.import(&user, grant, replace).await {
