@@ -1,5 +1,6 @@
-//! An HTTP server that nobody can fill up: a request has so long to arrive, and of too many
-//! connections those go that have been waiting longest without a request.
+//! An HTTP server that nobody can fill up: a request has so long to arrive and an answer to be
+//! taken, and of too many connections the one goes that has been waiting for its peer longest.
+//! Nor does anybody hold up its end: whatever is not being answered by then is soon closed.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -25,12 +26,14 @@ use shared::ports::Clock as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 use tracing::warn;
 
-/// A request's head, and then its body, have so long to arrive.
+/// A request's head, and then its body, have so long to arrive, and each part of an answer to be
+/// taken.
 const ARRIVAL: Duration = Duration::from_secs(10);
 /// A connection that has brought a request may be idle for so long: longer than load
 /// balancers keep theirs, which must not find them closed.
@@ -67,8 +70,9 @@ impl Listener for UnixListener {
     }
 }
 
-/// Serves `routes` until `stop`, then ends what is under way. Handlers find the peer's address
-/// as [`ConnectInfo`], if it has one.
+/// Serves `routes` until `stop`, then ends what is under way: handlers are awaited, and peers
+/// get [`ARRIVAL`] for the rest. Handlers find the peer's address as [`ConnectInfo`], if it has
+/// one.
 ///
 /// # Errors
 /// None at present: a failure to accept is waited past.
@@ -119,19 +123,61 @@ enum Doing {
     Arriving,
     /// Having a request answered.
     Busy,
+    /// Waiting for its peer to take the answer.
+    Leaving,
     /// Waiting for the next request.
     Idle,
+}
+
+impl Doing {
+    /// How long it may last.
+    fn limit(self) -> Duration {
+        match self {
+            Self::Arriving | Self::Leaving => ARRIVAL,
+            Self::Idle => IDLE,
+            Self::Busy => Duration::MAX,
+        }
+    }
+}
+
+/// What a connection is doing, and since when.
+#[derive(Debug, Clone)]
+struct Conduct(watch::Sender<(Doing, Instant)>);
+
+impl Conduct {
+    fn new() -> Self {
+        Self(watch::Sender::new((Doing::Arriving, Instant::now())))
+    }
+
+    fn now(&self) -> (Doing, Instant) {
+        *self.0.borrow()
+    }
+
+    fn begin(&self, next: Doing) {
+        self.0.send_replace((next, Instant::now()));
+    }
+
+    /// Begins `next` if it is doing `before`.
+    fn go_on(&self, before: Doing, next: Doing) {
+        self.0.send_if_modified(|(doing, since)| {
+            let goes_on = *doing == before;
+            if goes_on {
+                (*doing, *since) = (next, Instant::now());
+            }
+            goes_on
+        });
+    }
 }
 
 /// One open connection.
 #[derive(Debug, Clone)]
 struct Open {
     id: u64,
-    doing: watch::Sender<Doing>,
+    conduct: Conduct,
     close: CancellationToken,
 }
 
-/// The open connections, oldest first.
+/// The open connections.
 #[derive(Debug)]
 struct Connections {
     most: usize,
@@ -152,8 +198,8 @@ impl Connections {
             return None;
         }
         *next += 1;
-        let (doing, close) = (watch::Sender::new(Doing::Arriving), CancellationToken::new());
-        let admitted = Open { id: *next, doing, close };
+        let (conduct, close) = (Conduct::new(), CancellationToken::new());
+        let admitted = Open { id: *next, conduct, close };
         all.insert(admitted.id, admitted.clone());
         Some(admitted)
     }
@@ -167,11 +213,11 @@ impl Connections {
     }
 }
 
-/// Closes the oldest connection that brings no request to an end, or else the oldest idle one.
+/// Closes the connection that has been waiting for its peer longest. A visitor who has just come
+/// is the last to go, so that neither idle connections nor half-sent requests keep anybody out.
 fn close_one(all: &mut BTreeMap<u64, Open>) -> bool {
-    let oldest = |doing: Doing| all.values().find(|open| *open.doing.borrow() == doing);
-    let Some(id) = oldest(Doing::Arriving).or_else(|| oldest(Doing::Idle)).map(|open| open.id)
-    else {
+    let waiting = all.values().filter(|open| open.conduct.now().0 != Doing::Busy);
+    let Some(id) = waiting.min_by_key(|open| open.conduct.now().1).map(|open| open.id) else {
         return false;
     };
     if let Some(open) = all.remove(&id) {
@@ -188,27 +234,28 @@ async fn connection(
     open: Open,
     stop: CancellationToken,
 ) -> u64 {
-    let doing = open.doing.clone();
+    let conduct = open.conduct.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (routes, doing) = (routes.clone(), doing.clone());
+        let (routes, conduct) = (routes.clone(), conduct.clone());
         async move {
-            let response = answer(request, peer, routes, &doing).await;
-            doing.send_replace(Doing::Idle);
+            let response = answer(request, peer, routes, &conduct).await;
+            conduct.begin(Doing::Idle);
             Ok::<_, Infallible>(response)
         }
     });
-    let watched = Watched { stream, doing: open.doing.clone() };
+    let watched = Watched { stream, conduct: open.conduct.clone() };
     let connection = http1::Builder::new().serve_connection(TokioIo::new(watched), service);
     let mut connection = std::pin::pin!(connection);
     let mut stopping = false;
-    let too_long = too_long(open.doing.subscribe());
-    let mut too_long = std::pin::pin!(too_long);
+    let mut too_long = std::pin::pin!(too_long(open.conduct.0.subscribe()));
+    let mut too_late = std::pin::pin!(too_late(open.conduct.0.subscribe(), &stop));
     loop {
         tokio::select! {
             // What went wrong is the peer's business.
             _ended = connection.as_mut() => break,
             () = open.close.cancelled() => break,
             () = too_long.as_mut() => break,
+            () = too_late.as_mut() => break,
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
@@ -222,8 +269,10 @@ async fn answer(
     request: Request<Incoming>,
     peer: Option<SocketAddr>,
     mut routes: Router,
-    doing: &watch::Sender<Doing>,
+    conduct: &Conduct,
 ) -> Response {
+    // A head that came along with the request before it was read from a buffer, and not noticed.
+    conduct.begin(Doing::Arriving);
     let (mut head, body) = request.into_parts();
     let too_large = body.size_hint().lower() > LARGEST_BODY as u64;
     if too_large {
@@ -233,7 +282,7 @@ async fn answer(
     let Ok(body) = to_bytes(Body::new(body), LARGEST_BODY).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
-    doing.send_replace(Doing::Busy);
+    conduct.begin(Doing::Busy);
     if let Some(peer) = peer {
         head.extensions.insert(ConnectInfo(peer));
     }
@@ -242,24 +291,36 @@ async fn answer(
 }
 
 /// Ends when the connection has been doing one thing for too long.
-async fn too_long(mut doing: watch::Receiver<Doing>) {
+async fn too_long(mut conduct: watch::Receiver<(Doing, Instant)>) {
     loop {
-        let limit = match *doing.borrow_and_update() {
-            Doing::Arriving => ARRIVAL,
-            Doing::Idle => IDLE,
-            Doing::Busy => Duration::MAX,
-        };
-        match tokio::time::timeout(limit, doing.changed()).await {
+        let limit = conduct.borrow_and_update().0.limit();
+        match tokio::time::timeout(limit, conduct.changed()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return,
         }
     }
 }
 
-/// A stream whose idle end is noticed: the first byte of the next request.
+/// Ends once `stop` is long past and the connection has no request answered: a peer that brings
+/// or takes a little now and then would otherwise hold up the end of the server.
+async fn too_late(mut conduct: watch::Receiver<(Doing, Instant)>, stop: &CancellationToken) {
+    stop.cancelled().await;
+    loop {
+        let begins = conduct.wait_for(|(doing, _)| *doing == Doing::Busy);
+        if tokio::time::timeout(ARRIVAL, begins).await.is_err() {
+            return;
+        }
+        if conduct.wait_for(|(doing, _)| *doing != Doing::Busy).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A stream that notices the first byte of the next request, and a peer that does not take its
+/// answer.
 struct Watched<S> {
     stream: S,
-    doing: watch::Sender<Doing>,
+    conduct: Conduct,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -271,13 +332,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = into.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, into);
         if into.filled().len() > before {
-            self.doing.send_if_modified(|doing| {
-                let begins = *doing == Doing::Idle;
-                if begins {
-                    *doing = Doing::Arriving;
-                }
-                begins
-            });
+            self.conduct.go_on(Doing::Idle, Doing::Arriving);
         }
         polled
     }
@@ -289,7 +344,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         content: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, content)
+        let polled = Pin::new(&mut self.stream).poll_write(context, content);
+        match polled {
+            Poll::Pending => self.conduct.go_on(Doing::Idle, Doing::Leaving),
+            Poll::Ready(_) => self.conduct.go_on(Doing::Leaving, Doing::Idle),
+        }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -304,20 +364,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tokio::task::JoinHandle;
 
     use super::*;
 
-    async fn start() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<io::Result<()>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = CancellationToken::new();
-        let routes = Router::new().route(
+    fn routes() -> Router {
+        Router::new().route(
             "/",
             get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.ip().to_string())
                 .post(async |body: bytes::Bytes| body),
-        );
-        let serving = tokio::spawn(serve(listener, routes, stop.clone()));
+        )
+    }
+
+    async fn start() -> (SocketAddr, CancellationToken, JoinHandle<io::Result<()>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, routes(), stop.clone()));
         (address, stop, serving)
     }
 
@@ -356,32 +420,109 @@ mod tests {
         serving.await.unwrap().unwrap();
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn of_too_many_the_one_that_has_waited_longest_is_closed() {
+        let connections = Connections::new(3);
+        let [first, second, third] = [(); 3].map(|()| connections.admit().unwrap());
+        second.conduct.begin(Doing::Busy);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        third.conduct.begin(Doing::Leaving);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        first.conduct.begin(Doing::Idle);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let visitor = connections.admit().unwrap();
+        assert!(third.close.is_cancelled() && !first.close.is_cancelled());
+        connections.admit().unwrap();
+        assert!(first.close.is_cancelled(), "the idle one goes");
+        assert!(!visitor.close.is_cancelled(), "and not whoever has just come");
+    }
+
     #[tokio::test]
-    async fn of_too_many_the_oldest_that_bring_nothing_are_closed() {
-        let connections = Connections::new(2);
+    async fn what_is_being_answered_is_not_closed_for_another() {
+        let connections = Connections::new(1);
         let first = connections.admit().unwrap();
-        let second = connections.admit().unwrap();
-        first.doing.send_replace(Doing::Busy);
-        second.doing.send_replace(Doing::Idle);
-        let third = connections.admit().unwrap();
-        assert!(second.close.is_cancelled() && !first.close.is_cancelled());
-        third.doing.send_replace(Doing::Busy);
-        assert!(connections.admit().is_none(), "both are being answered");
-        connections.gone(third.id);
+        first.conduct.begin(Doing::Busy);
+        assert!(connections.admit().is_none());
+        connections.gone(first.id);
         assert!(connections.admit().is_some());
+    }
+
+    /// A connection through which so many bytes fit at once.
+    fn connect(room: usize, stop: &CancellationToken) -> (DuplexStream, JoinHandle<u64>) {
+        let (ours, theirs) = tokio::io::duplex(room);
+        let open = Connections::new(1).admit().unwrap();
+        let peer = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
+        (ours, tokio::spawn(connection(theirs, peer, routes(), open, stop.clone())))
+    }
+
+    const ANOTHER: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    /// Its head comes along with a whole request, so that nothing is read when it begins.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_arrive_is_noticed_behind_another_request() {
+        for stops in [false, true] {
+            let stop = CancellationToken::new();
+            let (mut peer, serving) = connect(4096, &stop);
+            let half = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nx";
+            peer.write_all(format!("{ANOTHER}{half}").as_bytes()).await.unwrap();
+            let mut answer = [0; 12];
+            peer.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200");
+            let began = Instant::now();
+            if stops {
+                stop.cancel();
+            }
+            serving.await.unwrap();
+            assert_eq!(began.elapsed(), ARRIVAL, "{stops}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_taken_is_not_waited_with() {
+        let (mut peer, serving) = connect(64, &CancellationToken::new());
+        peer.write_all(ANOTHER.as_bytes()).await.unwrap();
+        let began = Instant::now();
+        serving.await.unwrap();
+        assert_eq!(began.elapsed(), ARRIVAL);
+    }
+
+    /// It takes a byte now and then, which is progress and no reason to stay.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_slow_does_not_hold_up_the_end() {
+        let stop = CancellationToken::new();
+        let (mut peer, serving) = connect(64, &stop);
+        peer.write_all(ANOTHER.as_bytes()).await.unwrap();
+        peer.read_u8().await.unwrap();
+        stop.cancel();
+        let began = Instant::now();
+        let taking = async {
+            loop {
+                peer.read_u8().await.unwrap();
+                tokio::time::advance(ARRIVAL / 2).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = serving => drop(ended.unwrap()),
+            () = taking => {}
+        }
+        assert!(began.elapsed() <= ARRIVAL * 2, "{:?}", began.elapsed());
     }
 
     /// With a clock that jumps to the next deadline whenever nothing else is left to do.
     #[tokio::test(start_paused = true)]
     async fn what_arrives_too_slowly_is_closed() {
-        for (doing, limit) in [(Doing::Arriving, ARRIVAL), (Doing::Idle, IDLE)] {
-            let sender = watch::Sender::new(doing);
-            let began = tokio::time::Instant::now();
-            too_long(sender.subscribe()).await;
+        let conduct = Conduct::new();
+        for (doing, limit) in
+            [(Doing::Arriving, ARRIVAL), (Doing::Leaving, ARRIVAL), (Doing::Idle, IDLE)]
+        {
+            conduct.begin(doing);
+            let began = Instant::now();
+            too_long(conduct.0.subscribe()).await;
             assert_eq!(began.elapsed(), limit);
         }
-        let sender = watch::Sender::new(Doing::Busy);
-        let watching = tokio::spawn(too_long(sender.subscribe()));
+        conduct.begin(Doing::Busy);
+        let watching = tokio::spawn(too_long(conduct.0.subscribe()));
         tokio::time::advance(IDLE * 10).await;
         assert!(!watching.is_finished(), "a handler has its own limits");
     }
