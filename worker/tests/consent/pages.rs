@@ -81,7 +81,9 @@ async fn forms_of_other_sites_and_old_pages_change_nothing() {
     let mut person = Person::new();
     let back = person.consent(&dev.url("/oauth/start"), "guest-1").await;
     person.get(&back).await;
-    for action in ["/account/test", "/account/job", "/account/disconnect", "/sign-out"] {
+    for action in
+        ["/account/test", "/account/job", "/account/less", "/account/disconnect", "/sign-out"]
+    {
         for form in [&[][..], &[("csrf", "guess")]] {
             assert_eq!(person.post(&dev.url(action), form).await.status, 403, "{action}");
         }
@@ -206,6 +208,21 @@ async fn a_browser_remembers_whose_account_it_was_and_nothing_narrows() {
     assert!(asked.contains("auth%2Ftasks") && asked.contains("login_hint=guest-1"), "{asked}");
     let asked = Person::new().get(&dev.url("/oauth/start")).await.location();
     assert!(!asked.contains("tasks"), "nobody is known: {asked}");
+}
+
+/// Any site can have a link to a sign-in, and a person may well press Allow then.
+#[tokio::test]
+async fn a_form_of_ours_asks_for_less_and_no_link_does() {
+    let dev = Dev::start().await;
+    let mut person = Person::new();
+    let asked = person.get(&dev.url(&format!("/oauth/start?scopes={TASKS}"))).await.location();
+    let back = person.decide(&asked, "guest-1", Some(&[TASKS])).await;
+    assert_eq!(person.get(&back).await.status, 303);
+    let asked = person.get(&dev.url("/oauth/start?only=1")).await.location();
+    assert!(asked.contains("auth%2Ftasks"), "{asked}");
+    let csrf = Person::csrf(&person.get(&dev.url("/account")).await.body);
+    let asked = person.post(&dev.url("/account/less"), &[("csrf", &csrf)]).await.location();
+    assert!(asked.contains("prompt=consent") && !asked.contains("tasks"), "{asked}");
 }
 
 #[tokio::test]

@@ -137,7 +137,7 @@ fn waits(site: &Site, shown: &Account<'_>) -> Html {
 
 /// What the person allowed, how to allow less, and the details for those who want them.
 fn allowed(site: &Site, shown: &Account<'_>) -> Html {
-    let record = shown.record;
+    let Account { session, record, .. } = *shown;
     let optional: Vec<String> =
         record.scopes.iter().filter(|scope| !is_sign_in(scope)).cloned().collect();
     let listed = missing_scopes(&optional, &missing_scopes(&optional, &site.offered));
@@ -146,10 +146,10 @@ fn allowed(site: &Site, shown: &Account<'_>) -> Html {
     } else {
         format!(
             "<details><summary>Allow less</summary>\
-             <form method=\"get\" action=\"/oauth/start\"><input type=\"hidden\" name=\"next\" value=\"/account\">\
-             <input type=\"hidden\" name=\"only\" value=\"1\">\
+             <form method=\"post\" action=\"/account/less\">{}\
              <fieldset><legend>{}</legend>{}</fieldset>\
              <button>Allow less</button></form></details>",
+            csrf(session),
             named(site, "Leave ticked what you still allow. Your provider asks you again."),
             boxes(&listed, true)
         )

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, RawQuery, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use shared::UserId;
@@ -39,7 +40,6 @@ pub(super) async fn start(
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         match &*name {
             "next" => request.next = value.into_owned(),
-            "only" => request.only = value == "1",
             "more" => more = value == "1",
             "scopes" => request.scopes.extend(scopes_of(&value)),
             _ => {}
@@ -49,6 +49,23 @@ pub(super) async fn start(
         let text = "Tick at least one box to allow more.".to_owned();
         return see_other("/account", vec![app.told(&Notice { text, bad: true })]);
     }
+    begin(&app, peer, &headers, request).await
+}
+
+/// To allow less than before is asked for by a form of ours alone: by a link, any site could
+/// have a person's grant replaced by a smaller one.
+pub(super) async fn less(
+    State(app): Shared,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if let Err(refusal) = app.form(&headers, &body).await {
+        return *refusal;
+    }
+    let ticked = form_urlencoded::parse(&body).filter(|(name, _)| name == "scopes");
+    let scopes = ticked.flat_map(|(_, value)| scopes_of(&value)).collect();
+    let request = Start { scopes, next: "/account".to_owned(), only: true, ..Start::default() };
     begin(&app, peer, &headers, request).await
 }
 
