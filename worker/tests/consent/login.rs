@@ -218,6 +218,32 @@ async fn a_scope_that_is_not_granted_is_exit_code_3_and_none_is_lost() {
     assert!(file.contains(&calendar) && !file.contains(&format!("{drive}\"")), "{file}");
 }
 
+/// A new OAuth client is a reason to ask the person, whose grant is another client's.
+#[tokio::test]
+async fn a_login_moves_a_person_to_another_client() {
+    let dev = Dev::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("me.json");
+    let stored = || -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap()
+    };
+    for moves in [false, true] {
+        if moves {
+            let mut record = stored();
+            record["client_id"] = "other".into();
+            std::fs::write(&file, record.to_string()).unwrap();
+        }
+        let mut terminal = Terminal::start(&dev, &["login", "-u", "me.json"], folder.path());
+        let page = terminal.address("Waiting").await;
+        let back = Person::new().decide(&page, "guest-1", Some(&[])).await;
+        assert_eq!(Person::new().get(&back).await.status, 200);
+        let (code, shown) = terminal.code().await;
+        assert_eq!(code, Some(0), "{shown}");
+        assert_eq!(shown.contains("another OAuth client"), moves, "{shown}");
+        assert_ne!(stored()["client_id"], "other");
+    }
+}
+
 /// Empty lines and answers to something else are asked for again.
 #[tokio::test]
 async fn a_slip_of_the_paste_is_asked_for_again() {

@@ -173,6 +173,14 @@ impl Login<'_> {
         match self.store.get_credentials(self.user).await {
             Ok(held) => Ok(!not_granted(&self.args.scope, held.scopes()).is_empty()),
             Err(Error::NeedsConsent(_)) => Ok(true),
+            Err(Error::WrongClient { field, stored, configured, .. }) => {
+                output::note(format!(
+                    "{} was granted to another OAuth client ({field} {stored:?}); this login \
+                     replaces that by a grant to {configured:?}.",
+                    self.args.user
+                ));
+                Ok(true)
+            }
             Err(error) => Err(error).with_context(|| self.args.user.clone()),
         }
     }
