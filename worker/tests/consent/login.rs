@@ -244,7 +244,7 @@ async fn a_login_moves_a_person_to_another_client() {
     }
 }
 
-/// Empty lines and answers to something else are asked for again.
+/// Empty lines and answers to something else are asked for again, and wrapped lines are one.
 #[tokio::test]
 async fn a_slip_of_the_paste_is_asked_for_again() {
     let dev = Dev::start().await;
@@ -259,7 +259,8 @@ async fn a_slip_of_the_paste_is_asked_for_again() {
     writeln!(terminal.keyboard, "?state=other&code=fake").unwrap();
     terminal.shows("another sign-in").await;
     let bare = back.strip_prefix("http://").unwrap();
-    writeln!(terminal.keyboard, "'{bare}'").unwrap();
+    let (begins, ends) = bare.split_at(bare.find("code=").unwrap() + "code=".len() + 4);
+    terminal.keyboard.write_all(format!("'{begins}\n{ends}'\n").as_bytes()).unwrap();
     let (fine, shown) = terminal.end().await;
     assert!(fine && shown.contains("guest-2@example.com"), "{shown}");
 }

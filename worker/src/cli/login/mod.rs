@@ -28,6 +28,7 @@ use super::resume::resume;
 use super::sealing::SealingArgs;
 use account::Announced;
 use browser::{Door, Return};
+use paste::Keyboard;
 use place::Target;
 
 #[derive(Debug, clap::Args)]
@@ -212,10 +213,13 @@ impl Login<'_> {
             ..Start::default()
         };
         let mut started = oauth_start(&consent, start).await?;
+        let mut keyboard = Keyboard::new();
         let mut signed_in = None;
         loop {
             let outcome = match &back {
-                Return::Pasted(address) => paste::ask(&consent, &started, address).await,
+                Return::Pasted(address) => {
+                    paste::ask(&mut keyboard, &consent, &started, address).await
+                }
                 Return::Loopback { listener, .. } => {
                     let door = Door::new(back.address(), &started.url);
                     browser::show(&door);
