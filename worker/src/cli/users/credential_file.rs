@@ -11,6 +11,9 @@
 //! | Go's oauth2 | `access_token`, `expiry`; no client |
 //! | rclone | the same in `token = …` of its configuration |
 //! | Node's google-auth-library | `access_token`, `expiry_date` in milliseconds, `scope`; no client |
+//! | clasp | Node's in `token`, the client beside it; or gcloud's by name in `tokens` |
+//! | firebase-tools | in `tokens`: `access_token`, `expires_at` in milliseconds, `scopes`; no client |
+//! | yup-oauth2 | a list of `scopes` and `token`; no client |
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -133,6 +136,9 @@ fn read_json(value: &Value) -> Result<CredentialFile, String> {
     if value.get("version").is_some() && value.get("user").is_some() {
         return read_record(value);
     }
+    if let Some(inner) = inner(value)? {
+        return read_json(&inner);
+    }
     let text = |name: &str| {
         let text = value.get(name).and_then(Value::as_str).map(str::trim);
         text.filter(|text| !text.is_empty())
@@ -163,6 +169,36 @@ fn read_json(value: &Value) -> Result<CredentialFile, String> {
         ..Grant::default()
     };
     Ok(CredentialFile { client_id: text("client_id").map(str::to_owned), user: None, grant })
+}
+
+/// What holds the refresh token one level down, with the scopes and the client that only stand
+/// beside it.
+fn inner(value: &Value) -> Result<Option<Value>, String> {
+    let mut held: Vec<&Value> = match (value, value.get("tokens")) {
+        (Value::Array(held), _) => held.iter().collect(),
+        _ if value.get("refresh_token").is_some() => return Ok(None),
+        // Each under the name that its user gave it.
+        (_, Some(Value::Object(named))) if !named.contains_key("refresh_token") => {
+            named.values().collect()
+        }
+        (_, tokens) => value.get("token").into_iter().chain(tokens).collect(),
+    };
+    held.retain(|held| held.is_object());
+    match held[..] {
+        [] => Ok(None),
+        [held] => {
+            let mut inner = held.clone();
+            let client =
+                value.get("oauth2ClientSettings").and_then(|client| client.get("clientId"));
+            for (name, beside) in [("scopes", value.get("scopes")), ("client_id", client)] {
+                if let (None, Some(beside)) = (inner.get(name), beside) {
+                    inner[name] = beside.clone();
+                }
+            }
+            Ok(Some(inner))
+        }
+        _ => Err("it holds the tokens of several sign-ins: import one of them alone".to_owned()),
+    }
 }
 
 /// What a file is that is no user's credential.

@@ -26,10 +26,11 @@ Examples:
   fleet users export 1097 --bucket old | fleet users import - --user 1097 --bucket new
 
 Reads an exported record, gcloud's authorized_user, the token files of google-auth,
-oauth2client, Go, rclone and Node, and StarThinker's base64. The grant must belong to the
-configured OAuth client. A file that names another user or account than --user is refused:
-one grant under two IDs ends when either renews it. Of a file that names nobody the provider
-is asked whose it is, where its access token is still good; a refresh token alone tells nothing.
+oauth2client, Go, rclone, Node, clasp, firebase-tools and yup-oauth2, and StarThinker's
+base64. The grant must belong to the configured OAuth client. A file that names another user
+or account than --user is refused: one grant under two IDs ends when either renews it. Of a
+file that names nobody the provider is asked whose it is, where its access token is still
+good; a refresh token alone tells nothing.
 
 Importing the stored refresh token again changes nothing; a record that was revoked with it
 stays revoked (fleet users retry asks the provider). Parked jobs of the user go on at once
