@@ -136,6 +136,11 @@ async fn what_a_provider_says_by_mistake_is_asked_again() -> anyhow::Result<()> 
         assert!(shown.contains("sign in again from time to time"), "{shown}");
         // Still so: nothing has changed, and the exit code says what is needed.
         assert_eq!(stage.fleet(&["users", "retry", "ann"]).await?.code, 3);
+        // Of those whom a time finds they are counted, also where it finds one.
+        let output = stage.fleet(&["users", "retry", "--revoked-since", "1h", "--json"]).await?;
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        let counts: serde_json::Value = serde_json::from_str(&output.stdout)?;
+        assert_eq!(counts, json!({"active": 0, "rejected": 1, "failed": 0}));
         mistake.lift();
         let output = stage.fleet(retry).await?;
         assert_eq!(output.code, 0, "{}", output.stderr);

@@ -76,12 +76,13 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
     let store = &connected.store;
     let bucket = &args.store.bucket;
     let events = args.events.connect(&args.project, place, store, bucket).await?;
+    // Of one user who is named, the exit code says what came of it.
+    let named = args.user.is_some();
     let users = match (args.user, args.revoked_since) {
         (Some(user), _) => vec![user],
         (None, Some(since)) => revoked(store, since).await?,
         (None, None) => Vec::new(),
     };
-    let alone = users.len() == 1;
     let (mut active, mut rejected, mut failed) = (0_u64, 0_u64, 0_u64);
     for user in &users {
         match store.retry(user).await {
@@ -90,7 +91,7 @@ pub(super) async fn run(args: Args, place: &Place) -> anyhow::Result<()> {
                 resume(place, topic.clone(), &*connected.bucket, store, user).await;
                 tell(events.as_deref(), user).await;
             }
-            Err(error) if alone => {
+            Err(error) if named => {
                 connected.finish().await;
                 return Err(error).with_context(|| format!("user {:?}", user.as_str()));
             }
