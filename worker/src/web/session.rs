@@ -14,6 +14,8 @@ use shared::UserId;
 use shared::consent::SessionKey;
 use shared::record::GrantId;
 
+use super::cookies::Cookies;
+
 /// A session ends after this long, wherever it is used.
 pub const SESSION_LIFETIME: Duration = Duration::from_hours(12);
 
@@ -22,6 +24,8 @@ const NOTICE: &str = "notice";
 const ACCOUNT: &str = "account";
 /// How long a browser remembers whose account it was.
 pub(super) const REMEMBERED_FOR: Duration = Duration::from_hours(30 * 24);
+/// The next page is asked for at once.
+const NOTICE_LIFETIME: Duration = Duration::from_mins(1);
 /// Cookies hold about 4 KiB.
 const LONGEST: usize = 400;
 
@@ -112,11 +116,45 @@ impl Notice {
         Self { text: text.into(), bad: true }
     }
 
-    pub(super) fn seal(&self, key: &SessionKey) -> String {
-        key.seal(NOTICE, &serde_json::to_vec(self).unwrap_or_default())
+    /// A `Set-Cookie` value with as much of it as fits: a browser drops a cookie that is too
+    /// long, and the person would be told nothing.
+    pub(super) fn cookie(&self, cookies: Cookies, name: &str, key: &SessionKey) -> String {
+        let mut told = self.clone();
+        loop {
+            let sealed = key.seal(NOTICE, &serde_json::to_vec(&told).unwrap_or_default());
+            let length = told.text.chars().count();
+            if length <= 1 || cookies.fits(name, &sealed) {
+                return cookies.set(name, &sealed, NOTICE_LIFETIME.as_secs());
+            }
+            let kept = (length * 3 / 4).saturating_sub(1);
+            told.text = told.text.chars().take(kept).chain(['…']).collect();
+        }
     }
 
     pub(super) fn open(key: &SessionKey, sealed: &str) -> Option<Self> {
         serde_json::from_slice(&key.open(NOTICE, sealed)?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_notice_is_cut_to_what_a_browser_keeps() {
+        let (key, cookies) = (SessionKey::random(), Cookies { secure: true });
+        let scopes = (0..52)
+            .map(|n| format!("Use for you: https://example.com/auth/with-a-long-name-{n:02}"));
+        let scopes = scopes.collect::<Vec<_>>().join("; ");
+        for text in ["Short.".to_owned(), format!("Not allowed: {scopes}."), "ä".repeat(20_000)] {
+            let set = Notice::bad(text.clone()).cookie(cookies, "notice", &key);
+            let (name, rest) = set.split_once('=').unwrap();
+            let sealed = rest.split(';').next().unwrap();
+            assert!(name.len() + sealed.len() < 4096, "{}", sealed.len());
+            let told = Notice::open(&key, sealed).unwrap();
+            let beginning = told.text.strip_suffix('…').unwrap_or(&told.text);
+            assert!(told.bad && text.starts_with(beginning), "{}", told.text);
+            assert!(told.text == text || told.text.len() > 1000, "{}", told.text);
+        }
     }
 }

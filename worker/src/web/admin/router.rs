@@ -269,7 +269,7 @@ async fn act(
         Some(Err(_panicked)) => Notice::bad("That failed. Look at the log of these pages."),
         None => Notice::bad("That takes long and goes on. Reload this page in a minute."),
     };
-    let cookie = app.cookies.set(NOTICE, &notice.seal(&app.admin.key), 60);
+    let cookie = notice.cookie(app.cookies, NOTICE, &app.admin.key);
     see_other(&format!("/user?{query}"), vec![cookie])
 }
 

@@ -212,7 +212,7 @@ impl App {
     }
 
     fn told(&self, notice: &Notice) -> String {
-        self.cookies.set(NOTICE, &notice.seal(self.site.consent.key()), 60)
+        notice.cookie(self.cookies, NOTICE, self.site.consent.key())
     }
 
     /// To the provider, with the pending login in a cookie of its own: logins in two tabs do

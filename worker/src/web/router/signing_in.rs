@@ -242,7 +242,7 @@ fn what_to_tell(done: &SignedIn, going_on: usize) -> Option<Notice> {
     if !done.missing.is_empty() {
         let missing: Vec<String> = done.missing.iter().map(|scope| in_words(scope)).collect();
         let text = format!(
-            "You are signed in, but did not allow everything that was asked. Not allowed: {}. Jobs that need it wait.{go_on}",
+            "You are signed in, but did not allow everything that was asked. Jobs that need it wait.{go_on} Not allowed: {}.",
             missing.join("; ")
         );
         return Some(Notice { text, bad: true });
