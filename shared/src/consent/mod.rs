@@ -53,7 +53,7 @@ pub use callback::{Callback, oauth_callback};
 pub use marker::sweep_logins;
 pub use outcome::{CallbackError, Outcome, SignedIn};
 pub use seal::{BadSessionKey, SessionKey};
-pub use start::{Start, StartError, Started, oauth_start};
+pub use start::{LONGEST_NEXT, Start, StartError, Started, oauth_start};
 
 /// What is asked first: who the person is.
 pub const SIGN_IN_SCOPES: [&str; 3] = ["openid", "email", "profile"];

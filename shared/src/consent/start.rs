@@ -194,13 +194,15 @@ impl Started {
     }
 }
 
+/// A longer path is not led to after a login: the cookie that keeps it would not fit.
+pub const LONGEST_NEXT: usize = 1024;
+
 /// `next` if it is a path on this very site, else `/`. A browser reads `//host`
 /// and `/\host` as other sites, and drops tabs and newlines before it looks.
 pub(super) fn local_path(next: &str) -> String {
-    const LONGEST: usize = 1024;
     let plain = next.starts_with('/')
         && !next[1..].starts_with(['/', '\\'])
-        && next.len() <= LONGEST
+        && next.len() <= LONGEST_NEXT
         && next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
     let base = Url::parse("https://local.invalid").ok();
     let stays = plain

@@ -186,7 +186,7 @@ impl Login<'_> {
         }
     }
 
-    /// Has the person consent; the scopes of `--scope` that were not granted.
+    /// Has the person consent; what was asked for, signing in included, and not granted.
     async fn consent(&self, userinfo: &str) -> anyhow::Result<Vec<String>> {
         let back = Return::open(&self.client, self.args.no_browser).await?;
         let provider = HttpProvider::new(

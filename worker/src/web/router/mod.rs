@@ -187,7 +187,7 @@ impl App {
         page(status, shown, Vec::new())
     }
 
-    /// What the last request left to tell, and the cookie that forgets it.
+    /// What the last request left to tell.
     fn notice(&self, headers: &HeaderMap) -> Option<Notice> {
         Notice::open(self.site.consent.key(), &self.cookies.get(headers, NOTICE)?)
     }
@@ -219,7 +219,7 @@ impl App {
     /// not disturb each other. Of the logins that this browser has begun before, the newest
     /// are kept.
     async fn off_to_provider(&self, started: &Started, headers: &HeaderMap) -> Response {
-        let name = format!("{LOGIN}{}", started.name);
+        let name = login_cookie(&started.name);
         if !self.cookies.fits(&name, &started.pending) {
             let told = "That is more access than one sign-in can ask for. Ask for less at a time.";
             let (status, title) = (StatusCode::BAD_REQUEST, "Too much at once");
@@ -237,7 +237,7 @@ impl App {
         let gone = before.len() - kept;
         let mut cookies: Vec<String> = before[..gone]
             .iter()
-            .map(|(_, name)| self.cookies.clear(&format!("{LOGIN}{name}")))
+            .map(|(_, name)| self.cookies.clear(&login_cookie(name)))
             .collect();
         cookies.push(self.cookies.set(&name, &started.pending, started.max_age()));
         see_other(started.url.as_str(), cookies)
@@ -270,6 +270,11 @@ impl App {
         let told = self.message(StatusCode::FORBIDDEN, title, refusal, Onward::SignIn, headers);
         Err(Box::new(told.await))
     }
+}
+
+/// The cookie of the login that has this name.
+fn login_cookie(name: &str) -> String {
+    format!("{LOGIN}{name}")
 }
 
 /// Compares without telling by its duration where two texts differ.

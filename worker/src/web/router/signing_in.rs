@@ -10,12 +10,12 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use shared::UserId;
 use shared::consent::{
-    Callback, Outcome, SignedIn, Start, missing_scopes, oauth_callback, oauth_start,
+    Callback, LONGEST_NEXT, Outcome, SignedIn, Start, missing_scopes, oauth_callback, oauth_start,
 };
 use tracing::{info, warn};
 use url::form_urlencoded;
 
-use super::{ACCOUNT, App, SESSION, Shared, see_other, with_cookies};
+use super::{ACCOUNT, App, SESSION, Shared, login_cookie, see_other, with_cookies};
 use crate::events::state::Occasion;
 use crate::metrics::web_event;
 use crate::resuming::{Resumed, resume_user};
@@ -94,9 +94,6 @@ pub(super) async fn connect(
     }
     begin(&app, peer, &headers, hint, request).await
 }
-
-/// A longer path is not led to after a login.
-const LONGEST_NEXT: usize = 1024;
 
 fn scopes_of(value: &str) -> Vec<String> {
     value.split([' ', ',']).filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
@@ -182,7 +179,7 @@ pub(super) async fn callback(
     }
     let query = query.unwrap_or_default();
     let answer = Callback::Query(&query);
-    let name = answer.name().map(|name| format!("login_{name}"));
+    let name = answer.name().map(|name| login_cookie(&name));
     let pending = name.as_ref().and_then(|name| app.cookies.get(&headers, name));
     let forget = |name: Option<String>| name.map(|name| app.cookies.clear(&name));
     // The code in this address must not go on to anybody.
