@@ -11,7 +11,7 @@
 //! | scheme and port | `https` on 443, also for the operator's hosts |
 //! | Google's APIs | every name under `googleapis.com`, not `googleapis.com` itself |
 //! | token services | `oauth2`, `iamcredentials`, `sts`, `securetoken` and `identitytoolkit`, as a label of the name or as a part of one between hyphens: that takes in `sts.mtls.googleapis.com`, `iamcredentials.us-east1.rep.googleapis.com` and the endpoints of Private Service Connect, `sts-NAME.p.googleapis.com` |
-//! | their paths | the same services by path (`www.googleapis.com/oauth2/v4/token`, not `userinfo`), and the token bucket in every form of Cloud Storage's APIs; batches and gRPC calls of Cloud Storage, whose body names the bucket |
+//! | their paths | the same services by path (`www.googleapis.com/oauth2/v4/token`, not `userinfo`), IAM's methods that make tokens or signatures, also over gRPC, and IAM's batches; the token bucket in every form of Cloud Storage's APIs; batches and gRPC calls of Cloud Storage, whose body names the bucket |
 //! | the operator's hosts | exactly the names given with `--allow-host`: no subdomains, wildcards, addresses or token services |
 //! | addresses | never, however they are written |
 //! | a trailing dot | refused: certificates and virtual hosts take it differently |

@@ -76,6 +76,7 @@ async fn the_token_bucket_and_token_services_are_never_called() -> anyhow::Resul
         "www.googleapis.com/batch/storage/v1".to_owned(),
         "www.googleapis.com/batch".to_owned(),
         "storage.googleapis.com/google.storage.v2.Storage/ReadObject".to_owned(),
+        "storage.googleapis.com/$rpc/google.storage.v2.Storage/ReadObject".to_owned(),
     ];
     let of_tokens = [
         "www.googleapis.com/oauth2/v4/token",
@@ -86,6 +87,8 @@ async fn the_token_bucket_and_token_services_are_never_called() -> anyhow::Resul
         "www.googleapis.com/identitytoolkit/v3/relyingparty/verifyPassword",
         "www.googleapis.com/securetoken/v1/token",
         "iam.googleapis.com/v1/projects/-/serviceAccounts/x:generateAccessToken",
+        "iam.googleapis.com/$rpc/google.iam.admin.v1.IAM/SignJwt",
+        "iam.googleapis.com/batch",
     ];
     let of_hosts = [
         "oauth2.googleapis.com/token",

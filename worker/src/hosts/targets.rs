@@ -12,9 +12,9 @@ use super::{Forbidden, GOOGLE, TOKEN_SERVICES};
 
 /// What an OAuth service offers besides tokens.
 const PUBLIC_OAUTH: [&str; 2] = ["userinfo", "certs"];
-/// Custom methods that make tokens or signatures, on whichever host they are.
-const TOKEN_METHODS: [&str; 4] =
-    [":generateAccessToken", ":generateIdToken", ":signBlob", ":signJwt"];
+/// Methods that make tokens or signatures, on whichever host they are. gRPC writes them with a
+/// capital letter.
+const TOKEN_METHODS: [&str; 4] = ["generateAccessToken", "generateIdToken", "signBlob", "signJwt"];
 /// What stands before a bucket's name in a path.
 const BEFORE_A_BUCKET: [&str; 3] = ["b", "bucket", "buckets"];
 
@@ -26,7 +26,7 @@ pub(super) fn check(url: &Url, token_bucket: Option<&str>) -> Result<(), Forbidd
     };
     let path = decoded(url.path());
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-    if is_token_service(&segments) {
+    if is_token_service(service, &segments) {
         return Err(Forbidden::TokenService);
     }
     match token_bucket {
@@ -35,28 +35,45 @@ pub(super) fn check(url: &Url, token_bucket: Option<&str>) -> Result<(), Forbidd
     }
 }
 
-fn is_token_service(segments: &[&str]) -> bool {
+/// Whether the path leads to a service that trades in tokens, or may: what a batch of
+/// IAM's reaches stands in its body.
+fn is_token_service(service: &str, segments: &[&str]) -> bool {
     // A batch names the service second.
     let of_batch = segments.strip_prefix(&["batch"]);
     let named = of_batch.unwrap_or(segments);
     let named = named.strip_prefix(&["o"]).unwrap_or(named);
     let is_service = named.first().is_some_and(|name| TOKEN_SERVICES.contains(name));
     let is_public = of_batch.is_none() && named.iter().any(|name| PUBLIC_OAUTH.contains(name));
-    (is_service && !is_public)
-        || segments.iter().any(|segment| TOKEN_METHODS.iter().any(|m| segment.ends_with(m)))
+    let is_iam = named.first() == Some(&"iam") || service.split(['.', '-']).any(|p| p == "iam");
+    (is_service && !is_public) || (of_batch.is_some() && is_iam) || makes_tokens(segments)
+}
+
+/// Whether the path names a method that makes tokens: `x:signJwt`, and over gRPC
+/// `google.iam.admin.v1.IAM/SignJwt`.
+fn makes_tokens(segments: &[&str]) -> bool {
+    let is_rest = |segment: &&str| {
+        segment.rsplit_once(':').is_some_and(|(_, method)| TOKEN_METHODS.contains(&method))
+    };
+    let is_grpc = |pair: &[&str]| {
+        pair[0].starts_with("google.iam.")
+            && TOKEN_METHODS.iter().any(|method| method.eq_ignore_ascii_case(pair[1]))
+    };
+    segments.iter().any(is_rest) || segments.windows(2).any(is_grpc)
 }
 
 /// Whether the path, or the host before `googleapis.com`, leads to the bucket, or may: what a
 /// batch or a call of gRPC reaches stands in its body.
 fn is_bucket(bucket: &str, service: &str, segments: &[&str]) -> bool {
     let of_host = service.contains("storage");
-    if !of_host && !segments.contains(&"storage") && segments != ["batch"] {
+    // The service's name is the first segment, or follows `$rpc`.
+    let is_grpc = segments.iter().any(|segment| segment.starts_with("google.storage."));
+    if !of_host && !is_grpc && !segments.contains(&"storage") && segments != ["batch"] {
         return false;
     }
     let is_named =
         segments.windows(2).any(|pair| BEFORE_A_BUCKET.contains(&pair[0]) && pair[1] == bucket);
     let first = segments.first().copied().unwrap_or_default();
-    let is_unseen = first == "batch" || first.starts_with("google.storage.");
+    let is_unseen = is_grpc || first == "batch";
     let of_name = service.strip_prefix(bucket).is_some_and(|rest| rest.starts_with('.'));
     is_named || is_unseen || (of_host && (first == bucket || of_name))
 }

@@ -426,6 +426,10 @@ fn the_token_bucket_is_out_of_reach() {
         "https://www.googleapis.com/batch/storage/v1",
         "https://www.googleapis.com/batch",
         "https://storage.googleapis.com/google.storage.v2.Storage/ReadObject",
+        "https://storage.googleapis.com/$rpc/google.storage.v2.Storage/ReadObject",
+        "https://storage.googleapis.com/%24rpc%2Fgoogle.storage.v2.Storage/ReadObject",
+        "https://www.googleapis.com/$rpc/google.storage.v2.Storage/ReadObject",
+        "https://storage.googleapis.com/$rpc/google.storage.control.v2.StorageControl/GetFolder",
     ] {
         assert_eq!(rules.check(url).map(String::from), Err(Forbidden::TokenBucket), "{url}");
     }
@@ -459,6 +463,13 @@ fn token_services_by_path() {
         "https://www.googleapis.com/securetoken/v1/token",
         "https://iam.googleapis.com/v1/projects/-/serviceAccounts/x:signJwt",
         "https://any.googleapis.com/v1/projects/-/serviceAccounts/x:generateAccessToken",
+        "https://iam.googleapis.com/google.iam.admin.v1.IAM/SignJwt",
+        "https://iam.googleapis.com/$rpc/google.iam.admin.v1.IAM/SignBlob",
+        "https://any.googleapis.com/$rpc/google.iam.credentials.v1.IAMCredentials/GenerateAccessToken",
+        "https://any.googleapis.com/google.iam.credentials.v1.IAMCredentials/GenerateIdToken",
+        "https://iam.googleapis.com/batch",
+        "https://iam.mtls.googleapis.com/batch",
+        "https://www.googleapis.com/batch/iam/v1",
     ] {
         assert_eq!(rules().check(url).map(String::from), Err(Forbidden::TokenService), "{url}");
     }
@@ -471,6 +482,9 @@ fn token_services_by_path() {
         "https://www.googleapis.com/oauth2/v3/userinfo",
         "https://www.googleapis.com/oauth2/v3/certs",
         "https://www.googleapis.com/drive/v3/files/oauth2",
+        "https://iam.googleapis.com/v1/projects/p/serviceAccounts",
+        "https://iam.googleapis.com/$rpc/google.iam.admin.v1.IAM/ListServiceAccounts",
+        "https://www.googleapis.com/batch/drive/v3",
     ] {
         assert!(rules().check(url).is_ok(), "{url}");
     }
