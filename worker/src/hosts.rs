@@ -12,6 +12,7 @@
 //! | Google's APIs | every name under `googleapis.com`, not `googleapis.com` itself |
 //! | token services | `oauth2`, `iamcredentials`, `sts`, `securetoken` and `identitytoolkit`, as a label of the name or as a part of one between hyphens: that takes in `sts.mtls.googleapis.com`, `iamcredentials.us-east1.rep.googleapis.com` and the endpoints of Private Service Connect, `sts-NAME.p.googleapis.com` |
 //! | their paths | the same services by path (`www.googleapis.com/oauth2/v4/token`, not `userinfo`), IAM's methods that make tokens or signatures, also over gRPC, and IAM's batches; the token bucket in every form of Cloud Storage's APIs; batches and gRPC calls of Cloud Storage, whose body names the bucket |
+//! | the query | no parameter that stands for another method or for headers: `$httpMethod`, `$httpHeaders`, `X-HTTP-Method-Override` and the like |
 //! | the operator's hosts | exactly the names given with `--allow-host`: no subdomains, wildcards, addresses or token services |
 //! | addresses | never, however they are written |
 //! | a trailing dot | refused: certificates and virtual hosts take it differently |
@@ -20,6 +21,8 @@ mod exact;
 mod targets;
 
 use url::{Host, Url};
+
+pub(crate) use exact::OVERRIDING_HEADERS;
 
 /// Google's hosts that trade in tokens rather than data: a job has no business
 /// there.
@@ -56,6 +59,11 @@ pub enum Forbidden {
         "the URL would be sent with another path than it has: a segment `.` or `..`, also written %2e, is folded away; write the path that is meant"
     )]
     Altered,
+    /// Servers would take it for another call.
+    #[error(
+        "the query has a parameter that stands for a method or a header, such as `$httpMethod`; say both with the request itself"
+    )]
+    Overridden,
     /// Longer than servers accept.
     #[error("the URL is longer than {MAX_URL_BYTES} bytes")]
     TooLong,

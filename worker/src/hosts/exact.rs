@@ -2,11 +2,25 @@
 //!
 //! A parser of URLs folds dot segments, drops fragments and encodes what a URL cannot hold.
 //! A job says what is to be called, so only the last is done for it: everything else that
-//! would change the path or the query is refused before anything is sent.
+//! would change the path or the query is refused before anything is sent. So is a query that
+//! makes another call of it.
 
 use url::Url;
 
 use super::Forbidden;
+
+/// Headers with which a call is another one than its method and its URL say.
+pub(crate) const OVERRIDING_HEADERS: [&str; 5] = [
+    // An object that the URL does not name is read.
+    "x-amz-copy-source",
+    "x-goog-copy-source",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+
+/// Parameters of a query that Google's servers take for the method and for headers.
+const OVERRIDING_PARAMETERS: [&str; 2] = ["$httpHeaders", "$httpMethod"];
 
 /// The scheme and everything after the authority of a URL as it was given.
 struct Given<'a> {
@@ -28,7 +42,8 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Refuses `given` unless `sent`, which it was parsed to, has its path and query.
+/// Refuses `given` unless `sent`, which it was parsed to, has its path and query, and leaves
+/// method and headers alone.
 ///
 /// The spelling of the host is free: the rules look at the host that is sent.
 pub(super) fn check(given: &str, sent: &Url) -> Result<(), Forbidden> {
@@ -49,7 +64,20 @@ pub(super) fn check(given: &str, sent: &Url) -> Result<(), Forbidden> {
         (Some(given), Some(sent)) => is_encoded(given, sent),
         _ => false,
     };
-    if is_query && is_encoded(path, sent.path()) { Ok(()) } else { Err(Forbidden::Altered) }
+    if !is_query || !is_encoded(path, sent.path()) {
+        return Err(Forbidden::Altered);
+    }
+    if sent.query_pairs().any(|(name, _)| overrides(&name)) {
+        return Err(Forbidden::Overridden);
+    }
+    Ok(())
+}
+
+/// Whether a parameter of this name stands for a method or a header. Some servers take their
+/// headers from the query as well.
+fn overrides(parameter: &str) -> bool {
+    let mut names = OVERRIDING_PARAMETERS.iter().chain(&OVERRIDING_HEADERS);
+    names.any(|name| name.eq_ignore_ascii_case(parameter))
 }
 
 /// Whether `sent` is `given`, but for characters that are percent-encoded in `sent`.

@@ -388,6 +388,27 @@ fn what_a_url_cannot_hold_is_encoded() {
     }
 }
 
+/// What was checked and what a redirect or a page leads to is the call that it says it is.
+#[test]
+fn a_query_says_neither_method_nor_headers() {
+    for query in [
+        "$httpMethod=DELETE",
+        "a=1&%24httpMethod=DELETE",
+        "$HTTPMETHOD=DELETE",
+        "$http%48eaders=x-goog-copy-source%3A%2Four-tokens%2Fx",
+        "X-HTTP-Method-Override=DELETE",
+        "x-goog-copy-source=/our-tokens/x",
+    ] {
+        for host in ["www.googleapis.com", "api.partner.example"] {
+            let checked = rules().check(&format!("https://{host}/x?{query}"));
+            assert_eq!(checked.map(String::from), Err(Forbidden::Overridden), "{query}");
+        }
+    }
+    for query in ["q=$httpMethod", "httpMethod=GET", "$fields=a", "%2524httpMethod=x"] {
+        assert!(rules().check(&format!("https://www.googleapis.com/x?{query}")).is_ok(), "{query}");
+    }
+}
+
 #[test]
 fn the_token_bucket_is_out_of_reach() {
     let rules = rules().without_bucket("our-tokens");

@@ -14,12 +14,12 @@ use super::limits::{INLINE, JOB_HEADERS, OUTPUT};
 use super::memory::Need;
 use super::output::{OutputRules, Target};
 use super::paging::Paging;
-use crate::hosts::HostRules;
+use crate::hosts::{HostRules, OVERRIDING_HEADERS};
 use crate::json::{Json, Members};
 
 /// Set by the worker, by HTTP itself or by proxies; a job cannot. The worker
 /// decodes what it asks for, so it also says what it accepts.
-const RESERVED_HEADERS: [&str; 15] = [
+const RESERVED_HEADERS: [&str; 12] = [
     "accept-encoding",
     "authorization",
     "connection",
@@ -32,10 +32,6 @@ const RESERVED_HEADERS: [&str; 15] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    // With one of these the call is another one than `method` says.
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
 ];
 
 /// The statuses that a job may expect: what it asks for is so already, or no more.
@@ -218,7 +214,8 @@ fn read_headers(Members(wanted): &Members<'_>) -> Result<HeaderMap, String> {
     for (name, value) in wanted {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| "`headers` has a name that HTTP does not allow".to_owned())?;
-        if RESERVED_HEADERS.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
+        let mut reserved = RESERVED_HEADERS.iter().chain(&OVERRIDING_HEADERS);
+        if reserved.any(|reserved| name == *reserved) || name.as_str().starts_with("proxy-") {
             return Err(format!("a job cannot set the header {name}"));
         }
         let value = serde_json::from_str::<String>(value.get()).ok();
@@ -290,6 +287,13 @@ mod tests {
             (json!({"url": url, "headers": {"X-HTTP-Method-Override": "DELETE"}}), "cannot set"),
             (json!({"url": url, "headers": {"X-HTTP-Method": "DELETE"}}), "cannot set"),
             (json!({"url": url, "headers": {"x-method-override": "DELETE"}}), "cannot set"),
+            (json!({"url": url, "headers": {"X-Goog-Copy-Source": "/b/x"}}), "cannot set"),
+            (json!({"url": url, "headers": {"x-amz-copy-source": "/b/x"}}), "cannot set"),
+            (json!({"url": format!("{url}?$httpMethod=DELETE")}), "`$httpMethod`"),
+            (json!({"url": format!("{url}?a=1&%24HttpMethod=DELETE")}), "`$httpMethod`"),
+            (json!({"url": url, "query": {"$httpHeaders": "a:b"}}), "`$httpMethod`"),
+            (json!({"url": url, "query": {"X-HTTP-Method-Override": "PUT"}}), "`$httpMethod`"),
+            (json!({"url": url, "query": {"x-goog-copy-source": "/b/x"}}), "`$httpMethod`"),
             (json!({"url": url, "headers": {"a b": "x"}}), "does not allow"),
             (json!({"url": url, "headers": {"a": "x\r\nb: c"}}), "does not allow"),
             (json!({"url": url, "headers": {"a": 7}}), "does not allow"),
@@ -341,6 +345,9 @@ mod tests {
         let asked = asked.unwrap();
         assert_eq!((asked.expect.as_slice(), asked.limit().as_secs()), (&[404, 412][..], 7));
         assert_eq!(asked.headers["if-match"], "\"1\"");
+        // These belong to a key, and name nothing.
+        let key = json!({"X-Goog-Copy-Source-Encryption-Algorithm": "AES256"});
+        assert_eq!(call(&json!({"url": url, "headers": key})).unwrap().headers.len(), 1);
         let plain = call(&json!({"url": url})).unwrap();
         assert_eq!((plain.limit(), plain.timeout), (INLINE, None));
     }
