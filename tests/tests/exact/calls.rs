@@ -28,6 +28,7 @@ async fn what_would_be_sent_otherwise_is_refused_before_anything_is_sent() -> an
         (call("method", "/v1/x", &header("X-HTTP-Method")), "cannot set"),
         (call("copy", "/mine/x", &header("X-Goog-Copy-Source")), "cannot set"),
         (call("copy-s3", "/mine/x", &header("x-amz-copy-source")), "cannot set"),
+        (call("twice", "/v1/x", &json!({"headers": {"If-Match": "1", "if-match": "2"}})), "twice"),
         (call("parameter", "/v1/x?%24httpMethod=DELETE", &json!({})), "`$httpMethod`"),
         (call("headers", "/v1/x", &json!({"query": {"$httpHeaders": "a:b"}})), "`$httpMethod`"),
         (call("mask", "/v1/x", &paged("files(id)")), "`nextPageToken`"),

@@ -218,6 +218,9 @@ fn read_headers(Members(wanted): &Members<'_>) -> Result<HeaderMap, String> {
         if reserved.any(|reserved| name == *reserved) || name.as_str().starts_with("proxy-") {
             return Err(format!("a job cannot set the header {name}"));
         }
+        if headers.contains_key(&name) {
+            return Err(format!("`headers` has {name} twice"));
+        }
         let value = serde_json::from_str::<String>(value.get()).ok();
         let value = value
             .and_then(|value| HeaderValue::from_str(&value).ok())
@@ -289,6 +292,7 @@ mod tests {
             (json!({"url": url, "headers": {"x-method-override": "DELETE"}}), "cannot set"),
             (json!({"url": url, "headers": {"X-Goog-Copy-Source": "/b/x"}}), "cannot set"),
             (json!({"url": url, "headers": {"x-amz-copy-source": "/b/x"}}), "cannot set"),
+            (json!({"url": url, "headers": {"If-Match": "1", "if-match": "2"}}), "if-match twice"),
             (json!({"url": format!("{url}?$httpMethod=DELETE")}), "`$httpMethod`"),
             (json!({"url": format!("{url}?a=1&%24HttpMethod=DELETE")}), "`$httpMethod`"),
             (json!({"url": url, "query": {"$httpHeaders": "a:b"}}), "`$httpMethod`"),
