@@ -1,4 +1,8 @@
 //! What is made of pages: lines for an object, or one object for the outcome.
+//!
+//! Nothing of a page may be left out unsaid. Fields that are no array may differ from page to
+//! page and come from the first; but where later pages bring objects and no page an array, it is
+//! the objects that are the list (`aggregatedList` of Compute Engine), and nothing joins those.
 
 use crate::json::Json;
 use crate::kinds::response::MAX_INLINE_BYTES;
@@ -6,10 +10,36 @@ use crate::kinds::response::MAX_INLINE_BYTES;
 use super::page::{Collect, Take};
 use super::paging::{BadPage, Paging};
 
+/// What values the fields of the pages have.
+#[derive(Debug, Default)]
+struct Seen {
+    pages: u32,
+    array: bool,
+    /// On a page after the first.
+    object: bool,
+}
+
+impl Seen {
+    /// A field of the page whose value begins with this byte.
+    fn field(&mut self, first: u8) {
+        self.array |= first == b'[';
+        self.object |= first == b'{' && self.pages > 1;
+    }
+
+    /// After the last page.
+    fn check(&self, paging: &Paging) -> Result<(), BadPage> {
+        if self.object && !self.array && !paging.has_items() {
+            return Err(BadPage::NoArray);
+        }
+        Ok(())
+    }
+}
+
 /// The elements as JSON Lines: one in each line, as the API wrote it.
 #[derive(Debug)]
 pub(super) struct Lines<'a> {
     paging: &'a Paging,
+    seen: Seen,
     /// The field whose elements these are, once one is known.
     array: Option<String>,
     /// What has come and was not taken.
@@ -18,12 +48,18 @@ pub(super) struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     pub(super) fn new(paging: &'a Paging) -> Self {
-        Self { paging, array: None, out: Vec::new() }
+        Self { paging, seen: Seen::default(), array: None, out: Vec::new() }
+    }
+
+    /// Whether that was all of every page.
+    pub(super) fn finish(self) -> Result<(), BadPage> {
+        self.seen.check(self.paging)
     }
 }
 
 impl Collect for Lines<'_> {
     fn field(&mut self, name: &str, first: u8) -> Result<Take, BadPage> {
+        self.seen.field(first);
         if !self.paging.takes(name, first)? {
             return Ok(Take::Nothing);
         }
@@ -49,6 +85,7 @@ impl Collect for Lines<'_> {
     }
 
     fn begin_page(&mut self) {
+        self.seen.pages += 1;
         self.array = None;
     }
 
@@ -62,6 +99,7 @@ impl Collect for Lines<'_> {
 #[derive(Debug)]
 pub(super) struct Merged<'a> {
     paging: &'a Paging,
+    seen: Seen,
     fields: Vec<Field>,
     /// Which field is at hand.
     at_hand: usize,
@@ -81,7 +119,7 @@ struct Field {
 
 impl<'a> Merged<'a> {
     pub(super) fn new(paging: &'a Paging) -> Self {
-        Self { paging, fields: Vec::new(), at_hand: 0, bytes: 2 }
+        Self { paging, seen: Seen::default(), fields: Vec::new(), at_hand: 0, bytes: 2 }
     }
 
     /// Counts bytes of the whole.
@@ -92,6 +130,7 @@ impl<'a> Merged<'a> {
 
     /// The whole.
     pub(super) fn finish(self) -> Result<Json, BadPage> {
+        self.seen.check(self.paging)?;
         let mut whole = vec![b'{'];
         for field in &self.fields {
             if whole.len() > 1 {
@@ -117,23 +156,32 @@ impl<'a> Merged<'a> {
 
 impl Collect for Merged<'_> {
     fn field(&mut self, name: &str, first: u8) -> Result<Take, BadPage> {
+        self.seen.field(first);
         let is_array = self.paging.takes(name, first)?;
         if !is_array && self.paging.names(name) {
             return Ok(Take::Nothing);
         }
-        match self.fields.iter().position(|field| field.name == name) {
-            Some(known) if is_array && self.fields[known].is_array => {
+        let Some(known) = self.fields.iter().position(|field| field.name == name) else {
+            self.at_hand = self.fields.len();
+            self.grow(name.len() + 3)?;
+            let (name, json) = (name.to_owned(), Vec::new());
+            self.fields.push(Field { name, is_array, json, needs_comma: false });
+            return Ok(if is_array { Take::Elements } else { Take::Whole });
+        };
+        let field = &mut self.fields[known];
+        // An API may say `null` of a list that is empty.
+        if is_array && !field.is_array && field.json == b"null" {
+            field.is_array = true;
+            field.json.clear();
+        }
+        match (field.is_array, is_array) {
+            (true, true) => {
                 self.at_hand = known;
                 Ok(Take::Elements)
             }
-            Some(_) => Ok(Take::Nothing),
-            None => {
-                self.at_hand = self.fields.len();
-                self.grow(name.len() + 3)?;
-                let (name, json) = (name.to_owned(), Vec::new());
-                self.fields.push(Field { name, is_array, json, needs_comma: false });
-                Ok(if is_array { Take::Elements } else { Take::Whole })
-            }
+            (false, false) => Ok(Take::Nothing),
+            (true, false) if first == b'n' => Ok(Take::Nothing),
+            _ => Err(BadPage::Changed),
         }
     }
 
@@ -151,6 +199,10 @@ impl Collect for Merged<'_> {
         let field = &mut self.fields[self.at_hand];
         field.needs_comma = field.is_array;
         self.grow(1)
+    }
+
+    fn begin_page(&mut self) {
+        self.seen.pages += 1;
     }
 }
 
@@ -170,6 +222,7 @@ mod tests {
     fn merge(paging: &Paging, pages: &[&str]) -> Result<String, BadPage> {
         let (mut seen, mut merged) = (Pages::new(paging), Merged::new(paging));
         for page in pages {
+            merged.begin_page();
             let mut reader = PageReader::new(paging.token_field());
             for piece in page.as_bytes().chunks(7) {
                 reader.read(piece, &mut merged)?;
@@ -181,14 +234,18 @@ mod tests {
         merged.finish().map(|json| json.text().to_owned())
     }
 
-    fn lines(paging: &Paging, page: &str) -> Result<String, BadPage> {
-        let (mut lines, mut reader) = (Lines::new(paging), PageReader::new(paging.token_field()));
-        let mut all = Vec::new();
-        for piece in page.as_bytes().chunks(7) {
-            reader.read(piece, &mut lines)?;
-            all.extend(lines.take());
+    fn lines(paging: &Paging, pages: &[&str]) -> Result<String, BadPage> {
+        let (mut lines, mut all) = (Lines::new(paging), Vec::new());
+        for page in pages {
+            lines.begin_page();
+            let mut reader = PageReader::new(paging.token_field());
+            for piece in page.as_bytes().chunks(7) {
+                reader.read(piece, &mut lines)?;
+                all.extend(lines.take());
+            }
+            assert!(reader.end().is_ok());
         }
-        assert!(reader.end().is_ok());
+        lines.finish()?;
         Ok(String::from_utf8(all).unwrap())
     }
 
@@ -212,6 +269,40 @@ mod tests {
         let empty_last = [r#"{"a": [1], "nextPageToken": "1"}"#, ""];
         assert_eq!(merge(&paging(json!(true)), &empty_last).unwrap(), r#"{"a":[1]}"#);
         assert_eq!(merge(&paging(json!(true)), &[""]).unwrap(), "{}");
+        let nulls = [
+            r#"{"files": null, "n": null, "nextPageToken": "1"}"#,
+            r#"{"files": [1, 2], "nextPageToken": "2"}"#,
+            r#"{"files": null, "n": 7, "nextPageToken": "3"}"#,
+            r#"{"files": [3]}"#,
+        ];
+        assert_eq!(merge(&paging(json!(true)), &nulls).unwrap(), r#"{"files":[1,2,3],"n":null}"#);
+        let none_found = [r#"{"kind": "k", "nextPageToken": "1"}"#, r#"{"kind": "k"}"#];
+        assert_eq!(merge(&paging(json!(true)), &none_found).unwrap(), r#"{"kind":"k"}"#);
+        let about = [
+            r#"{"about": {"n": 1}, "a": [1], "nextPageToken": "1"}"#,
+            r#"{"about": {"n": 2}, "a": [2]}"#,
+        ];
+        assert_eq!(merge(&paging(json!(true)), &about).unwrap(), r#"{"about":{"n":1},"a":[1,2]}"#);
+    }
+
+    /// As `aggregatedList` of Compute Engine has them: nothing would be left of all pages but
+    /// the first.
+    #[test]
+    fn pages_whose_list_is_an_object() {
+        let pages = [
+            r#"{"items": {"zones/a": {"disks": [1]}}, "nextPageToken": "1"}"#,
+            r#"{"items": {"zones/b": {"disks": [2]}}}"#,
+        ];
+        let plain = paging(json!(true));
+        assert_eq!(merge(&plain, &pages), Err(BadPage::NoArray));
+        assert_eq!(lines(&plain, &pages), Err(BadPage::NoArray));
+        let named = paging(json!({"items": "items"}));
+        assert_eq!(merge(&named, &pages), Err(BadPage::Items));
+        assert_eq!(lines(&named, &pages), Err(BadPage::Items));
+        let other = paging(json!({"items": "warnings"}));
+        assert_eq!(merge(&other, &pages).unwrap(), r#"{"items":{"zones/a":{"disks":[1]}}}"#);
+        let only = [r#"{"items": {"zones/a": {"disks": [1]}}}"#];
+        assert_eq!(merge(&plain, &only).unwrap(), r#"{"items":{"zones/a":{"disks":[1]}}}"#);
     }
 
     #[test]
@@ -228,6 +319,8 @@ mod tests {
             (vec![&one, &two, &one], &plain, BadPage::Loop),
             (vec![&one, &two], &most_two, BadPage::TooMany(2)),
             (vec![r#"{"rows": {}}"#], &rows, BadPage::Items),
+            (vec![r#"{"a": 1, "nextPageToken": "1"}"#, r#"{"a": [1]}"#], &plain, BadPage::Changed),
+            (vec![r#"{"a": [1], "nextPageToken": "1"}"#, r#"{"a": {}}"#], &plain, BadPage::Changed),
         ] {
             assert_eq!(merge(paging, &pages), Err(says), "{pages:?}");
         }
@@ -263,14 +356,14 @@ mod tests {
         let plain = paging(json!(true));
         let page = "{\n \"files\": [\n  {\"a\" : 1e400, \"b\": \"x\\\" \\\\ y\\n\"},\n  123456789012345678901,\n [ 1 , 2 ]\n ]\n}";
         assert_eq!(
-            lines(&plain, page).unwrap(),
+            lines(&plain, &[page]).unwrap(),
             "{\"a\":1e400,\"b\":\"x\\\" \\\\ y\\n\"}\n123456789012345678901\n[1,2]\n"
         );
-        assert_eq!(lines(&plain, r#"{"kind": "k"}"#).unwrap(), "");
+        assert_eq!(lines(&plain, &[r#"{"kind": "k"}"#]).unwrap(), "");
         let two = r#"{"a": [1], "b": [2]}"#;
         let several = BadPage::Several(vec!["a".into(), "b".into()]);
-        assert_eq!(lines(&plain, two), Err(several));
-        assert_eq!(lines(&paging(json!({"items": "b"})), two).unwrap(), "2\n");
-        assert_eq!(lines(&paging(json!({"items": "c"})), two).unwrap(), "");
+        assert_eq!(lines(&plain, &[two]), Err(several));
+        assert_eq!(lines(&paging(json!({"items": "b"})), &[two, two]).unwrap(), "2\n2\n");
+        assert_eq!(lines(&paging(json!({"items": "c"})), &[two]).unwrap(), "");
     }
 }

@@ -212,6 +212,7 @@ async fn feed_pages(
 ) -> Result<Option<u32>, Unread> {
     let mut lines = Lines::new(paging);
     let pages = read_pages(response, call, paging, session, &mut lines, Some(&mut feed)).await?;
+    lines.finish()?;
     feed.end().await?;
     Ok(Some(pages))
 }

@@ -58,6 +58,12 @@ pub(super) enum BadPage {
     Items,
     #[error("a page has several arrays; name one with `items`")]
     Several(Vec<String>),
+    #[error("a field is an array on one page and something else on another")]
+    Changed,
+    #[error(
+        "no page has an array whose elements could be put together; ask for each page by itself, without `paginate`"
+    )]
+    NoArray,
     #[error(
         "the pages are larger than {MAX_INLINE_BYTES} bytes, the most that fits into an outcome; use `output`"
     )]
@@ -94,6 +100,11 @@ impl Paging {
 
     pub(super) fn token_field(&self) -> &str {
         &self.token_field
+    }
+
+    /// Whether `items` says which field is meant.
+    pub(super) fn has_items(&self) -> bool {
+        self.items.is_some()
     }
 
     /// Whether `items` is this field.
