@@ -7,16 +7,14 @@ use serde::Deserialize;
 use shared::profile::LIMIT;
 use url::Url;
 
-use crate::calls::SentCall;
 use crate::handler::Handler;
 use crate::job::Job;
 use crate::json::Json;
 use crate::outcome::Verdict;
 use crate::session::Session;
 
-use super::answer::judge;
 use super::body::{Body, Ended};
-use super::response::by_session_alone;
+use super::response::{by_session_alone, refusal};
 
 /// A profile is small; more than this is not one.
 const MAX_PROFILE_BYTES: usize = 256 * 1024;
@@ -54,16 +52,8 @@ impl ProfileHandler {
 
 /// Reads the endpoint's answer, which may be asked for again.
 async fn read(response: Response) -> Verdict {
-    let status = response.status();
-    let refused = (!status.is_success())
-        .then(|| (SentCall::of(&response).cloned(), response.headers().clone()));
-    let (body, ended) = match Body::new(response, LIMIT) {
-        Ok(body) => body.read(MAX_PROFILE_BYTES).await,
-        Err(broken) => (Vec::new(), Ended::Broken(broken)),
-    };
-    let http_status = Some(status.as_u16());
-    if let Some((call, headers)) = refused {
-        return match judge(status.as_u16(), &headers, &body, call.as_ref()) {
+    if !response.status().is_success() {
+        return match refusal(response, LIMIT).await {
             // The userinfo endpoint needs `openid` or `profile`.
             Verdict::Reject { http_status: Some(403), .. } => {
                 Verdict::MissingScopes { scopes: vec!["openid".to_owned()] }
@@ -71,6 +61,11 @@ async fn read(response: Response) -> Verdict {
             other => other,
         };
     }
+    let http_status = Some(response.status().as_u16());
+    let (body, ended) = match Body::new(response, LIMIT) {
+        Ok(body) => body.read(MAX_PROFILE_BYTES).await,
+        Err(broken) => (Vec::new(), Ended::Broken(broken)),
+    };
     let why = match ended {
         Ended::Whole => match Json::parse(&body) {
             Ok(result) if result.is_object() => {

@@ -39,23 +39,14 @@ impl Verdict {
     /// Cancelling it loses the answer.
     pub async fn of_response(response: Response) -> Self {
         let status = response.status();
-        let known = SentCall::of(&response).cloned();
+        let is_known = SentCall::of(&response).is_some();
         let effect = Effect::of_status(status.as_u16(), asks_to_wait(response.headers()));
         let verdict = if status.is_success() {
             inline(response).await
         } else {
-            let headers = response.headers().clone();
-            // A refusal is judged by what can be read of it.
-            let body = match Body::new(response, IDLE) {
-                Ok(body) => body.read(MAX_INLINE_BYTES).await.0,
-                Err(_) => Vec::new(),
-            };
-            judge(status.as_u16(), &headers, &body, known.as_ref())
+            refusal(response, IDLE).await
         };
-        match known {
-            Some(_) => verdict,
-            None => verdict.effect(effect),
-        }
+        if is_known { verdict } else { verdict.effect(effect) }
     }
 
     /// What it means for the job that a call has no answer: it is tried again if nothing was
@@ -131,6 +122,19 @@ pub(super) async fn inline(response: Response) -> Verdict {
         Ok(result) => Verdict::Done { http_status, result, warning: None },
         Err(unusable) => unusable.verdict(repeatable, http_status),
     }
+}
+
+/// What an answer other than a 2xx means, judged by what can be read of it. Between two pieces of
+/// it may pass `idle`.
+pub(super) async fn refusal(response: Response, idle: Duration) -> Verdict {
+    let status = response.status().as_u16();
+    let call = SentCall::of(&response).cloned();
+    let headers = response.headers().clone();
+    let body = match Body::new(response, idle) {
+        Ok(body) => body.read(MAX_INLINE_BYTES).await.0,
+        Err(_) => Vec::new(),
+    };
+    judge(status, &headers, &body, call.as_ref())
 }
 
 /// What an answer says: its JSON, byte for byte, or its text as a JSON string.

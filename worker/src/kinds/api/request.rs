@@ -4,11 +4,8 @@ use reqwest::header::{ACCEPT_ENCODING, HeaderValue, LOCATION};
 use reqwest::{Response, StatusCode};
 use url::Url;
 
-use crate::calls::SentCall;
 use crate::json::Json;
-use crate::kinds::answer::judge;
-use crate::kinds::body::Body;
-use crate::kinds::response::{IDLE, MAX_INLINE_BYTES, result};
+use crate::kinds::response::{IDLE, refusal, result};
 use crate::outcome::Verdict;
 use crate::session::Session;
 
@@ -83,14 +80,7 @@ async fn answer(response: Response, expect: &[u16]) -> Result<Response, Verdict>
     if expect.contains(&status.as_u16()) {
         return Err(expected(response).await);
     }
-    let call = SentCall::of(&response).cloned();
-    let headers = response.headers().clone();
-    // A refusal is judged by what can be read of it.
-    let body = match Body::new(response, IDLE) {
-        Ok(body) => body.read(MAX_INLINE_BYTES).await.0,
-        Err(_) => Vec::new(),
-    };
-    Err(judge(status.as_u16(), &headers, &body, call.as_ref()))
+    Err(refusal(response, IDLE).await)
 }
 
 /// The end of a job whose call was refused as it expected; what the API said is its result.
