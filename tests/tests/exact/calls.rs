@@ -228,47 +228,6 @@ async fn half_an_answer_is_no_answer() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn pages_that_are_cut_empty_or_deep() -> anyhow::Result<()> {
-    let scene = Scene::set().await?;
-    let first =
-        |next: &str| json_answer(&format!("{{\"a\": [1.0], \"nextPageToken\": \"{next}\"}}"));
-    let deep = format!("{}{}", "[".repeat(129), "]".repeat(129));
-    let none = "HTTP/1.1 204 No\r\nconnection: close\r\n\r\n";
-    let cut = "HTTP/1.1 200 OK\r\ncontent-length: 99\r\nconnection: close\r\n\r\n{\"a\": [2";
-    scene.api.at("/cut", [first("2"), cut.into(), first("2"), json_answer("{\"a\": [2e0]}")]);
-    scene.api.at("/half", [first("2"), json_answer("{\"a\": [2"), first("2"), json_answer("{}")]);
-    scene.api.at("/none", [first("2"), none.into()]);
-    scene.api.at("/empty", [first("2"), answer("200", "", "")]);
-    scene.api.at("/deep", [first("2"), json_answer(&format!("{{\"a\": [{deep}]}}"))]);
-    scene.api.at("/list", [first("2"), json_answer("[1]")]);
-    let names = ["cut", "half", "none", "empty", "deep", "list"];
-    let mut jobs: Vec<String> = names
-        .iter()
-        .map(|name| {
-            let more = json!({"paginate": true, "query": {"q": "a b", "fields": "*"}});
-            call(name, &format!("/{name}?x=%28+%2c"), &more)
-        })
-        .collect();
-    scene.api.at("/lines", [first("2"), json_answer(&format!("{{\"a\": [{deep} , 1e400]}}"))]);
-    let output = format!("gs://{EXPORTS}/lines");
-    jobs.push(call("lines", "/lines", &json!({"paginate": true, "output": output})));
-    let told = scene.outcomes(&jobs, &[]).await?;
-    told["cut"].assert_done("{\"a\":[1.0,2e0]}");
-    assert_eq!(scene.api.sent_to("/cut").len(), 4, "from the first page on");
-    let second = &scene.api.sent_to("/cut")[1].line;
-    assert_eq!(second, "GET /cut?x=%28+%2c&fields=*&q=a+b&pageToken=2");
-    for name in ["half", "none", "empty"] {
-        told[name].assert_done("{\"a\":[1.0]}");
-    }
-    told["deep"].assert_done(&format!("{{\"a\":[1.0,{deep}]}}"));
-    told["list"].assert_rejected("a page is not a JSON object");
-    assert_eq!(told["lines"].outcome["result"]["pages"], 2, "{}", told["lines"].text);
-    let stored = scene.stage.cloud.object(EXPORTS, "lines").await?;
-    assert_eq!(stored, format!("1.0\n{deep}\n1e400\n"));
-    Ok(())
-}
-
-#[tokio::test]
 async fn a_token_that_is_echoed_is_hidden_everywhere() -> anyhow::Result<()> {
     let scene = Scene::set().await?;
     scene.api.at("/result", [json_answer("{\"h\": \"Bearer TOKEN\"}")]);

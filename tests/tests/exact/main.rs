@@ -6,6 +6,7 @@ mod calls;
 mod jobs;
 #[cfg(target_os = "linux")]
 mod memory;
+mod pages;
 mod server;
 
 use std::collections::{BTreeMap, HashMap};

@@ -26,7 +26,10 @@ mod verdicts;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use reqwest::Response;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{
+    CONTENT_TYPE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
+};
+use url::Url;
 
 use crate::handler::Handler;
 use crate::hosts::HostRules;
@@ -182,7 +185,24 @@ impl ApiHandler {
 
 /// The answer to the call itself, not to one for a later page.
 async fn first(call: &Call, session: &Session<'_>) -> Result<Response, Verdict> {
-    send(session, call, &call.url, "`url`", &call.expect).await
+    send(session, call, &call.url, "`url`", &call.headers, &call.expect).await
+}
+
+/// The answer to the call for a later page.
+async fn later(call: &Call, url: &Url, session: &Session<'_>) -> Result<Response, Verdict> {
+    let mut headers = call.headers.clone();
+    // They are about what the first page's URL had.
+    for condition in [IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE] {
+        headers.remove(condition);
+    }
+    match send(session, call, url, "the next page's URL", &headers, &[]).await {
+        // It is the end of a job only where it answers the job's own conditions.
+        Err(Verdict::Done { http_status, .. }) => {
+            let reason = "the API says of a later page that it has not changed";
+            Err(reject(reason.to_owned(), http_status))
+        }
+        other => other,
+    }
 }
 
 /// All pages as the outcome's result.
@@ -232,7 +252,7 @@ async fn read_pages(
         let token = read_page(response, paging, collect, feed.as_deref_mut()).await?;
         let Some(token) = pages.take(token)? else { return Ok(pages.count) };
         let url = paging.url(&call.url, &token);
-        response = send(session, call, &url, "the next page's URL", &[]).await?;
+        response = later(call, &url, session).await?;
     }
 }
 

@@ -1,6 +1,6 @@
 //! One request with the user's token, redirects followed.
 
-use reqwest::header::{ACCEPT_ENCODING, HeaderValue, LOCATION};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Response, StatusCode};
 use url::Url;
 
@@ -13,8 +13,8 @@ use super::call::Call;
 use super::limits::{HEADERS, REDIRECTS};
 use super::reject;
 
-/// The 2xx answer to `call` at `url`, which `name` names in what is said of it; every other
-/// answer as its verdict. Refusals that are expected are done.
+/// The 2xx answer to `call` at `url`, which `name` names in what is said of it, with these of
+/// the job's `headers`; every other answer as its verdict. Refusals that are expected are done.
 ///
 /// A redirect is followed where it cannot change what is done: any for GET and
 /// HEAD, and 307 and 308, which keep method and body, for all methods. Each hop
@@ -26,6 +26,7 @@ pub(super) async fn send(
     call: &Call,
     url: &Url,
     name: &str,
+    headers: &HeaderMap,
     expect: &[u16],
 ) -> Result<Response, Verdict> {
     let (mut url, mut name) = (url.clone(), name);
@@ -36,7 +37,7 @@ pub(super) async fn send(
             .map_err(|why| reject(format!("{name}: {why}"), status))?;
         let request = if call.repeatable { request.idempotent() } else { request };
         let mut request = request
-            .headers(call.headers.clone())
+            .headers(headers.clone())
             .header(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         if let Some(body) = &call.body {
             request = request.body(body.clone());
