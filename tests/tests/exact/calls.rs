@@ -216,7 +216,19 @@ async fn half_an_answer_is_no_answer() -> anyhow::Result<()> {
     }
     scene.api.at("/deep", [json_answer(&deep)]);
     jobs.push(call("deep", "/deep", &json!({})));
+    for (id, method) in [("get-object", "GET"), ("post-object", "POST")] {
+        scene
+            .api
+            .at(&format!("/{id}"), [json_answer("{\"a\": [1, 2"), json_answer("{\"a\": 1.0}")]);
+        let output = format!("gs://{EXPORTS}/{id}");
+        jobs.push(call(id, &format!("/{id}"), &json!({"method": method, "output": output})));
+    }
     let told = scene.outcomes(&jobs, &[]).await?;
+    assert_eq!(told["get-object"].outcome["result"]["bytes"], 10, "{}", told["get-object"].text);
+    told["post-object"].assert_warned("cut off");
+    assert_eq!(scene.api.sent_to("/post-object").len(), 1, "never twice");
+    assert_eq!(scene.stage.cloud.objects(EXPORTS, "").await?, ["get-object"]);
+    assert_eq!(scene.stage.cloud.object(EXPORTS, "get-object").await?, "{\"a\": 1.0}");
     for name in ["unframed", "half", "cut"] {
         told[&format!("get-{name}")].assert_done("{\"a\": 1.0}");
         assert_eq!(scene.api.sent_to(&format!("/get/{name}")).len(), 2);

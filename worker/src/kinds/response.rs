@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::{Response, StatusCode};
 use serde_json::Value;
 
 use crate::calls::{CallError, SentCall};
@@ -139,7 +139,7 @@ pub(super) async fn refusal(response: Response, idle: Duration) -> Verdict {
 
 /// What an answer says: its JSON, byte for byte, or its text as a JSON string.
 pub(super) async fn result(response: Response) -> Result<Json, Unusable> {
-    let is_json = says_json(response.headers());
+    let is_json = says_whole_json(&response);
     let body = Body::new(response, IDLE).map_err(Unusable::Broken)?;
     let is_framed = body.is_framed();
     match body.read(MAX_INLINE_BYTES).await {
@@ -154,6 +154,11 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = value.and_then(|value| value.split(';').next()).unwrap_or_default();
     essence.trim().to_ascii_lowercase()
+}
+
+/// Whether the answer says that it is a whole JSON, and not the part that a `Range` asked for.
+pub(super) fn says_whole_json(response: &Response) -> bool {
+    response.status() != StatusCode::PARTIAL_CONTENT && says_json(response.headers())
 }
 
 /// Whether the answer says that it is JSON.
@@ -286,6 +291,9 @@ mod tests {
         let cut = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"a\":".to_vec();
         let cut_chunk =
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n".to_vec();
+        let part = b"HTTP/1.1 206 Part\r\ncontent-type: application/json\r\n\
+            content-length: 5\r\n\r\n{\"a\":"
+            .to_vec();
         let cut_head = b"HTTP/1.1 200 OK\r\ncontent-len".to_vec();
         let scope = "www-authenticate: Bearer error=\"insufficient_scope\", scope=\"s\"\r\n";
         let refused = |headers: &str, reason: &str| {
@@ -307,6 +315,7 @@ mod tests {
                     ok("", b"{}"),
                     ok("content-encoding: gzip\r\n", &gzip),
                     status("201", ""),
+                    part,
                     b"HTTP/1.1 204 No\r\n\r\n".to_vec(),
                 ],
             ),
@@ -399,8 +408,12 @@ mod tests {
             ("application/jsonl", false),
             ("text/plain", false),
         ] {
-            let headers = [(CONTENT_TYPE, value.parse().unwrap())].into_iter().collect();
-            assert_eq!(says_json(&headers), is_json, "{value}");
+            let answer = |status: u16| {
+                let answer = http::Response::builder().status(status).header(CONTENT_TYPE, value);
+                Response::from(answer.body("").unwrap())
+            };
+            assert_eq!(says_whole_json(&answer(200)), is_json, "{value}");
+            assert!(!says_whole_json(&answer(206)), "{value}, and a part of it");
         }
     }
 

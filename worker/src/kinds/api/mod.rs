@@ -20,6 +20,7 @@ mod page;
 mod paging;
 mod request;
 mod storage_failure;
+mod unclosed;
 mod upload;
 mod verdicts;
 
@@ -38,7 +39,7 @@ use crate::outcome::Verdict;
 use crate::session::Session;
 
 use super::body::{Body, Broken};
-use super::response::{IDLE, Unusable, by_session_alone, inline};
+use super::response::{IDLE, Unusable, by_session_alone, inline, says_whole_json};
 use call::Call;
 use collect::{Lines, Merged};
 use feed::{Feed, Stopped, feed};
@@ -49,6 +50,7 @@ use page::{Collect, PageReader};
 use paging::{BadPage, Pages, Paging};
 use request::send;
 use storage_failure::NotStored;
+use unclosed::Brackets;
 use upload::Found;
 use verdicts::{bad_page, done, exists, late, not_stored, reject};
 
@@ -154,6 +156,7 @@ impl ApiHandler {
             (None, Some(value)) => value.to_str().unwrap_or(UNKNOWN_CONTENT).to_owned(),
             (None, None) => UNKNOWN_CONTENT.to_owned(),
         };
+        let is_json = says_whole_json(&response);
         let (source, read) = if let Some(paging) = &call.paging {
             let (feed, source) = feed(None);
             let closed = feed.closed();
@@ -164,7 +167,7 @@ impl ApiHandler {
             let body = body.map_err(|broken| unusable(Unusable::Broken(broken)))?;
             let (feed, source) = feed(body.length);
             let closed = feed.closed();
-            (source, until_closed(closed, feed_body(body, feed)).boxed())
+            (source, until_closed(closed, feed_body(body, feed, is_json)).boxed())
         };
         let writing = store.write(target, job, &content_type, source, memory);
         let (read, written) = tokio::join!(read, writing);
@@ -319,9 +322,18 @@ impl From<Verdict> for Unread {
     }
 }
 
-async fn feed_body(mut body: Body, mut feed: Feed) -> Result<Option<u32>, Unread> {
+/// Feeds an answer, which must not end in the middle of its JSON.
+async fn feed_body(mut body: Body, mut feed: Feed, is_json: bool) -> Result<Option<u32>, Unread> {
+    let mut brackets = Brackets::default();
     while let Some(piece) = body.next().await {
-        feed.push(&piece.map_err(Unread::Broken)?).await?;
+        let piece = piece?;
+        if is_json {
+            brackets.read(&piece);
+        }
+        feed.push(&piece).await?;
+    }
+    if brackets.are_open() {
+        return Err(Unread::Broken(Broken::Cut));
     }
     feed.end().await?;
     Ok(None)
