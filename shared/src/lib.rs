@@ -179,7 +179,7 @@ pub use policy::Policy;
 pub use protocol::Grant;
 pub use reason::{ConsentReason, Reason};
 pub use schedule::Schedule;
-pub use scrub::scrub;
+pub use scrub::{is_active, scrub};
 pub use secret::Secret;
 pub use secret_file::{create_secret, open_secret};
 pub use store::{

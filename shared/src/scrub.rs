@@ -22,8 +22,8 @@ const PIECE: usize = 12;
 const LEAST_DIGITS: usize = 6;
 
 /// `text` without `secrets` (as they are, form- or percent-encoded, JSON-escaped,
-/// base64, or one in another), and without control characters, line breaks and
-/// characters that change the direction of writing, which become spaces.
+/// base64, or one in another), and without active characters ([`is_active`]), which become
+/// spaces.
 ///
 /// Pieces of a secret of 12 bytes or more are removed as well. Takes time in proportion
 /// to the length of the text: callers that need little of it shorten the result.
@@ -63,14 +63,27 @@ pub fn scrub(text: &str, secrets: &[&Secret]) -> String {
     clean
 }
 
-/// The character itself, or a space for one that could forge a line or reorder what
-/// stands around it.
+/// The character itself, or a space for one that is active.
 fn harmless(character: char) -> char {
-    let unsafe_to_show = character.is_control()
-        || matches!(character,
-            '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}');
-    if unsafe_to_show { ' ' } else { character }
+    if is_active(character) { ' ' } else { character }
+}
+
+/// Whether a character could do more than appear: control characters (escape
+/// sequences, line breaks, in both their ranges), line separators, and the
+/// invisible ones that reorder, hide or smuggle text.
+pub fn is_active(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 /// A text after some decoding: bytes, each with the place in the text that it stands for.
@@ -355,7 +368,18 @@ mod tests {
     fn what_could_forge_a_line_becomes_a_space() {
         let clean = scrub("a\r\nb\u{1b}[31mc\u{202e}d\u{2066}e\u{2028}f\u{85}g\u{200b}h", &[]);
         assert_eq!(clean, "a  b [31mc d e f g h");
+        assert_eq!(scrub("a\u{e0041}b", &[]), "a b", "tags say what nobody sees");
         assert_eq!(scrub("Grüße, 世界", &[]), "Grüße, 世界");
+        let all: String = ('\0'..=char::MAX).collect();
+        assert!(!scrub(&all, &[]).contains(is_active));
+    }
+
+    #[test]
+    fn characters_of_unicodes_bidi_control_are_active() {
+        for c in ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}']
+        {
+            assert!(is_active(c), "{c:?}");
+        }
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;
+use shared::is_active;
 
 use crate::calls::SentCall;
 use crate::effect::Effect;
@@ -144,7 +145,7 @@ impl Said {
             }),
             message: error["message"].as_str().map(|m| {
                 m.chars()
-                    .map(|c| if c.is_control() { ' ' } else { c })
+                    .map(|c| if is_active(c) { ' ' } else { c })
                     .take(LONGEST_DETAIL)
                     .collect()
             }),

@@ -6,24 +6,7 @@ use std::io;
 
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
-
-/// Whether a character could do more than appear: control characters (escape
-/// sequences, line breaks, in both their ranges), line separators, and the
-/// invisible ones that reorder, hide or smuggle text.
-pub(super) fn is_active(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{61c}'
-                | '\u{180e}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-                | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e007f}'
-        )
-}
+use shared::is_active;
 
 /// Shows a text with what is active as JSON would escape it: `\n`, `\u001b`.
 pub(super) struct Escaped<'a>(pub(super) &'a str);
@@ -96,14 +79,6 @@ mod tests {
             let line = json(&[&text]);
             assert!(!line.contains(is_active), "{line:?}");
             assert_eq!(serde_json::from_str::<[String; 1]>(&line).unwrap(), [text]);
-        }
-    }
-
-    #[test]
-    fn characters_of_unicodes_bidi_control_are_active() {
-        for c in ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}']
-        {
-            assert!(is_active(c), "{c:?}");
         }
     }
 }

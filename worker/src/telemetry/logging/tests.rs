@@ -11,6 +11,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
+use shared::is_active;
 use tracing::subscriber::NoSubscriber;
 use tracing::{error, error_span, info, info_span, warn};
 
@@ -18,7 +19,6 @@ use super::*;
 use crate::job::{Job, Received};
 use crate::logged_user::log_user;
 use crate::spans::{delivery, token};
-use crate::telemetry::escape::is_active;
 use crate::telemetry::fields::MAX_VALUE;
 
 const GCP: Style = Style::Gcp { project: None, service: "fleet-worker" };
