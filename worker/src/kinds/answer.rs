@@ -92,7 +92,7 @@ fn retry(status: u16, headers: &HeaderMap, why: &str) -> Verdict {
 }
 
 fn limited(status: u16, headers: &HeaderMap, said: &Said, call: Option<&SentCall>) -> Verdict {
-    let host = call.filter(|_| !said.is(&OF_THE_USER)).map(|call| call.host.to_string());
+    let host = call.filter(|_| !said.is_of_the_user()).map(|call| call.host.to_string());
     let limit = Limit { quota: said.is_quota(status), host };
     Verdict::RateLimited { http_status: Some(status), after: retry_after(headers), limit }
 }
@@ -121,6 +121,8 @@ pub(crate) struct Said {
     message: Option<String>,
     /// As the details' metadata names them, separated by spaces.
     scopes: Option<String>,
+    /// The details' metadata names a limit that counts each user's calls.
+    per_user: bool,
 }
 
 impl Said {
@@ -128,26 +130,26 @@ impl Said {
         let Ok(value) = serde_json::from_slice::<Value>(body) else {
             return Self::default();
         };
-        let error = &value["error"];
-        let listed = ["errors", "details"]
-            .into_iter()
-            .filter_map(|list| error[list].as_array())
-            .flatten()
-            .filter_map(|item| item["reason"].as_str());
+        // Methods that stream their answer send errors as its first element.
+        let error = value.get("error").or_else(|| value.get(0)?.get("error"));
+        let error = error.unwrap_or(&Value::Null);
+        let items = |list: &str| error[list].as_array().into_iter().flatten();
+        let listed = items("errors").chain(items("details"));
+        let listed = listed.filter_map(|item| item["reason"].as_str());
         let status = error["status"].as_str();
-        let details = error["details"].as_array().into_iter().flatten();
-        let mut metadata = details.map(|detail| &detail["metadata"]);
+        let metadata =
+            |name: &str| items("details").find_map(|detail| detail["metadata"][name].as_str());
+        // `ReadRequestsPerMinutePerUser`, and `1/min/{project}/{user}`.
+        let limit = metadata("quota_limit").unwrap_or_default().to_ascii_lowercase();
+        let unit = metadata("quota_unit").unwrap_or_default();
         Self {
             googles: error.is_object(),
             reasons: listed.chain(status).map(str::to_owned).collect(),
-            scopes: metadata.find_map(|m| {
-                ["scopes", "scope"].into_iter().find_map(|name| m[name].as_str().map(str::to_owned))
-            }),
-            message: error["message"].as_str().map(|m| {
-                m.chars()
-                    .map(|c| if is_active(c) { ' ' } else { c })
-                    .take(LONGEST_DETAIL)
-                    .collect()
+            scopes: metadata("scopes").or_else(|| metadata("scope")).map(str::to_owned),
+            per_user: limit.contains("peruser") || unit.contains("{user}"),
+            message: error["message"].as_str().map(|message| {
+                let shown = message.chars().map(|c| if is_active(c) { ' ' } else { c });
+                shown.take(LONGEST_DETAIL).collect()
             }),
         }
     }
@@ -164,6 +166,11 @@ impl Said {
     /// Whether it is a limit that passes.
     pub(crate) fn is_limit(&self) -> bool {
         self.is(&RATE_LIMITS) || self.is(&QUOTAS)
+    }
+
+    /// Whether that limit is the user's own, so that others may go on.
+    fn is_of_the_user(&self) -> bool {
+        self.per_user || self.is(&OF_THE_USER)
     }
 
     /// Whether that limit, told with this status, is a quota.
@@ -209,7 +216,11 @@ mod tests {
         for (name, value) in headers {
             map.insert(*name, HeaderValue::from_str(value).unwrap());
         }
-        judge(status, &map, body.to_string().as_bytes(), None)
+        let said = judge(status, &map, body.to_string().as_bytes(), None);
+        // Methods that stream their answer say the same in an array.
+        let streamed = judge(status, &map, json!([body]).to_string().as_bytes(), None);
+        assert_eq!(streamed, said, "{body}");
+        said
     }
 
     fn reason(reason: &str) -> Value {
@@ -225,8 +236,11 @@ mod tests {
             token: "fake-token".into(),
         };
         let limit = |status: u16, body: &Value| {
-            let body = body.to_string();
-            match judge(status, &HeaderMap::new(), body.as_bytes(), Some(&call)) {
+            let of = |body: &Value| {
+                judge(status, &HeaderMap::new(), body.to_string().as_bytes(), Some(&call))
+            };
+            assert_eq!(of(&json!([body])), of(body), "what is streamed says the same");
+            match of(body) {
                 Verdict::RateLimited { limit, http_status, .. } => {
                     assert_eq!(http_status, Some(status));
                     Some((limit.quota, limit.host.is_some()))
@@ -256,6 +270,24 @@ mod tests {
         assert_eq!(limit(429, &status("RESOURCE_EXHAUSTED")), Some((false, true)));
         assert_eq!(limit(429, &reason("quotaExceeded")), Some((true, true)));
         assert_eq!(limit(404, &reason("quotaExceeded")), None);
+        let today = |metadata: Value| {
+            json!({"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [
+                {"reason": "RATE_LIMIT_EXCEEDED", "metadata": metadata},
+            ]}})
+        };
+        for (metadata, host) in [
+            (json!({"quota_limit": "ReadRequestsPerMinutePerUser"}), false),
+            (json!({"quota_limit": "defaultPerMinutePerUser"}), false),
+            (
+                json!({"quota_limit": "reads_per_minute", "quota_unit": "1/min/{project}/{user}"}),
+                false,
+            ),
+            (json!({"quota_limit": "ReadRequestsPerMinutePerProject"}), true),
+            (json!({"quota_limit": "reads_per_minute", "quota_unit": "1/min/{project}"}), true),
+            (json!({}), true),
+        ] {
+            assert_eq!(limit(429, &today(metadata.clone())), Some((false, host)), "{metadata}");
+        }
     }
 
     #[test]

@@ -187,6 +187,9 @@ fn scopes_that_an_api_misses() {
     let body = json!({"error": {"code": 403, "status": "PERMISSION_DENIED",
         "details": [{"reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}]}});
     assert_eq!(word(&answer(403, &[], &body.to_string()), &facts()), "scopes");
+    // Google's client libraries hand on what a method that streams its answer says.
+    let streamed = json!([body]).to_string();
+    assert_eq!(word(&answer(403, &[], &streamed), &facts()), "scopes");
     assert_eq!(word(&status(403), &facts()), "rejected", "a permission is another thing");
 }
 
