@@ -149,7 +149,8 @@ impl Came {
             401 => Meaning::Renew(retry(None)),
             500.. if failed && *status != 501 && facts.asked_again => Meaning::Renew(retry(None)),
             403 if insufficient_scope(headers, &said) => {
-                let scopes = said.missing_scopes(headers);
+                let secrets: Vec<&Secret> = facts.secrets.iter().collect();
+                let scopes = said.missing_scopes(headers, &secrets);
                 Meaning::Verdict(Verdict::MissingScopes { scopes })
             }
             429 => Meaning::Verdict(limited(answer, &said)),

@@ -2,7 +2,7 @@
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;
-use shared::is_active;
+use shared::{Secret, is_active, scrub};
 
 use crate::calls::SentCall;
 use crate::effect::Effect;
@@ -62,7 +62,8 @@ pub(super) fn judge(
         401 => Verdict::Unauthorized,
         403 if said.is_limit() => limited(status, headers, &said, call),
         403 if lacks_scope(headers, &said) => {
-            Verdict::MissingScopes { scopes: said.missing_scopes(headers) }
+            let token = call.map(|call| &call.token);
+            Verdict::MissingScopes { scopes: said.missing_scopes(headers, token.as_slice()) }
         }
         408 | 425 => retry(status, headers, "the API asks to try again"),
         429 => limited(status, headers, &said, call),
@@ -181,10 +182,13 @@ impl Said {
     }
 
     /// The scopes that would do, from the challenge or else from the details; none when
-    /// the API does not say.
-    pub(crate) fn missing_scopes(self, headers: &HeaderMap) -> Vec<String> {
+    /// the API does not say. What repeats one of `secrets` is none: it would be told to the user
+    /// and to whoever reads the outcome.
+    pub(crate) fn missing_scopes(self, headers: &HeaderMap, secrets: &[&Secret]) -> Vec<String> {
         let listed = challenge::parameter(headers, "scope").or(self.scopes).unwrap_or_default();
-        challenge::scopes(&listed)
+        let mut scopes = challenge::scopes(&listed);
+        scopes.retain(|scope| scrub(scope, secrets) == *scope);
+        scopes
     }
 
     /// The first reason, if it looks like a code: it goes into logs.
@@ -287,6 +291,26 @@ mod tests {
             (json!({}), true),
         ] {
             assert_eq!(limit(429, &today(metadata.clone())), Some((false, host)), "{metadata}");
+        }
+    }
+
+    /// A host may echo the token in the challenge, which is not read as a body is.
+    #[test]
+    fn a_scope_that_repeats_the_token_is_none() {
+        let call = SentCall {
+            safe: true,
+            repeatable: true,
+            host: "www.googleapis.com".into(),
+            token: "ya29.fake-access-token".into(),
+        };
+        for listed in ["ya29.fake-access-token", "https://a.test/?t=ya29%2Efake-access-token"] {
+            let mut headers = HeaderMap::new();
+            let challenge =
+                format!(r#"Bearer error="insufficient_scope", scope="https://b {listed}""#);
+            headers.insert("www-authenticate", HeaderValue::from_str(&challenge).unwrap());
+            let body = reason("insufficientPermissions").to_string();
+            let missing = Verdict::MissingScopes { scopes: vec!["https://b".to_owned()] };
+            assert_eq!(judge(403, &headers, body.as_bytes(), Some(&call)), missing);
         }
     }
 

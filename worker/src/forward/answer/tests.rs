@@ -184,6 +184,11 @@ fn scopes_that_an_api_misses() {
     let came = answer(403, &[("www-authenticate", header)], "");
     let scopes = vec!["https://a.test/x".to_owned()];
     assert_eq!(came.meaning(&facts()), Meaning::Verdict(Verdict::MissingScopes { scopes }));
+    let echoing = Facts { secrets: vec!["fake-token/https".into()], ..facts() };
+    let header = header.replace("scope=\"", "scope=\"fake-token/https ");
+    let came = answer(403, &[("www-authenticate", &header)], "");
+    let scopes = vec!["https://a.test/x".to_owned()];
+    assert_eq!(came.meaning(&echoing), Meaning::Verdict(Verdict::MissingScopes { scopes }));
     let body = json!({"error": {"code": 403, "status": "PERMISSION_DENIED",
         "details": [{"reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}]}});
     assert_eq!(word(&answer(403, &[], &body.to_string()), &facts()), "scopes");
