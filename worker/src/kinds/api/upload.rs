@@ -139,7 +139,8 @@ impl OutputStore {
     ) -> Result<Stored, NotStored> {
         // Whoever reads the content knows why it has no end.
         let held = hold(&mut source, memory).await;
-        let held = held.map_err(|error| NotStored::Failed(format!("{target}: {error}")))?;
+        let bucket = &target.bucket;
+        let held = held.map_err(|error| NotStored::Failed(format!("bucket {bucket}: {error}")))?;
         let progress = source.progress();
         let mut request = self
             .objects
@@ -158,7 +159,7 @@ impl OutputStore {
             biased;
             written = Box::pin(request.send_buffered()) => written,
             () = self.stuck(&progress) => return Err(NotStored::Failed(format!(
-                "Cloud Storage took nothing for {STORAGE_STALL:?} while {target} was written"
+                "Cloud Storage took nothing for {STORAGE_STALL:?} while an object of bucket {bucket} was written"
             ))),
         };
         let error = match written {
@@ -207,9 +208,12 @@ impl OutputStore {
             }
             None => false,
         };
+        // The rest of its name may be a user's ID, and logs hold none.
         error!(
             removed,
-            generation, "{target} was stored with another checksum than its content has"
+            generation,
+            "an object of bucket {} was stored with another checksum than its content has",
+            target.bucket
         );
     }
 }
@@ -323,7 +327,8 @@ mod tests {
         let NotStored::Failed(why) = write(listener().await, None).await.unwrap_err() else {
             panic!("it failed");
         };
-        assert!(why.contains("took nothing for 120s while gs://exports/a"), "{why}");
+        assert!(why.contains("took nothing for 120s while an object of bucket exports"), "{why}");
+        assert!(!why.contains("gs:"), "its name may have a user's ID: {why}");
     }
 
     #[tokio::test]
