@@ -420,6 +420,7 @@ async fn a_call_that_outlasts_its_job_is_repeated_only_where_it_may_be() -> anyh
         assert_eq!(scene.api.sent_to(&format!("/{id}")).len(), 1, "never twice");
     }
     told["begun"].assert_warned("did not come within 3s");
+    assert_eq!(told["begun"].outcome["http_status"], 200);
     assert_eq!(scene.api.sent_to("/begun").len(), 1, "never twice");
     Ok(())
 }

@@ -38,11 +38,12 @@ pub(super) fn not_stored(call: &Call, what: &str, status: u16) -> Verdict {
 /// since their future was dropped. By a limit of its own a job says that it is worth trying
 /// again.
 pub(super) fn late(call: &Call, session: &Session<'_>) -> Verdict {
-    let (known, limit) = (session.ledger().calls().knowledge(), call.limit());
+    let (calls, limit) = (session.ledger().calls(), call.limit());
+    let known = calls.knowledge();
     let late = format!("the call took longer than {limit:?}");
     match known.effect {
         Effect::Done if known.is_spent() && call.output.is_none() => {
-            Unusable::Late(limit).verdict(call.repeatable, None)
+            Unusable::Late(limit).verdict(call.repeatable, calls.carried_out)
         }
         Effect::Done if known.is_spent() => {
             reject(format!("{late}; {CARRIED_OUT}, and its answer was not stored"), None)
