@@ -29,9 +29,6 @@ pub struct Start {
     pub only: bool,
     /// The account stored under this ID may be replaced by another one.
     pub replace: bool,
-    /// The provider's page is insisted on, whoever comes. For somebody who is expected to
-    /// consent, and whose record must not show in the request.
-    pub page: bool,
 }
 
 /// A login that was begun.
@@ -87,7 +84,7 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
     }
     let wanted = scopes.len();
     let binding = start.user.is_some();
-    let mut prompt = start.page;
+    let mut prompt = false;
     let mut hint = None;
     if let Some(user) = start.user.as_ref().or(start.remembered.as_ref()) {
         match consent.store.read_record(user).await {
@@ -105,7 +102,7 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
                 }
                 hint = record.sub;
             }
-            Err(Error::NeedsConsent(_)) => prompt |= binding,
+            Err(Error::NeedsConsent(_)) => prompt = binding,
             Err(error) if binding => return Err(error.into()),
             // Whom the browser remembers need not be who comes.
             Err(_) => {}

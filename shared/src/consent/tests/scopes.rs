@@ -151,13 +151,6 @@ async fn offline_access_is_always_asked_for_where_it_is_listed() {
 }
 
 #[tokio::test]
-async fn the_page_is_insisted_on_where_it_must_not_depend_on_a_record() {
-    let world = World::new();
-    let (_, asked) = world.start(Start { page: true, ..Start::default() }).await;
-    assert_eq!(asked["prompt"], "consent");
-}
-
-#[tokio::test]
 async fn less_by_name_alone_does_not_narrow() {
     let world = World::new();
     world.report(&["openid", "offline_access", "email", "Mail.Read"]);

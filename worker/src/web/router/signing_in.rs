@@ -49,7 +49,7 @@ pub(super) async fn start(
         let text = "Tick at least one box to allow more.".to_owned();
         return see_other("/account", vec![app.told(&Notice { text, bad: true })]);
     }
-    begin(&app, peer, &headers, None, request).await
+    begin(&app, peer, &headers, request).await
 }
 
 /// To allow less than before is asked for by a form of ours alone: by a link, any site could
@@ -66,7 +66,7 @@ pub(super) async fn less(
     let ticked = form_urlencoded::parse(&body).filter(|(name, _)| name == "scopes");
     let scopes = ticked.flat_map(|(_, value)| scopes_of(&value)).collect();
     let request = Start { scopes, next: "/account".to_owned(), only: true, ..Start::default() };
-    begin(&app, peer, &headers, None, request).await
+    begin(&app, peer, &headers, request).await
 }
 
 /// The link that an application sends to a person.
@@ -77,11 +77,10 @@ pub(super) async fn connect(
     headers: HeaderMap,
 ) -> Response {
     let mut request = Start { next: "/account".to_owned(), ..Start::default() };
-    let mut hint = None;
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         match &*name {
             "scopes" => request.scopes.extend(scopes_of(&value)),
-            "user_hint" => hint = UserId::new(&*value).ok(),
+            "user_hint" => request.remembered = UserId::new(&*value).ok(),
             "return" => {
                 let back = allowed_return(&value, &app.site.allow_return);
                 match back.map(|back| path_back(&back)).filter(|path| path.len() <= LONGEST_NEXT) {
@@ -92,7 +91,7 @@ pub(super) async fn connect(
             _ => {}
         }
     }
-    begin(&app, peer, &headers, hint, request).await
+    begin(&app, peer, &headers, request).await
 }
 
 fn scopes_of(value: &str) -> Vec<String> {
@@ -103,7 +102,6 @@ async fn begin(
     app: &Arc<App>,
     peer: SocketAddr,
     headers: &HeaderMap,
-    hint: Option<UserId>,
     mut request: Start,
 ) -> Response {
     if let Some(refusal) = limited(app, &app.starts, "start", peer, headers).await {
@@ -117,23 +115,18 @@ async fn begin(
         let (status, title) = (StatusCode::BAD_REQUEST, "Unknown access");
         return app.message(status, title, told, Onward::FirstPage, headers).await;
     }
+    // Only a change of access is tied to who is signed in; a plain sign-in, and a link for
+    // somebody else, may bring another person.
     let session = app.known(headers).await.unwrap_or_default().map(|known| known.user);
-    let signed_in = session.is_some();
     let remembered = || {
         let sealed = app.cookies.get(headers, ACCOUNT)?;
         remembered(app.site.consent.key(), &sealed)
     };
-    let owner = session.or_else(remembered);
-    if hint.is_some() && hint != owner {
-        // Anybody can make a link for anybody, so that nothing of a record may show in what is
-        // asked. The person is known when they come back.
-        request.page = true;
-    } else if signed_in && (request.only || !request.scopes.is_empty()) {
-        // Only a change of access is tied to who is signed in; a plain sign-in may bring another
-        // person.
-        request.user = owner;
-    } else {
-        request.remembered = owner;
+    match session {
+        Some(user) if request.remembered.as_ref().is_some_and(|hint| *hint != user) => {}
+        Some(user) if request.only || !request.scopes.is_empty() => request.user = Some(user),
+        Some(user) => request.remembered = Some(user),
+        None => request.remembered = request.remembered.or_else(remembered),
     }
     match oauth_start(&app.site.consent, request).await {
         Ok(started) => {
