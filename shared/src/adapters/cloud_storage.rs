@@ -4,6 +4,8 @@
 //! itself: here every call is bounded as a whole, and the store alone decides
 //! about retries.
 
+mod failure;
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -14,14 +16,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use google_cloud_auth::credentials::anonymous;
-use google_cloud_auth::errors::CredentialsError;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::{Storage, StorageControl};
 use tokio::sync::Semaphore;
 
-use crate::error::innermost;
 use crate::ports::{Bucket, BucketError, Generation, Hints, Listing, Object};
+use failure::{Failure, code, says_no_bucket};
 
 /// Larger objects are cut off here; what is cut is no record and no job any more. A
 /// parked job may have 1 MiB of data, a third more as base64, and 100 attributes, each byte
@@ -185,94 +186,6 @@ impl CloudStorage {
             Err(_) => Err(Failure::TimedOut),
         }
     }
-
-    /// What a failure means for the caller.
-    pub(super) fn failed(&self, failure: Failure) -> BucketError {
-        let error = match failure {
-            Failure::TimedOut => {
-                let text = format!("no answer within {:?} from bucket {}", self.timeout, self.name);
-                return BucketError::Unavailable(text.into());
-            }
-            Failure::Service(error) => error,
-        };
-        match (error.http_status_code(), code(&error)) {
-            (Some(412), _) | (None, Some(Code::FailedPrecondition)) => {
-                BucketError::PreconditionFailed
-            }
-            (Some(429), _) | (None, Some(Code::ResourceExhausted)) => BucketError::Throttled,
-            (Some(404), _) | (None, Some(Code::NotFound)) => BucketError::Refused(
-                format!(
-                    "bucket {} does not exist; create it (`fleet setup`, or Terraform) or correct --bucket",
-                    self.name
-                )
-                .into(),
-            ),
-            (Some(401), _) | (None, Some(Code::Unauthenticated)) => BucketError::Refused(
-                format!(
-                    "bucket {}: the credentials of this process are not accepted; check Application Default Credentials",
-                    self.name
-                )
-                .into(),
-            ),
-            (Some(403), _) | (None, Some(Code::PermissionDenied)) => BucketError::Refused(
-                format!(
-                    "bucket {}: permission denied; grant this process roles/storage.objectUser on it",
-                    self.name
-                )
-                .into(),
-            ),
-            _ if error.is_authentication() && self.had_answer.load(Ordering::Relaxed) && is_passing(&error) => {
-                BucketError::Unavailable(
-                    format!("no credentials for bucket {} now: {}", self.name, innermost(&error)).into(),
-                )
-            }
-            _ if error.is_authentication() => BucketError::Refused(
-                format!(
-                    "no credentials for bucket {}; set up Application Default Credentials, or the emulator variables",
-                    self.name
-                )
-                .into(),
-            ),
-            _ => BucketError::Unavailable(describe(&error).into()),
-        }
-    }
-}
-
-pub(super) enum Failure {
-    TimedOut,
-    Service(google_cloud_storage::Error),
-}
-
-/// Whether the source of credentials (a metadata server, for example) may have them again soon.
-fn is_passing(error: &google_cloud_storage::Error) -> bool {
-    let source = std::error::Error::source(error);
-    source
-        .and_then(|e| e.downcast_ref::<CredentialsError>())
-        .is_some_and(CredentialsError::is_transient)
-}
-
-fn code(error: &google_cloud_storage::Error) -> Option<Code> {
-    error.status().map(|status| status.code)
-}
-
-/// The status and the innermost cause; never a body, which might quote content.
-fn describe(error: &google_cloud_storage::Error) -> String {
-    if let Some(status) = error.http_status_code() {
-        return format!("HTTP status {status} from Cloud Storage");
-    }
-    if let Some(status) = error.status() {
-        return format!("{} from Cloud Storage", status.code);
-    }
-    format!("Cloud Storage cannot be reached: {}", innermost(error))
-}
-
-/// A 404 on an object read says whether the object or the bucket is missing. A
-/// missing bucket must not look like unknown users.
-fn says_no_bucket(error: &google_cloud_storage::Error) -> bool {
-    let in_payload = error
-        .http_payload()
-        .is_some_and(|body| String::from_utf8_lossy(body).contains("bucket does not exist"));
-    in_payload || error.status().is_some_and(|s| s.message.contains("bucket does not exist"))
 }
 
 impl Bucket for CloudStorage {
@@ -416,6 +329,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use futures_util::future::join_all;
+    use google_cloud_auth::errors::CredentialsError;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::Barrier;
@@ -446,6 +360,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What is wrong with them before they ever worked is a setting.
+    #[tokio::test]
+    async fn credentials_that_worked_before_come_back() {
+        let config = CloudStorageConfig {
+            bucket: "tokens".into(),
+            emulator: Some("http://127.0.0.1:1".to_owned()),
+            ..CloudStorageConfig::default()
+        };
+        let bucket = CloudStorage::connect(config).await.unwrap();
+        let passing = |passing: bool| {
+            let error = CredentialsError::from_msg(passing, "the metadata server says no");
+            bucket.failed(Failure::Service(google_cloud_storage::Error::authentication(error)))
+        };
+        assert!(matches!(passing(true), BucketError::Refused(_)));
+        bucket.had_answer.store(true, Ordering::Relaxed);
+        let BucketError::Unavailable(why) = passing(true) else { panic!("it may work soon") };
+        assert!(why.contains("the metadata server says no"), "{why}");
+        assert!(matches!(passing(false), BucketError::Refused(_)));
     }
 
     /// Neither more nor fewer, whoever asks.

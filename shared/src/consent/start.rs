@@ -95,7 +95,7 @@ pub async fn oauth_start(consent: &Consent, start: Start) -> Result<Started, Sta
                 let due = record.trouble().is_some()
                     || record.client_id != consent.client.client_id()
                     || !not_granted(asked, &record.scopes).is_empty();
-                prompt |= due || start.only || start.replace;
+                prompt = due || start.only || start.replace;
                 if !start.only {
                     let held = consent.still_listed(&record.scopes);
                     scopes.extend(missing_scopes(&held, &scopes));
