@@ -164,6 +164,10 @@ def kubectl(arguments):
                 if not running:
                     fail(f"{deployment} has no pods, so that nothing is rolled out")
                 wait(f"{deployment} is not ready", lambda: all(is_ready(pod) for pod in running))
+        # Whoever deploys may; what operators may do is held against their role by a test.
+        case ["apply", "-k", folder]:
+            if not (Path(POD["repository"]) / folder / "kustomization.yaml").is_file():
+                fail(f"{folder} is no overlay")
         case ["wait", "--for=delete", "pod", *_]:
             wait("pods do not go", lambda: not list((HOME / "pods").iterdir()))
         case ["get" | "describe" | "logs", *_]:

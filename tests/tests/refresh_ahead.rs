@@ -6,7 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tests::memory::{Fleet, pass};
+use tokio::sync::Mutex as AsyncMutex;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// A line that another thread reaches first, while this thread's subscriber is being made, may be
+/// registered as one that nobody wants.
+static ONE_TEST_AT_A_TIME: AsyncMutex<()> = AsyncMutex::const_new(());
 
 /// What was logged.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +36,7 @@ impl Log {
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_ahead_longer_than_tokens_allow_is_capped_and_reported_once() {
+    let _alone = ONE_TEST_AT_A_TIME.lock().await;
     let log = Log::default();
     let writer = log.clone();
     let logging = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false);
@@ -66,6 +72,7 @@ async fn a_refresh_ahead_longer_than_tokens_allow_is_capped_and_reported_once() 
 /// Libraries that hold a token ask for another on every call when theirs has some minutes left.
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_handed_on_is_renewed_earlier_and_handed_on_meanwhile() {
+    let _alone = ONE_TEST_AT_A_TIME.lock().await;
     let fleet = Fleet::new(true);
     let (ann, bob) = (fleet.user("ann").await, fleet.user("bob").await);
     let store = fleet.replica("a");

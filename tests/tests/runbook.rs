@@ -107,6 +107,7 @@ impl Fleet {
             "environment": all,
             "fleet": fleet_binary(),
             "kms_key": KMS_KEY,
+            "repository": repository(),
         });
         Ok(fs::write(self.home.join("pod.json"), pod.to_string())?)
     }
