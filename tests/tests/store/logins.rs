@@ -30,38 +30,27 @@ async fn a_login_during_a_refresh_wins() {
     assert!(record.scopes.contains(&"more".to_owned()));
 }
 
+/// What the refresh brought is ended, unless it brought nothing that its user has not ended.
 #[tokio::test(start_paused = true)]
 async fn a_deleted_user_is_not_resurrected_by_a_refresh() {
-    let fleet = Fleet::new(true);
-    let user = expired_user(&fleet, "u").await;
-    fleet.provider.set_latency(seconds(2));
-    let store = fleet.replica("a");
-    let waiter = asks(&store, &user);
-    pass(seconds(1)).await;
-    assert!(fleet.replica("admin").delete(&user).await.unwrap());
-    let error = waiter.await.unwrap().unwrap_err();
-    assert_eq!(error, Error::NeedsConsent(ConsentReason::Unknown));
-    assert!(fleet.bucket.get(&user.token_object()).await.unwrap().is_none());
-    assert_eq!(store.counts().orphans, 1);
-    assert!(!store.delete(&user).await.unwrap(), "nothing left to delete");
-    pass(seconds(1)).await;
-    let [ended] = &fleet.provider.ended()[..] else { panic!("{:?}", fleet.provider.ended()) };
-    assert!(ended.starts_with("fake-refresh-u#1-"), "{ended}: what the answer brought");
-}
-
-/// Where refresh tokens do not rotate, the answer brought nothing that its user has not ended.
-#[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_is_not_new_is_left_alone_when_its_user_was_deleted() {
-    let fleet = Fleet::new(false);
-    let user = expired_user(&fleet, "u").await;
-    fleet.provider.set_latency(seconds(2));
-    let store = fleet.replica("a");
-    let waiter = asks(&store, &user);
-    pass(seconds(1)).await;
-    assert!(fleet.replica("admin").delete(&user).await.unwrap());
-    waiter.await.unwrap().unwrap_err();
-    pass(seconds(1)).await;
-    assert_eq!((store.counts().orphans, fleet.provider.ended()), (1, Vec::new()));
+    for rotating in [true, false] {
+        let fleet = Fleet::new(rotating);
+        let user = expired_user(&fleet, "u").await;
+        fleet.provider.set_latency(seconds(2));
+        let store = fleet.replica("a");
+        let waiter = asks(&store, &user);
+        pass(seconds(1)).await;
+        assert!(fleet.replica("admin").delete(&user).await.unwrap());
+        let error = waiter.await.unwrap().unwrap_err();
+        assert_eq!(error, Error::NeedsConsent(ConsentReason::Unknown));
+        assert!(fleet.bucket.get(&user.token_object()).await.unwrap().is_none());
+        assert_eq!(store.counts().orphans, 1);
+        assert!(!store.delete(&user).await.unwrap(), "nothing left to delete");
+        pass(seconds(1)).await;
+        let ended = fleet.provider.ended();
+        assert_eq!(ended.len(), usize::from(rotating), "{ended:?}");
+        assert!(ended.iter().all(|token| token.starts_with("fake-refresh-u#1-")), "{ended:?}");
+    }
 }
 
 /// Somebody logs in between any two requests of a disconnection: the new grant is stored at its
