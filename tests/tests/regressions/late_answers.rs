@@ -12,7 +12,7 @@ async fn answers_come(late: Duration) {
     pass(HOUR + seconds(1)).await;
     fleet.provider.set_latency(late);
     let replicas: Vec<_> = (0..4).map(|i| fleet.replica(&format!("r{i}"))).collect();
-    let calls: Vec<_> = replicas.iter().flat_map(|r| users.iter().map(|u| call(r, u))).collect();
+    let calls: Vec<_> = replicas.iter().flat_map(|r| users.iter().map(|u| asks(r, u))).collect();
     pass(late + seconds(5)).await;
     for outcome in calls {
         match outcome.await.unwrap() {
@@ -44,7 +44,7 @@ async fn a_process_that_ends_while_its_answer_is_late() {
     let user = fleet.expired_user("u").await;
     fleet.provider.set_latency(seconds(100));
     let (store, other) = (fleet.replica("a"), fleet.replica("b"));
-    let caller = call(&store, &user);
+    let caller = asks(&store, &user);
     pass(seconds(1)).await;
     let limit = store.policy().longest_flight();
     let ending = tokio::spawn({
@@ -69,7 +69,7 @@ async fn a_process_that_ends_sends_nothing_new() {
     // no refresh.
     for after in [1, 5] {
         let store = fleet.replica("a");
-        let caller = call(&store, &user);
+        let caller = asks(&store, &user);
         pass(seconds(after)).await;
         assert!(store.shutdown(seconds(10)).await);
         assert!(matches!(caller.await.unwrap(), Err(Error::Busy(_))), "{after}");

@@ -59,7 +59,7 @@ async fn two_waiters_break_one_stale_lock() {
     fleet.bucket.set_latency(Duration::from_millis(40));
     fleet.provider.set_latency(seconds(2));
     let replicas: Vec<_> = (0..8).map(|i| fleet.replica(&format!("r{i}"))).collect();
-    let waiters: Vec<_> = replicas.iter().map(|r| call(r, &user)).collect();
+    let waiters: Vec<_> = replicas.iter().map(|r| asks(r, &user)).collect();
     for waiter in waiters {
         waiter.await.unwrap().unwrap();
     }
@@ -111,7 +111,7 @@ async fn lock_convoy() {
     fleet.provider.set_latency(Duration::from_millis(500));
     let replicas: Vec<_> = (0..64).map(|i| fleet.replica(&format!("r{i}"))).collect();
     let started = Instant::now();
-    let waiters: Vec<_> = replicas.iter().map(|r| call(r, &user)).collect();
+    let waiters: Vec<_> = replicas.iter().map(|r| asks(r, &user)).collect();
     for waiter in waiters {
         waiter.await.unwrap().unwrap();
     }
@@ -130,7 +130,7 @@ async fn in_process_entry_wedged_by_a_cancelled_caller() {
     let store = fleet.replica("a");
     // Cancelled at every point of the way, and once by a panic of its own.
     for after in [0, 50, 150, 250, 350, 1000, 3000] {
-        let caller = call(&store, &user);
+        let caller = asks(&store, &user);
         pass(Duration::from_millis(after)).await;
         caller.abort();
         drop(caller.await);

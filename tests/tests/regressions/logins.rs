@@ -23,7 +23,7 @@ async fn logins_new_scope_overwritten_by_a_late_refresh() {
         let user = fleet.expired_user("u").await;
         fleet.provider.set_latency(seconds(2));
         let store = fleet.replica("a");
-        let refresh = call(&store, &user);
+        let refresh = asks(&store, &user);
         pass(seconds(1)).await;
         let mut login = fleet.login(&user);
         login.scopes.push("drive".into());
@@ -87,7 +87,7 @@ async fn delete_during_a_refresh() {
         fleet.bucket.set_latency(Duration::from_millis(200));
         fleet.provider.set_latency(seconds(1));
         let store = fleet.replica("a");
-        let refresh = call(&store, &user);
+        let refresh = asks(&store, &user);
         pass(Duration::from_millis(after)).await;
         assert!(fleet.replica("admin").delete(&user).await.unwrap());
         let outcome = refresh.await.unwrap();
@@ -116,7 +116,7 @@ async fn a_late_read_put_back_over_a_login_in_the_same_process() {
     let user = fleet.user("u").await;
     let store = fleet.replica("a");
     fleet.bucket.answer_late(&user.token_object(), seconds(5));
-    let caller = call(&store, &user);
+    let caller = asks(&store, &user);
     pass(seconds(1)).await;
     let grant = fleet.login(&user);
     let token = grant.access_token.clone();

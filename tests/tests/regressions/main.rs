@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use shared::ports::{Bucket as _, Generation};
-use shared::{ConsentReason, Credentials, Error, Health, Login, Policy, TokenStore, UserId};
-use tests::memory::{AnswerFault, Fleet, VirtualClock, WriteFault, pass};
-use tokio::task::{JoinHandle, JoinSet};
+use shared::{ConsentReason, Error, Health, Login, Policy, TokenStore, UserId};
+use tests::memory::{AnswerFault, Fleet, VirtualClock, WriteFault, asks, pass};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use results::late_commit;
@@ -28,10 +28,4 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn seconds(s: u64) -> Duration {
     Duration::from_secs(s)
-}
-
-/// A caller in a task of its own.
-fn call(store: &TokenStore, user: &UserId) -> JoinHandle<Result<Credentials, Error>> {
-    let (store, user) = (store.clone(), user.clone());
-    tokio::spawn(async move { store.get_credentials(&user).await })
 }

@@ -8,11 +8,11 @@ pub(super) async fn late_commit(fleet: &Fleet, user: &UserId) -> (TokenStore, To
     fleet.provider.set_latency(seconds(1));
     let (winner, link) = fleet.linked_replica("winner");
     let loser = fleet.replica("loser");
-    let slow = call(&winner, user);
+    let slow = asks(&winner, user);
     pass(Duration::from_millis(500)).await;
     link.cut(true);
     pass(Duration::from_millis(500)).await;
-    let late = call(&loser, user);
+    let late = asks(&loser, user);
     pass(seconds(40)).await;
     link.cut(false);
     let late = late.await.unwrap();
@@ -42,7 +42,7 @@ async fn a_successful_rotation_discarded_because_the_lease_was_lost() {
     // over and the loser has, rightly, marked what is stored as revoked.
     fleet.provider.set_latency(seconds(1));
     let (winner, link) = fleet.linked_replica("winner");
-    let served = call(&winner, &user);
+    let served = asks(&winner, &user);
     pass(Duration::from_millis(500)).await;
     link.cut(true);
     let served = served.await.unwrap().unwrap();
@@ -78,7 +78,7 @@ async fn loser_returns_an_expired_token() {
     pass(HOUR + seconds(1)).await;
     fleet.bucket.set_latency(Duration::from_millis(30));
     fleet.provider.set_latency(seconds(1));
-    let waiters: Vec<_> = replicas.iter().map(|r| call(r, &user)).collect();
+    let waiters: Vec<_> = replicas.iter().map(|r| asks(r, &user)).collect();
     let now = shared::ports::Clock::wall(&VirtualClock::new(SignedDuration::ZERO));
     for waiter in waiters {
         let credentials = waiter.await.unwrap().unwrap();

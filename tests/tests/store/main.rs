@@ -13,11 +13,10 @@ mod rejecting;
 
 use std::time::Duration;
 
+use shared::UserId;
 use shared::ports::{Bucket as _, Generation};
 use shared::protocol::Lease;
-use shared::{Credentials, Error, TokenStore, UserId};
-use tests::memory::{Fleet, pass};
-use tokio::task::JoinHandle;
+use tests::memory::{Fleet, asks, pass};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -31,12 +30,6 @@ async fn expired_user(fleet: &Fleet, id: &str) -> UserId {
     pass(HOUR + seconds(1)).await;
     fleet.bucket.take_requests();
     user
-}
-
-/// A caller that goes on in a task of its own.
-fn asks(store: &TokenStore, user: &UserId) -> JoinHandle<Result<Credentials, Error>> {
-    let (store, user) = (store.clone(), user.clone());
-    tokio::spawn(async move { store.get_credentials(&user).await })
 }
 
 /// A lease of a holder that is gone.

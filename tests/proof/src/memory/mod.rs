@@ -19,7 +19,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use shared::ports::{Audit, Bucket, NoAudit, Randomness};
 use shared::sealing::Sealing;
-use shared::{Grant, Keyring, Policy, TokenStore, UserId};
+use shared::{Credentials, Error, Grant, Keyring, Policy, TokenStore, UserId};
+use tokio::task::JoinHandle;
 
 pub use bucket::{FaultyBucket, Requests, WriteFault};
 pub use clock::VirtualClock;
@@ -123,6 +124,12 @@ impl Fleet {
     pub fn login(&self, user: &UserId) -> Grant {
         self.provider.consent(user.as_str())
     }
+}
+
+/// A caller in a task of its own, who wants a credential of `user`.
+pub fn asks(store: &TokenStore, user: &UserId) -> JoinHandle<Result<Credentials, Error>> {
+    let (store, user) = (store.clone(), user.clone());
+    tokio::spawn(async move { store.get_credentials(&user).await })
 }
 
 /// Lets virtual time pass, and everything that waits for it happen.
