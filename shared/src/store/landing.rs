@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::error::Error;
-use crate::ports::{EndpointError, Provider};
+use crate::ports::EndpointError;
 use crate::protocol::{Admission, Blame, Denial, Event, Finish, Flight, Held, Source, Trouble};
 use crate::record::TokenRecord;
 use crate::secret::Secret;
@@ -115,14 +115,8 @@ pub(super) fn land(
     if notes.orphan {
         warn!(%user, "a new grant could not be stored: the user was deleted or is unreadable");
     }
-    if let (Some(orphan), Some(provider)) = (flight.orphan(), &landing.inner.provider) {
-        let (inner, provider) = (Arc::clone(&landing.inner), Arc::clone(provider));
-        inner.tasks.spawn(end_orphan(
-            Arc::clone(&inner),
-            provider,
-            entry.user.clone(),
-            orphan.clone(),
-        ));
+    if let Some(orphan) = flight.orphan() {
+        inner.end_orphan(&entry.user, orphan.clone());
     }
     if let Finish::Failed(error) = &finish {
         debug!(%user, %error, "no fresh credential");
@@ -180,19 +174,6 @@ pub(super) fn land(
     phase.send_replace(outcome);
 }
 
-/// Ends a grant whose user was deleted while it was on its way: nobody else has its refresh token.
-/// One try; what it came to is said.
-async fn end_orphan(inner: Arc<Inner>, provider: Arc<dyn Provider>, user: UserId, orphan: Secret) {
-    let user = user.digest();
-    match provider.revoke(&orphan, inner.policy.exchange_limits()).await {
-        Ok(_) => info!(%user, "the new grant of a user who was deleted is ended"),
-        Err(error) => warn!(
-            %user,
-            "the new grant of a user who was deleted may live on at the provider: {error}"
-        ),
-    }
-}
-
 /// The new token is served from here while its commit is under way, if it came with one.
 pub(super) fn serve_pending(
     inner: &Inner,
@@ -221,6 +202,22 @@ pub(super) fn serve_pending(
 }
 
 impl Inner {
+    /// Ends a grant whose user was deleted while it was on its way, where the provider is known:
+    /// nobody else has its refresh token. One try; what it came to is said.
+    fn end_orphan(&self, user: &UserId, orphan: Secret) {
+        let Some(provider) = self.provider.clone() else { return };
+        let (user, limits) = (user.digest(), self.policy.exchange_limits());
+        self.tasks.spawn(async move {
+            match provider.revoke(&orphan, limits).await {
+                Ok(_) => info!(%user, "the new grant of a user who was deleted is ended"),
+                Err(error) => warn!(
+                    %user,
+                    "the new grant of a user who was deleted may live on at the provider: {error}"
+                ),
+            }
+        });
+    }
+
     /// What callers are served from. Says once if the refresh-ahead that was asked for
     /// is longer than its token allows.
     pub(super) fn serve(&self, held: Held, state: &EntryState) -> Arc<Served> {

@@ -45,20 +45,27 @@ impl CloudStorage {
                 )
                 .into(),
             ),
-            _ if error.is_authentication() && self.had_answer.load(Ordering::Relaxed) && is_passing(&error) => {
-                BucketError::Unavailable(
-                    format!("no credentials for bucket {} now: {}", self.name, innermost(&error)).into(),
-                )
-            }
-            _ if error.is_authentication() => BucketError::Refused(
-                format!(
-                    "no credentials for bucket {}; set up Application Default Credentials, or the emulator variables",
-                    self.name
-                )
-                .into(),
-            ),
+            _ if error.is_authentication() => self.without_credentials(&error),
             _ => BucketError::Unavailable(describe(&error).into()),
         }
+    }
+
+    /// Nothing was sent, since there were no credentials: a setting to correct, unless there
+    /// were some before and their source may have them again.
+    fn without_credentials(&self, error: &google_cloud_storage::Error) -> BucketError {
+        let name = &self.name;
+        if self.had_answer.load(Ordering::Relaxed) && is_passing(error) {
+            let why = innermost(error);
+            return BucketError::Unavailable(
+                format!("no credentials for bucket {name} now: {why}").into(),
+            );
+        }
+        BucketError::Refused(
+            format!(
+                "no credentials for bucket {name}; set up Application Default Credentials, or the emulator variables"
+            )
+            .into(),
+        )
     }
 }
 
